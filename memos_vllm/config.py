@@ -1,0 +1,268 @@
+"""The one configuration tree, frozen, and the one place where environment variables are read.
+
+Sources, later ones win: defaults < YAML file (`--config`, else `$MEMOS_CONFIG`) < `MEMOS__A__B=value`.
+An unknown key is an error that names the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memos_vllm.errors import ConfigError
+
+CONFIG_VARIABLE = "MEMOS_CONFIG"
+OVERRIDE_PREFIX = "MEMOS__"
+OPEN_ROUTES = ("/health", "/ping", "/version", "/docs", "/docs/oauth2-redirect", "/openapi.json")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseConfig(Section):
+    url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite under `home`")
+    busy_timeout_seconds: float = Field(5.0, gt=0, description="how long a write waits for a lock")
+    pool_size: int = Field(8, ge=1, description="connections kept")
+
+
+class PayloadConfig(Section):
+    url: str | None = Field(None, description="fsspec URL for payload files; default: under `home`")
+
+
+class ChromaConfig(Section):
+    mode: Literal["embedded", "http"] = Field(
+        "embedded", description="own store, or a Chroma server"
+    )
+    path: Path | None = Field(
+        None, description="folder of the embedded store; default: under `home`"
+    )
+    host: str = Field("127.0.0.1", description="of the Chroma server")
+    port: int = Field(8001, ge=1, le=65535, description="of the Chroma server")
+    ssl: bool = Field(False, description="speak TLS to the Chroma server")
+    headers: dict[str, str] = Field(default_factory=dict, description="sent to the Chroma server")
+
+
+class EmbedderConfig(Section):
+    model: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="sentence-transformers name or folder"
+    )
+    device: str = Field("cpu", description="torch device of the embedder")
+    threads: int = Field(
+        1, ge=1, description="CPU threads of the embedder, beside the engine's own"
+    )
+    batch_size: int = Field(8, ge=1, description="texts embedded together")
+    batch_wait_ms: float = Field(1.0, ge=0, description="how long a text waits for company")
+    query_cache: int = Field(4096, ge=0, description="query embeddings kept in memory")
+
+
+class RetrievalWeights(Section):
+    """Weights of the fused signals; each is min-max normalised within an owner first."""
+
+    lexical_turn: float = Field(1.0, ge=0, description="BM25 over the item")
+    lexical_window: float = Field(
+        1.0, ge=0, description="BM25 over the item behind its predecessor"
+    )
+    dense_turn: float = Field(1.0, ge=0, description="cosine of the item")
+    dense_window: float = Field(1.0, ge=0, description="cosine of the item behind its predecessor")
+    session_prior: float = Field(0.2, ge=0, description="lift of a session with other good items")
+    speaker_boost: float = Field(0.2, ge=0, description="lift of items by a speaker who is named")
+
+
+class RetrievalConfig(Section):
+    top_k: int = Field(8, ge=0, le=1000, description="items searched for a question")
+    candidates: int = Field(200, ge=1, description="dense neighbours fetched per owner and view")
+    min_cosine: float = Field(
+        0.2, ge=-1, le=1, description="below it, and without a shared word: out"
+    )
+    weights: RetrievalWeights = RetrievalWeights()
+    cached_owners: int = Field(256, ge=1, description="lexical indexes kept in memory")
+
+
+class PromptConfig(Section):
+    budget_tokens: int = Field(
+        1024, ge=0, description="memory in one prompt, in the model's tokens"
+    )
+    context_share: float = Field(
+        0.5, gt=0, le=1, description="memory never takes more of the context"
+    )
+    reply_reserve_tokens: int = Field(
+        256, ge=1, description="kept free where no max_tokens is given"
+    )
+    deadline_seconds: float = Field(
+        2.0, gt=0, description="after it the chat goes on without memory"
+    )
+
+
+class RememberConfig(Section):
+    enabled: bool = Field(True, description="whether turns become memory")
+    durable_wait_seconds: float = Field(
+        0.25,
+        ge=0,
+        description="the end of a reply waits at most this long for the turn to be on disk",
+    )
+    items_per_cube: int = Field(
+        64, ge=1, description="a conversation's cube is continued in a new one"
+    )
+
+
+class GovernanceConfig(Section):
+    isolation: Literal["person", "tenant"] = Field(
+        "person", description="who shares a prefix cache"
+    )
+    operator_tenant: str = Field(
+        "operator", description="its admins may use the engine's own controls"
+    )
+    open_routes: tuple[str, ...] = Field(OPEN_ROUTES, description="GET routes that need no key")
+    key_cache_seconds: float = Field(2.0, ge=0, description="how long a revoked key may still work")
+    key_stale_seconds: float = Field(300.0, ge=0, description="and while the vault does not answer")
+    trust_client_kv_transfer_params: bool = Field(
+        False, description="for disaggregated serving behind a router of your own"
+    )
+
+
+class JobsConfig(Section):
+    url: str | None = Field(None, description="DBOS system database; default: beside the vault")
+    workers: int = Field(2, ge=1, description="jobs at a time in one process")
+    poll_seconds: float = Field(0.2, gt=0, description="how often the queue is looked at")
+
+
+class LimitsConfig(Section):
+    chunk_tokens: int = Field(512, ge=16, description="longest passage, in the embedder's tokens")
+    text_bytes: int = Field(8 << 20, ge=1, description="text in one request")
+    items_per_cube: int = Field(10_000, ge=1, description="items in one cube")
+    batch_cubes: int = Field(256, ge=1, description="cubes in one batch")
+    plans_kept_per_tenant: int = Field(10_000, ge=1, description="plans that `explain` can show")
+
+
+class ServeConfig(Section):
+    model: str | None = Field(None, description="what `memos serve` serves when no model is named")
+    flags: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict, description="vLLM flags, without their dashes"
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="set where not set already"
+    )
+
+
+class Config(Section):
+    home: Path = Field(
+        Path("~/.memos"), description="where everything lives that has no URL of its own"
+    )
+    database: DatabaseConfig = DatabaseConfig()
+    payloads: PayloadConfig = PayloadConfig()
+    chroma: ChromaConfig = ChromaConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    prompt: PromptConfig = PromptConfig()
+    remember: RememberConfig = RememberConfig()
+    governance: GovernanceConfig = GovernanceConfig()
+    jobs: JobsConfig = JobsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @property
+    def root(self) -> Path:
+        return self.home.expanduser().absolute()
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{self.root / 'vault.sqlite'}"
+
+    @property
+    def payload_url(self) -> str:
+        return self.payloads.url or str(self.root / "payloads")
+
+    @property
+    def chroma_path(self) -> Path:
+        return (self.chroma.path or self.root / "chroma").expanduser().absolute()
+
+    @property
+    def jobs_url(self) -> str:
+        if self.jobs.url:
+            return self.jobs.url
+        if self.database.url and not self.database.url.startswith("sqlite"):
+            return self.database.url
+        return f"sqlite:///{self.root / 'jobs.sqlite'}"
+
+
+def load_config(
+    path: Path | str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Read the configuration.
+
+    Args:
+        path: YAML file; `None` takes `$MEMOS_CONFIG`, else defaults.
+        overrides: nested mapping laid over the file and the environment (tests, command line).
+
+    Raises:
+        ConfigError: unreadable file, unknown key (the nearest valid one is named), bad value.
+    """
+    source = path or os.environ.get(CONFIG_VARIABLE)
+    tree = _read_yaml(Path(source).expanduser()) if source else {}
+    _merge(tree, _from_environment(os.environ))
+    _merge(tree, dict(overrides or {}))
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping, not {type(tree).__name__}")
+    return tree
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in environment.items():
+        if not name.startswith(OVERRIDE_PREFIX):
+            continue
+        node = tree
+        *parents, leaf = name[len(OVERRIDE_PREFIX) :].lower().split("__")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = yaml.safe_load(value)
+    return tree
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(error: ValidationError, source: object) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            nearest = difflib.get_close_matches(where, _keys(Config), n=1, cutoff=0.0)
+            lines.append(f"unknown key `{where}`; did you mean `{nearest[0]}`?")
+        else:
+            lines.append(f"`{where}`: {problem['msg']}")
+    return f"configuration {source or 'from the environment'}: " + "; ".join(lines)
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys.extend(_keys(field.annotation, f"{prefix}{name}."))
+    return keys

@@ -1,0 +1,17 @@
+"""Prometheus metrics, on vLLM's own `/metrics`. No label ever names a tenant or a person."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+_FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+CHATS = Counter("memos_chats_total", "Chat requests by what memory did", ["outcome"])
+STEP_SECONDS = Histogram(
+    "memos_step_seconds", "Time of each step in front of the engine", ["step"], buckets=_FAST
+)
+INJECTED_TOKENS = Counter("memos_injected_tokens_total", "Tokens of memory placed in prompts")
+DEGRADED = Counter("memos_degraded_total", "Chats answered with memory left out", ["reason"])
+REMEMBERED_TURNS = Counter("memos_remembered_turns_total", "Turns that became memory")
+REMEMBER_SECONDS = Histogram("memos_remember_seconds", "Time to make a turn memory", buckets=_FAST)
+DENIED = Counter("memos_denied_total", "Requests refused at the door", ["status"])

@@ -1,0 +1,61 @@
+"""The one new field of a chat request: `memory` (with the OpenAI client: `extra_body={"memory": …}`)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memos_vllm.errors import BadRequest, NotBuilt
+
+
+class MemoryOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(True, description="false: vLLM's own behaviour, byte for byte")
+    cubes: tuple[str, ...] = Field((), max_length=64, description="ids or names to put at the head")
+    retrieve: bool = Field(True, description="search memory for the question")
+    top_k: int | None = Field(None, ge=0, le=200)
+    budget_tokens: int | None = Field(None, ge=0)
+    write: bool | None = Field(None, description="remember this turn; default: what the key allows")
+    required: bool = Field(False, description="503 instead of an answer without memory")
+    kv: Literal["exact", "near"] | None = Field(None, description="activation memory (501 so far)")
+    adapter: str | None = Field(None, description="parametric memory (501 so far)")
+
+
+def read_options(raw: Any) -> MemoryOptions:
+    """Parse the field.
+
+    Raises:
+        BadRequest: not an object, an unknown key (the nearest valid one is named), a bad value.
+        NotBuilt: a kind of memory that this version does not serve.
+    """
+    if raw is None:
+        return MemoryOptions()
+    if not isinstance(raw, Mapping):
+        raise BadRequest("`memory` must be an object", param="memory")
+    try:
+        options = MemoryOptions.model_validate(raw)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(["memory", *(str(part) for part in problem["loc"])])
+        if problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][-1])
+            nearest = difflib.get_close_matches(key, MemoryOptions.model_fields, n=1, cutoff=0.0)[0]
+            raise BadRequest(
+                f"unknown key `{where}`; did you mean `memory.{nearest}`?", param=where
+            ) from error
+        raise BadRequest(f"`{where}`: {problem['msg']}", param=where) from error
+    if options.kv is not None:
+        raise NotBuilt(
+            "activation memory (`memory.kv`) is not served by this version; leave `kv` out",
+            param="memory.kv",
+        )
+    if options.adapter is not None:
+        raise NotBuilt(
+            "parametric memory (`memory.adapter`) is not served by this version; leave `adapter` out",
+            param="memory.adapter",
+        )
+    return options
