@@ -1,0 +1,1 @@
+"""The MemCube: one header and one payload, whatever the kind of memory."""

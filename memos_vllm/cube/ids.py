@@ -1,0 +1,62 @@
+"""Names of things, as types that cannot be mixed up, and the digests behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any, NewType
+
+TenantId = NewType("TenantId", str)
+PersonId = NewType("PersonId", str)
+"""A person inside a tenant; the empty string stands for the tenant itself (shared memory)."""
+CubeId = NewType("CubeId", str)
+VersionId = NewType("VersionId", str)
+ItemId = NewType("ItemId", str)
+Sha256 = NewType("Sha256", str)
+
+SHARED = PersonId("")
+
+
+def new_id(prefix: str) -> str:
+    """`prefix_` + 48 bits of milliseconds + 80 random bits: sorts by time, cannot be guessed."""
+    return f"{prefix}_{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
+
+
+def new_cube_id() -> CubeId:
+    return CubeId(new_id("cube"))
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string for one value: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def sha256(data: bytes) -> Sha256:
+    return Sha256(hashlib.sha256(data).hexdigest())
+
+
+def version_id(
+    cube: CubeId, parent: VersionId | None, payload: Sha256, created_us: int
+) -> VersionId:
+    """Content address of a version: the same bytes after the same parent are the same version."""
+    record = {"cube": cube, "parent": parent, "payload": payload, "created_us": created_us}
+    return VersionId("v_" + sha256(canonical_json(record))[:40])
+
+
+def now_us() -> int:
+    """Microseconds since the epoch, UTC: the form in which times are stored."""
+    return time.time_ns() // 1000
+
+
+def to_datetime(us: int) -> datetime:
+    return datetime.fromtimestamp(us / 1_000_000, UTC)
+
+
+def to_us(moment: datetime) -> int:
+    """A time without a zone is taken as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1_000_000)
