@@ -1,0 +1,1 @@
+"""MemVault: the truth about every cube. Records in SQL, payloads in content-addressed files."""

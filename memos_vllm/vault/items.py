@@ -1,0 +1,183 @@
+"""Items of the head versions, as rows: what indexes are built from and what search results become.
+
+Called inside the transaction that makes a version, so rows, owner revision and outbox always agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
+from memos_vllm.cube.model import Item, State
+from memos_vllm.vault.tables import CubeRow, ItemRow, OutboxRow, OwnerRow
+
+_SQL_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Owner:
+    """A person of a tenant, or (`person == ""`) the tenant: the unit of isolation and of indexes."""
+
+    tenant: TenantId
+    person: PersonId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IndexedItem:
+    """One item as indexes see it: alone (`turn`) and behind the item before it (`window`)."""
+
+    id: str
+    cube_id: str
+    turn: str
+    window: str
+    speaker: str | None
+    session: str | None
+    time_us: int | None
+
+
+def turn_text(speaker: str | None, text: str) -> str:
+    """`Speaker: text`: naming the speaker lifts recall (benchmarks/locomo_retrieval: 28.8 →
+    45.4 dense)."""
+    return f"{speaker}: {text}" if speaker else text
+
+
+def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
+    """Make the rows of a cube equal to `items`, and tell the outbox what changed."""
+    old = {
+        row.id: row for row in session.scalars(select(ItemRow).where(ItemRow.cube_id == cube.id))
+    }
+    previous = ""
+    kept: set[str] = set()
+    for ordinal, item in enumerate(items):
+        assert item.id is not None, "items are identified before they are stored"
+        kept.add(item.id)
+        turn = turn_text(item.speaker, item.text)
+        window = sha256(f"{previous}\x00{turn}".encode())
+        row = old.get(item.id)
+        if row is None:
+            session.add(_new_row(cube, item, ordinal, window))
+            _tell_outbox(session, "upsert", cube, item.id)
+        else:
+            row.ordinal = ordinal
+            if row.window_sha256 != window:
+                row.window_sha256 = window
+                _tell_outbox(session, "upsert", cube, item.id)
+        previous = turn
+    for gone in set(old) - kept:
+        session.delete(old[gone])
+        _tell_outbox(session, "delete", cube, gone)
+    touch_owner(session, cube, items=len(items) - len(old))
+
+
+def drop_cube(session: Session, cube: CubeRow) -> None:
+    """Remove a cube's rows; the outbox removes its vectors and payload files."""
+    count = session.scalar(select(func.count()).where(ItemRow.cube_id == cube.id)) or 0
+    session.execute(delete(ItemRow).where(ItemRow.cube_id == cube.id))
+    session.execute(delete(OutboxRow).where(OutboxRow.cube_id == cube.id))
+    _tell_outbox(session, "drop", cube, "")
+    touch_owner(session, cube, items=-count, cubes=-1)
+
+
+def touch_owner(session: Session, cube: CubeRow, items: int = 0, cubes: int = 0) -> None:
+    changed = session.execute(
+        update(OwnerRow)
+        .where(OwnerRow.tenant == cube.tenant, OwnerRow.person == cube.person)
+        .values(
+            revision=OwnerRow.revision + 1,
+            items=OwnerRow.items + items,
+            cubes=OwnerRow.cubes + cubes,
+        )
+    )
+    if changed.rowcount == 0:  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
+        session.add(
+            OwnerRow(tenant=cube.tenant, person=cube.person, revision=1, items=items, cubes=cubes)
+        )
+        session.flush()
+
+
+def load_owner(session: Session, owner: Owner) -> list[IndexedItem]:
+    """Every indexable item of an owner, in the order of cubes and of items inside them."""
+    rows = session.execute(
+        select(ItemRow)
+        .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+        .where(
+            ItemRow.tenant == owner.tenant,
+            ItemRow.person == owner.person,
+            CubeRow.state.in_((State.ACTIVATED, State.FROZEN)),
+        )
+        .order_by(CubeRow.created_us, CubeRow.id, ItemRow.ordinal)
+    ).scalars()
+    indexed: list[IndexedItem] = []
+    for row in rows:
+        turn = turn_text(row.speaker, row.text)
+        before = indexed[-1] if indexed and indexed[-1].cube_id == row.cube_id else None
+        window = f"{before.turn}\n{turn}" if before else turn
+        indexed.append(
+            IndexedItem(row.id, row.cube_id, turn, window, row.speaker, row.session, row.time_us)
+        )
+    return indexed
+
+
+def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> list[IndexedItem]:
+    """The named items of one cube (those that still exist), with their windows."""
+    rows = session.scalars(
+        select(ItemRow).where(ItemRow.cube_id == cube_id).order_by(ItemRow.ordinal)
+    )
+    found, before = [], ""
+    for row in rows:
+        turn = turn_text(row.speaker, row.text)
+        if row.id in item_ids:
+            window = f"{before}\n{turn}" if before else turn
+            found.append(
+                IndexedItem(
+                    row.id, row.cube_id, turn, window, row.speaker, row.session, row.time_us
+                )
+            )
+        before = turn
+    return found
+
+
+def load_rows(session: Session, ids: Sequence[str]) -> dict[str, tuple[ItemRow, CubeRow]]:
+    found = {}
+    for start in range(0, len(ids), _SQL_BATCH):
+        rows = session.execute(
+            select(ItemRow, CubeRow)
+            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+            .where(ItemRow.id.in_(ids[start : start + _SQL_BATCH]))
+        )
+        found.update({item.id: (item, cube) for item, cube in rows})
+    return found
+
+
+def _new_row(cube: CubeRow, item: Item, ordinal: int, window: str) -> ItemRow:
+    return ItemRow(
+        id=item.id,
+        cube_id=cube.id,
+        tenant=cube.tenant,
+        person=cube.person,
+        ordinal=ordinal,
+        type=item.type,
+        text=item.text,
+        speaker=item.speaker,
+        time_us=to_us(item.time) if item.time else None,
+        session=item.session,
+        source=item.source,
+        window_sha256=window,
+    )
+
+
+def _tell_outbox(session: Session, op: str, cube: CubeRow, item_id: str) -> None:
+    session.add(
+        OutboxRow(
+            op=op,
+            tenant=cube.tenant,
+            person=cube.person,
+            cube_id=cube.id,
+            item_id=item_id,
+            created_us=now_us(),
+        )
+    )

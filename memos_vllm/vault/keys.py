@@ -1,0 +1,112 @@
+"""API keys in the vault: made, found, listed, revoked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from sqlalchemy import func, select
+
+from memos_vllm.cube.ids import TenantId, now_us
+from memos_vllm.errors import BadRequest, NotFound, Unauthorized
+from memos_vllm.governance import secrets
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.vault.audit import record
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.tables import KeyRow
+
+_TENANT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyRecord:
+    id: str
+    tenant: str
+    role: Role
+    label: str
+    created_us: int
+    expires_us: int | None
+    revoked_us: int | None
+
+
+class KeyRing:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self, tenant: str, role: Role, *, label: str = "", ttl_seconds: int | None = None
+    ) -> tuple[KeyRecord, str]:
+        """A new key; the string is returned this once and stored only as a digest."""
+        if not _TENANT.match(tenant):
+            raise BadRequest(
+                "a tenant is named by 1 to 63 letters, digits, dots, dashes and underscores",
+                param="tenant",
+            )
+        fresh, created = secrets.make_key(), now_us()
+        row = KeyRow(
+            id=fresh.id,
+            tenant=tenant,
+            role=role,
+            label=label,
+            digest=fresh.digest,
+            created_us=created,
+            expires_us=created + ttl_seconds * 1_000_000 if ttl_seconds else None,
+            revoked_us=None,
+        )
+        with self._database.write() as session:
+            session.add(row)
+            record(session, TenantId(tenant), "operator", "key.create", fresh.id, {"role": role})
+        return _record(row), fresh.key
+
+    def authenticate(self, key: str) -> Principal:
+        """Who this key is.
+
+        Raises:
+            Unauthorized: unknown, revoked or expired; the three look the same.
+        """
+        key_id = secrets.key_id(key)
+        with self._database.read() as session:
+            row = session.get(KeyRow, key_id) if key_id else None
+        # An unknown id is compared too, with a digest that nothing has, so that both take as long.
+        known = secrets.matches(key, row.digest if row else "0" * 64)
+        if row is None or not known or row.revoked_us or _expired(row):
+            raise Unauthorized("the API key is not valid: it is unknown, revoked or expired")
+        return Principal(TenantId(row.tenant), Role(row.role), row.id)
+
+    def any(self) -> bool:
+        """Whether keys are on: one that was ever made switches them on for good, revoked or not."""
+        with self._database.read() as session:
+            return bool(session.scalar(select(func.count()).select_from(KeyRow)))
+
+    def list(self, tenant: str | None = None) -> list[KeyRecord]:
+        query = select(KeyRow).order_by(KeyRow.created_us)
+        if tenant:
+            query = query.where(KeyRow.tenant == tenant)
+        with self._database.read() as session:
+            return [_record(row) for row in session.scalars(query)]
+
+    def revoke(self, key_id: str) -> KeyRecord:
+        with self._database.write() as session:
+            row = session.get(KeyRow, key_id)
+            if row is None:
+                raise NotFound(f"there is no key {key_id}; `memos keys list` shows them")
+            if row.revoked_us is None:
+                row.revoked_us = now_us()
+                record(session, TenantId(row.tenant), "operator", "key.revoke", key_id, {})
+            return _record(row)
+
+
+def _expired(row: KeyRow) -> bool:
+    return row.expires_us is not None and row.expires_us <= now_us()
+
+
+def _record(row: KeyRow) -> KeyRecord:
+    return KeyRecord(
+        row.id,
+        row.tenant,
+        Role(row.role),
+        row.label,
+        row.created_us,
+        row.expires_us,
+        row.revoked_us,
+    )

@@ -1,0 +1,112 @@
+"""The outbox: what Chroma and the payload store still have to do.
+
+Rows are written in the transaction of the change that causes them and removed after the work is
+done, so a kill in between repeats the work; all of it is idempotent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select
+
+from memos_vllm.cube.ids import CubeId, PersonId, TenantId, now_us
+from memos_vllm.cube.model import State
+from memos_vllm.vault import items
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.items import IndexedItem, Owner
+from memos_vllm.vault.tables import CubeRow, ItemRow, OutboxRow, SettingRow
+
+_SQL_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Work:
+    """Everything outstanding for one cube, folded: the last word on each item counts."""
+
+    owner: Owner
+    cube: CubeId
+    upserts: tuple[IndexedItem, ...]
+    deletes: tuple[str, ...]
+    drop: bool
+    rows: tuple[int, ...]
+
+
+class Outbox:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pending(self, cubes: Sequence[str] | None = None, limit: int = 512) -> list[Work]:
+        """Outstanding work, oldest first; of the named cubes only, if any are named."""
+        query = select(OutboxRow).order_by(OutboxRow.seq).limit(limit)
+        if cubes is not None:
+            query = query.where(OutboxRow.cube_id.in_(cubes))
+        work = []
+        with self._database.read() as session:
+            grouped: dict[str, list[OutboxRow]] = {}
+            for row in session.scalars(query):
+                grouped.setdefault(row.cube_id, []).append(row)
+            for cube_id, rows in grouped.items():
+                named = {row.item_id for row in rows if row.item_id}
+                found = tuple(items.load_with_windows(session, cube_id, named))
+                present = {item.id for item in found}
+                work.append(
+                    Work(
+                        owner=Owner(TenantId(rows[0].tenant), PersonId(rows[0].person)),
+                        cube=CubeId(cube_id),
+                        upserts=found,
+                        deletes=tuple(named - present),
+                        drop=any(row.op == "drop" for row in rows),
+                        rows=tuple(row.seq for row in rows),
+                    )
+                )
+        return work
+
+    def done(self, work: Work) -> None:
+        with self._database.write() as session:
+            for start in range(0, len(work.rows), _SQL_BATCH):
+                session.execute(
+                    delete(OutboxRow).where(
+                        OutboxRow.seq.in_(work.rows[start : start + _SQL_BATCH])
+                    )
+                )
+
+    def size(self) -> int:
+        with self._database.read() as session:
+            return session.scalar(select(func.count()).select_from(OutboxRow)) or 0
+
+    def refill(self) -> int:
+        """Queue every item of the vault again (`memos reindex`); returns how many."""
+        with self._database.write() as session:
+            session.execute(delete(OutboxRow).where(OutboxRow.op == "upsert"))
+            rows = session.execute(
+                select(ItemRow.id, ItemRow.cube_id, ItemRow.tenant, ItemRow.person)
+                .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+                .where(CubeRow.state != State.EXPIRED)
+                .order_by(ItemRow.cube_id, ItemRow.ordinal)
+            )
+            moment, count = now_us(), 0
+            for item_id, cube_id, tenant, person in rows:
+                session.add(
+                    OutboxRow(
+                        op="upsert",
+                        tenant=tenant,
+                        person=person,
+                        cube_id=cube_id,
+                        item_id=item_id,
+                        created_us=moment,
+                    )
+                )
+                count += 1
+        return count
+
+    def index_signature(self) -> str | None:
+        """What the index was built with (embedder, layout); None before the first build."""
+        with self._database.read() as session:
+            row = session.get(SettingRow, "index_signature")
+            return row.value if row else None
+
+    def set_index_signature(self, signature: str) -> None:
+        with self._database.write() as session:
+            session.merge(SettingRow(key="index_signature", value=signature))

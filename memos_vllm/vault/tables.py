@@ -1,0 +1,178 @@
+"""The vault's tables. Times are microseconds since the epoch (UTC); `person == ""` is the tenant.
+
+    settings      one row per secret or setting of the installation
+    tenants       head of each tenant's audit chain; its row is the lock that orders the chain
+    api_keys      digests of keys, never keys
+    cubes         headers; `head_version` points into versions
+    versions      immutable; the payload lies in a file named by its SHA-256
+    items         what the head versions hold, one row each: the source of every index
+    owners        per (tenant, person): a revision that changes with every change of its items
+    outbox        what Chroma and the payload store still have to do, written with the change itself
+    idempotency   replies that a repeated request gets again
+    pending_turns turns of conversation that are not yet memory
+    plans         what `explain` shows
+    audit         hash-chained log of every change
+
+Changing a table means a new Alembic revision in `migrations/versions`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite gives an auto-incrementing key only to INTEGER, Postgres wants BIGINT for long-lived ones.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[str]: JSON, int: BigInteger}
+
+
+class SettingRow(Base):
+    __tablename__ = "settings"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class TenantRow(Base):
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    created_us: Mapped[int]
+    audit_digest: Mapped[str] = mapped_column(String(64), default="")
+
+
+class KeyRow(Base):
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128), index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    label: Mapped[str] = mapped_column(String(200), default="")
+    digest: Mapped[str] = mapped_column(String(64))
+    created_us: Mapped[int]
+    expires_us: Mapped[int | None]
+    revoked_us: Mapped[int | None]
+
+
+class CubeRow(Base):
+    __tablename__ = "cubes"
+    __table_args__ = (
+        UniqueConstraint("tenant", "person", "name", name="uq_cubes_owner_name"),
+        Index("ix_cubes_owner", "tenant", "person", "created_us", "id"),
+    )
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    name: Mapped[str | None] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    placement: Mapped[str] = mapped_column(String(16))
+    priority: Mapped[int]
+    tags: Mapped[list[str]]
+    access: Mapped[dict[str, Any]]
+    model_fingerprint: Mapped[str | None] = mapped_column(String(128))
+    head_version: Mapped[str] = mapped_column(String(64))
+    head_sequence: Mapped[int]
+    created_us: Mapped[int]
+    updated_us: Mapped[int]
+    expires_us: Mapped[int | None]
+    reads: Mapped[int] = mapped_column(default=0)
+    last_read_us: Mapped[int | None]
+
+
+class VersionRow(Base):
+    __tablename__ = "versions"
+    __table_args__ = (UniqueConstraint("cube_id", "sequence", name="uq_versions_sequence"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cube_id: Mapped[str] = mapped_column(ForeignKey("cubes.id", ondelete="CASCADE"))
+    sequence: Mapped[int]
+    parent: Mapped[str | None] = mapped_column(String(64))
+    author: Mapped[str] = mapped_column(String(256))
+    action: Mapped[str] = mapped_column(String(16))
+    created_us: Mapped[int]
+    provenance: Mapped[dict[str, Any]]
+    payload_sha256: Mapped[str] = mapped_column(String(64))
+    payload_bytes: Mapped[int]
+
+
+class ItemRow(Base):
+    __tablename__ = "items"
+    __table_args__ = (
+        Index("ix_items_owner", "tenant", "person"),
+        Index("ix_items_cube", "cube_id", "ordinal"),
+    )
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cube_id: Mapped[str] = mapped_column(ForeignKey("cubes.id", ondelete="CASCADE"))
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    ordinal: Mapped[int]
+    type: Mapped[str] = mapped_column(String(16))
+    text: Mapped[str] = mapped_column(Text)
+    speaker: Mapped[str | None] = mapped_column(String(500))
+    time_us: Mapped[int | None]
+    session: Mapped[str | None] = mapped_column(String(500))
+    source: Mapped[str | None] = mapped_column(String(500))
+    window_sha256: Mapped[str] = mapped_column(String(64))
+
+
+class OwnerRow(Base):
+    __tablename__ = "owners"
+    tenant: Mapped[str] = mapped_column(String(128), primary_key=True)
+    person: Mapped[str] = mapped_column(String(256), primary_key=True)
+    revision: Mapped[int]
+    items: Mapped[int]
+    cubes: Mapped[int]
+
+
+class OutboxRow(Base):
+    __tablename__ = "outbox"
+    seq: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    op: Mapped[str] = mapped_column(String(16))
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    cube_id: Mapped[str] = mapped_column(String(64), index=True)
+    item_id: Mapped[str] = mapped_column(String(64), default="")
+    created_us: Mapped[int]
+
+
+class IdempotencyRow(Base):
+    __tablename__ = "idempotency"
+    tenant: Mapped[str] = mapped_column(String(128), primary_key=True)
+    key: Mapped[str] = mapped_column(String(300), primary_key=True)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    cube_ids: Mapped[list[str]]
+    created_us: Mapped[int] = mapped_column(index=True)
+
+
+class PendingTurnRow(Base):
+    __tablename__ = "pending_turns"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    body: Mapped[dict[str, Any]]
+    created_us: Mapped[int] = mapped_column(index=True)
+
+
+class PlanRow(Base):
+    __tablename__ = "plans"
+    tenant: Mapped[str] = mapped_column(String(128), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(300), primary_key=True)
+    person: Mapped[str] = mapped_column(String(256))
+    created_us: Mapped[int] = mapped_column(index=True)
+    plan: Mapped[dict[str, Any]]
+
+
+class AuditRow(Base):
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_tenant", "tenant", "seq"),)
+    seq: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    at_us: Mapped[int]
+    tenant: Mapped[str] = mapped_column(String(128))
+    actor: Mapped[str] = mapped_column(String(300))
+    action: Mapped[str] = mapped_column(String(32))
+    object: Mapped[str] = mapped_column(String(300))
+    detail: Mapped[dict[str, Any]]
+    previous: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,92 @@
+"""Turns of conversation that have been answered and are not yet memory.
+
+A turn is written here before the end of its reply is sent; a job makes it memory later.  The row
+goes in the same transaction that decides it is done, so a job that runs twice does its work once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from memos_vllm.cube.ids import PersonId, TenantId, new_id, now_us
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.tables import PendingTurnRow
+
+
+class TurnIsMemory(Exception):
+    """Another run of the job was faster; whatever this one began is undone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PendingTurn:
+    id: str
+    principal: Principal
+    body: dict[str, Any]
+    created_us: int
+
+
+class PendingTurns:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, principal: Principal, body: dict[str, Any]) -> str:
+        """Store a turn durably; returns its id, which sorts by time."""
+        principal.require(Role.WRITER)
+        row = PendingTurnRow(
+            id=new_id("turn"),
+            tenant=principal.tenant,
+            person=principal.person,
+            body={"session": principal.session, "key": principal.key_id, **body},
+            created_us=now_us(),
+        )
+        with self._database.write() as session:
+            session.add(row)
+        return row.id
+
+    def get(self, turn_id: str) -> PendingTurn | None:
+        """The turn, or None when it has become memory (or was forgotten) already."""
+        with self._database.read() as session:
+            row = session.get(PendingTurnRow, turn_id)
+            if row is None:
+                return None
+            principal = Principal(
+                tenant=TenantId(row.tenant),
+                role=Role.WRITER,
+                key_id=row.body["key"],
+                person=PersonId(row.person),
+                session=row.body["session"],
+            )
+            return PendingTurn(row.id, principal, dict(row.body), row.created_us)
+
+    def done(self, turn_id: str) -> None:
+        """Cross off a turn that leaves nothing to remember."""
+        with self._database.write() as session:
+            session.execute(delete(PendingTurnRow).where(PendingTurnRow.id == turn_id))
+
+    @staticmethod
+    def crossing_off(turn_id: str) -> Callable[[Session], None]:
+        """For the transaction that makes the turn memory (`MemVault.create`, `MemVault.update`)."""
+
+        def cross_off(session: Session) -> None:
+            done = session.execute(delete(PendingTurnRow).where(PendingTurnRow.id == turn_id))
+            if done.rowcount == 0:  # type: ignore[attr-defined]  # CursorResult, for a DELETE
+                raise TurnIsMemory(turn_id)
+
+        return cross_off
+
+    def waiting(self, older_than_seconds: float = 0.0) -> list[str]:
+        before = now_us() - round(older_than_seconds * 1_000_000)
+        with self._database.read() as session:
+            return list(
+                session.scalars(
+                    select(PendingTurnRow.id)
+                    .where(PendingTurnRow.created_us <= before)
+                    .order_by(PendingTurnRow.id)
+                )
+            )

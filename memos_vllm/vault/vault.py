@@ -1,0 +1,342 @@
+"""MemVault: cubes and their versions.
+
+Every method takes the `Principal` that asks; there is no other way to a cube.  A version is
+immutable and content-addressed; a cube is a header that points to its head version.  A change
+writes, in one transaction: the version, the head, the item rows, the owner's revision, the outbox
+(what Chroma still has to do) and the audit record.  The payload file is durable before that
+transaction begins to commit, so a kill at any point leaves either the old state or the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from memos_vllm.cube.ids import (
+    SHARED,
+    CubeId,
+    PersonId,
+    Sha256,
+    TenantId,
+    VersionId,
+    new_cube_id,
+    now_us,
+    version_id,
+)
+from memos_vllm.cube.lifecycle import check_writable
+from memos_vllm.cube.model import (
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    Kind,
+    MemCube,
+    NewCube,
+    Provenance,
+    Version,
+    VersionDiff,
+)
+from memos_vllm.errors import Conflict, NotFound, TooLarge
+from memos_vllm.governance.permit import check_write
+from memos_vllm.governance.principal import Principal
+from memos_vllm.vault import audit, changes, idempotency, items, records
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.payloads import PayloadStore
+from memos_vllm.vault.tables import CubeRow, VersionRow
+
+Along = Callable[[Session], None]
+
+
+class MemVault:
+    def __init__(
+        self, database: Database, payloads: PayloadStore, *, max_items: int = 10_000
+    ) -> None:
+        self._database = database
+        self._payloads = payloads
+        self._max_items = max_items
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get(self, principal: Principal, ref: str, version: str | None = None) -> MemCube:
+        """A cube by id or name, with the payload of its head or of another version.
+
+        Raises:
+            NotFound: absent or not readable by this principal; the two look the same.
+            DamagedPayload: the payload file does not match its checksum.
+        """
+        with self._database.read() as session:
+            row = self._find(session, principal, ref)
+            chosen = self._version(session, row, version or row.head_version)
+            header = records.header(row, chosen)
+        data = self._payloads.get(
+            TenantId(row.tenant), CubeId(row.id), Sha256(chosen.payload_sha256)
+        )
+        content = records.payload_items(data, row.id)
+        return MemCube(meta=header, payload=ExplicitPayload(content=content))
+
+    def history(self, principal: Principal, ref: str) -> list[Version]:
+        """All versions, newest first."""
+        with self._database.read() as session:
+            row = self._find(session, principal, ref)
+            return [
+                records.version_model(version)
+                for version in session.scalars(
+                    select(VersionRow)
+                    .where(VersionRow.cube_id == row.id)
+                    .order_by(VersionRow.sequence.desc())
+                )
+            ]
+
+    def diff(
+        self, principal: Principal, ref: str, older: str, newer: str | None = None
+    ) -> VersionDiff:
+        before, after = self.get(principal, ref, older), self.get(principal, ref, newer)
+        old = {item.id: item for item in changes.items_of(before.payload)}
+        new = {item.id: item for item in changes.items_of(after.payload)}
+        return VersionDiff(
+            cube=after.meta.id,
+            older=before.meta.version,
+            newer=after.meta.version,
+            added=[item for key, item in new.items() if key not in old],
+            removed=[item for key, item in old.items() if key not in new],
+        )
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def create(self, principal: Principal, new: NewCube, along: Along | None = None) -> MemCube:
+        """Make a cube. Its text has been cut into items by the caller.
+
+        Args:
+            along: what else belongs into the transaction; what it raises undoes all of it.
+        """
+        return self.create_many(principal, [new], along=along)[0]
+
+    def create_many(
+        self,
+        principal: Principal,
+        cubes: Sequence[NewCube],
+        once: idempotency.IdempotencyKey | None = None,
+        along: Along | None = None,
+    ) -> list[MemCube]:
+        """Make all of them, or none; with `once`, a repeated call gives the first call's cubes.
+
+        Raises:
+            Conflict: a name that this owner has already, or a key used for something else.
+        """
+        try:
+            with self._database.write() as session:
+                known = idempotency.recall(session, principal, once) if once else None
+                if known is None:
+                    made = [self._create(session, principal, new) for new in cubes]
+                    if along:
+                        along(session)
+                    if once:
+                        ids = [cube.meta.id for cube in made]
+                        idempotency.remember(session, principal, once, ids)
+                    return made
+            return [self.get(principal, cube_id) for cube_id in known]
+        except IntegrityError as error:
+            if once and (first := self._repeated(principal, once)) is not None:
+                return first
+            names = ", ".join(repr(new.meta.name) for new in cubes if new.meta.name)
+            raise Conflict(
+                f"the owner has a cube of that name already ({names}): update it, or choose another name",
+                param="meta.name",
+            ) from error
+
+    def update(
+        self,
+        principal: Principal,
+        ref: str,
+        patch: CubePatch,
+        *,
+        if_match: str | None = None,
+        along: Along | None = None,
+    ) -> MemCube:
+        """A new version with the fields of `patch`.
+
+        Args:
+            if_match: the version that the caller saw; None updates whatever is current.
+            along: what else belongs into the transaction; what it raises undoes all of it.
+        Raises:
+            Conflict: the cube has moved on; the message names the current version.
+            Unprocessable: an illegal change of state, or of a frozen cube.
+        """
+
+        def change(session: Session, row: CubeRow) -> tuple[str, Sequence[Item] | None]:
+            if along:
+                along(session)
+            return changes.apply(row, patch, lambda: self._current_items(session, row))
+
+        return self._change(principal, ref, if_match, change, patch.provenance)
+
+    def rollback(
+        self, principal: Principal, ref: str, version: str, *, if_match: str | None = None
+    ) -> MemCube:
+        """A new version that holds what an older one held; nothing in between is lost."""
+
+        def change(session: Session, row: CubeRow) -> tuple[str, Sequence[Item] | None]:
+            check_writable(records.effective_state(row))
+            target = self._version(session, row, version)
+            return "rollback", self._payload_items(row, target)
+
+        origin = Provenance(origin="rollback", note=f"back to {version}")
+        return self._change(principal, ref, if_match, change, origin)
+
+    def delete(self, principal: Principal, ref: str, *, if_match: str | None = None) -> CubeId:
+        """Remove a cube, all of its versions and items; the outbox removes vectors and files."""
+        with self._database.write() as session:
+            row = self._find(session, principal, ref, lock=True)
+            check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
+            changes.check_current(row, if_match)
+            items.drop_cube(session, row)
+            detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
+            audit.record(session, principal.tenant, principal.author, "cube.delete", row.id, detail)
+            session.delete(row)
+            return CubeId(row.id)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _repeated(
+        self, principal: Principal, once: idempotency.IdempotencyKey
+    ) -> list[MemCube] | None:
+        with self._database.read() as session:
+            known = idempotency.recall(session, principal, once)
+        return None if known is None else [self.get(principal, cube_id) for cube_id in known]
+
+    def _create(self, session: Session, principal: Principal, new: NewCube) -> MemCube:
+        content = changes.built_items(new.payload, self._max_items)
+        meta, created = new.meta, now_us()
+        person = changes.owner_of_new(principal, meta)
+        check_write(principal, person, meta.access.writers)
+        row = CubeRow(
+            id=new_cube_id(),
+            tenant=principal.tenant,
+            person=person,
+            name=meta.name,
+            kind=Kind.EXPLICIT,
+            state=meta.state,
+            placement=meta.placement,
+            priority=meta.priority,
+            tags=list(meta.tags),
+            access=meta.access.model_dump(mode="json"),
+            head_version="",
+            head_sequence=0,
+            created_us=created,
+            updated_us=created,
+            expires_us=changes.expiry(meta, created),
+            reads=0,
+        )
+        session.add(row)
+        session.flush()
+        items.touch_owner(session, row, cubes=1)
+        version = self._commit_version(
+            session, principal, row, "create", content, meta.provenance, created
+        )
+        detail = {"person": person, "version": version.id, "items": len(content)}
+        audit.record(session, principal.tenant, principal.author, "cube.create", row.id, detail)
+        identified = records.identify(CubeId(row.id), content)
+        return MemCube(
+            meta=records.header(row, version), payload=ExplicitPayload(content=identified)
+        )
+
+    def _change(
+        self,
+        principal: Principal,
+        ref: str,
+        if_match: str | None,
+        change: Callable[[Session, CubeRow], tuple[str, Sequence[Item] | None]],
+        provenance: Provenance | None,
+    ) -> MemCube:
+        try:
+            with self._database.write() as session:
+                row = self._find(session, principal, ref, lock=True)
+                check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
+                changes.check_current(row, if_match)
+                current = self._current_items(session, row)
+                action, replaced = change(session, row)
+                content = list(current if replaced is None else replaced)
+                if len(content) > self._max_items:
+                    raise TooLarge(f"a cube holds at most {self._max_items} items", param="payload")
+                moment = max(now_us(), row.updated_us + 1)
+                version = self._commit_version(
+                    session, principal, row, action, content, provenance or Provenance(), moment
+                )
+                detail = {"person": row.person, "version": version.id, "parent": version.parent}
+                audit.record(
+                    session, principal.tenant, principal.author, f"cube.{action}", row.id, detail
+                )
+                identified = records.identify(CubeId(row.id), content)
+                header = records.header(row, version)
+        except IntegrityError as error:
+            raise Conflict("the owner has another cube of that name", param="name") from error
+        return MemCube(meta=header, payload=ExplicitPayload(content=identified))
+
+    def _commit_version(
+        self,
+        session: Session,
+        principal: Principal,
+        row: CubeRow,
+        action: str,
+        content: Sequence[Item],
+        provenance: Provenance,
+        moment_us: int,
+    ) -> VersionRow:
+        tenant, cube = TenantId(row.tenant), CubeId(row.id)
+        identified = records.identify(cube, list(content))
+        data = records.payload_bytes(identified)
+        digest = self._payloads.put(tenant, cube, data)
+        parent = VersionId(row.head_version) if row.head_version else None
+        version = VersionRow(
+            id=version_id(cube, parent, digest, moment_us),
+            cube_id=cube,
+            sequence=row.head_sequence + 1,
+            parent=parent,
+            author=principal.author,
+            action=action,
+            created_us=moment_us,
+            provenance=provenance.model_dump(mode="json"),
+            payload_sha256=digest,
+            payload_bytes=len(data),
+        )
+        session.add(version)
+        row.head_version, row.head_sequence, row.updated_us = (
+            version.id,
+            version.sequence,
+            moment_us,
+        )
+        items.sync_items(session, row, identified)
+        session.flush()
+        return version
+
+    def _current_items(self, session: Session, row: CubeRow) -> list[Item]:
+        return self._payload_items(row, self._version(session, row, row.head_version))
+
+    def _payload_items(self, row: CubeRow, version: VersionRow) -> list[Item]:
+        data = self._payloads.get(
+            TenantId(row.tenant), CubeId(row.id), Sha256(version.payload_sha256)
+        )
+        return records.payload_items(data, row.id)
+
+    @staticmethod
+    def _find(session: Session, principal: Principal, ref: str, *, lock: bool = False) -> CubeRow:
+        """By id, else by name: the person's own before the tenant's."""
+        query = select(CubeRow).where(records.visible_to(principal))
+        by_id = query.where(CubeRow.id == ref)
+        by_name = query.where(
+            CubeRow.name == ref, CubeRow.person.in_((principal.person, SHARED))
+        ).order_by(CubeRow.person.desc())
+        for statement in (by_id, by_name):
+            for row in session.scalars(statement.with_for_update() if lock else statement):
+                if records.readable(principal, row):
+                    return row
+        raise NotFound(f"there is no cube {ref!r} here", param="cube")
+
+    @staticmethod
+    def _version(session: Session, row: CubeRow, version: str) -> VersionRow:
+        found = session.get(VersionRow, version)
+        if found is None or found.cube_id != row.id:
+            raise NotFound(f"cube {row.id} has no version {version!r}", param="version")
+        return found

@@ -1,0 +1,237 @@
+"""Reading many cubes at once: lists, prompts' stable cubes, search results.
+
+The only door through which a query reaches the vault; it takes a `Principal`, and whatever a search
+engine returned is looked up here again before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from memos_vllm.cube.ids import SHARED, PersonId, TenantId, now_us
+from memos_vllm.cube.lifecycle import READABLE
+from memos_vllm.cube.model import Header, Item, Placement, State
+from memos_vllm.errors import BadRequest, NotFound
+from memos_vllm.governance.principal import Principal
+from memos_vllm.vault import items, records
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.items import IndexedItem, Owner
+from memos_vllm.vault.tables import CubeRow, ItemRow, OwnerRow, VersionRow
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CubeFilter:
+    person: str | None = None
+    shared: bool | None = None
+    state: State | None = None
+    placement: Placement | None = None
+    tag: str | None = None
+    name_prefix: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OwnerState:
+    owner: Owner
+    revision: int
+    items: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recalled:
+    """One item that the principal may see now, with the header facts that a plan needs."""
+
+    item: Item
+    cube_id: str
+    cube_name: str | None
+    version: str
+    person: str
+    priority: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StableCube:
+    cube_id: str
+    name: str | None
+    version: str
+    person: str
+    priority: int
+    reads: int
+    created_us: int
+    items: tuple[Item, ...]
+
+
+class VaultViews:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(
+        self, principal: Principal, where: CubeFilter, cursor: str | None = None, limit: int = 50
+    ) -> tuple[list[Header], str | None]:
+        """Headers, newest first, and the cursor of the next page (None: this was the last)."""
+        query = select(CubeRow).where(records.visible_to(principal))
+        if where.person is not None:
+            query = query.where(CubeRow.person == where.person)
+        if where.shared is not None:
+            query = query.where((CubeRow.person == SHARED) == where.shared)
+        if where.placement is not None:
+            query = query.where(CubeRow.placement == where.placement)
+        if where.name_prefix:
+            query = query.where(CubeRow.name.startswith(where.name_prefix, autoescape=True))
+        if cursor:
+            moment, cube_id = _decode(cursor)
+            query = query.where(
+                or_(
+                    CubeRow.created_us < moment,
+                    and_(CubeRow.created_us == moment, CubeRow.id < cube_id),
+                )
+            )
+        query = query.order_by(CubeRow.created_us.desc(), CubeRow.id.desc())
+        page: list[CubeRow] = []
+        with self._database.read() as session:
+            for row in session.scalars(query.execution_options(yield_per=200)):
+                if not records.readable(principal, row) or not _matches(row, where):
+                    continue
+                page.append(row)
+                if len(page) > limit:
+                    break
+            headers = _headers(session, page[:limit])
+        more = len(page) > limit
+        return headers, _encode(page[limit - 1]) if more else None
+
+    def owners(self, principal: Principal) -> list[OwnerState]:
+        """Whose memory may stand in this principal's prompt: their own and the tenant's, if any."""
+        people = {principal.person, SHARED}
+        with self._database.read() as session:
+            rows = session.scalars(
+                select(OwnerRow).where(
+                    OwnerRow.tenant == principal.tenant, OwnerRow.person.in_(people)
+                )
+            )
+            return [
+                OwnerState(
+                    Owner(TenantId(row.tenant), PersonId(row.person)),
+                    row.revision,
+                    row.items,
+                )
+                for row in rows
+                if row.items > 0
+            ]
+
+    def owner_items(self, owner: Owner) -> list[IndexedItem]:
+        """What an index of this owner holds. For index builders only: it shows text to nobody."""
+        with self._database.read() as session:
+            return items.load_owner(session, owner)
+
+    def recall(self, principal: Principal, ids: Sequence[str]) -> dict[str, Recalled]:
+        """Of these items, those that still exist and may stand in this principal's prompt."""
+        with self._database.read() as session:
+            return {
+                item_id: _recalled(item, cube)
+                for item_id, (item, cube) in items.load_rows(session, ids).items()
+                if _usable(principal, cube)
+            }
+
+    def stable(self, principal: Principal, refs: Iterable[str]) -> list[StableCube]:
+        """Cubes for the head of the prompt: those named (in that order), then the placed ones.
+
+        Raises:
+            NotFound: a named cube is absent, not yours, or not in a readable state.
+        """
+        people = (principal.person, SHARED)
+        query = select(CubeRow).where(
+            CubeRow.tenant == principal.tenant, CubeRow.person.in_(people)
+        )
+        with self._database.read() as session:
+            named: list[CubeRow] = []
+            for ref in refs:
+                found = session.scalars(
+                    query.where(or_(CubeRow.id == ref, CubeRow.name == ref)).order_by(
+                        CubeRow.person.desc()
+                    )
+                )
+                cube = next((row for row in found if _usable(principal, row)), None)
+                if cube is None:
+                    raise NotFound(f"there is no cube {ref!r} here", param="memory.cubes")
+                if all(cube.id != other.id for other in named):
+                    named.append(cube)
+            chosen = {row.id for row in named}
+            placed = session.scalars(
+                query.where(CubeRow.placement == Placement.STABLE).order_by(
+                    CubeRow.person, CubeRow.priority.desc(), CubeRow.created_us, CubeRow.id
+                )
+            )
+            rows = named + [
+                row for row in placed if row.id not in chosen and _usable(principal, row)
+            ]
+            return [_stable(session, row) for row in rows]
+
+    def count_reads(self, cube_ids: Iterable[str]) -> None:
+        """Usage counters of the headers; off the request's path."""
+        with self._database.write() as session:
+            for cube_id in cube_ids:
+                session.execute(
+                    update(CubeRow)
+                    .where(CubeRow.id == cube_id)
+                    .values(reads=CubeRow.reads + 1, last_read_us=now_us())
+                )
+
+
+def _usable(principal: Principal, cube: CubeRow) -> bool:
+    return records.effective_state(cube) in READABLE and records.injectable(principal, cube)
+
+
+def _matches(row: CubeRow, where: CubeFilter) -> bool:
+    if where.state is not None and records.effective_state(row) != where.state:
+        return False
+    return where.tag is None or where.tag in row.tags
+
+
+def _headers(session: Session, rows: Sequence[CubeRow]) -> list[Header]:
+    heads = [row.head_version for row in rows]
+    versions = {
+        version.id: version
+        for version in session.scalars(select(VersionRow).where(VersionRow.id.in_(heads)))
+    }
+    return [records.header(row, versions[row.head_version]) for row in rows]
+
+
+def _recalled(item: ItemRow, cube: CubeRow) -> Recalled:
+    return Recalled(
+        records.item_model(item), cube.id, cube.name, cube.head_version, cube.person, cube.priority
+    )
+
+
+def _stable(session: Session, row: CubeRow) -> StableCube:
+    content = session.scalars(
+        select(ItemRow).where(ItemRow.cube_id == row.id).order_by(ItemRow.ordinal)
+    )
+    return StableCube(
+        cube_id=row.id,
+        name=row.name,
+        version=row.head_version,
+        person=row.person,
+        priority=row.priority,
+        reads=row.reads,
+        created_us=row.created_us,
+        items=tuple(records.item_model(item) for item in content),
+    )
+
+
+def _encode(row: CubeRow) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row.created_us, row.id]).encode()).decode()
+
+
+def _decode(cursor: str) -> tuple[int, str]:
+    try:
+        moment, cube_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        return int(moment), str(cube_id)
+    except (ValueError, TypeError) as error:
+        raise BadRequest(
+            "the cursor is not one that this server gave out", param="cursor"
+        ) from error
