@@ -1,0 +1,205 @@
+"""Vectors in Chroma. The only module that imports it.
+
+Layout: `buckets` collections a view; an owner's vectors lie in the bucket that its digest names,
+marked with the digest.  One collection for each owner was measured first and does not hold in the
+embedded store at 10,000 owners (see `benchmarks/owners`): without a bound each open HNSW index costs
+about 3 MB and four file handles; with a bound, an index that is evicted before its first sync comes back
+as an error or without its last vectors.  What keeps owners apart does not rest on the filter alone:
+whatever a query returns is looked up in the vault under the asking principal before it is used
+(`VaultViews.recall`), so a dropped filter costs recall and leaks nothing.
+
+No text is stored here: vectors, item ids, cube ids.  Embedding always happens on our side.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import chromadb
+import httpx
+from chromadb.api import ClientAPI, ServerAPI
+from chromadb.api.client import Client
+from chromadb.config import Settings, System
+from chromadb.errors import ChromaError, NotFoundError
+
+from memos_vllm.config import Config
+from memos_vllm.errors import ConfigError, IndexUnavailable
+from memos_vllm.operator.embedder import Vectors
+from memos_vllm.vault.items import Owner
+
+View = Literal["turn", "window"]
+VIEWS: tuple[View, ...] = ("turn", "window")
+BUCKETS = 64
+LAYOUT = f"buckets-{BUCKETS}-1"
+_BATCH = 1000
+_NEVER_EVICT = 1_000_000  # indexes kept open; there are only len(VIEWS) * BUCKETS of them
+
+
+class VectorIndex:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._client: ClientAPI | None = None
+        self._collections: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._lock_file: int | None = None
+
+    def claim(self) -> bool:
+        """Whether this process may use the embedded store: one process at a time can.
+
+        A Chroma server (`chroma.mode: http`) can be used by any number of processes.
+        """
+        if self._config.chroma.mode == "http" or self._lock_file is not None:
+            return True
+        folder = self._config.chroma_path
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(folder / "memos.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot use the folder {folder}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._lock_file = file
+        return True
+
+    def upsert(
+        self, owner: Owner, cube: str, ids: Sequence[str], vectors: dict[View, Vectors]
+    ) -> None:
+        """Store one vector a view for each item id. Raises IndexUnavailable."""
+        metadata = {"owner": owner_digest(owner), "cube": cube}
+        for view, rows in vectors.items():
+            collection = self._collection(owner, view)
+            for start in range(0, len(ids), _BATCH):
+                part = list(ids[start : start + _BATCH])
+                with _translated():
+                    collection.upsert(
+                        ids=part,
+                        embeddings=rows[start : start + _BATCH],
+                        metadatas=[metadata] * len(part),
+                    )
+
+    def delete(self, owner: Owner, ids: Sequence[str]) -> None:
+        for view in VIEWS if ids else ():
+            with _translated():
+                self._collection(owner, view).delete(ids=list(ids))
+
+    def drop_cube(self, owner: Owner, cube: str) -> None:
+        where: Any = {"$and": [{"owner": owner_digest(owner)}, {"cube": cube}]}
+        for view in VIEWS:
+            with _translated():
+                self._collection(owner, view).delete(where=where)
+
+    def query(
+        self, owner: Owner, view: View, vector: Vectors, count: int
+    ) -> list[tuple[str, float]]:
+        """The nearest items of one owner: (item id, cosine similarity), best first."""
+        with _translated():
+            found = self._collection(owner, view).query(
+                query_embeddings=[vector],
+                n_results=count,
+                where={"owner": owner_digest(owner)},
+                include=["distances"],
+            )
+        distances = found["distances"] or [[]]
+        return [(item, 1.0 - d) for item, d in zip(found["ids"][0], distances[0], strict=True)]
+
+    def ids_of(self, owner: Owner, view: View) -> set[str]:
+        """Every item id stored for an owner (checks and tests)."""
+        with _translated():
+            return set(
+                self._collection(owner, view).get(where={"owner": owner_digest(owner)})["ids"]
+            )
+
+    def clear(self) -> None:
+        """Remove every collection of ours, before a rebuild."""
+        with self._lock, _translated():
+            client = self._open()
+            for view in VIEWS:
+                for bucket in range(BUCKETS):
+                    try:
+                        client.delete_collection(f"memos-{view}-{bucket:03d}")
+                    except NotFoundError:
+                        continue
+            self._collections.clear()
+
+    def ping(self) -> None:
+        """Raise IndexUnavailable unless Chroma answers."""
+        with _translated():
+            self._open().heartbeat()
+
+    def close(self) -> None:
+        with self._lock:
+            self._collections.clear()
+            self._client = None
+            if self._lock_file is not None:
+                os.close(self._lock_file)
+                self._lock_file = None
+
+    def _collection(self, owner: Owner, view: View) -> Any:
+        bucket = int(owner_digest(owner)[:8], 16) % BUCKETS
+        name = f"memos-{view}-{bucket:03d}"
+        with self._lock, _translated():
+            if name not in self._collections:
+                self._collections[name] = self._open().get_or_create_collection(
+                    name, embedding_function=None, metadata={"hnsw:space": "cosine"}
+                )
+            return self._collections[name]
+
+    def _open(self) -> ClientAPI:
+        with self._lock:
+            if self._client is None:
+                chroma = self._config.chroma
+                if chroma.mode == "http":
+                    self._client = chromadb.HttpClient(
+                        chroma.host,
+                        chroma.port,
+                        chroma.ssl,
+                        dict(chroma.headers),
+                        settings=_settings(),
+                    )
+                else:
+                    self._client = self._open_embedded()
+            return self._client
+
+    def _open_embedded(self) -> ClientAPI:
+        if not self.claim():
+            raise ConfigError(
+                f"the embedded Chroma store {self._config.chroma_path} is in use by another process; one "
+                "process at a time can use it. For several, run `chroma run` and set `chroma.mode: http`"
+            )
+        settings = _settings()
+        settings.is_persistent = True
+        settings.persist_directory = str(self._config.chroma_path)
+        system = System(settings)
+        # Every bucket stays open: Chroma 1.5 loses unsynced vectors of an index that it evicts.
+        server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma itself does
+        server.hnsw_cache_size = _NEVER_EVICT
+        system.start()
+        return Client.from_system(system)
+
+
+def owner_digest(owner: Owner) -> str:
+    """64 hex characters that name an owner without spelling out who it is."""
+    data = f"{len(owner.tenant)}:{owner.tenant}{owner.person}".encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _settings() -> Settings:
+    return Settings(anonymized_telemetry=False, chroma_api_impl="chromadb.api.rust.RustBindingsAPI")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Chroma's ways of not answering, as one. It raises ValueError where a server is not there."""
+    try:
+        yield
+    except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:
+        raise IndexUnavailable(f"Chroma does not answer: {error}") from error

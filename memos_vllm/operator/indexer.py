@@ -1,0 +1,132 @@
+"""MemOperator's writing side: the outbox's work, done.
+
+Embeds what changed, brings Chroma and the payload store to agree with the vault, and only then
+removes the outbox rows.  A kill anywhere repeats work that is idempotent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from memos_vllm.cube.ids import CubeId
+from memos_vllm.errors import Unavailable
+from memos_vllm.operator.chroma import LAYOUT, VectorIndex
+from memos_vllm.operator.embedder import Embedder
+from memos_vllm.vault.outbox import Outbox, Work
+from memos_vllm.vault.payloads import PayloadStore
+
+log = logging.getLogger(__name__)
+_POLL_SECONDS = 1.0
+_WORST_POLL_SECONDS = 30.0
+
+
+class Indexer:
+    def __init__(
+        self,
+        outbox: Outbox,
+        payloads: PayloadStore,
+        embedder: Embedder,
+        index: VectorIndex,
+    ) -> None:
+        self._outbox = outbox
+        self._payloads = payloads
+        self._embedder = embedder
+        self._index = index
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def signature(self) -> str:
+        return f"{self._embedder.signature}|{LAYOUT}"
+
+    def drain(self, cubes: Sequence[CubeId] | None = None) -> int:
+        """Do the outstanding work (of these cubes, or all of it); returns the rows done.
+
+        Raises:
+            Unavailable: Chroma, the embedder or the vault does not answer; what is not done stays.
+        """
+        done = 0
+        with self._lock:
+            while batch := self._outbox.pending(cubes):
+                # What needs no embedder goes first: forgetting never waits for a broken model.
+                for work in sorted(batch, key=lambda work: bool(work.upserts)):
+                    self._do(work)
+                    self._outbox.done(work)
+                    done += len(work.rows)
+        return done
+
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Empty Chroma and index the whole vault again; returns the number of items."""
+        with self._lock:
+            self._index.clear()
+            total = self._outbox.refill()
+            self._outbox.set_index_signature(self.signature)
+        while batch := self._outbox.pending():
+            with self._lock:
+                for work in batch:
+                    self._do(work)
+                    self._outbox.done(work)
+            if progress:
+                progress(total - min(total, self._outbox.size()), total)
+        return total
+
+    def start(self) -> None:
+        """Work off what an earlier process left, then whatever other processes write."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="memos-indexer", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+            self._thread = None
+
+    def _run(self) -> None:
+        pause = _POLL_SECONDS
+        while not self._stop.wait(pause):
+            try:
+                self._check_signature()
+                self.drain()
+                pause = _POLL_SECONDS
+            except Unavailable as error:
+                pause = min(pause * 2, _WORST_POLL_SECONDS)
+                log.warning("indexing waits %.0f s: %s", pause, error)
+
+    def _check_signature(self) -> None:
+        """Vectors of another embedder or layout cannot be searched: rebuild, and say so."""
+        stored = self._outbox.index_signature()
+        if stored is None:
+            self._outbox.set_index_signature(self.signature)
+        elif stored != self.signature:
+            log.warning(
+                "the index was built with %s and is rebuilt with %s", stored, self.signature
+            )
+            self.rebuild()
+
+    def _do(self, work: Work) -> None:
+        if work.drop:
+            self._index.drop_cube(work.owner, work.cube)
+            self._payloads.delete_cube(work.owner.tenant, work.cube)
+        elif work.deletes:
+            self._index.delete(work.owner, work.deletes)
+        if work.upserts:
+            turns = [item.turn for item in work.upserts]
+            windows = [item.window for item in work.upserts]
+            # A first item's window is the item itself: embed each different text once.
+            texts = list(dict.fromkeys(turns + windows))
+            rows = dict(zip(texts, self._embedder.embed(texts), strict=True))
+            self._index.upsert(
+                work.owner,
+                work.cube,
+                [item.id for item in work.upserts],
+                {
+                    "turn": np.stack([rows[text] for text in turns]),
+                    "window": np.stack([rows[text] for text in windows]),
+                },
+            )

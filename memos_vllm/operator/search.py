@@ -1,0 +1,156 @@
+"""MemOperator's reading side: a question in, items that the asking principal may see out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from memos_vllm.config import RetrievalConfig
+from memos_vllm.errors import IndexUnavailable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.operator.chroma import VIEWS, VectorIndex
+from memos_vllm.operator.embedder import Vectors
+from memos_vllm.operator.fusion import fuse, without_names
+from memos_vllm.operator.lexical import LexicalCache, OwnerIndex, Scores, tokenize
+from memos_vllm.vault.items import Owner
+from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
+
+log = logging.getLogger(__name__)
+_OVERFETCH = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """A search result: the item, its fused score, and the raw scores that it is made of."""
+
+    recalled: Recalled
+    score: float
+    signals: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SearchResult:
+    found: list[Found]
+    further: list[Found]
+    """What came next, for whoever explains the choice."""
+    degraded: str | None
+    """Why part of the search was left out (`index`, `embedder`), else None."""
+
+
+class MemOperator:
+    def __init__(self, config: RetrievalConfig, views: VaultViews, index: VectorIndex) -> None:
+        self._config = config
+        self._views = views
+        self._index = index
+        self._lexical = LexicalCache(views.owner_items, config.cached_owners)
+
+    def search(
+        self,
+        principal: Principal,
+        question: str,
+        vector: Vectors | None,
+        top_k: int,
+        owners: list[OwnerState] | None = None,
+    ) -> SearchResult:
+        """The best items over the person's own memory and the tenant's, best first.
+
+        Args:
+            vector: (dim,) of the question; None searches by words alone.
+            owners: from `VaultViews.owners` of the same principal, when the caller has them already.
+        """
+        scored: list[tuple[float, str, dict[str, float]]] = []
+        degraded = None
+        for state in self._views.owners(principal) if owners is None else owners:
+            index = self._lexical.get(state.owner, state.revision)
+            channels = self._lexical_channels(index, question)
+            if vector is not None and degraded is None:
+                try:
+                    channels |= self._dense_channels(state.owner, index, vector)
+                except IndexUnavailable as error:
+                    log.warning("dense search left out: %s", error)
+                    degraded = error.reason
+            scored.extend(self._rank(question, index, channels, top_k))
+        scored.sort(key=lambda entry: (-entry[0], entry[1]))
+        recalled = self._views.recall(principal, [item_id for _, item_id, _ in scored])
+        found = [
+            Found(recalled[item_id], score, signals)
+            for score, item_id, signals in scored
+            if item_id in recalled
+        ]
+        return SearchResult(found[:top_k], found[top_k:], degraded)
+
+    def focus(self, owners: Sequence[OwnerState], question: str) -> str:
+        """The question as it is embedded: without the names of those who speak in these memories.
+
+        Nearly every item of a conversation names its speaker, so a name in the question pulls a
+        vector towards all of them alike (benchmarks/locomo_retrieval: dense alone 45.4 → 57.9
+        recall@10).
+        Who is named still counts, as the speaker boost.
+        """
+        speakers = {
+            speaker
+            for state in owners
+            for speaker in self._lexical.get(state.owner, state.revision).speakers
+        }
+        return without_names(question, speakers)
+
+    def refresh(self, principal: Principal) -> None:
+        """Bring the lexical indexes of a principal's owners up to date, off the request's path."""
+        for state in self._views.owners(principal):
+            self._lexical.get(state.owner, state.revision)
+
+    def _lexical_channels(self, index: OwnerIndex, question: str) -> dict[str, Scores]:
+        words = tokenize(question)
+        return {
+            "lexical_turn": index.turn_scores(words),
+            "lexical_window": index.window_scores(words),
+        }
+
+    def _dense_channels(
+        self, owner: Owner, index: OwnerIndex, vector: Vectors
+    ) -> dict[str, Scores]:
+        channels: dict[str, Scores] = {}
+        count = min(len(index.items), self._config.candidates)
+        for view in VIEWS:
+            scores = np.full(len(index.items), np.nan, dtype=np.float32)
+            for item_id, cosine in self._index.query(owner, view, vector, count) if count else ():
+                position = index.position.get(item_id)
+                if position is not None:
+                    scores[position] = cosine
+            channels[f"dense_{view}"] = scores
+        return channels
+
+    def _rank(
+        self, question: str, index: OwnerIndex, channels: dict[str, Scores], top_k: int
+    ) -> list[tuple[float, str, dict[str, float]]]:
+        if not index.items:
+            return []
+        fused = fuse(question, index.items, channels, self._config.weights)
+        relevant = self._relevant(channels)
+        best = np.argsort(-fused, kind="stable")
+        ranked: list[tuple[float, str, dict[str, float]]] = []
+        for position in best:
+            if not relevant[position]:
+                continue
+            signals = {
+                name: round(float(scores[position]), 4)
+                for name, scores in channels.items()
+                if not np.isnan(scores[position])
+            }
+            ranked.append((round(float(fused[position]), 4), index.items[position].id, signals))
+            if len(ranked) >= top_k * _OVERFETCH:
+                break
+        return ranked
+
+    def _relevant(self, channels: dict[str, Scores]) -> npt.NDArray[np.bool_]:
+        """Items that share a word with the question or lie near enough to it; the rest is noise."""
+        relevant: npt.NDArray[np.bool_] = channels["lexical_turn"] > 0
+        for view in VIEWS:
+            dense = channels.get(f"dense_{view}")
+            if dense is not None:
+                relevant = relevant | (np.nan_to_num(dense, nan=-1.0) >= self._config.min_cosine)
+        return relevant

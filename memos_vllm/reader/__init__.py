@@ -1,0 +1,1 @@
+"""MemReader: a turn in; a question to memory, or new items for memory, out."""
