@@ -1,0 +1,1 @@
+"""Durable background work, by DBOS: SQLite embedded, Postgres at scale."""

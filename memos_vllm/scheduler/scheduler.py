@@ -1,0 +1,205 @@
+"""MemScheduler: candidates and a budget in, a plan out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from memos_vllm.config import PromptConfig
+from memos_vllm.cube.model import Item, Placement
+from memos_vllm.operator.search import Found
+from memos_vllm.reader.messages import Message, text_of
+from memos_vllm.scheduler import render
+from memos_vllm.scheduler.plan import Budget, MemoryPlan, PlanEntry
+from memos_vllm.vault.views import StableCube
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """What planning needs of the served model."""
+
+    count: Callable[[str], int]
+    escape: render.Escape
+    context: int
+
+
+@dataclasses.dataclass(slots=True)
+class Candidate:
+    """A piece of memory, quoted and counted, with its entry in the plan."""
+
+    entry: PlanEntry
+    text: str
+    value: tuple[float, ...]
+    """Higher stays longer when memory has to give way."""
+    order: tuple[Any, ...]
+    """Place inside its block."""
+
+
+@dataclasses.dataclass(slots=True)
+class Draft:
+    """A plan that can still give way."""
+
+    plan: MemoryPlan
+    candidates: list[Candidate]
+
+    def place(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        return render.place(
+            messages, self._texts(Placement.STABLE), self._texts(Placement.RETRIEVED)
+        )
+
+    def give_way(self, tokens: int, reason: str) -> None:
+        """Reject used candidates, lowest value first, until `tokens` are free (or all are gone)."""
+        freed = 0
+        for candidate in sorted(self._used(), key=lambda c: c.value):
+            if freed >= tokens:
+                break
+            candidate.entry.decision, candidate.entry.reason = "rejected", reason
+            freed += candidate.entry.tokens
+
+    def is_empty(self) -> bool:
+        return not self._used()
+
+    def _used(self) -> list[Candidate]:
+        return [c for c in self.candidates if c.entry.decision == "used"]
+
+    def _texts(self, placement: Placement) -> list[str]:
+        chosen = [c for c in self._used() if c.entry.placement == placement]
+        return [c.text for c in sorted(chosen, key=lambda c: c.order)]
+
+
+class MemScheduler:
+    def __init__(self, config: PromptConfig) -> None:
+        self._config = config
+
+    def budget(self, tokenizer: Tokenizer, asked: int | None, max_reply: int | None) -> Budget:
+        """How many tokens memory may take, before the prompt itself is known.
+
+        Args:
+            asked: `memory.budget_tokens` of the request.
+            max_reply: `max_tokens` of the request; None keeps `reply_reserve_tokens` free.
+        """
+        reply = self._config.reply_reserve_tokens if max_reply is None else max_reply
+        limits = {
+            "the configured budget": self._config.budget_tokens if asked is None else asked,
+            "the share of the context": int(tokenizer.context * self._config.context_share),
+            "the context less the reply": max(0, tokenizer.context - reply),
+        }
+        reason, limit = min(limits.items(), key=lambda pair: pair[1])
+        return Budget(limit=limit, context=tokenizer.context, reply=reply, reason=reason)
+
+    def plan(
+        self,
+        messages: Sequence[Message],
+        stable: Sequence[StableCube],
+        found: Sequence[Found],
+        budget: Budget,
+        tokenizer: Tokenizer,
+        named: int = 0,
+        further: Sequence[Found] = (),
+    ) -> Draft:
+        """Choose what fits, best first.
+
+        Args:
+            stable: in prompt order; the first `named` were asked for by name.
+            found: search results, best first.
+            further: what came after them; only explained.
+        """
+        framing = tokenizer.count(render.block([]))
+        candidates: list[Candidate] = []
+        said = [_normal(text_of(message)) for message in messages]
+        whole: set[str] = set()
+        left = budget.limit - (framing if stable else 0)
+        for position, cube in enumerate(stable):
+            candidate = _stable_candidate(cube, position, position < named, tokenizer)
+            candidates.append(candidate)
+            if not cube.items:
+                _reject(candidate, "the cube is empty")
+            elif candidate.entry.tokens > left:
+                _reject(
+                    candidate,
+                    f"needs {candidate.entry.tokens} tokens whole and {max(left, 0)} are left; its "
+                    "items are still found by search",
+                )
+            else:
+                left -= candidate.entry.tokens
+                whole.add(cube.cube_id)
+        left -= framing if found else 0
+        seen: set[str] = set()
+        for result in found:
+            candidate = _retrieved_candidate(result, tokenizer)
+            candidates.append(candidate)
+            text = _normal(result.recalled.item.text)
+            if result.recalled.cube_id in whole:
+                _reject(candidate, "its cube stands in the prompt already")
+            elif any(text in message for message in said):
+                _reject(candidate, "already in the conversation")
+            elif text in seen:
+                _reject(candidate, "the same words as a better item")
+            elif candidate.entry.tokens > left:
+                _reject(
+                    candidate, f"needs {candidate.entry.tokens} tokens and {max(left, 0)} are left"
+                )
+            else:
+                left -= candidate.entry.tokens
+                seen.add(text)
+        for result in further:
+            reason = f"not among the best {len(found)} for the question"
+            entry = _retrieved_entry(result).model_copy(
+                update={"decision": "rejected", "reason": reason}
+            )
+            candidates.append(Candidate(entry, "", (), ()))
+        plan = MemoryPlan(entries=[c.entry for c in candidates], budget=budget)
+        return Draft(plan, candidates)
+
+
+def _reject(candidate: Candidate, reason: str) -> None:
+    candidate.entry.decision, candidate.entry.reason = "rejected", reason
+
+
+def _stable_candidate(
+    cube: StableCube, position: int, is_named: bool, tokenizer: Tokenizer
+) -> Candidate:
+    text = render.quote_cube(cube.name, cube.items, tokenizer.escape)
+    entry = PlanEntry(
+        cube=cube.cube_id,
+        version=cube.version,
+        name=cube.name,
+        placement=Placement.STABLE,
+        tokens=tokenizer.count(text + "\n"),
+        reason="named in the request" if is_named else "placed at the head of every prompt",
+    )
+    # Stable memory outlives retrieved memory; what the request names outlives the rest.
+    return Candidate(entry, text, (2.0 + is_named, cube.priority, -position), (position,))
+
+
+def _retrieved_candidate(result: Found, tokenizer: Tokenizer) -> Candidate:
+    recalled = result.recalled
+    item: Item = recalled.item
+    text = render.quote_item(item, tokenizer.escape)
+    entry = _retrieved_entry(result)
+    entry.tokens = tokenizer.count(text + "\n")
+    moment = item.time or _BEGINNING
+    order = (moment, recalled.cube_id, item.source or "")
+    return Candidate(entry, text, (1.0, result.score), order)
+
+
+def _retrieved_entry(result: Found) -> PlanEntry:
+    recalled = result.recalled
+    return PlanEntry(
+        cube=recalled.cube_id,
+        version=recalled.version,
+        name=recalled.cube_name,
+        placement=Placement.RETRIEVED,
+        item=recalled.item.id,
+        score=result.score,
+        signals=dict(result.signals),
+        reason="matches the question",
+    )
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).casefold()

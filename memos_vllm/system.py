@@ -1,0 +1,179 @@
+"""The memory system as one object: every part, built from one configuration.
+
+The server, the command line and the tests all hold one of these; nothing in it knows HTTP or vLLM.
+Methods block (database, Chroma) unless they are `async`: servers call them in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from memos_vllm.config import Config
+from memos_vllm.cube.ids import CubeId
+from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, MemCube, NewCube, Payload
+from memos_vllm.errors import EmbedderUnavailable, TooLarge, Unavailable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.operator.chroma import VectorIndex
+from memos_vllm.operator.chunking import passages
+from memos_vllm.operator.embedder import Embedder, Vectors
+from memos_vllm.operator.indexer import Indexer
+from memos_vllm.operator.search import MemOperator, SearchResult
+from memos_vllm.vault.audit import AuditLog
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.idempotency import IdempotencyKey
+from memos_vllm.vault.keys import KeyRing
+from memos_vllm.vault.outbox import Outbox
+from memos_vllm.vault.payloads import PayloadStore
+from memos_vllm.vault.plans import PlanStore
+from memos_vllm.vault.turns import PendingTurns
+from memos_vllm.vault.vault import MemVault
+from memos_vllm.vault.views import OwnerState, VaultViews
+
+log = logging.getLogger(__name__)
+
+
+class MemorySystem:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.database = Database(config.database_url, config.database)
+        self.payloads = PayloadStore(config.payload_url)
+        self.vault = MemVault(self.database, self.payloads, max_items=config.limits.items_per_cube)
+        self.views = VaultViews(self.database)
+        self.keys = KeyRing(self.database)
+        self.audit = AuditLog(self.database)
+        self.plans = PlanStore(self.database, config.limits.plans_kept_per_tenant)
+        self.turns = PendingTurns(self.database)
+        self.outbox = Outbox(self.database)
+        self.embedder = Embedder(config.embedder)
+        self.index = VectorIndex(config)
+        self.indexer = Indexer(self.outbox, self.payloads, self.embedder, self.index)
+        self.operator = MemOperator(config.retrieval, self.views, self.index)
+
+    def open(self) -> MemorySystem:
+        """Migrate the database. Raises ConfigError or VaultUnavailable."""
+        self.database.migrate()
+        return self
+
+    def close(self) -> None:
+        self.indexer.stop()
+        self.embedder.close()
+        self.index.close()
+        self.database.dispose()
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def create(
+        self, principal: Principal, cubes: Sequence[NewCube], once: IdempotencyKey | None = None
+    ) -> list[MemCube]:
+        """Store cubes (all or none), their text cut into passages, and index them.
+
+        Raises:
+            TooLarge, Forbidden, Conflict, NotBuilt: nothing was stored.
+        """
+        cut = [new.model_copy(update={"payload": self._cut(new.payload)}) for new in cubes]
+        made = self.vault.create_many(principal, cut, once)
+        self.settle([CubeId(cube.meta.id) for cube in made])
+        return made
+
+    def update(
+        self, principal: Principal, ref: str, patch: CubePatch, if_match: str | None = None
+    ) -> MemCube:
+        if patch.payload is not None:
+            patch = patch.model_copy(update={"payload": self._cut(patch.payload)})
+        if patch.append is not None:
+            patch = patch.model_copy(update={"append": self.cut_items(patch.append)})
+        cube = self.vault.update(principal, ref, patch, if_match=if_match)
+        self.settle([CubeId(cube.meta.id)])
+        return cube
+
+    def rollback(
+        self, principal: Principal, ref: str, version: str, if_match: str | None = None
+    ) -> MemCube:
+        cube = self.vault.rollback(principal, ref, version, if_match=if_match)
+        self.settle([CubeId(cube.meta.id)])
+        return cube
+
+    def delete(
+        self, principal: Principal, ref: str, if_match: str | None = None
+    ) -> tuple[CubeId, bool]:
+        """Remove a cube everywhere; False when Chroma does not answer and vectors go later.
+
+        Whatever Chroma still holds, no search returns it: results are looked up in the vault.
+        """
+        cube = self.vault.delete(principal, ref, if_match=if_match)
+        return cube, self.settle([cube])
+
+    def cut_items(self, content: Sequence[Item]) -> list[Item]:
+        """Items as they are; one longer than a passage becomes several with the same source."""
+        limits = self.config.limits
+        size = sum(len(item.text.encode("utf-8", "surrogatepass")) for item in content)
+        if size > limits.text_bytes:
+            raise TooLarge(
+                f"{size} bytes of text in one request; at most {limits.text_bytes} (limits.text_bytes)",
+                param="payload.content",
+            )
+        cut: list[Item] = []
+        for item in content:
+            if len(item.text) <= limits.chunk_tokens:  # a token is at least one character
+                cut.append(item)
+                continue
+            for passage in passages(item.text, limits.chunk_tokens, self._count()):
+                cut.append(item.model_copy(update={"text": passage, "id": None}))
+        return cut
+
+    def settle(self, cubes: Sequence[CubeId]) -> bool:
+        """Index these cubes now, if this process owns the index; else the outbox keeps the work."""
+        if not self.index.claim():
+            return False
+        try:
+            self.indexer.drain(cubes)
+        except Unavailable as error:
+            log.warning("indexing is put off: %s", error)
+            return False
+        return True
+
+    # -- searching --------------------------------------------------------------------------------
+
+    async def embed_question(
+        self, principal: Principal, question: str, owners: Sequence[OwnerState] | None = None
+    ) -> Vectors:
+        """(dim,) of the question as the principal's memories are searched with it.
+
+        Args:
+            owners: from `VaultViews.owners` of the same principal, when the caller has them already.
+        Raises:
+            EmbedderUnavailable
+        """
+        if owners is None:
+            owners = await asyncio.to_thread(self.views.owners, principal)
+        focused = await asyncio.to_thread(self.operator.focus, owners, question)
+        scope = f"{principal.tenant}\x00{principal.person}"
+        return await self.embedder.embed_query(focused, scope)
+
+    def search(
+        self, principal: Principal, question: str, vector: Vectors | None, top_k: int
+    ) -> SearchResult:
+        return self.operator.search(principal, question, vector, top_k)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _cut(self, payload: Payload) -> Payload:
+        if not isinstance(payload, ExplicitPayload):
+            return payload  # the vault answers with 501
+        content = payload.content
+        if isinstance(content, str):
+            content = [Item(text=content)] if content.strip() else []
+        return ExplicitPayload(content=self.cut_items(content))
+
+    def _count(self) -> Callable[[str], int]:
+        """The embedder's own tokens; where it cannot be loaded, four characters a token."""
+
+        def count(text: str) -> int:
+            try:
+                return self.embedder.count_tokens(text)
+            except EmbedderUnavailable:
+                return len(text) // 4 + 1
+
+        return count
