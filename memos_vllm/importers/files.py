@@ -1,0 +1,84 @@
+"""Reading the files that are imported, with errors that name the file, the line and what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from memos_vllm.errors import BadRequest
+
+
+def read_json(path: Path) -> Any:
+    """The whole file as one JSON value. Raises BadRequest."""
+    text = _read(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadRequest(
+            f"{path}:{error.lineno}: not valid JSON ({error.msg}); is the file complete?"
+        ) from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of each line that is not blank. Raises BadRequest."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _object(path, number, line)
+    except (OSError, UnicodeDecodeError) as error:
+        _unreadable(path, error)
+
+
+def first_character(path: Path) -> str:
+    """The first character that is not blank; empty for an empty file. Raises BadRequest."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                if line.strip():
+                    return line.strip()[0]
+    except (OSError, UnicodeDecodeError) as error:
+        _unreadable(path, error)
+    return ""
+
+
+def content_sha256(path: Path) -> str:
+    """Digest of the file's bytes: tells whether it changed since. Raises BadRequest."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        _unreadable(path, error)
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadRequest(
+            f"{path}:{number}: not valid JSON ({error.msg}); each line must hold one JSON object"
+        ) from error
+    if not isinstance(value, dict):
+        raise BadRequest(
+            f"{path}:{number}: a JSON object is needed, not {type(value).__name__}; "
+            "each line must hold one JSON object"
+        )
+    return value
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        _unreadable(path, error)
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> NoReturn:
+    if isinstance(error, UnicodeDecodeError):
+        raise BadRequest(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+    raise BadRequest(f"cannot read {path}: {error.strerror}") from error

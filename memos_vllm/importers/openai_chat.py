@@ -1,0 +1,220 @@
+"""Chats in OpenAI's forms: the data export (`conversations.json`) and logs of chat completions.
+
+A log is a list, or one object a line, of `{"messages": […], "user"?, "id"?, "choices"?}`.  Requests
+repeat their whole history, so a record whose messages are the beginning of another's is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from memos_vllm.cube.model import Item, ItemType
+from memos_vllm.errors import BadRequest
+from memos_vllm.importers.files import first_character, json_lines, read_json
+from memos_vllm.importers.source import ImportedCube, ImportSource, chunk_cube, storable
+
+FORMAT = "openai-chat"
+_ROLES = ("user", "assistant")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    text: str
+    time: datetime | None = None
+    id: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chat:
+    id: str
+    title: str | None
+    person: str | None
+    messages: tuple[ChatMessage, ...]
+
+
+def openai_chat_source(path: Path, person: str | None, items_per_cube: int) -> ImportSource:
+    """Each chat as cubes of `items_per_cube` messages.
+
+    Args:
+        person: whose chats these are where no `user` is named; None: the tenant's shared memory.
+    Raises:
+        BadRequest: neither form, or nothing in it that anybody said.
+    """
+    chats = [chat for chat in read_chats(path) if chat.messages]
+    if not chats:
+        raise BadRequest(f"{path}: no message of a user or an assistant with text in it")
+    cubes = [cube for chat in chats for cube in _cubes(chat, person, items_per_cube)]
+    return ImportSource(FORMAT, path, len(cubes), lambda: iter(cubes))
+
+
+def read_chats(path: Path) -> list[Chat]:
+    """Either form, told apart by what the records hold. Raises BadRequest."""
+    records = list(_records(path))
+    if not records:
+        raise BadRequest(f"{path}: the file is empty")
+    if all("mapping" in record for _, record in records):
+        return [_exported(f"{path}: {place}", record) for place, record in records]
+    return _longest([_logged(path, place, record) for place, record in records])
+
+
+def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place in the file, record)."""
+    if first_character(path) != "[":
+        for number, record in json_lines(path):
+            yield f"line {number}", record
+        return
+    for number, record in enumerate(read_json(path), start=1):
+        if not isinstance(record, dict):
+            raise BadRequest(f"{path}: record {number} is not an object")
+        yield f"record {number}", record
+
+
+# -- the data export ------------------------------------------------------------------------------
+
+
+def _exported(where: str, record: Mapping[str, Any]) -> Chat:
+    mapping = record["mapping"]
+    if not isinstance(mapping, dict) or not all(isinstance(n, dict) for n in mapping.values()):
+        raise BadRequest(f"{where}: `mapping` must map ids to nodes; export your data again")
+    messages = []
+    for node_id in _path_from_root(where, mapping, record.get("current_node")):
+        message = mapping[node_id].get("message")
+        if isinstance(message, Mapping) and (read := _exported_message(node_id, message)):
+            messages.append(read)
+    chat_id = record.get("conversation_id") or record.get("id") or record.get("create_time")
+    title = record.get("title")
+    return Chat(
+        _label(chat_id or where), title if isinstance(title, str) else None, None, tuple(messages)
+    )
+
+
+def _path_from_root(where: str, mapping: Mapping[str, Any], current: Any) -> list[str]:
+    """Ids on the branch that is shown; regenerated replies and edited prompts are others."""
+    if current not in mapping:
+        leaves = [node_id for node_id, node in mapping.items() if not node.get("children")]
+        current = leaves[-1] if leaves else None
+    path: list[str] = []
+    while current is not None and current in mapping:
+        path.append(current)
+        if len(path) > len(mapping):
+            raise BadRequest(
+                f"{where}: the messages' `parent`s run in a circle; export your data again"
+            )
+        current = mapping[current].get("parent")
+    return path[::-1]
+
+
+def _exported_message(node_id: str, message: Mapping[str, Any]) -> ChatMessage | None:
+    role = (message.get("author") or {}).get("role")
+    hidden = (message.get("metadata") or {}).get("is_visually_hidden_from_conversation")
+    content = message.get("content") or {}
+    if (
+        role not in _ROLES
+        or hidden
+        or content.get("content_type") not in ("text", "multimodal_text")
+    ):
+        return None
+    text = storable("\n".join(part for part in content.get("parts") or () if isinstance(part, str)))
+    moment = _moment(message.get("create_time"))
+    return ChatMessage(role, text, moment, _label(node_id)) if text else None
+
+
+# -- logs of chat completions ---------------------------------------------------------------------
+
+
+def _logged(path: Path, place: str, record: Mapping[str, Any]) -> Chat:
+    messages = record.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise BadRequest(
+            f"{path}: {place} is neither of OpenAI's data export (it has no `mapping`) nor of a log "
+            'of chat completions (`{"messages": [...]}`): remove it, or use `memos import jsonl`'
+        )
+    replies = [
+        choice["message"]
+        for choice in (record.get("choices") or ())[:1]
+        if isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+    ]
+    moment = _moment(record.get("created"))
+    read = [
+        ChatMessage(message["role"], text, moment)
+        for message in [*messages, *replies]
+        if message.get("role") in _ROLES and (text := _content_text(message.get("content")))
+    ]
+    chat_id = record.get("session_id") or record.get("id") or f"{path.stem} {place}"
+    user = record.get("user")
+    person = user if isinstance(user, str) and user else None
+    return Chat(_label(chat_id), None, person, tuple(read))
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, str):
+        return storable(content)
+    parts = content if isinstance(content, list) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return storable("\n".join(text for text in texts if isinstance(text, str)))
+
+
+def _longest(chats: Sequence[Chat]) -> list[Chat]:
+    """Without the chats that another one contains from its beginning; of equal ones, the first."""
+    beginnings: set[bytes] = set()
+    whole: list[bytes] = []
+    for chat in chats:
+        digests = list(_prefix_digests(chat))
+        beginnings.update(digests[:-1])
+        whole.append(digests[-1] if digests else b"")
+    kept, seen = [], set()
+    for chat, digest in zip(chats, whole, strict=True):
+        if digest not in beginnings and digest not in seen:
+            kept.append(chat)
+        seen.add(digest)
+    return kept
+
+
+def _prefix_digests(chat: Chat) -> Iterator[bytes]:
+    running = hashlib.sha256((chat.person or "").encode("utf-8", "surrogatepass"))
+    for message in chat.messages:
+        text = message.text.encode("utf-8", "surrogatepass")
+        running.update(f"\x00{message.role}\x00{len(text)}\x00".encode())
+        running.update(text)
+        yield running.digest()
+
+
+# -- both -----------------------------------------------------------------------------------------
+
+
+def _label(name: Any) -> str:
+    return storable(str(name))[:500] or "chat"
+
+
+def _cubes(chat: Chat, person: str | None, size: int) -> Iterator[ImportedCube]:
+    owner = chat.person or person
+    items = [
+        Item(
+            type=ItemType.TURN,
+            text=message.text,
+            speaker=owner if owner and message.role == "user" else message.role,
+            time=message.time,
+            session=chat.id,
+            source=message.id,
+        )
+        for message in chat.messages
+    ]
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        yield chunk_cube(FORMAT, chat.id, start // size + 1, part, person=owner, note=chat.title)
+
+
+def _moment(seconds: Any) -> datetime | None:
+    """Seconds since the epoch; anything else is no time."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        return None

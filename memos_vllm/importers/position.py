@@ -1,0 +1,80 @@
+"""How far an import has come, on disk, so that the next start continues there.
+
+`<home>/imports/<SHA-256 of the import's identity>.json`: never beside the user's own files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+from memos_vllm.cube.ids import canonical_json, sha256
+from memos_vllm.errors import ConfigError
+
+_VERSION = 1
+
+
+@dataclasses.dataclass(slots=True)
+class ImportPosition:
+    file: Path
+    """Where this is kept."""
+    source: str
+    """The imported file, for people who look into `file`."""
+    content: str
+    """SHA-256 of the imported file: another content is another import."""
+    done: int = 0
+    finished: bool = False
+    created: int = 0
+    extended: int = 0
+    skipped: int = 0
+
+    @classmethod
+    def load(cls, folder: Path, source: Path, content: str, identity: Mapping[str, Any]) -> Self:
+        """The position of an earlier start, or zero when there is none for this content.
+
+        Args:
+            identity: everything else that makes it this import: format, tenant, options, vault.
+        """
+        key = sha256(canonical_json({**identity, "path": str(source.absolute())}))
+        fresh = cls(folder / f"{key}.json", str(source.absolute()), content)
+        try:
+            stored = json.loads(fresh.file.read_text(encoding="utf-8"))
+            if stored["version"] != _VERSION or stored["content"] != content:
+                return fresh
+            fresh.done, fresh.finished = int(stored["done"]), bool(stored["finished"])
+            fresh.created, fresh.extended = int(stored["created"]), int(stored["extended"])
+            fresh.skipped = int(stored["skipped"])
+        except FileNotFoundError:
+            return fresh
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"the position of an earlier import, {fresh.file}, cannot be read ({error}): delete "
+                "it to import from the beginning; nothing is imported twice"
+            ) from error
+        return fresh
+
+    def save(self) -> None:
+        """Durable when this returns. Raises ConfigError when it cannot be written."""
+        state = dataclasses.asdict(self) | {"version": _VERSION}
+        del state["file"]
+        temporary = self.file.with_name(f".{self.file.name}.{uuid4().hex}")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.file)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the import's position to {self.file}: {error.strerror}"
+            ) from error
+
+    def restart(self) -> None:
+        self.done = self.created = self.extended = self.skipped = 0
+        self.finished = False

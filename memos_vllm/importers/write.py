@@ -1,0 +1,161 @@
+"""Imported cubes into the vault, batch by batch, with the position kept after each.
+
+a name that is new       → created
+a name that is there     → its owner's cube gets the items that it lacks (a file that grew)
+nothing is lacking       → skipped
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from memos_vllm.cube.ids import to_us
+from memos_vllm.cube.lifecycle import LEGAL, WRITABLE
+from memos_vllm.cube.model import CubePatch, Item, MemCube, NewCube, State
+from memos_vllm.errors import NotFound
+from memos_vllm.governance.principal import Principal
+from memos_vllm.importers.bundle import ORIGIN, every_header
+from memos_vllm.importers.position import ImportPosition
+from memos_vllm.importers.source import ImportedCube, ImportSource
+from memos_vllm.system import MemorySystem
+from memos_vllm.vault.views import CubeFilter
+
+BATCH_CUBES = 8
+
+
+def run_import(
+    system: MemorySystem,
+    principal: Principal,
+    source: ImportSource,
+    position: ImportPosition,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Import from `position` to the end; `position` holds the counts afterwards.
+
+    A kill at any point leaves a position from which the next run continues: a batch that was stored
+    and not counted is met again by its names, and skipped.
+    """
+    writer = _Writer(system, principal)
+    remaining = itertools.islice(source.cubes(), position.done, None)
+    while batch := list(
+        itertools.islice(remaining, min(BATCH_CUBES, system.config.limits.batch_cubes))
+    ):
+        writer.write(batch, position)
+        position.done += len(batch)
+        position.save()
+        progress(position.done)
+    position.finished = True
+    position.save()
+
+
+class _Writer:
+    def __init__(self, system: MemorySystem, principal: Principal) -> None:
+        self._system = system
+        self._principal = principal
+        self._copies: dict[tuple[str | None, str], str] | None = None
+
+    def write(self, batch: Iterable[ImportedCube], position: ImportPosition) -> None:
+        fresh: list[ImportedCube] = []
+        for cube in batch:
+            held = self._held(cube)
+            if held is None:
+                fresh.append(cube)
+            elif cube.copy_of:
+                self._finish_state(cube, held)
+                position.skipped += 1
+            elif self._extend(held, cube.new):
+                position.extended += 1
+            else:
+                position.skipped += 1
+        made = self._system.create(self._principal, [cube.new for cube in fresh]) if fresh else []
+        for cube, new in zip(fresh, made, strict=True):
+            self._finish_state(cube, new)
+        position.created += len(made)
+
+    def _held(self, cube: ImportedCube) -> MemCube | None:
+        """The owner's cube of that name, or the copy that an earlier run made of this one."""
+        owner = cube.new.meta.person or self._principal.person or None
+        if cube.copy_of and (copy := self._earlier_copies().get((owner, cube.copy_of))):
+            return self._system.vault.get(self._principal, copy)
+        if cube.new.meta.name is None:
+            return None
+        try:
+            held = self._system.vault.get(self._principal.as_person(owner), cube.new.meta.name)
+        except NotFound:
+            return None
+        return held if held.meta.person == owner else None
+
+    def _earlier_copies(self) -> dict[tuple[str | None, str], str]:
+        if self._copies is None:
+            self._copies = {
+                (header.person, parent): header.id
+                for header in every_header(self._system, self._principal, CubeFilter())
+                if header.provenance.origin == ORIGIN
+                for parent in header.provenance.parents
+            }
+        return self._copies
+
+    def _extend(self, held: MemCube, new: NewCube) -> bool:
+        """Append what the cube lacks of the new items; a frozen or expired cube stays as it is."""
+        missing = _missing(
+            _items(held), _items(new), cut_from=self._system.config.limits.chunk_tokens
+        )
+        if not missing or held.meta.state not in WRITABLE:
+            return False
+        patch = CubePatch(append=missing, provenance=new.meta.provenance)
+        self._system.update(self._principal, held.meta.id, patch, if_match=held.meta.version)
+        return True
+
+    def _finish_state(self, cube: ImportedCube, made: MemCube) -> None:
+        """Lead a cube from the state that it was born in to the one that it had."""
+        if made.meta.state is not State.GENERATED and made.meta.state is not State.ACTIVATED:
+            return
+        if not _is_ours(cube, made):
+            return
+        for state in _steps(made.meta.state, cube.state):
+            patch = CubePatch(state=state, provenance=cube.new.meta.provenance)
+            self._system.update(self._principal, made.meta.id, patch)
+
+
+def _is_ours(cube: ImportedCube, made: MemCube) -> bool:
+    return made.meta.provenance == cube.new.meta.provenance
+
+
+def _steps(state: State, goal: State) -> list[State]:
+    if state is goal:
+        return []
+    return [goal] if goal in LEGAL[state] else [State.ACTIVATED, goal]
+
+
+def _missing(held: list[Item], new: list[Item], *, cut_from: int) -> list[Item]:
+    """Items of `new` that are not in `held`, as often as they occur.
+
+    An item longer than `cut_from` characters may have been stored as several passages: it is looked
+    for in what they make together.
+    """
+    exact = Counter((_origin(item), item.text) for item in held)
+    together: dict[Any, str] = {}
+    for item in held:
+        together[_origin(item)] = together.get(_origin(item), "") + "".join(item.text.split())
+    missing = []
+    for item in new:
+        key = (_origin(item), item.text)
+        if exact[key] > 0:
+            exact[key] -= 1
+        elif len(item.text) <= cut_from or "".join(item.text.split()) not in together.get(
+            key[0], ""
+        ):
+            missing.append(item)
+    return missing
+
+
+def _origin(item: Item) -> tuple[Any, ...]:
+    return (item.speaker, item.time and to_us(item.time), item.session, item.source)
+
+
+def _items(cube: MemCube | NewCube) -> list[Item]:
+    content = cube.payload.content
+    return content if isinstance(content, list) else []
