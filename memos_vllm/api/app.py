@@ -1,0 +1,61 @@
+"""Put the Memory API onto an app: vLLM's, or (`create_app`) one of its own for tests and tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from memos_vllm.api import cubes, insight
+from memos_vllm.api.door import Door
+from memos_vllm.api.identity import Authenticator
+from memos_vllm.errors import BadRequest, MemosError, envelope
+from memos_vllm.system import MemorySystem
+
+
+def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> None:
+    """Add the door, the routes and our errors' envelope. Once per app; a second call does nothing."""
+    if getattr(app.state, "memos_system", None) is not None:
+        return
+    app.state.memos_system = system
+    app.add_exception_handler(MemosError, _memos_error)
+    app.include_router(cubes.router)
+    app.include_router(insight.router)
+    app.add_middleware(Door, authenticator=authenticator, config=system.config.governance)
+
+
+def create_app(system: MemorySystem) -> FastAPI:
+    """The Memory API without an engine. Errors have the same envelope as behind vLLM."""
+    app = FastAPI(title="memos_vllm Memory API")
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    attach(app, system, Authenticator(system.config.governance, system.keys))
+    return app
+
+
+async def _memos_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MemosError)
+    return JSONResponse(envelope(error), status_code=error.status)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problem: dict[str, Any] = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return JSONResponse(
+        envelope(BadRequest(f"{where}: {problem['msg']}", param=where)), status_code=400
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    body = {
+        "message": str(error.detail),
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
+    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)

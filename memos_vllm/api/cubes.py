@@ -1,0 +1,201 @@
+"""`/v1/memory/cubes`: create, read, list, change, delete, versions, rollback."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Query, Response
+
+from memos_vllm.api.models import (
+    CUBE_EXAMPLE,
+    ERRORS,
+    Batch,
+    Caller,
+    Cubes,
+    Deleted,
+    Page,
+    Ref,
+    Rollback,
+    System,
+    VersionRef,
+    Versions,
+    Word,
+)
+from memos_vllm.cube.ids import canonical_json, sha256
+from memos_vllm.cube.model import (
+    CubePatch,
+    MemCube,
+    NewCube,
+    Placement,
+    State,
+    VersionDiff,
+)
+from memos_vllm.errors import BadRequest, NotBuilt, TooLarge
+from memos_vllm.vault.idempotency import IdempotencyKey
+from memos_vllm.vault.views import CubeFilter
+
+router = APIRouter(prefix="/v1/memory/cubes", tags=["memory cubes"], responses=ERRORS)
+
+IfMatch = Annotated[
+    str | None,
+    Header(description="version (ETag) that you saw; another one is a 409", max_length=200),
+]
+OnceKey = Annotated[
+    str | None,
+    Header(
+        description="the same key and body again give the first reply",
+        max_length=200,
+        pattern=r"^[!-~]+$",
+    ),
+]
+
+
+@router.post("", status_code=201)
+def create_cube(
+    system: System,
+    caller: Caller,
+    response: Response,
+    cube: Annotated[NewCube, Body(examples=[CUBE_EXAMPLE])],
+    idempotency_key: OnceKey = None,
+) -> MemCube:
+    """Store a cube. Text is cut into passages, embedded and searchable when this returns."""
+    made = system.create(caller, [cube], _once(idempotency_key, [cube]))[0]
+    return _tagged(response, made)
+
+
+@router.post("/batch", status_code=201)
+def create_cubes(
+    system: System, caller: Caller, batch: Batch, idempotency_key: OnceKey = None
+) -> Cubes:
+    """Store all of these cubes, or none."""
+    limit = system.config.limits.batch_cubes
+    if len(batch.cubes) > limit:
+        raise TooLarge(f"{len(batch.cubes)} cubes in one batch; at most {limit}", param="cubes")
+    return Cubes(cubes=system.create(caller, batch.cubes, _once(idempotency_key, batch.cubes)))
+
+
+@router.get("")
+def list_cubes(
+    system: System,
+    caller: Caller,
+    person: Word = None,
+    shared: bool | None = None,
+    state: State | None = None,
+    placement: Placement | None = None,
+    tag: Word = None,
+    name_prefix: Word = None,
+    cursor: Word = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Page:
+    """Headers of the cubes that you may read, newest first."""
+    where = CubeFilter(person, shared, state, placement, tag, name_prefix)
+    headers, following = system.views.page(caller, where, cursor, limit)
+    return Page(cubes=headers, next_cursor=following)
+
+
+@router.get("/{ref}")
+def get_cube(
+    system: System,
+    caller: Caller,
+    response: Response,
+    ref: Ref,
+    version: Word = None,
+) -> MemCube:
+    """A cube with its payload; `version` reads an older one."""
+    return _tagged(response, system.vault.get(caller, ref, version))
+
+
+@router.patch("/{ref}")
+def update_cube(
+    system: System,
+    caller: Caller,
+    response: Response,
+    ref: Ref,
+    patch: Annotated[
+        CubePatch, Body(examples=[{"append": [{"type": "fact", "text": "She carries an EpiPen."}]}])
+    ],
+    if_match: IfMatch = None,
+) -> MemCube:
+    """A new version: fields that are left out stay as they are."""
+    return _tagged(response, system.update(caller, ref, patch, _version_of(if_match)))
+
+
+@router.delete("/{ref}")
+def delete_cube(system: System, caller: Caller, ref: Ref, if_match: IfMatch = None) -> Deleted:
+    """Remove a cube with all of its versions, items, vectors and files. The audit log keeps that it was."""
+    cube, settled = system.delete(caller, ref, _version_of(if_match))
+    return Deleted(id=cube, index_pending=not settled)
+
+
+@router.get("/{ref}/versions")
+def list_versions(system: System, caller: Caller, ref: Ref) -> Versions:
+    """All versions, newest first, each with its parent, author and provenance."""
+    return Versions(versions=system.vault.history(caller, ref))
+
+
+@router.get("/{ref}/versions/{version}")
+def get_version(
+    system: System, caller: Caller, response: Response, ref: Ref, version: VersionRef
+) -> MemCube:
+    return _tagged(response, system.vault.get(caller, ref, version))
+
+
+@router.get("/{ref}/diff")
+def diff_versions(
+    system: System,
+    caller: Caller,
+    ref: Ref,
+    older: Annotated[str, Query(max_length=64, pattern=r"^[^\x00]+$")],
+    newer: Word = None,
+) -> VersionDiff:
+    """Items that `newer` (default: the current version) has and `older` has not, and the reverse."""
+    return system.vault.diff(caller, ref, older, newer)
+
+
+@router.post("/{ref}/rollback")
+def rollback_cube(
+    system: System,
+    caller: Caller,
+    response: Response,
+    ref: Ref,
+    target: Rollback,
+    if_match: IfMatch = None,
+) -> MemCube:
+    """A new version that holds what an older one held."""
+    return _tagged(response, system.rollback(caller, ref, target.version, _version_of(if_match)))
+
+
+@router.post("/{ref}/activate", responses={501: ERRORS[501]})
+def activate_cube(system: System, caller: Caller, ref: Ref) -> None:
+    """Build a cube's KV (activation memory). Not served by this version."""
+    system.vault.history(caller, ref)
+    raise NotBuilt("activation memory is not served by this version: a cube's text is prefilled")
+
+
+@router.post("/{ref}/distill", responses={501: ERRORS[501]})
+def distill_cube(system: System, caller: Caller, ref: Ref) -> None:
+    """Train an adapter from a cube (parametric memory). Not served by this version."""
+    system.vault.history(caller, ref)
+    raise NotBuilt("parametric memory is not served by this version: a cube's text is prefilled")
+
+
+def _once(key: str | None, cubes: list[NewCube]) -> IdempotencyKey | None:
+    if key is None:
+        return None
+    return IdempotencyKey(
+        key, sha256(canonical_json([cube.model_dump(mode="json") for cube in cubes]))
+    )
+
+
+def _version_of(if_match: str | None) -> str | None:
+    if if_match is None or if_match.strip() == "*":
+        return None
+    version = if_match.strip().removeprefix("W/").strip('"')
+    if not version:
+        raise BadRequest("If-Match holds no version", param="If-Match")
+    return version
+
+
+def _tagged(response: Response, cube: MemCube) -> MemCube:
+    response.headers["ETag"] = f'"{cube.meta.version}"'
+    return cube

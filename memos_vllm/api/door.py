@@ -1,0 +1,122 @@
+"""The door: an ASGI middleware in front of every route, vLLM's own included.
+
+It settles who is asking before anything reads the body, refuses whoever may not come in, and puts
+what memory did into the response's headers.  Plain ASGI, so streams pass through untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+from memos_vllm import metrics
+from memos_vllm.api.access import Need, need_of
+from memos_vllm.api.context import PRINCIPAL
+from memos_vllm.api.identity import Authenticator, bearer, local_principal
+from memos_vllm.config import GovernanceConfig
+from memos_vllm.errors import Forbidden, MemosError, Unauthorized, envelope
+from memos_vllm.governance.principal import Principal, Role
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PERSON_HEADER, SESSION_HEADER = "x-memos-user", "x-session-id"
+_CLOSED_POLICY_VIOLATION = 1008
+
+
+class Door:
+    def __init__(self, app: App, authenticator: Authenticator, config: GovernanceConfig) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            principal = await self._admit(scope)
+        except MemosError as error:
+            metrics.DENIED.labels(str(error.status)).inc()
+            await _refuse(scope, send, error)
+            return
+        state = scope.setdefault("state", {})
+        state["memos_principal"] = principal
+        token = PRINCIPAL.set(principal)
+        try:
+            await self._app(scope, receive, _with_memory_headers(state, send))
+        finally:
+            PRINCIPAL.reset(token)
+
+    async def _admit(self, scope: Scope) -> Principal | None:
+        method = scope.get("method", "WEBSOCKET").upper()
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        need = need_of(method, path, self._config.open_routes)
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
+        }
+        if need is Need.OPEN:
+            return None
+        principal = await self._identify(scope, headers)
+        if need is Need.OPERATOR and principal.key_id != "local":
+            if principal.tenant != self._config.operator_tenant:
+                raise Forbidden(
+                    f"{method} {path} concerns every tenant: it needs an admin key of the tenant "
+                    f"`{self._config.operator_tenant}`"
+                )
+            principal.require(Role.ADMIN)
+        # Header values are bytes; names that are not ASCII come percent-encoded.
+        person = unquote(headers.get(PERSON_HEADER, ""))
+        return principal.as_person(person or None, headers.get(SESSION_HEADER))
+
+    async def _identify(self, scope: Scope, headers: dict[str, str]) -> Principal:
+        on = self._authenticator.keys_known_on()
+        if on is None:
+            on = await asyncio.to_thread(self._authenticator.keys_are_on)
+        if not on:
+            peer = scope.get("client")
+            return local_principal(peer[0] if peer else None, headers)
+        key = bearer(headers)
+        if key is None:
+            raise Unauthorized("an API key is needed: send `Authorization: Bearer <key>`")
+        known = self._authenticator.cached(key)
+        if known is not None:
+            return known
+        return await asyncio.to_thread(self._authenticator.authenticate, key)
+
+
+def _with_memory_headers(state: MutableMapping[str, Any], send: Send) -> Send:
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        plan = state.get("memos_plan")
+        if message["type"] == "http.response.start" and plan is not None:
+            headers = list(message.get("headers", []))
+            headers.append((b"x-memos-cubes", ",".join(plan.used_cubes()).encode()))
+            if plan.degraded:
+                headers.append((b"x-memos-degraded", ",".join(plan.degraded).encode()))
+            message["headers"] = headers
+        await send(message)
+
+    return sending
+
+
+async def _refuse(scope: Scope, send: Send, error: MemosError) -> None:
+    if scope["type"] == "websocket":
+        await send(
+            {
+                "type": "websocket.close",
+                "code": _CLOSED_POLICY_VIOLATION,
+                "reason": error.message[:120],
+            }
+        )
+        return
+    body = json.dumps(envelope(error)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,89 @@
+"""`/v1/memory`: search, explain, audit, and the published schema of a MemCube."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+
+from memos_vllm.api.models import (
+    ERRORS,
+    AuditPage,
+    Caller,
+    SearchHit,
+    SearchRequest,
+    SearchResponse,
+    System,
+)
+from memos_vllm.cube.model import MemCube
+from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.operator.search import Found
+from memos_vllm.scheduler.plan import MemoryPlan
+
+log = logging.getLogger(__name__)
+router = APIRouter(prefix="/v1/memory", tags=["memory"], responses=ERRORS)
+_LAST_SEQ = 2**62
+
+
+@router.post("/search")
+async def search(system: System, caller: Caller, request: SearchRequest) -> SearchResponse:
+    """The best items of your own and your tenant's memory, best first."""
+    vector, degraded = None, None
+    try:
+        vector = await system.embed_question(caller, request.query)
+    except EmbedderUnavailable as error:
+        log.warning("searching by words alone: %s", error)
+        degraded = error.reason
+    result = await asyncio.to_thread(system.search, caller, request.query, vector, request.top_k)
+    return SearchResponse(
+        results=[_hit(found) for found in result.found], degraded=result.degraded or degraded
+    )
+
+
+@router.get("/explain/{request_id}")
+def explain(
+    system: System,
+    caller: Caller,
+    request_id: Annotated[str, Path(max_length=300, pattern=r"^[^\x00]+$")],
+) -> MemoryPlan:
+    """What memory did for a chat request (by the id of its reply): each choice and rejection, and why."""
+    return MemoryPlan.model_validate(system.plans.get(caller, request_id))
+
+
+@router.get("/audit")
+def audit(
+    system: System,
+    caller: Caller,
+    after: Annotated[
+        int, Query(ge=0, le=_LAST_SEQ, description="`seq` of the last record seen")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    verify: Annotated[bool, Query(description="check the whole hash chain")] = False,
+) -> AuditPage:
+    """The tenant's audit log, oldest first. Needs an `admin` key."""
+    records = system.audit.read(caller, after, limit)
+    if not verify:
+        return AuditPage(records=records)
+    broken = system.audit.verify(caller)
+    return AuditPage(records=records, intact=broken is None, first_broken=broken)
+
+
+@router.get("/schema")
+def schema(caller: Caller) -> dict[str, Any]:
+    """JSON schema of a MemCube in its wire form."""
+    return MemCube.model_json_schema()
+
+
+def _hit(found: Found) -> SearchHit:
+    recalled = found.recalled
+    return SearchHit(
+        item=recalled.item,
+        cube=recalled.cube_id,
+        cube_name=recalled.cube_name,
+        version=recalled.version,
+        person=recalled.person or None,
+        score=found.score,
+        signals=dict(found.signals),
+    )
