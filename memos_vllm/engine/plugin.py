@@ -1,0 +1,136 @@
+"""Entry point `vllm.endpoint_plugins`: memory in vLLM's API server.
+
+Loaded when `VLLM_PLUGINS` names `memos`, under `memos serve` and under vLLM's own server module.
+vLLM calls `attach_router` while it builds the app and `init_state` when the engine is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+from argparse import Namespace
+from typing import Any
+
+from fastapi import FastAPI
+
+from memos_vllm import __version__
+from memos_vllm.api.app import attach
+from memos_vllm.api.identity import Authenticator, is_loopback
+from memos_vllm.config import load_config
+from memos_vllm.engine import people, salting
+from memos_vllm.engine.serving import ChatMemory
+from memos_vllm.errors import ConfigError, EmbedderUnavailable
+from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.pipeline import Pipeline
+from memos_vllm.remember import Rememberer
+from memos_vllm.system import MemorySystem
+
+log = logging.getLogger(__name__)
+
+
+class MemosPlugin:
+    name = "memos"
+    required_tasks: tuple[str, ...] | None = None  # the door guards servers of every kind
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Open the vault, put the door and the Memory API onto the app.
+
+        Raises:
+            ConfigError: a configuration that is not safe or cannot work; the server does not start.
+        """
+        if getattr(app.state, "memos_system", None) is not None:
+            return
+        _log_like_vllm()
+        system = MemorySystem(load_config()).open()
+        args = app.state.args
+        engine_keys = _engine_keys(args)
+        _check(system, args, engine_keys)
+        attach(app, system, Authenticator(system.config.governance, system.keys, engine_keys))
+        atexit.register(system.close)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Put memory in front of the chat handler and salt the way into the engine. Idempotent."""
+        system: MemorySystem = state.memos_system
+        if engine_client is None or getattr(state, "memos_pipeline", None) is not None:
+            return
+        governance = system.config.governance
+        secret = await asyncio.to_thread(system.database.secret, "cache_salt")
+        salting.install(
+            engine_client,
+            salting.Salter(
+                secret, governance.isolation, governance.trust_client_kv_transfer_params
+            ),
+        )
+        people.install(state)
+        rememberer = Rememberer(system, JobQueue(system.config))
+        state.memos_pipeline = Pipeline(system, rememberer)
+        serving = getattr(state, "openai_serving_chat", None)
+        if serving is not None:
+            model = (args.served_model_name or [args.model])[0]
+            ChatMemory(serving, state.memos_pipeline, model).install()
+        await asyncio.to_thread(_start, system, rememberer)
+        log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
+
+
+def create_endpoint_plugin() -> MemosPlugin:
+    """The factory that the entry point names."""
+    return MemosPlugin()
+
+
+def _start(system: MemorySystem, rememberer: Rememberer) -> None:
+    try:
+        system.embedder.warm()
+    except EmbedderUnavailable as error:
+        log.warning("%s; memory is searched by words alone until it can be", error)
+    rememberer.start()
+    atexit.register(rememberer.stop)
+    system.indexer.start()
+
+
+def _log_like_vllm() -> None:
+    """Our log lines in vLLM's form and at its level; it sets up its own logger alone."""
+    ours, theirs = logging.getLogger("memos_vllm"), logging.getLogger("vllm")
+    if not ours.handlers and theirs.handlers:
+        for handler in theirs.handlers:
+            ours.addHandler(handler)
+        ours.setLevel(theirs.level)
+        ours.propagate = False
+
+
+def _engine_keys(args: Namespace) -> tuple[str, ...]:
+    """vLLM's own API keys: `--api-key`, else its environment variable."""
+    from vllm import envs
+
+    given = args.api_key or [envs.VLLM_API_KEY]
+    return tuple(key for key in given if key)
+
+
+def _check(system: MemorySystem, args: Namespace, engine_keys: tuple[str, ...]) -> None:
+    from vllm import envs
+
+    keys_exist = system.keys.any()
+    if engine_keys and keys_exist:
+        raise ConfigError(
+            "the server has an --api-key of vLLM's and keys of memos_vllm's; a request can carry only one. "
+            "Start it without --api-key (every route stays guarded), or use another MEMOS home"
+        )
+    if not engine_keys and not keys_exist:
+        if not is_loopback(args.host or "") and not getattr(args, "uds", None):
+            raise ConfigError(
+                "no API key exists, so the server may listen on this machine only: add "
+                "`--host 127.0.0.1`, or make a key with `memos keys create --tenant NAME`"
+            )
+        log.warning(
+            "no API key exists: this server answers its own machine only, as the one tenant `local`"
+        )
+    if getattr(envs, "VLLM_ENABLE_RESPONSES_API_STORE", False) and keys_exist:
+        raise ConfigError(
+            "VLLM_ENABLE_RESPONSES_API_STORE keeps replies of all tenants in one place, where any of them "
+            "can continue another's: unset it"
+        )
+    if not system.index.claim():
+        raise ConfigError(
+            f"the embedded Chroma store {system.config.chroma_path} is in use by another server. One server "
+            "process can use it: for several, run `chroma run` and set `chroma.mode: http`"
+        )

@@ -1,0 +1,103 @@
+"""The one way from HTTP into the engine: every prompt gets the salt of whoever asks.
+
+`install` replaces `generate` and `encode` of the running engine client (the object, not the class),
+which all of vLLM's handlers call: chat, completions, responses, messages, pooling, beam search.  So
+no route, present or future, can forget the salt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from memos_vllm.api.context import PRINCIPAL
+from memos_vllm.cube.ids import TenantId
+from memos_vllm.errors import NotBuilt
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.salt import cache_salt
+
+ENGINE_ITSELF = Principal(TenantId(""), Role.READER, "engine")
+"""Whoever asks outside a request (warm-up, health checks): a salt that no tenant can have."""
+
+Watcher = Callable[[Any], None]
+WATCHER: ContextVar[Watcher | None] = ContextVar("memos_watcher", default=None)
+"""Called with each of the engine's outputs for the current request."""
+
+_MARK = "_memos_salted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Salter:
+    secret: bytes
+    isolation: Literal["person", "tenant"]
+    trust_client_kv_transfer_params: bool
+
+    def salt(self, client_salt: str | None) -> str:
+        principal = PRINCIPAL.get() or ENGINE_ITSELF
+        return cache_salt(self.secret, principal, self.isolation, client_salt)
+
+    def salted(self, prompt: Any) -> Any:
+        """The prompt with its salt. Forms: text, token ids, a prompt's dict, an engine request.
+
+        Raises:
+            NotBuilt: a stream of inputs, which has no place for a salt.
+        """
+        if isinstance(prompt, str):
+            return {"prompt": prompt, "cache_salt": self.salt(None)}
+        if isinstance(prompt, list):
+            return {"prompt_token_ids": prompt, "cache_salt": self.salt(None)}
+        if isinstance(prompt, Mapping):
+            salted = {**prompt, "cache_salt": self.salt(prompt.get("cache_salt"))}
+            if isinstance(prompt.get("decoder_prompt"), Mapping):
+                salted["decoder_prompt"] = self.salted(prompt["decoder_prompt"])
+            return salted
+        if hasattr(prompt, "cache_salt"):
+            prompt.cache_salt = self.salt(prompt.cache_salt)
+            return prompt
+        raise NotBuilt("streamed input cannot be kept apart between tenants and is closed")
+
+    def strip(self, params: Any) -> None:
+        """Orders to the KV connector come from the server alone."""
+        extra = getattr(params, "extra_args", None)
+        if extra and not self.trust_client_kv_transfer_params:
+            for name in ("kv_transfer_params", "ec_transfer_params"):
+                extra.pop(name, None)
+
+
+def install(engine_client: Any, salter: Salter) -> None:
+    """Once per engine client; a second call does nothing."""
+    if getattr(engine_client, _MARK, False):
+        return
+    generate, encode = engine_client.generate, engine_client.encode
+
+    def salted_generate(
+        prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        salter.strip(sampling_params)
+        outputs = generate(salter.salted(prompt), sampling_params, request_id, **kwargs)
+        watcher = WATCHER.get()
+        return outputs if watcher is None else _watched(outputs, watcher)
+
+    def salted_encode(
+        prompt: Any, pooling_params: Any, request_id: str, *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        outputs: AsyncGenerator[Any, None] = encode(
+            salter.salted(prompt), pooling_params, request_id, *args, **kwargs
+        )
+        return outputs
+
+    engine_client.generate, engine_client.encode = salted_generate, salted_encode
+    setattr(engine_client, _MARK, True)
+
+
+async def _watched(
+    outputs: AsyncGenerator[Any, None], watcher: Watcher
+) -> AsyncGenerator[Any, None]:
+    try:
+        async for output in outputs:
+            watcher(output)
+            yield output
+    finally:
+        await outputs.aclose()

@@ -1,0 +1,211 @@
+"""vLLM's chat handler with memory in front of it.
+
+`ChatMemory.install` replaces `create_chat_completion` and `render_chat_request` of the running
+handler (the object, not the class): the names and signatures are the same from vLLM 0.26 to 0.33,
+and everything else of the handler (sampling, tools, parsers, errors, streams) stays its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from memos_vllm.api.context import PRINCIPAL
+from memos_vllm.engine.people import person_of
+from memos_vllm.engine.salting import WATCHER
+from memos_vllm.engine.stream import StreamWatch, pass_through
+from memos_vllm.options import read_options
+from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
+from memos_vllm.scheduler.render import control_string_breaker
+from memos_vllm.scheduler.scheduler import Tokenizer
+
+_RENDERED: ContextVar[tuple[Any, Any] | None] = ContextVar("memos_rendered", default=None)
+_MARK = "_memos_chat"
+
+
+class ChatMemory:
+    def __init__(self, serving: Any, pipeline: Pipeline, default_model: str) -> None:
+        from vllm.exceptions import VLLMClientError
+
+        self._refusals = (VLLMClientError, ValueError)
+        self._serving = serving
+        self._pipeline = pipeline
+        self._default_model = default_model
+        self._render = serving.render_chat_request
+        self._answer = serving.create_chat_completion
+        self._tokenizer: Tokenizer | None = None
+
+    def install(self) -> None:
+        """Once per handler; a second call does nothing."""
+        if getattr(self._serving, _MARK, None) is None:
+            self._serving.render_chat_request = self.render_chat_request
+            self._serving.create_chat_completion = self.create_chat_completion
+            setattr(self._serving, _MARK, self)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The served model's, for counting and for breaking up its control strings."""
+        if self._tokenizer is None:
+            inner = self._serving.renderer.get_tokenizer()
+            added: dict[str, int] = getattr(inner, "get_added_vocab", dict)()
+            strings = [*getattr(inner, "all_special_tokens", []), *added]
+            self._tokenizer = Tokenizer(
+                count=lambda text: len(inner.encode(text, add_special_tokens=False)),
+                escape=control_string_breaker(strings),
+                context=self._serving.model_config.max_model_len,
+            )
+        return self._tokenizer
+
+    async def render_chat_request(self, request: Any) -> Any:
+        """vLLM's rendering; a request that was rendered to measure it is not rendered again."""
+        rendered = _RENDERED.get()
+        if rendered is not None and rendered[0] is request:
+            _RENDERED.set(None)
+            return rendered[1]
+        return await self._render(request)
+
+    async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
+        principal = PRINCIPAL.get()
+        if principal is None or raw_request is None:
+            return await self._answer(request, raw_request)  # not from HTTP: a batch file
+        options = read_options(getattr(request, "memory", None))
+        principal = person_of(principal, request)
+        PRINCIPAL.set(principal)  # for the engine's salt; this task's context ends with the request
+        if not options.enabled:
+            return await self._answer(request, raw_request)
+        chat = Chat(
+            principal=principal,
+            options=options,
+            messages=request.messages,
+            model_name=request.model or self._default_model,
+            max_reply=request.max_completion_tokens or request.max_tokens,
+            prompt_limit=request.truncate_prompt_tokens,
+            store=getattr(request, "store", None) is not False,
+        )
+        return await _Turn(self, self._pipeline, chat, request, raw_request).run(self._answer)
+
+    async def measure(self, request: Any) -> int | None:
+        """Tokens of a request's prompt; keeps the rendering for the handler. None: refused."""
+        try:
+            result = await self._render(request)
+        except self._refusals:
+            return None  # too long, most likely; the handler will say so if memory is not the cause
+        if not isinstance(result, tuple):
+            return None
+        _, prompts = result
+        _RENDERED.set((request, result))
+        return sum(len(prompt.get("prompt_token_ids") or ()) for prompt in prompts)
+
+
+@dataclasses.dataclass
+class _Turn:
+    """One chat request inside vLLM's handler: the `Model` that the pipeline sees."""
+
+    memory: ChatMemory
+    pipeline: Pipeline
+    chat: Chat
+    request: Any
+    raw_request: Any
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+    rendered: Any = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.memory.tokenizer
+
+    async def prompt_tokens(self, messages: list[dict[str, Any]]) -> int | None:
+        self.rendered = self.request.model_copy(update={"messages": messages})
+        return await self.memory.measure(self.rendered)
+
+    async def run(self, answer: Callable[..., Any]) -> Any:
+        async def with_messages(messages: list[dict[str, Any]] | None) -> Any:
+            request = self.request if messages is None else self.rendered
+            WATCHER.set(self._watch)
+            self.started = time.perf_counter()
+            return await answer(request, self.raw_request)
+
+        self.raw_request.state.memos_plan = self.chat.plan
+        reply = await self.pipeline.chat(self.chat, self, with_messages)
+        if hasattr(reply, "__aiter__"):
+            return self._stream(reply)
+        choices = getattr(reply, "choices", None)
+        if choices is None:  # vLLM's ErrorResponse
+            await self.pipeline.finish(self.chat, self._request_id(), None)
+            return reply
+        # A call of a tool says nothing yet: the turn is remembered with the reply that follows it.
+        await self.pipeline.finish(self.chat, reply.id, choices[0].message.content or None)
+        reply.memory = summary(self.chat.plan)
+        return reply
+
+    def _stream(self, chunks: Any) -> Any:
+        options = self.request.stream_options
+        with_usage = bool(options and options.include_usage) or getattr(
+            self.memory._serving, "enable_force_include_usage", False
+        )
+        watch = StreamWatch(self.request.n or 1, with_usage)
+
+        async def complete() -> None:
+            await self.pipeline.finish(
+                self.chat, watch.request_id or self._request_id(), watch.text or None
+            )
+
+        def abandon() -> None:
+            # The client is gone; what the model had said by then was said.
+            self.pipeline.spawn(complete())
+
+        def memory() -> dict[str, Any]:
+            self.chat.plan.request_id = watch.request_id
+            return summary(self.chat.plan)
+
+        return pass_through(chunks, watch, memory, complete, abandon)
+
+    def _watch(self, output: Any) -> None:
+        plan = self.chat.plan
+        if "first_token" not in plan.steps_ms:
+            plan.steps_ms["first_token"] = round((time.perf_counter() - self.started) * 1000, 3)
+            plan.cached_tokens = getattr(output, "num_cached_tokens", None)
+            plan.prompt_tokens = (
+                len(getattr(output, "prompt_token_ids", None) or ()) or plan.prompt_tokens
+            )
+
+    def _request_id(self) -> str:
+        metadata = getattr(self.raw_request.state, "request_metadata", None)
+        return getattr(metadata, "request_id", None) or f"chatcmpl-{self.request.request_id}"
+
+
+def summary(plan: MemoryPlan) -> dict[str, Any]:
+    """The reply's `memory`: what was used, at what cost. The rest is in `explain`."""
+    cubes: dict[str, dict[str, Any]] = {}
+    for entry in plan.used:
+        cube = cubes.setdefault(entry.cube, _cube(entry))
+        cube["tokens"] += entry.tokens
+        if entry.item is not None:
+            cube["items"].append({"id": entry.item, "score": entry.score})
+            cube["score"] = max(cube["score"] or 0.0, entry.score or 0.0)
+    return {
+        "cubes": list(cubes.values()),
+        "injected_tokens": plan.injected_tokens,
+        "cached_tokens": plan.cached_tokens,
+        "steps_ms": plan.steps_ms,
+        "degraded": plan.degraded,
+        "written": plan.written,
+        "explain": f"/v1/memory/explain/{plan.request_id}",
+    }
+
+
+def _cube(entry: PlanEntry) -> dict[str, Any]:
+    return {
+        "id": entry.cube,
+        "version": entry.version,
+        "kind": entry.kind,
+        "name": entry.name,
+        "placement": entry.placement,
+        "form": entry.form,
+        "score": entry.score,
+        "tokens": 0,
+        "items": [],
+    }
