@@ -1,0 +1,1 @@
+"""The `memos` command line: serve, keys, cubes, search, import, export, reindex, doctor."""

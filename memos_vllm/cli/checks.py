@@ -1,0 +1,268 @@
+"""What `memos doctor` looks at: one function a subject, each saying what is wrong and what to do.
+
+Looking changes nothing: no database is made or migrated, and no index is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from memos_vllm.cli.serve import (
+    NO_INSTALLATION,
+    PLUGIN,
+    PLUGIN_GROUPS,
+    PLUGINS_VARIABLE,
+    installed_vllm,
+)
+from memos_vllm.config import Config
+from memos_vllm.errors import ConfigError, MemosError
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+Status = Literal["ok", "note", "warning", "broken"]
+TESTED_VLLM = ((0, 26), (0, 34))
+"""From (inclusive), to (exclusive): the range that pyproject.toml asks for."""
+CPU_BLOCK_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    subject: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def check_engine(cuda: bool | None) -> Iterator[Check]:
+    """Args: `cuda` from `has_cuda`."""
+    yield _python()
+    yield _vllm()
+    yield _torch(cuda)
+    yield from _plugins()
+    yield _plugin_allowlist(os.environ.get(PLUGINS_VARIABLE))
+
+
+def check_memory(system: MemorySystem) -> Iterator[Check]:
+    """Every check, each of them also when the ones before it went wrong."""
+    database = _guarded("database", lambda: _database(system))
+    yield database
+    # Neither is there before the first start, and asking would make it.
+    if database.status == "ok":
+        yield _guarded("keys", lambda: _keys(system))
+        yield _guarded("index work", lambda: _index_work(system))
+    yield _package("chromadb", "pip install 'chromadb>=1.5,<2'")
+    yield _guarded("Chroma", lambda: _chroma(system))
+    yield _guarded("embedder", lambda: _embedder(system))
+
+
+def _python() -> Check:
+    return Check("Python", "ok", f"{platform.python_version()} ({sys.executable})")
+
+
+def _vllm() -> Check:
+    try:
+        name = installed_vllm()
+    except ConfigError:
+        return Check("vLLM", "broken", "not installed", NO_INSTALLATION)
+    release = version(name)
+    low, high = (".".join(map(str, bound)) for bound in TESTED_VLLM)
+    if not is_tested(release):
+        return Check(
+            "vLLM",
+            "warning",
+            f"{name} {release}",
+            f"tested with >={low},<{high}: install one of these",
+        )
+    return Check("vLLM", "ok", f"{name} {release} (tested: >={low},<{high})")
+
+
+def is_tested(release: str) -> bool:
+    numbers = []
+    for part in release.split(".")[:2]:
+        digits = "".join(character for character in part if character.isdigit())
+        numbers.append(int(digits or 0))
+    low, high = TESTED_VLLM
+    return low <= tuple(numbers) < high
+
+
+def has_cuda() -> bool | None:
+    """None: there is no torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return bool(torch.cuda.is_available())
+
+
+def _torch(cuda: bool | None) -> Check:
+    if cuda is None:
+        return Check("torch", "broken", "not installed", NO_INSTALLATION)
+    return Check("torch", "ok", f"{version('torch')}, {'with' if cuda else 'without'} CUDA")
+
+
+def _package(name: str, remedy: str) -> Check:
+    try:
+        return Check(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Check(name, "broken", "not installed", remedy)
+
+
+def _plugins() -> Iterator[Check]:
+    for group in PLUGIN_GROUPS:
+        if entry_points(group=group, name=PLUGIN):
+            yield Check(group, "ok", f"entry point `{PLUGIN}` found")
+        else:
+            yield Check(
+                group,
+                "broken",
+                f"no entry point `{PLUGIN}`: vLLM would start without memory",
+                "install memos-vllm into this Python (`pip install -e .` in its checkout)",
+            )
+
+
+def _plugin_allowlist(value: str | None) -> Check:
+    if value is None:
+        return Check(PLUGINS_VARIABLE, "ok", "not set; `memos serve` sets it")
+    if PLUGIN in value.split(","):
+        return Check(PLUGINS_VARIABLE, "ok", value)
+    return Check(
+        PLUGINS_VARIABLE,
+        "warning",
+        f"{value!r} does not name `{PLUGIN}`",
+        f"start with `memos serve`, which adds it, or set {PLUGINS_VARIABLE}={value},{PLUGIN}",
+    )
+
+
+def check_home(config: Config) -> Check:
+    existing = config.root
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Check(
+            "home", "broken", f"{config.root} cannot be written", "set `home` to a folder of yours"
+        )
+    made = "" if config.root.exists() else " (made at the first start)"
+    return Check("home", "ok", f"{config.root}{made}")
+
+
+def _database(system: MemorySystem) -> Check:
+    # Alembic's own reading side: `MemVault` would migrate, and this only looks.
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    import memos_vllm.vault
+
+    shown = system.database.url.render_as_string(hide_password=True)
+    if system.database.is_sqlite and not Path(system.database.url.database or "").exists():
+        return Check("database", "note", f"{shown} is made at the first start")
+    folder = Path(memos_vllm.vault.__file__).parent / "migrations"
+    scripts = ScriptDirectory(str(folder))
+    with system.database.read() as session:
+        current = MigrationContext.configure(session.connection()).get_current_revision()
+    if current == scripts.get_current_head():
+        return Check("database", "ok", f"{shown}, schema {current}")
+    if current is None or current in {script.revision for script in scripts.walk_revisions()}:
+        return Check(
+            "database",
+            "note",
+            f"{shown}, schema {current or 'none yet'}",
+            "the next command or start migrates it; make a backup before",
+        )
+    return Check(
+        "database", "broken", f"{shown}, schema {current} of a newer version", "upgrade memos-vllm"
+    )
+
+
+def _keys(system: MemorySystem) -> Check:
+    if system.keys.any():
+        return Check("keys", "ok", f"on ({len(system.keys.list())} made so far)")
+    return Check(
+        "keys",
+        "warning",
+        "off: one tenant `local`, served on loopback only",
+        "`memos keys create --tenant NAME` switches them on",
+    )
+
+
+def _index_work(system: MemorySystem) -> Check:
+    stored, ours = system.outbox.index_signature(), system.indexer.signature
+    if stored is not None and stored != ours:
+        return Check(
+            "index work",
+            "warning",
+            f"the index was built with {stored}; configured is {ours}",
+            "`memos reindex`, or configure the embedder that it was built with",
+        )
+    waiting = system.outbox.size()
+    if waiting:
+        return Check(
+            "index work", "note", f"{waiting} changes wait", "a running server works them off"
+        )
+    return Check("index work", "ok", "nothing waits")
+
+
+def _chroma(system: MemorySystem) -> Check:
+    chroma = system.config.chroma
+    if chroma.mode == "http":
+        system.index.ping()
+        return Check("Chroma", "ok", f"answers at {chroma.host}:{chroma.port}")
+    folder = system.config.chroma_path
+    if not (folder / "chroma.sqlite3").exists():
+        return Check("Chroma", "note", f"{folder} is made at the first use")
+    if not system.index.claim():
+        return Check("Chroma", "ok", f"{folder}, in use by a running server")
+    system.index.ping()
+    return Check("Chroma", "ok", f"{folder}, answers")
+
+
+def _embedder(system: MemorySystem) -> Check:
+    system.embedder.warm()
+    return Check("embedder", "ok", system.config.embedder.model)
+
+
+def check_features(config: Config, cuda: bool | None) -> Iterator[Check]:
+    yield Check("plaintext memory", "ok", "usable")
+    yield Check(
+        "activation memory", "note", "not built yet (a request for it is answered with 501)"
+    )
+    yield Check(
+        "parametric memory", "note", "not built yet (a request for it is answered with 501)"
+    )
+    if cuda:
+        yield Check("device", "ok", "GPU")
+        return
+    flags = {key.lstrip("-").replace("_", "-"): value for key, value in config.serve.flags.items()}
+    if flags.get("block-size") == CPU_BLOCK_SIZE:
+        yield Check("device", "ok", f"CPU, block-size {CPU_BLOCK_SIZE}")
+        return
+    yield Check(
+        "device",
+        "note",
+        "CPU: vLLM's default block of 128 tokens leaves little to share between prompts",
+        f"serve with `--block-size {CPU_BLOCK_SIZE}`, or set it in `serve.flags` (configs/cpu.yaml)",
+    )
+
+
+_REMEDIES = {
+    "database": "start the database, or correct `database.url`",
+    "keys": "see `database`",
+    "index work": "see `database`",
+    "Chroma": "start it (`chroma run`), or correct `chroma.host` and `chroma.port`; an embedded "
+    "store that is damaged: move its folder away and `memos reindex`",
+    "embedder": "set `embedder.model` to a name that can be downloaded, or to a folder",
+}
+
+
+def _guarded(subject: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except MemosError as error:
+        return Check(subject, "broken", error.message, _REMEDIES[subject])

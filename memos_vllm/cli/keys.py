@@ -1,0 +1,105 @@
+"""`memos keys`: API keys, each of one tenant."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from memos_vllm.cli.terminal import MemosGroup, print_json, print_table, say
+from memos_vllm.cli.vault import ConfigOption, JsonOption, opened
+from memos_vllm.cube.ids import now_us, to_datetime
+from memos_vllm.errors import BadRequest
+from memos_vllm.governance.principal import Role
+
+app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="API keys, each of one tenant.")
+
+_DURATION = re.compile(r"(\d{1,9})([smhdw])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LONGEST_SECONDS = 100 * 365 * 86400
+_LABEL_LENGTH = 200
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Option("--tenant", help="Made with its first key.")],
+    role: Annotated[Role, typer.Option("--role", help="What the key may do.")] = Role.WRITER,
+    label: Annotated[str, typer.Option("--label", help="For `memos keys list`.")] = "",
+    expires_in: Annotated[
+        str | None, typer.Option("--expires-in", metavar="30d|12h|3600s", help="Default: never.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key and show it, this once: only its digest is stored."""
+    if len(label) > _LABEL_LENGTH:
+        raise BadRequest(f"a label has at most {_LABEL_LENGTH} characters", param="label")
+    ttl_seconds = parse_duration(expires_in) if expires_in is not None else None
+    with opened(config) as system:
+        record, key = system.keys.create(tenant, role, label=label, ttl_seconds=ttl_seconds)
+    expires = to_datetime(record.expires_us).isoformat() if record.expires_us else None
+    if as_json:
+        print_json(
+            {"id": record.id, "key": key, "tenant": tenant, "role": str(role), "expires": expires}
+        )
+        return
+    typer.echo(key)
+    say(
+        f"key {record.id}: tenant {tenant}, role {role}, {f'until {expires}' if expires else 'no end'}"
+    )
+    say("this is the only time it is shown")
+
+
+@app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Of this tenant only.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """All keys, without their secrets."""
+    with opened(config) as system:
+        records = system.keys.list(tenant)
+    rows = [
+        (
+            key.id,
+            key.tenant,
+            key.role,
+            key.label,
+            to_datetime(key.created_us),
+            to_datetime(key.expires_us) if key.expires_us else "never",
+            _state(key.revoked_us, key.expires_us),
+        )
+        for key in records
+    ]
+    columns = ("id", "tenant", "role", "label", "created (UTC)", "expires", "state")
+    print_table(columns, rows, "there is no key; `memos keys create --tenant NAME` makes one")
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `memos keys list` shows it.")],
+    config: ConfigOption = None,
+) -> None:
+    """End a key for good."""
+    with opened(config) as system:
+        record = system.keys.revoke(key_id)
+        lag = system.config.governance.key_cache_seconds
+    say(f"key {record.id} of {record.tenant} is revoked; a running server knows within {lag:g} s")
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of `30d`, `12h`, `45m`, `3600s`, `2w`. Raises BadRequest."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    seconds = int(match.group(1)) * _UNIT_SECONDS[match.group(2)] if match else 0
+    if not 0 < seconds <= _LONGEST_SECONDS:
+        raise BadRequest(
+            f"--expires-in {text!r}: give a number and a unit, such as 30d, 12h or 3600s "
+            "(s, m, h, d, w; at most 100 years)"
+        )
+    return seconds
+
+
+def _state(revoked_us: int | None, expires_us: int | None) -> str:
+    if revoked_us is not None:
+        return "revoked"
+    return "expired" if expires_us is not None and expires_us <= now_us() else "active"

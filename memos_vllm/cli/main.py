@@ -1,0 +1,54 @@
+"""`memos`: the command line's entry, and the list of its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import memos_vllm
+from memos_vllm.cli import cubes, doctor, keys, transfer
+from memos_vllm.cli.reindex import reindex
+from memos_vllm.cli.search import search
+from memos_vllm.cli.serve import serve
+from memos_vllm.cli.terminal import MemosGroup
+
+app = typer.Typer(
+    name="memos",
+    cls=MemosGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Memory for vLLM: serve a model that remembers, and look after what it remembers.",
+)
+
+app.command(
+    options_metavar="[MODEL] [--config FILE] [ANY VLLM FLAG ...]",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(serve)
+app.add_typer(keys.app, name="keys")
+app.add_typer(cubes.app, name="cubes")
+app.command()(search)
+app.add_typer(transfer.app, name="import")
+app.command()(transfer.export)
+app.command()(reindex)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"memos-vllm {memos_vllm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    app(prog_name="memos")

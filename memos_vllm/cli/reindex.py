@@ -1,0 +1,23 @@
+"""`memos reindex`: the index made new from the vault, which is the only truth."""
+
+from __future__ import annotations
+
+from memos_vllm.cli.terminal import progress_bar, say
+from memos_vllm.cli.vault import ConfigOption, opened
+from memos_vllm.errors import Conflict
+
+
+def reindex(config: ConfigOption = None) -> None:
+    """Empty the index and fill it again: after a change of the embedder, or when it is damaged."""
+    with opened(config) as system:
+        if not system.index.claim():
+            raise Conflict(
+                f"a running server holds the index {system.config.chroma_path}: stop the server and "
+                "try again (it reindexes by itself when it starts with another embedder)"
+            )
+        system.embedder.warm()  # before anything is emptied: a model that cannot be loaded stops it
+        with progress_bar("indexing") as bar:
+            count = system.indexer.rebuild(
+                lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+            )
+    say(f"{count} items indexed with {system.config.embedder.model}")

