@@ -1,0 +1,80 @@
+"""What unit and engine tests share: real databases, a real embedder, real Chroma."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from memos_vllm.config import Config, load_config
+from memos_vllm.cube.ids import PersonId, TenantId
+from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.system import MemorySystem
+
+POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")
+
+
+def principal(person: str = "alice", tenant: str = "acme", role: Role = Role.WRITER) -> Principal:
+    return Principal(TenantId(tenant), role, "test", PersonId(person))
+
+
+class FakeQueue(JobQueue):
+    """No workers: a test runs the job itself, at the moment that it is about."""
+
+    def submit(self, name: str, subject: str, attempt: int = 0) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[Callable[[], str]]:
+    """Makes databases on the local Postgres; skips, saying so, where there is none."""
+    made: list[str] = []
+
+    def make() -> str:
+        try:
+            connection = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
+        except psycopg.OperationalError as error:
+            pytest.skip(f"no Postgres at {POSTGRES} (MEMOS_TEST_POSTGRES): {error}")
+        with connection:
+            name = f"memos_test_{uuid.uuid4().hex[:12]}"
+            connection.execute(f'CREATE DATABASE "{name}"')
+            made.append(name)
+            info = connection.info
+            return f"postgresql+psycopg://{info.user}@{info.host}:{info.port}/{name}"
+
+    yield make
+    if made:
+        with psycopg.connect(POSTGRES, autocommit=True) as connection:
+            for name in made:
+                connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'vault.sqlite'}"
+    url: str = request.getfixturevalue("postgres_url")()
+    return url
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return make_config(tmp_path)
+
+
+def make_config(home: Path, **overrides: Any) -> Config:
+    embedder = {"model": str(demo_embedder_path()), **overrides.pop("embedder", {})}
+    return load_config(overrides={"home": str(home), "embedder": embedder, **overrides})
+
+
+@pytest.fixture
+def system(config: Config) -> Iterator[MemorySystem]:
+    opened = MemorySystem(config).open()
+    yield opened
+    opened.close()

@@ -1,0 +1,63 @@
+"""One server with memory and keys for all engine tests, and one bare server to compare with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from memos_vllm.config import load_config
+from memos_vllm.governance.principal import Role
+from memos_vllm.system import MemorySystem
+from tests.engine.harness import Server
+
+pytest.importorskip("vllm", reason="the engine tests need vLLM: make venv")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/engine" in str(item.path):
+            item.add_marker(pytest.mark.engine)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    acme: str
+    acme_reader: str
+    acme_admin: str
+    globex: str
+    operator: str
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("engine")
+
+
+@pytest.fixture(scope="session")
+def keys(homes) -> Keys:
+    system = MemorySystem(load_config(overrides={"home": str(homes / "home")})).open()
+    made = Keys(
+        acme=system.keys.create("acme", Role.WRITER)[1],
+        acme_reader=system.keys.create("acme", Role.READER)[1],
+        acme_admin=system.keys.create("acme", Role.ADMIN)[1],
+        globex=system.keys.create("globex", Role.WRITER)[1],
+        operator=system.keys.create("operator", Role.ADMIN)[1],
+    )
+    system.close()
+    return made
+
+
+@pytest.fixture(scope="session")
+def server(homes, keys) -> Iterator[Server]:
+    """With the plugin, under vLLM's own server module, keys on."""
+    with Server(homes, home=homes / "home").running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bare(homes) -> Iterator[Server]:
+    """The same server without the plugin."""
+    with Server(homes, home=None).running() as running:
+        yield running

@@ -1,0 +1,198 @@
+"""A real vLLM server on the CPU, started and stopped by the tests that use it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import OpenAI
+
+from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.model import prepare_chat_model
+
+MODEL = "demo"
+CONTEXT = 2048
+MODEL_CACHE = Path(
+    os.environ.get("MEMOS_TEST_CACHE", Path(tempfile.gettempdir()) / "memos-vllm-tests")
+)
+_START_SECONDS = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """vLLM's own server module, with the plugin (`home` given) or without."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        home: Path | None,
+        environment: dict[str, str] | None = None,
+        flags: tuple[str, ...] = (),
+        config: Path | None = None,
+    ) -> None:
+        """Args: `config`: start through `serve.py --config`, which sets up the plugin by itself."""
+        self._config = config
+        self.home = home
+        self.operator_key: str | None = None
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / f"server-{self.port}.log"
+        self._flags = flags
+        self._environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            **({"VLLM_PLUGINS": ""} if home is None else self._memory(home)),
+            **(environment or {}),
+        }
+        if config is not None:
+            del self._environment["VLLM_PLUGINS"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def _memory(home: Path) -> dict[str, str]:
+        return {
+            "VLLM_PLUGINS": "memos",
+            "MEMOS__HOME": str(home),
+            "MEMOS__EMBEDDER__MODEL": str(demo_embedder_path()),
+            # Everything runs on two cores here: slow is not broken.
+            "MEMOS__PROMPT__DEADLINE_SECONDS": "20",
+            "MEMOS__REMEMBER__DURABLE_WAIT_SECONDS": "20",
+            "MEMOS__GOVERNANCE__KEY_CACHE_SECONDS": "0.2",
+        }
+
+    def start(self) -> Server:
+        model = str(prepare_chat_model(MODEL_CACHE))
+        if self._config is None:
+            start = ["-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+            start += ["--model", model]
+        else:
+            serve = Path(__file__).parents[2] / "serve.py"
+            start = [str(serve), model, "--config", str(self._config)]
+        command = [
+            sys.executable,
+            *start,
+            *("--served-model-name", MODEL, "--port", str(self.port)),
+            *("--max-model-len", str(CONTEXT), "--block-size", "32", "--enforce-eager"),
+            *("--enable-prompt-tokens-details", "--enable-auto-tool-choice"),
+            *("--tool-call-parser", "hermes"),
+            *self._flags,
+        ]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self._wait()
+        return self
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                    return
+            time.sleep(0.5)
+        tail = self.log()[-6000:]
+        self.kill()
+        raise AssertionError(f"the server did not start:\n{tail}")
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def kill(self, sign: int = signal.SIGKILL) -> None:
+        """Stop the whole process group: API server, engine core, workers."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, sign)
+            self._process.wait(timeout=60)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Server]:
+        try:
+            yield self.start()
+        finally:
+            self.kill(signal.SIGTERM)
+
+    # -- talking to it ----------------------------------------------------------------------------
+
+    def client(self, key: str = "none") -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=180)
+
+    def http(self, key: str | None = None, person: str | None = None) -> httpx.Client:
+        headers = {}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        if person:
+            headers["X-Memos-User"] = person
+        return httpx.Client(base_url=self.url, headers=headers, timeout=180)
+
+
+def chat(server: Server, key: str, person: str | None, text: str, **extra: Any) -> Any:
+    """One short greedy chat through the `openai` client; extras go into the body."""
+    body = {"max_tokens": 8, "temperature": 0, **extra}
+    arguments = {name: body.pop(name) for name in ("max_tokens", "temperature")}
+    messages = body.pop("messages", [{"role": "user", "content": text}])
+    headers = body.pop("extra_headers", None)
+    return server.client(key).chat.completions.create(
+        model=MODEL,
+        messages=messages,
+        **({"user": person} if person else {}),
+        **arguments,
+        extra_body=body,
+        extra_headers=headers,
+    )
+
+
+def cached_tokens(reply: Any) -> int:
+    details = reply.usage.prompt_tokens_details
+    return (details.cached_tokens or 0) if details else 0
+
+
+def wait_for(condition: Any, what: str, seconds: float = 30) -> Any:
+    """The condition's first true value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not happen in {seconds} s")
+
+
+def events(response: httpx.Response) -> list[str]:
+    """The data of each server-sent event, in order."""
+    return [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
+
+
+def without_time(body: str) -> Any:
+    """A JSON body without the one field that is the clock's."""
+    tree = json.loads(body)
+    if isinstance(tree, dict):
+        tree.pop("created", None)
+    return tree

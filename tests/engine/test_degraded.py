@@ -1,0 +1,229 @@
+"""Memory fails, the chat goes on: Chroma gone, the embedder broken, the vault's database gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from memos_vllm.config import load_config
+from memos_vllm.governance.principal import Role
+from memos_vllm.system import MemorySystem
+from tests.engine.harness import MODEL, Server, chat, free_port, wait_for
+
+POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A database of its own on the local Postgres."""
+    name = f"memos_test_{uuid.uuid4().hex[:12]}"
+    try:
+        admin = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no Postgres at {POSTGRES} (MEMOS_TEST_POSTGRES): {error}")
+    admin.execute(f'CREATE DATABASE "{name}"')
+    yield admin, name
+    admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    admin.close()
+
+
+class Chroma:
+    """A real Chroma server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._folder = free_port(), folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [str(Path(sys.executable).parent / "chroma"), "run", "--path", str(self._folder)]
+        self._process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(self.port)],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+        def answers() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                return (
+                    httpx.get(f"http://127.0.0.1:{self.port}/api/v2/heartbeat").status_code == 200
+                )
+            return False
+
+        wait_for(answers, "Chroma's start", 60)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory, postgres):
+    """The layout at scale: Postgres, a Chroma server. Yields (server, key, chroma)."""
+    admin, name = postgres
+    folder = tmp_path_factory.mktemp("scaled")
+    chroma = Chroma(folder / "chroma")
+    chroma.start()
+    url = psycopg.conninfo.conninfo_to_dict(admin.info.dsn)
+    user, host, port = url.get("user", admin.info.user), admin.info.host, admin.info.port
+    environment = {
+        "MEMOS__DATABASE__URL": f"postgresql+psycopg://{user}@{host}:{port}/{name}",
+        "MEMOS__DATABASE__BUSY_TIMEOUT_SECONDS": "2",
+        "MEMOS__CHROMA__MODE": "http",
+        "MEMOS__CHROMA__PORT": str(chroma.port),
+        "MEMOS__GOVERNANCE__KEY_STALE_SECONDS": "300",
+    }
+    overrides = {
+        "home": str(folder / "home"),
+        "database": {"url": environment["MEMOS__DATABASE__URL"]},
+    }
+    system = MemorySystem(load_config(overrides=overrides)).open()
+    _, key = system.keys.create("acme", Role.WRITER)
+    _, operator = system.keys.create("operator", Role.ADMIN)
+    system.close()
+    server = Server(folder, home=folder / "home", environment=environment)
+    try:
+        with server.running():
+            server.operator_key = operator
+            yield server, key, chroma
+    finally:
+        chroma.kill()
+
+
+@pytest.fixture
+def fact(scaled):
+    server, key, _ = scaled
+    person = f"person-{uuid.uuid4().hex[:8]}"
+    with server.http(key, person) as http:
+        http.post(
+            "/v1/memory/cubes",
+            json={
+                "payload": {
+                    "type": "explicit",
+                    "content": [{"type": "fact", "text": "The parrot is called Polly."}],
+                }
+            },
+        ).raise_for_status()
+    return person
+
+
+def raw(server, key, person, **memory):
+    with server.http(key) as http:
+        return http.post(
+            "/v1/chat/completions",
+            json={
+                "model": MODEL,
+                "user": person,
+                "max_tokens": 2,
+                "memory": {"write": False, **memory},
+                "messages": [{"role": "user", "content": "What is the parrot called?"}],
+            },
+        )
+
+
+def test_it_remembers_on_postgres_and_a_chroma_server(scaled, fact):
+    server, key, _ = scaled
+    reply = chat(server, key, fact, "What is the parrot called?", memory={"write": False})
+    assert reply.memory["cubes"]
+    assert reply.memory["degraded"] == []
+    signals = server.http(key, fact).post("/v1/memory/search", json={"query": "parrot"}).json()
+    assert "dense_turn" in signals["results"][0]["signals"]
+
+
+def test_chroma_down_means_words_alone_and_a_header_and_a_metric(scaled, fact):
+    server, key, chroma = scaled
+    chroma.kill()
+    try:
+        reply = raw(server, key, fact)
+        assert reply.status_code == 200
+        assert reply.headers["x-memos-degraded"] == "index"
+        assert reply.json()["memory"]["cubes"], "words still find it"
+        assert "dense search left out" in server.log()
+        metrics = server.http(server.operator_key).get("/metrics").text
+        assert 'memos_degraded_total{reason="index"}' in metrics
+        required = raw(server, key, fact, required=True)
+        assert required.status_code == 503
+        assert required.json()["error"]["code"] == "memory_unavailable"
+        with server.http(key, fact) as http:
+            made = http.post(
+                "/v1/memory/cubes",
+                json={"payload": {"type": "explicit", "content": "The parrot was born in Lima."}},
+            )
+            assert made.status_code == 201, "the vault is the truth: a write does not need Chroma"
+    finally:
+        chroma.start()
+
+    # The outbox makes the index agree without anybody's help.
+    def dense() -> bool:
+        with server.http(key, fact) as http:
+            found = http.post("/v1/memory/search", json={"query": "Lima"}).json()["results"]
+        return any(
+            "dense_turn" in hit["signals"] and "Lima" in hit["item"]["text"] for hit in found
+        )
+
+    wait_for(dense, "indexing after Chroma's return", 60)
+
+
+def test_the_vaults_database_gone_means_no_memory_and_a_header(scaled, fact, postgres):
+    server, key, _ = scaled
+    admin, name = postgres
+    assert raw(server, key, fact).status_code == 200  # the key is known to the server now
+    admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+    admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+    )
+    try:
+        reply = raw(server, key, fact)
+        assert reply.status_code == 200
+        assert reply.headers["x-memos-degraded"] == "vault"
+        assert reply.json()["choices"][0]["message"]["content"]
+        assert raw(server, key, fact, required=True).status_code == 503
+        with server.http(key, fact) as http:
+            assert http.get("/v1/memory/cubes").status_code == 503
+    finally:
+        admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
+    wait_for(
+        lambda: "x-memos-degraded" not in raw(server, key, fact).headers, "the vault's return", 30
+    )
+
+
+def test_a_broken_embedder_means_words_alone(tmp_path):
+    """Through `serve.py`, and without keys: loopback, the tenant `local`."""
+    broken = tmp_path / "not-a-model"
+    broken.mkdir()
+    config = tmp_path / "memos.yaml"
+    config.write_text("remember: {items_per_cube: 32}\n")
+    server = Server(
+        tmp_path,
+        home=tmp_path / "home",
+        environment={"MEMOS__EMBEDDER__MODEL": str(broken)},
+        config=config,
+    )
+    with server.running():
+        assert "serving one tenant" in server.log()
+        chat(server, "none", "alice", "My bicycle is green.", session_id="bike")
+        found = wait_for(
+            lambda: chat(
+                server, "none", "alice", "Which colour has my bicycle?", memory={"write": False}
+            ).memory["cubes"],
+            "the turn becoming memory",
+        )
+        assert found[0]["name"] == "chat-bike#1"
+        reply = raw(server, "none", "alice")
+        assert reply.headers["x-memos-degraded"] == "embedder"
+        assert "embedding model" in server.log()
+        with server.http() as http:
+            assert http.get("/metrics").status_code == 200  # this machine's owner is the operator
+            foreign = http.get("/v1/models", headers={"Origin": "https://elsewhere.example"})
+            assert foreign.status_code == 403

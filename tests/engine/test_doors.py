@@ -1,0 +1,99 @@
+"""Who may come in: every route of the running app, without a key and with the wrong one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from memos_vllm.api.access import Need, need_of
+from memos_vllm.config import OPEN_ROUTES
+from tests.engine.harness import MODEL, Server, chat
+
+_ROUTE = re.compile(r"Route: (\S+), Methods: ([A-Z, ]+)")
+
+
+def routes_of(server: Server) -> set[tuple[str, str]]:
+    """(method, path) of every route, as vLLM logs them at start."""
+    found = {
+        (method, path)
+        for path, methods in _ROUTE.findall(server.log())
+        for method in methods.replace(" ", "").split(",")
+    }
+    assert ("POST", "/v1/chat/completions") in found
+    return found
+
+
+def test_every_route_of_the_running_app_needs_a_key_but_the_open_ones(server):
+    with server.http() as http:
+        for method, path in sorted(routes_of(server)):
+            concrete = re.sub(r"\{\w+\}", "x", path)
+            status = http.request(method, concrete, json={}).status_code
+            if path in OPEN_ROUTES and method in ("GET", "HEAD"):
+                assert status == 200, (method, path)
+            else:
+                assert status == 401, (method, path)
+
+
+def test_what_concerns_every_tenant_is_the_operators(server, keys):
+    closed = [
+        (method, path)
+        for method, path in sorted(routes_of(server))
+        if need_of(method, path, OPEN_ROUTES) is Need.OPERATOR
+    ]
+    assert ("GET", "/metrics") in closed
+    chat(server, keys.acme, "metrics", "Hello.")
+    with server.http(keys.acme_admin) as tenant:
+        for method, path in closed:
+            concrete = re.sub(r"\{\w+\}", "x", path)
+            assert tenant.request(method, concrete, json={}).status_code == 403, (method, path)
+    with server.http(keys.operator) as operator:
+        metrics = operator.get("/metrics")
+    assert metrics.status_code == 200
+    assert "memos_chats_total" in metrics.text
+    assert "memos_step_seconds_bucket" in metrics.text
+
+
+def test_metrics_name_no_tenant_and_no_person(server, keys):
+    chat(server, keys.acme, "very-secret-person", "Hello.")
+    with server.http(keys.operator) as operator:
+        text = operator.get("/metrics").text
+    ours = [line for line in text.splitlines() if line.startswith("memos_")]
+    assert ours
+    assert not any("acme" in line or "very-secret-person" in line for line in ours)
+
+
+@pytest.mark.parametrize("key", ["nonsense", "sk-memos-000000000000-" + "A" * 43])
+def test_a_wrong_key_is_a_401_in_openais_envelope(server, key):
+    with server.http() as http:
+        reply = http.post(
+            "/v1/chat/completions",
+            json={"model": MODEL, "messages": []},
+            headers={"Authorization": f"Bearer {key}"},
+        )
+    assert reply.status_code == 401
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    assert reply.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_an_x_api_key_header_works_as_well(server, keys):
+    with server.http() as http:
+        assert http.get("/v1/models", headers={"x-api-key": keys.acme}).status_code == 200
+
+
+def test_a_revoked_key_stops_working(server, homes):
+    import time
+
+    from memos_vllm.config import load_config
+    from memos_vllm.governance.principal import Role
+    from memos_vllm.system import MemorySystem
+
+    system = MemorySystem(load_config(overrides={"home": str(homes / "home")}))
+    record, key = system.keys.create("acme", Role.WRITER)
+    with server.http(key) as http:
+        assert http.get("/v1/models").status_code == 200
+        system.keys.revoke(record.id)
+        time.sleep(0.5)  # the server's memory of a key is 0.2 s here
+        assert http.get("/v1/models").status_code == 401
+    system.close()

@@ -1,0 +1,139 @@
+"""A chat that remembers: across sessions, and across a kill of the server."""
+
+from __future__ import annotations
+
+import httpx
+
+from memos_vllm.config import load_config
+from memos_vllm.governance.principal import Role
+from memos_vllm.system import MemorySystem
+from tests.engine.harness import Server, chat, wait_for
+
+
+def items_of(http: httpx.Client) -> list[str]:
+    """Texts of everything that the person of this client has in memory."""
+    cubes = http.get("/v1/memory/cubes").raise_for_status().json()["cubes"]
+    texts = []
+    for cube in cubes:
+        full = http.get(f"/v1/memory/cubes/{cube['id']}").raise_for_status().json()
+        texts += [item["text"] for item in full["payload"]["content"]]
+    return texts
+
+
+def test_what_was_said_in_one_session_is_found_in_the_next(server, keys):
+    first = chat(server, keys.acme, "mia", "My cat is called Miso.", session_id="one")
+    assert first.memory["written"] is True
+    http = server.http(keys.acme, "mia")
+    wait_for(lambda: "My cat is called Miso." in items_of(http), "the turn becoming memory")
+    found = wait_for(
+        lambda: chat(
+            server,
+            keys.acme,
+            "mia",
+            "What is the name of my cat?",
+            session_id="two",
+            memory={"write": False},
+            max_tokens=16,
+        ).memory["cubes"],
+        "retrieval",
+    )
+    assert found[0]["kind"] == "explicit"
+    assert found[0]["tokens"] > 0
+    assert found[0]["items"][0]["score"] > 0
+    reply = chat(
+        server,
+        keys.acme,
+        "mia",
+        "What is the name of my cat?",
+        session_id="two",
+        memory={"write": False},
+        max_tokens=16,
+    )
+    assert "Miso" in reply.choices[0].message.content
+    assert reply.memory["injected_tokens"] == sum(cube["tokens"] for cube in reply.memory["cubes"])
+
+
+def test_another_person_and_another_tenant_find_nothing_of_it(server, keys):
+    chat(server, keys.acme, "ann", "The vault code is ZEBRA-42.", session_id="secret")
+    wait_for(lambda: items_of(server.http(keys.acme, "ann")), "the turn becoming memory")
+    for key, person in ((keys.acme, "bob"), (keys.acme, None), (keys.globex, "ann")):
+        reply = chat(server, key, person, "What is the vault code?", memory={"write": False})
+        assert reply.memory["cubes"] == []
+        http = server.http(key, person)
+        found = http.post("/v1/memory/search", json={"query": "vault code ZEBRA-42"}).json()
+        assert found["results"] == []
+        assert not any("ZEBRA" in text for text in items_of(http))
+
+
+def test_an_admin_reads_a_persons_memory_and_never_carries_it_into_anothers_chat(server, keys):
+    chat(server, keys.acme, "eve", "My locker number is 5519.", session_id="locker")
+    wait_for(lambda: items_of(server.http(keys.acme, "eve")), "the turn becoming memory")
+    assert any("5519" in text for text in items_of(server.http(keys.acme_admin)))
+    reply = chat(
+        server, keys.acme_admin, "bob", "What is the locker number?", memory={"write": False}
+    )
+    assert reply.memory["cubes"] == []
+
+
+def test_store_false_write_false_a_reader_and_nobody_write_nothing(server, keys):
+    said = "Purple elephants dance at noon."
+    for key, person, extra in (
+        (keys.acme, "quiet", {"store": False}),
+        (keys.acme, "quiet", {"memory": {"write": False}}),
+        (keys.acme, "quiet", {"memory": {"enabled": False}}),
+        (keys.acme_reader, "quiet", {}),
+        (keys.acme, None, {}),
+    ):
+        reply = chat(server, key, person, said, **extra)
+        assert getattr(reply, "memory", {"written": False})["written"] is False
+    # A turn that is written afterwards arrives, so the others have had their time.
+    chat(server, keys.acme, "quiet", "This one is kept.", session_id="kept")
+    http = server.http(keys.acme, "quiet")
+    texts = wait_for(lambda: items_of(http), "the kept turn becoming memory")
+    assert "This one is kept." in texts
+    assert said not in texts
+    assert (
+        server.http(keys.acme_admin)
+        .post("/v1/memory/search", json={"query": said})
+        .json()["results"]
+        == []
+    )
+
+
+def test_a_stream_is_remembered_too(server, keys):
+    stream = server.client(keys.acme).chat.completions.create(
+        model="demo",
+        user="stella",
+        messages=[{"role": "user", "content": "I play the cello."}],
+        max_tokens=8,
+        temperature=0,
+        stream=True,
+        extra_body={"session_id": "music"},
+    )
+    spoken = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    http = server.http(keys.acme, "stella")
+    texts = wait_for(lambda: items_of(http), "the streamed turn becoming memory")
+    assert texts == ["I play the cello.", spoken.strip()]
+
+
+def test_a_turn_that_was_answered_survives_kill_9_and_the_next_server_finds_it(tmp_path):
+    home = tmp_path / "home"
+    system = MemorySystem(load_config(overrides={"home": str(home)})).open()
+    _, key = system.keys.create("acme", Role.WRITER)
+    system.close()
+    server = Server(tmp_path, home=home)
+    with server.running():
+        chat(server, key, "kim", "I was born in Reykjavik.", session_id="birth")
+        server.kill()  # SIGKILL, at once: the job that makes it memory has had no time
+    with server.running():
+        http = server.http(key, "kim")
+        texts = wait_for(lambda: items_of(http), "the turn becoming memory after the restart")
+        assert texts[0] == "I was born in Reykjavik."
+        assert len(texts) == 2  # once, not twice
+        found = wait_for(
+            lambda: chat(server, key, "kim", "Where was I born?", memory={"write": False}).memory[
+                "cubes"
+            ],
+            "retrieval after the restart",
+        )
+        assert found[0]["name"] == "chat-birth#1"

@@ -1,0 +1,154 @@
+"""What benchmarks leave behind: records that are complete, README tables that follow from them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.readme_tables import README, TABLES, TableError, fill, main
+from benchmarks.record import FIELDS, RESULTS, Record, absolute_paths
+
+HEADLINES = {
+    "locomo_retrieval": {
+        "turn_recall_at_10",
+        "session_recall_at_10",
+        "turn_mrr",
+        "bm25_turn_recall_at_10",
+        "dense_turn_recall_at_10",
+        "query_ms_p50",
+    },
+    "owners": {
+        "search_ms_p50",
+        "search_ms_p99",
+        "rss_mb",
+        "file_handles",
+        "per_owner_bounded_error_share",
+    },
+}
+
+
+# -- records --------------------------------------------------------------------------------------
+
+
+def test_a_record_says_what_ran_where_and_on_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Record("overhead", options="--quick", headline={"a": 1.5}, rows=[{"case": "x"}])
+    written = record.finish(quick=True, out=tmp_path / "r.json")
+    data = json.loads(written.read_text(encoding="utf-8"))
+    assert set(data) == set(FIELDS)
+    assert data["command"] == "python -m benchmarks.overhead --quick"
+    assert set(data["machine"]) == {"cpu", "cores", "memory_gib", "gpu"}
+    assert {"python", "memos_vllm", "torch", "chromadb", "bm25s"} <= set(data["versions"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"a": 1.5}
+
+
+def test_a_quick_run_leaves_the_results_untouched() -> None:
+    before = sorted(RESULTS.glob("*"))
+    written = Record("no_such_benchmark").finish(quick=True)
+    assert RESULTS not in written.parents
+    assert sorted(RESULTS.glob("*")) == before
+
+
+def test_a_record_with_an_absolute_path_is_refused(tmp_path: Path) -> None:
+    record = Record("overhead", config={"data": ["see /home/someone/data.json"]})
+    with pytest.raises(ValueError, match="absolute path"):
+        record.finish(out=tmp_path / "r.json")
+    assert list(tmp_path.iterdir()) == []
+    harmless = {"rate": "tokens/s", "p50 / p99": 1, "version": "2.13.0+cpu", "url": "a/b"}
+    assert list(absolute_paths(harmless)) == []
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_committed_results_are_complete_records(file: Path) -> None:
+    data = json.loads(file.read_text(encoding="utf-8"))
+    required = set(FIELDS) - {"config"}
+    assert required <= set(data)
+    assert data["benchmark"] == file.stem
+    assert data["command"].startswith(f"python -m benchmarks.{file.stem}")
+    assert data["rows"]
+    assert all(isinstance(value, int | float) for value in data["headline"].values())
+    assert HEADLINES.get(file.stem, set()) <= set(data["headline"])
+    assert list(absolute_paths(data)) == []
+    assert "--quick" not in data["command"]
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def test_tables_are_written_between_their_marks_and_only_there(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    before = "# T\n\n<!-- table:overhead -->\nold\n<!-- /table:overhead -->\n\nend\n"
+    readme.write_text(before, encoding="utf-8")
+    _write_overhead(tmp_path, 1.004)
+    options = [str(readme), "--results", str(tmp_path)]
+    assert main([*options, "--check"]) == 1
+    assert readme.read_text(encoding="utf-8") == before
+    assert main(options) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert "| memory off | 1.004 | 0.990 to 1.020 | 40 |" in text
+    assert "old" not in text
+    assert text.startswith("# T\n\n<!-- table:overhead -->\n")
+    assert text.endswith("<!-- /table:overhead -->\n\nend\n")
+    assert "some CPU" in text
+    assert "python -m benchmarks.overhead" in text
+    assert main([*options, "--check"]) == 0
+    assert fill(text, tmp_path) == text
+    _write_overhead(tmp_path, 1.1)
+    assert main([*options, "--check"]) == 1
+
+
+@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
+def test_the_readme_shows_what_the_results_say() -> None:
+    assert main(["--check"]) == 0, "run `make readme-tables`"
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_table_without_results_says_so(name: str, tmp_path: Path) -> None:
+    text = f"<!-- table:{name} -->\n<!-- /table:{name} -->"
+    assert "Not measured yet" in fill(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in TABLES if (RESULTS / f"{name}.json").exists())
+)
+def test_the_committed_results_make_a_table(name: str) -> None:
+    made = fill(f"<!-- table:{name} -->\n<!-- /table:{name} -->", RESULTS)
+    rows = [line for line in made.splitlines() if line.startswith("|")]
+    assert len(rows) > 2
+    assert len({line.count("|") for line in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- table:overhead -->\n",
+        "<!-- /table:overhead -->\n",
+        "<!-- table:overhead -->\n<!-- /table:owners -->",
+        "<!-- table:no_such -->\n<!-- /table:no_such -->",
+    ],
+)
+def test_a_broken_or_unknown_mark_is_an_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(TableError):
+        fill(text, tmp_path)
+
+
+def _write_overhead(folder: Path, median: float) -> None:
+    row = {
+        "case": "memory off",
+        "ttft_ratio_median": median,
+        "ttft_ratio_p25": 0.99,
+        "ttft_ratio_p75": 1.02,
+        "pairs": 40,
+    }
+    record = {
+        "benchmark": "overhead",
+        "command": "python -m benchmarks.overhead",
+        "date": "2026-01-02T03:04:05+00:00",
+        "git_commit": None,
+        "machine": {"cpu": "some CPU", "cores": 2, "memory_gib": 8.0, "gpu": None},
+        "versions": {"python": "3.11.0"},
+        "headline": {},
+        "rows": [row],
+    }
+    (folder / "overhead.json").write_text(json.dumps(record), encoding="utf-8")

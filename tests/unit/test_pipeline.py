@@ -1,0 +1,181 @@
+"""The path of a request over a real system; the engine alone is a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from unittest import mock
+
+import pytest
+import sqlalchemy as sa
+
+from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta, Placement
+from memos_vllm.errors import NotFound, Unavailable, VaultUnavailable
+from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.options import MemoryOptions
+from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.remember import Rememberer
+from memos_vllm.scheduler.scheduler import Tokenizer
+from memos_vllm.system import MemorySystem
+from memos_vllm.vault.views import VaultViews
+from tests.conftest import FakeQueue, make_config, principal
+
+ALICE = principal("alice")
+
+
+class FakeModel:
+    """Words are tokens; a prompt longer than the context is refused, as by vLLM's renderer."""
+
+    def __init__(self, context: int = 2000) -> None:
+        self.tokenizer = Tokenizer(lambda text: len(text.split()), lambda text: text, context)
+        self.measured = 0
+
+    async def prompt_tokens(self, messages):
+        self.measured += 1
+        length = sum(len(message["content"].split()) for message in messages)
+        return length if length <= self.tokenizer.context else None
+
+
+@pytest.fixture
+def pipeline(system):
+    return Pipeline(system, Rememberer(system, FakeQueue(system.config)))
+
+
+def know(system, *texts, who=ALICE, **meta):
+    content = [Item(text=text) for text in texts]
+    return system.create(
+        who, [NewCube(meta=NewMeta(**meta), payload=ExplicitPayload(content=content))]
+    )[0]
+
+
+def ask(pipeline, question, model=None, who=ALICE, **fields):
+    options = MemoryOptions(**fields.pop("options", {}))
+    chat = Chat(who, options, [{"role": "user", "content": question}], "demo", **fields)
+    seen = []
+
+    async def answer(messages):
+        seen.append(messages)
+        return "reply"
+
+    async def run():
+        reply = await pipeline.chat(chat, model or FakeModel(), answer)
+        await pipeline.finish(chat, "r-1", reply)
+        await pipeline.drain()
+
+    asyncio.run(run())
+    return chat.plan, seen[0]
+
+
+def test_nobodys_memory_costs_one_read_and_changes_nothing(system, pipeline):
+    with mock.patch.object(type(system.embedder), "embed_query", side_effect=AssertionError):
+        plan, messages = ask(pipeline, "Anything?")
+    assert messages is None
+    assert plan.entries == []
+    assert set(plan.steps_ms) == {"read", "stable"}
+
+
+def test_what_fits_is_measured_once(system, pipeline):
+    know(system, "The boat is blue.")
+    model = FakeModel()
+    plan, messages = ask(pipeline, "Which colour has the boat?", model)
+    assert "The boat is blue." in messages[0]["content"]
+    assert model.measured == 1
+    assert plan.injected_tokens > 0
+
+
+@pytest.mark.parametrize("room", range(0, 60, 4))
+def test_memory_never_makes_a_prompt_too_long(system, pipeline, room):
+    know(system, *(f"Boat {n} is blue and fast." for n in range(30)))
+    question = "Which boat is blue? " + "x " * 100
+    context = 104 + room
+    plan, messages = ask(
+        pipeline,
+        question,
+        FakeModel(context),
+        max_reply=0,
+        options={"budget_tokens": 5000, "top_k": 30},
+    )
+    if messages is not None:
+        assert len(messages[0]["content"].split()) <= context
+    assert all(
+        "left" in e.reason or "fit" in e.reason for e in plan.entries if e.decision == "rejected"
+    )
+
+
+def test_what_came_next_is_explained_without_being_used(system, pipeline):
+    know(system, *(f"Boat {n} is blue and fast." for n in range(6)))
+    plan, _ = ask(pipeline, "Which boat is blue?", options={"top_k": 2})
+    reasons = [entry.reason for entry in plan.entries]
+    assert reasons.count("matches the question") == 2
+    assert reasons.count("not among the best 2 for the question") == 4
+    assert [entry.decision for entry in plan.entries] == ["used"] * 2 + ["rejected"] * 4
+
+
+def test_truncated_prompts_keep_memory_below_the_cut(system, pipeline):
+    know(system, "The boat is blue.")
+    _, messages = ask(pipeline, "Which colour has the boat?", prompt_limit=6)
+    assert messages is None
+
+
+def test_a_vault_that_is_away_means_no_memory_or_a_503(system, pipeline):
+    with mock.patch.object(VaultViews, "owners", side_effect=VaultUnavailable("away")):
+        plan, messages = ask(pipeline, "Hello?")
+        assert (plan.degraded, messages) == (["vault"], None)
+        with pytest.raises(Unavailable):
+            ask(pipeline, "Hello?", options={"required": True})
+
+
+def test_memory_that_is_too_slow_is_left_out(tmp_path):
+    system = MemorySystem(make_config(tmp_path, prompt={"deadline_seconds": 0.1})).open()
+    pipeline = Pipeline(system, Rememberer(system, JobQueue(system.config)))
+
+    def slow(*_):
+        time.sleep(0.5)
+        return []
+
+    with mock.patch.object(VaultViews, "owners", side_effect=slow):
+        started = time.perf_counter()
+        plan, _ = ask(pipeline, "Hello?", store=False)
+    assert plan.degraded == ["timeout"]
+    assert time.perf_counter() - started < 3
+    system.close()
+
+
+def test_a_named_cube_that_is_not_there_is_an_error_even_without_any_memory(system, pipeline):
+    with pytest.raises(NotFound):
+        ask(pipeline, "Hello?", options={"cubes": ["absent"]})
+
+
+def test_a_turn_waits_for_a_locked_vault_and_is_not_lost(tmp_path):
+    config = make_config(
+        tmp_path, database={"busy_timeout_seconds": 0.2}, remember={"durable_wait_seconds": 0.1}
+    )
+    system = MemorySystem(config).open()
+
+    pipeline = Pipeline(system, Rememberer(system, FakeQueue(config)))
+    chat = Chat(ALICE, MemoryOptions(), [{"role": "user", "content": "Keep this."}], "demo")
+    chat.plan.written = True
+
+    async def run() -> float:
+        with system.database.write() as session:
+            session.execute(sa.text("DELETE FROM settings"))  # holds the write lock
+            started = time.perf_counter()
+            await pipeline.finish(chat, "r-1", "Kept.")
+            waited = time.perf_counter() - started
+            await asyncio.sleep(0.5)
+        await pipeline.drain()
+        return waited
+
+    assert asyncio.run(run()) < 1.0, "the conversation does not wait for it"
+    (turn,) = system.turns.waiting()
+    assert system.turns.get(turn).body["user"] == "Keep this."
+    system.close()
+
+
+def test_stable_cubes_stand_in_every_prompt_and_use_is_counted(system, pipeline):
+    cube = know(system, "Alice likes short answers.", placement=Placement.STABLE)
+    plan, messages = ask(pipeline, "Unrelated?")
+    assert "Alice likes short answers." in messages[0]["content"]
+    assert plan.used_cubes() == [cube.meta.id]
+    assert system.vault.get(ALICE, cube.meta.id).meta.usage.reads == 1
+    assert system.plans.get(ALICE, "r-1")["request_id"] == "r-1"

@@ -1,0 +1,240 @@
+"""Turns become memory once: after a kill, after a retry, from several at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from memos_vllm.cube.ids import now_us
+from memos_vllm.cube.model import CubePatch, State
+from memos_vllm.errors import Forbidden
+from memos_vllm.governance.principal import Role
+from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.reader.turns import turn_body
+from memos_vllm.remember import Rememberer, cube_name
+from memos_vllm.system import MemorySystem
+from memos_vllm.vault.views import CubeFilter
+from tests.conftest import FakeQueue, make_config, principal
+from tests.engine.harness import wait_for
+
+ALICE = dataclasses.replace(principal("alice"), session="s")
+
+
+def body(text: str, reply: str = "I see.", request_id: str = "r-1") -> dict:
+    messages = [{"role": "user", "content": text}]
+    made = turn_body(messages, reply, model="demo", request_id=request_id, at_us=now_us())
+    assert made is not None
+    return made
+
+
+def remembered(system: MemorySystem, who=ALICE) -> dict[str, list[str]]:
+    headers, _ = system.views.page(who, CubeFilter(person=who.person))
+    return {
+        header.name: [item.text for item in system.vault.get(who, header.id).payload.content]
+        for header in headers
+    }
+
+
+@pytest.fixture
+def rememberer(system):
+    """Without workers: the tests run the job themselves."""
+
+    return Rememberer(system, FakeQueue(system.config))
+
+
+def test_a_job_that_runs_twice_remembers_once(system, rememberer):
+    turn = rememberer.accept(ALICE, body("Hello there."))
+    pending = system.turns.get(turn)
+    rememberer.remember(turn)
+    rememberer.remember(turn)
+    rememberer._append(pending)  # cut off after the append and before the turn was crossed off
+    assert remembered(system) == {"chat-s#1": ["Hello there.", "I see."]}
+    assert system.turns.waiting() == []
+
+
+def test_a_turn_has_speaker_time_and_source_and_the_version_its_provenance(system, rememberer):
+    rememberer.remember(rememberer.accept(ALICE, body("Hello there.", request_id="chatcmpl-7")))
+    cube = system.vault.get(ALICE, "chat-s#1")
+    said, replied = cube.payload.content
+    assert (said.speaker, replied.speaker) == ("alice", "assistant")
+    assert said.time == replied.time is not None
+    assert (said.source, replied.source) == ("chatcmpl-7:user", "chatcmpl-7:reply")
+    provenance = cube.meta.provenance
+    assert provenance.origin == "chat"
+    assert provenance.message_ids == ["chatcmpl-7"]
+    assert provenance.model == "demo"
+    assert len(provenance.prompt_sha256) == 64
+
+
+def test_whatever_a_client_may_send_can_be_remembered(system, rememberer):
+    longest = dataclasses.replace(ALICE, session="s/" * 128)
+    odd = body("a\x00b" + "word " * 5000, reply="\x00", request_id="r" * 5000)
+    rememberer.remember(rememberer.accept(longest, odd))
+    (items,) = remembered(system, longest).values()
+    assert items[0].startswith("abword")
+    assert len(items) > 5, "a long turn is cut into passages, which fit into prompts"
+    assert " ".join(items).split() == ("ab" + "word " * 5000).split()
+    assert system.turns.waiting() == []
+
+
+def test_a_long_conversation_goes_on_in_another_cube(tmp_path):
+    system = MemorySystem(make_config(tmp_path, remember={"items_per_cube": 4})).open()
+    rememberer = Rememberer(system, JobQueue(system.config))
+    for number in range(5):
+        turn = system.turns.add(ALICE, body(f"line {number}", request_id=f"r-{number}"))
+        rememberer.remember(turn)
+    assert {name: len(items) for name, items in remembered(system).items()} == {
+        "chat-s#1": 4,
+        "chat-s#2": 4,
+        "chat-s#3": 2,
+    }
+    system.close()
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "frozen"])
+def test_a_conversation_goes_on_beside_a_cube_that_cannot_be_written(
+    system, rememberer, tmp_path, trouble
+):
+    rememberer.remember(rememberer.accept(ALICE, body("Before.", request_id="r-1")))
+    cube = system.vault.get(ALICE, "chat-s#1").meta
+    if trouble == "damaged":
+        digest = system.vault.history(ALICE, cube.id)[0].payload_sha256
+        (file,) = (tmp_path / "payloads").rglob(f"{digest}.json")
+        file.write_bytes(b"{}")
+    else:
+        system.update(ALICE, cube.id, CubePatch(state=State.FROZEN))
+    rememberer.remember(rememberer.accept(ALICE, body("After.", request_id="r-2")))
+    after = system.vault.get(ALICE, "chat-s#2")
+    assert [item.text for item in after.payload.content] == ["After.", "I see."]
+    assert system.turns.waiting() == []
+
+
+def test_turns_of_one_session_at_once_are_all_kept(system, rememberer):
+    turns = [rememberer.accept(ALICE, body(f"line {n}", request_id=f"r-{n}")) for n in range(8)]
+    threads = [threading.Thread(target=rememberer.remember, args=(turn,)) for turn in turns]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (items,) = remembered(system).values()
+    assert sorted(text for text in items if text != "I see.") == [f"line {n}" for n in range(8)]
+    assert len(items) == 16
+
+
+def test_a_reader_writes_nothing(system):
+    with pytest.raises(Forbidden):
+        system.turns.add(principal("alice", role=Role.READER), body("Hello."))
+
+
+def test_a_session_of_any_name_gets_a_name_that_a_cube_may_have():
+    assert cube_name("work-2") == "chat-work-2"
+    assert cube_name("a/b") != cube_name("a/c")
+    assert "/" not in cube_name("a/b")
+    assert len(cube_name("x" * 5000)) < 100
+
+
+KILLED = """
+    import os, sys
+    from memos_vllm.config import load_config
+    from memos_vllm.jobs.queue import JobQueue
+    from memos_vllm.remember import Rememberer
+    from memos_vllm.system import MemorySystem
+    from memos_vllm.vault.vault import MemVault
+    from tests.unit.test_remember import ALICE, body
+
+    system = MemorySystem(load_config(sys.argv[1])).open()
+    place = sys.argv[2]
+    real = MemVault.create
+
+    def die(*args, **kwargs):
+        if place == "after":
+            real(*args, **kwargs)
+        os._exit(9)
+
+    MemVault.create = die
+    rememberer = Rememberer(system, JobQueue(system.config))
+    if place == "queued":
+        system.turns.add(ALICE, body("Survives."))
+        os._exit(9)
+    rememberer.start()
+    rememberer.accept(ALICE, body("Survives."))
+    import time
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["queued", "before", "after"])
+def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
+    """Killed before the job was queued, before its write, and between its write and its end."""
+    config = make_config(tmp_path / "home")
+    file = tmp_path / "config.yaml"
+    file.write_text(f"home: {config.root}\nembedder: {{model: {config.embedder.model}}}\n")
+    died = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(file), place],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert died.returncode == 9, died.stderr
+    system = MemorySystem(config).open()
+    # After its transaction the turn is memory and crossed off; only its index is still to do.
+    assert len(system.turns.waiting()) == (0 if place == "after" else 1)
+    rememberer = Rememberer(system, JobQueue(config))
+    rememberer.start()
+    try:
+        wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
+        assert remembered(system) == {"chat-s#1": ["Survives.", "I see."]}
+    finally:
+        rememberer.stop()
+        system.close()
+
+
+def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
+    system = MemorySystem(make_config(tmp_path, database={"url": postgres_url()})).open()
+    assert system.config.jobs_url == system.config.database_url
+    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer.start()
+    try:
+        rememberer.accept(ALICE, body("On Postgres."))
+        wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
+        assert remembered(system) == {"chat-s#1": ["On Postgres.", "I see."]}
+    finally:
+        rememberer.stop()
+        system.close()
+
+
+def test_records_of_finished_jobs_are_removed_and_others_stay(tmp_path):
+    system = MemorySystem(make_config(tmp_path)).open()
+    jobs = JobQueue(system.config)
+    rememberer = Rememberer(system, jobs)
+    rememberer.start()
+    try:
+        rememberer.accept(ALICE, body("Hello."))
+        wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
+        assert jobs.forget_finished() == 0, "an hour has not passed"
+        assert wait_for(lambda: jobs.forget_finished(older_than_seconds=0), "its end") == 1
+    finally:
+        rememberer.stop()
+        system.close()
+
+
+def test_jobs_hold_no_text(tmp_path):
+    """What was said lies in the vault alone, where deleting it deletes it."""
+    config = make_config(tmp_path)
+    system = MemorySystem(config).open()
+    rememberer = Rememberer(system, JobQueue(config))
+    rememberer.start()
+    rememberer.accept(ALICE, body("The ZEBRA is striped."))
+    wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
+    rememberer.stop()
+    system.close()
+    jobs = [path for path in tmp_path.iterdir() if path.name.startswith("jobs.sqlite")]
+    assert jobs
+    assert not any(b"ZEBRA" in path.read_bytes() for path in jobs)

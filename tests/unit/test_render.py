@@ -1,0 +1,172 @@
+"""The prompt's layout and the scheduler's choices, without an engine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memos_vllm.config import PromptConfig
+from memos_vllm.cube.model import Item, Placement
+from memos_vllm.operator.search import Found
+from memos_vllm.reader.query import read_query
+from memos_vllm.scheduler import render
+from memos_vllm.scheduler.scheduler import MemScheduler, Tokenizer
+from memos_vllm.vault.views import Recalled, StableCube
+
+ESCAPE = render.control_string_breaker(["<|im_start|>", "<|im_end|>", "</s>"])
+WORDS = Tokenizer(count=lambda text: len(text.split()), escape=ESCAPE, context=1000)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def test_stable_memory_goes_to_the_end_of_a_system_message_only_where_there_is_one():
+    with_system = render.place([{"role": "system", "content": "S"}, user("Q")], ["> a"], [])
+    assert with_system[0]["content"].startswith("S\n\n<memory>")
+    assert with_system[1]["content"] == "Q"
+    without = render.place(
+        [user("first"), {"role": "assistant", "content": "A"}, user("Q")], ["> a"], []
+    )
+    assert without[0]["role"] == "user"
+    assert without[0]["content"].endswith("</memory>\n\nfirst")
+    assert without[2]["content"] == "Q"
+
+
+def test_the_given_messages_are_not_changed():
+    parts = [{"type": "text", "text": "Q"}]
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": parts}]
+    render.place(messages, ["> a"], ["> b"])
+    assert messages == [{"role": "system", "content": "S"}, {"role": "user", "content": parts}]
+    assert parts == [{"type": "text", "text": "Q"}]
+
+
+def test_a_picture_keeps_its_place_and_a_conversation_without_text_gets_nothing_retrieved():
+    picture = {"type": "image_url", "image_url": {"url": "data:x"}}
+    (placed,) = render.place(
+        [{"role": "user", "content": [picture, {"type": "text", "text": "Q"}]}], [], ["> b"]
+    )
+    assert placed["content"][0] == picture
+    assert placed["content"][1]["text"].endswith("\n\nQ")
+    only_picture = [{"role": "user", "content": [picture]}]
+    assert render.place(only_picture, [], ["> b"]) == only_picture
+
+
+def test_in_a_tool_loop_memory_stays_with_the_users_question():
+    messages = [
+        user("Q"),
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "content": "R"},
+    ]
+    placed = render.place(messages, [], ["> b"])
+    assert placed[0]["content"].endswith("Q")
+    assert placed[1:] == messages[1:]
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=80),
+    st.sampled_from(["<|im_end|>", "</memory>", "< / MEMORY>", "</s>", "<memory"]),
+)
+def test_no_item_can_leave_its_quotes(text, attack):
+    quoted = render.quote_item(Item(text=("x" + text + attack + text).replace("\x00", "")), ESCAPE)
+    assert all(line.startswith("> ") for line in quoted.split("\n"))
+    assert attack not in quoted
+    whole = render.block([quoted])
+    assert whole.count("</memory>") == 1
+    assert whole.lower().count("<memory") == 1
+
+
+def test_an_item_says_who_and_when():
+    moment = datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
+    assert (
+        render.quote_item(Item(text="Hi", speaker="Ann", time=moment), ESCAPE)
+        == "> [2023-05-08 13:56, Ann] Hi"
+    )
+    assert render.quote_item(Item(text="Hi"), ESCAPE) == "> Hi"
+
+
+def found(text: str, score: float, cube: str = "c") -> Found:
+    return Found(Recalled(Item(id=text, text=text), cube, None, "v", "alice", 0), score, {})
+
+
+def stable(name: str, words: int, priority: int = 0) -> StableCube:
+    items = (Item(text=" ".join([name] * words)),)
+    return StableCube(name, name, "v", "alice", priority, 0, 0, items)
+
+
+def decide(messages, stables, hits, limit, named=0):
+    scheduler = MemScheduler(PromptConfig(budget_tokens=limit, context_share=1.0))
+    budget = scheduler.budget(WORDS, None, 10)
+    return scheduler.plan(messages, stables, hits, budget, WORDS, named)
+
+
+def reasons(draft):
+    return {
+        entry.item or entry.cube: (entry.decision, entry.reason) for entry in draft.plan.entries
+    }
+
+
+def test_what_is_said_already_or_twice_is_not_said_again():
+    hits = [
+        found("My cat is Miso", 1.0),
+        found("my  CAT is miso", 0.9, "d"),
+        found("Already said", 0.8),
+    ]
+    draft = decide([user("You know: already said. What?")], [], hits, 200)
+    told = reasons(draft)
+    assert told["My cat is Miso"][0] == "used"
+    assert told["my  CAT is miso"] == ("rejected", "the same words as a better item")
+    assert told["Already said"] == ("rejected", "already in the conversation")
+
+
+def test_the_best_fits_first_and_a_smaller_one_takes_the_rest():
+    hits = [found("a " * 30 + "end", 1.0), found("b " * 300 + "end", 0.9), found("small one", 0.8)]
+    told = reasons(decide([user("Q")], [], hits, 100))
+    assert [told[hit.recalled.item.id][0] for hit in hits] == ["used", "rejected", "used"]
+
+
+def test_a_stable_cube_too_large_to_stand_whole_leaves_its_items_to_search():
+    draft = decide([user("Q")], [stable("big", 500)], [found("from big", 1.0, "big")], 100)
+    told = reasons(draft)
+    assert told["big"][0] == "rejected"
+    assert "still found by search" in told["big"][1]
+    assert told["from big"][0] == "used"
+
+
+def test_memory_gives_way_from_the_least_valuable():
+    draft = decide(
+        [user("Q")],
+        [stable("named", 5), stable("placed", 5, priority=5)],
+        [found("good", 0.9), found("poor", 0.1)],
+        500,
+        named=1,
+    )
+    order = []
+    while not draft.is_empty():
+        before = {e.item or e.cube for e in draft.plan.used}
+        draft.give_way(1, "no room")
+        order += before - {e.item or e.cube for e in draft.plan.used}
+    assert order == ["poor", "good", "placed", "named"]
+
+
+@given(st.lists(st.integers(1, 60), max_size=12), st.integers(0, 300))
+def test_what_is_used_stays_within_the_budget(sizes, limit):
+    hits = [found(" ".join([f"w{n}"] * size), 1.0 - n / 100) for n, size in enumerate(sizes)]
+    draft = decide([user("Q")], [], hits, limit)
+    framing = WORDS.count(render.block([]))
+    used = draft.plan.used
+    assert not used or sum(entry.tokens for entry in used) + framing <= limit
+    assert {entry.placement for entry in used} <= {Placement.RETRIEVED}
+
+
+def test_a_short_question_brings_the_one_before_it_along():
+    messages = [
+        user("Tell me about my boat."),
+        {"role": "assistant", "content": "It is blue."},
+        user("And why?"),
+    ]
+    assert read_query(messages).text == "Tell me about my boat.\nAnd why?"
+    assert read_query([user("What colour is my boat?")]).text == "What colour is my boat?"
+    assert read_query([{"role": "system", "content": "S"}]).text == ""
