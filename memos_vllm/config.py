@@ -112,6 +112,27 @@ class RememberConfig(Section):
     )
 
 
+class KVConfig(Section):
+    tier: Literal["fs", "lmcache", "none"] = Field(
+        "fs",
+        description="where KV outlives the engine: files of ours, LMCache beside them, nowhere",
+    )
+    path: Path | None = Field(None, description="folder of KV on disk; default: under `home`")
+    max_bytes: int = Field(16 << 30, ge=0, description="KV on disk; what is worth least goes first")
+    ram_path: Path = Field(Path("/dev/shm"), description="shared memory for the hot part of it")
+    ram_bytes: int = Field(2 << 30, ge=0, description="KV in shared memory; 0: none")
+    history: bool = Field(True, description="keep the KV of conversations, not only of cubes")
+    segment_tokens: int = Field(
+        128, ge=16, description="shortest piece of a conversation that is kept, and loaded"
+    )
+    shared_system_prompt_people: int = Field(
+        3,
+        ge=0,
+        description="a client's system message is the tenant's, not a person's, once so many people "
+        "of the tenant have sent it; 0: never, 1: always",
+    )
+
+
 class GovernanceConfig(Section):
     isolation: Literal["person", "tenant"] = Field(
         "person", description="who shares a prefix cache"
@@ -161,6 +182,7 @@ class Config(Section):
     embedder: EmbedderConfig = EmbedderConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
+    kv: KVConfig = KVConfig()
     remember: RememberConfig = RememberConfig()
     governance: GovernanceConfig = GovernanceConfig()
     jobs: JobsConfig = JobsConfig()
@@ -182,6 +204,10 @@ class Config(Section):
     @property
     def chroma_path(self) -> Path:
         return (self.chroma.path or self.root / "chroma").expanduser().absolute()
+
+    @property
+    def kv_path(self) -> Path:
+        return (self.kv.path or self.root / "kv").expanduser().absolute()
 
     @property
     def jobs_url(self) -> str:

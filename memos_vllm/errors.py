@@ -15,6 +15,7 @@
         ├── VaultUnavailable         the vault's database
         ├── IndexUnavailable         Chroma
         ├── EmbedderUnavailable      the embedding model
+        ├── SegmentsUnavailable      the folder that KV is kept in
         └── MemoryTimeout            memory took longer than its deadline
 
 At the edge each one becomes the OpenAI error envelope (see `envelope`).
@@ -94,6 +95,10 @@ class IndexUnavailable(Unavailable):
 
 class EmbedderUnavailable(Unavailable):
     reason = "embedder"
+
+
+class SegmentsUnavailable(Unavailable):
+    reason = "kv"
 
 
 class MemoryTimeout(Unavailable):

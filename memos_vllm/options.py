@@ -21,7 +21,11 @@ class MemoryOptions(BaseModel):
     budget_tokens: int | None = Field(None, ge=0)
     write: bool | None = Field(None, description="remember this turn; default: what the key allows")
     required: bool = Field(False, description="503 instead of an answer without memory")
-    kv: Literal["exact", "near"] | None = Field(None, description="activation memory (501 so far)")
+    kv: Literal["exact", "near", "none"] = Field(
+        "exact",
+        description="exact: KV of the same tokens in the same place; near: approximate too (501 so "
+        "far); none: computed for this request, and not kept",
+    )
     adapter: str | None = Field(None, description="parametric memory (501 so far)")
 
 
@@ -48,9 +52,10 @@ def read_options(raw: Any) -> MemoryOptions:
                 f"unknown key `{where}`; did you mean `memory.{nearest}`?", param=where
             ) from error
         raise BadRequest(f"`{where}`: {problem['msg']}", param=where) from error
-    if options.kv is not None:
+    if options.kv == "near":
         raise NotBuilt(
-            "activation memory (`memory.kv`) is not served by this version; leave `kv` out",
+            "approximate activation memory (`memory.kv: near`) is not served by this version; "
+            "leave `kv` out for exact",
             param="memory.kv",
         )
     if options.adapter is not None:

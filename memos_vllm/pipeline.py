@@ -60,6 +60,8 @@ class Chat:
     """`truncate_prompt_tokens` of the request: the prompt is cut there, so memory stays below it."""
     store: bool = True
     plan: MemoryPlan = dataclasses.field(default_factory=MemoryPlan)
+    draft: Draft | None = None
+    """What stands in the prompt, once it is rendered."""
 
 
 Answer = Callable[[list[dict[str, Any]] | None], Awaitable[Any]]
@@ -127,6 +129,7 @@ class Pipeline:
                     chat.plan.prompt_tokens = length
                     chat.plan.injected_tokens = sum(entry.tokens for entry in chat.plan.used)
                     metrics.INJECTED_TOKENS.inc(chat.plan.injected_tokens)
+                    chat.draft = draft
                     return messages
                 over = length - room if length is not None else _tokens(chat.plan) // 2 + 1
                 draft.give_way(over, "the prompt would not fit into the context")

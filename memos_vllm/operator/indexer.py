@@ -31,11 +31,14 @@ class Indexer:
         payloads: PayloadStore,
         embedder: Embedder,
         index: VectorIndex,
+        forget_kv: Callable[[Work], None] = lambda work: None,
     ) -> None:
+        """Args: forget_kv: wipes the KV of a cube that changed or is gone."""
         self._outbox = outbox
         self._payloads = payloads
         self._embedder = embedder
         self._index = index
+        self._forget_kv = forget_kv
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -110,6 +113,7 @@ class Indexer:
             self.rebuild()
 
     def _do(self, work: Work) -> None:
+        self._forget_kv(work)  # first: it needs nothing that could be away
         if work.drop:
             self._index.drop_cube(work.owner, work.cube)
             self._payloads.delete_cube(work.owner.tenant, work.cube)

@@ -18,7 +18,9 @@ class PlanEntry(PlanModel):
     version: str
     name: str | None = None
     kind: Kind = Kind.EXPLICIT
-    form: Literal["text"] = "text"
+    form: Literal["text", "kv"] = Field(
+        "text", description="kv: the engine had its KV; text: it was computed for this request"
+    )
     placement: Placement
     item: str | None = Field(None, description="null: the whole cube")
     score: float | None = None
@@ -35,6 +37,19 @@ class Budget(PlanModel):
     reason: str
 
 
+class KVSegment(PlanModel):
+    end: int = Field(description="tokens of the prompt up to its end")
+    shared: bool = Field(description="its KV serves the tenant's other people too")
+    cubes: list[str] = Field(description="`id@version` of the cubes in it and before it")
+
+
+class KVPlan(PlanModel):
+    """How the prompt is cut for KV that outlives the request."""
+
+    segments: list[KVSegment] = Field(default_factory=list)
+    problem: str | None = Field(None, description="why no more of it could be cut")
+
+
 class MemoryPlan(PlanModel):
     """What `GET /v1/memory/explain/{request_id}` shows."""
 
@@ -43,6 +58,7 @@ class MemoryPlan(PlanModel):
     person: str | None = None
     entries: list[PlanEntry] = Field(default_factory=list)
     budget: Budget | None = None
+    kv: KVPlan | None = Field(None, description="null: activation memory had no part")
     injected_tokens: int = 0
     prompt_tokens: int | None = None
     cached_tokens: int | None = None

@@ -37,6 +37,8 @@ class Candidate:
     """Higher stays longer when memory has to give way."""
     order: tuple[Any, ...]
     """Place inside its block."""
+    owner: str = ""
+    """The person whose it is; empty: the tenant's."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -50,6 +52,15 @@ class Draft:
         return render.place(
             messages, self._texts(Placement.STABLE), self._texts(Placement.RETRIEVED)
         )
+
+    def stable(self) -> list[Candidate]:
+        """What stands at the head, in prompt order."""
+        return self._placed(Placement.STABLE)
+
+    def retrieved_block(self) -> str | None:
+        """The text in front of the last user message."""
+        texts = self._texts(Placement.RETRIEVED)
+        return render.block(texts) if texts else None
 
     def give_way(self, tokens: int, reason: str) -> None:
         """Reject used candidates, lowest value first, until `tokens` are free (or all are gone)."""
@@ -67,8 +78,11 @@ class Draft:
         return [c for c in self.candidates if c.entry.decision == "used"]
 
     def _texts(self, placement: Placement) -> list[str]:
+        return [c.text for c in self._placed(placement)]
+
+    def _placed(self, placement: Placement) -> list[Candidate]:
         chosen = [c for c in self._used() if c.entry.placement == placement]
-        return [c.text for c in sorted(chosen, key=lambda c: c.order)]
+        return sorted(chosen, key=lambda c: c.order)
 
 
 class MemScheduler:
@@ -173,7 +187,8 @@ def _stable_candidate(
         reason="named in the request" if is_named else "placed at the head of every prompt",
     )
     # Stable memory outlives retrieved memory; what the request names outlives the rest.
-    return Candidate(entry, text, (2.0 + is_named, cube.priority, -position), (position,))
+    value = (2.0 + is_named, cube.priority, -position)
+    return Candidate(entry, text, value, (position,), owner=cube.person)
 
 
 def _retrieved_candidate(result: Found, tokenizer: Tokenizer) -> Candidate:

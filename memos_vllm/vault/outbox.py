@@ -30,6 +30,8 @@ class Work:
     upserts: tuple[IndexedItem, ...]
     deletes: tuple[str, ...]
     drop: bool
+    version: str | None
+    """The cube's current one; None: there is no such cube any more."""
     rows: tuple[int, ...]
 
 
@@ -49,6 +51,7 @@ class Outbox:
                 grouped.setdefault(row.cube_id, []).append(row)
             for cube_id, rows in grouped.items():
                 named = {row.item_id for row in rows if row.item_id}
+                cube = session.get(CubeRow, cube_id)
                 found = tuple(items.load_with_windows(session, cube_id, named))
                 present = {item.id for item in found}
                 work.append(
@@ -58,6 +61,7 @@ class Outbox:
                         upserts=found,
                         deletes=tuple(named - present),
                         drop=any(row.op == "drop" for row in rows),
+                        version=cube.head_version if cube is not None else None,
                         rows=tuple(row.seq for row in rows),
                     )
                 )

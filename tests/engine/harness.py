@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
+from memos_vllm.cli.serve import CONNECTOR
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.demo.model import prepare_chat_model
 
@@ -69,6 +70,12 @@ class Server:
             del self._environment["VLLM_PLUGINS"]
         self._process: subprocess.Popen[bytes] | None = None
 
+    def _connector(self) -> tuple[str, ...]:
+        """What `memos serve` adds by itself."""
+        if self.home is None or self._config is not None:
+            return ()
+        return ("--kv-transfer-config", json.dumps(CONNECTOR))
+
     @staticmethod
     def _memory(home: Path) -> dict[str, str]:
         return {
@@ -78,6 +85,7 @@ class Server:
             # Everything runs on two cores here: slow is not broken.
             "MEMOS__PROMPT__DEADLINE_SECONDS": "20",
             "MEMOS__REMEMBER__DURABLE_WAIT_SECONDS": "20",
+            "MEMOS__KV__RAM_PATH": str(home.parent),
             "MEMOS__GOVERNANCE__KEY_CACHE_SECONDS": "0.2",
         }
 
@@ -96,6 +104,7 @@ class Server:
             *("--max-model-len", str(CONTEXT), "--block-size", "32", "--enforce-eager"),
             *("--enable-prompt-tokens-details", "--enable-auto-tool-choice"),
             *("--tool-call-parser", "hermes"),
+            *self._connector(),
             *self._flags,
         ]
         with self._log.open("ab") as log:

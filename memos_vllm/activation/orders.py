@@ -1,0 +1,45 @@
+"""What the API process tells the engine about one request, inside `kv_transfer_params`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memos_vllm.activation.chain import Segment
+
+FIELD = "memos"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Orders:
+    segments: tuple[Segment, ...]
+    save: bool = True
+    """Whether what this request computes may be kept."""
+
+    def to_params(self) -> dict[str, Any]:
+        """Plain values, which any of the engine's serializers carries."""
+        return {
+            FIELD: {
+                "segments": [[s.end, s.scope, list(s.cubes)] for s in self.segments],
+                "save": self.save,
+            }
+        }
+
+
+def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
+    """The orders in a request's `kv_transfer_params`; None where there are none of ours."""
+    raw = (params or {}).get(FIELD)
+    if not isinstance(raw, Mapping):
+        return None
+    segments = tuple(
+        Segment(int(end), str(scope), tuple(map(str, cubes)))
+        for end, scope, cubes in raw.get("segments", ())
+    )
+    if not segments or not _ascending([segment.end for segment in segments]):
+        return None
+    return Orders(segments, bool(raw.get("save", True)))
+
+
+def _ascending(ends: Sequence[int]) -> bool:
+    return all(before < after for before, after in zip((0, *ends), ends, strict=False))

@@ -1,0 +1,164 @@
+"""MemStore of activation memory: segment files on two tiers, and who they belong to.
+
+    <disk>/segments/<model>/<scope>/<key>.safetensors     what is kept
+    <ram>/<model>/<scope>/<key>.safetensors               the hot part again, in shared memory
+    <disk>/cubes/<cube>/<model>.<scope>.<key>             one mark per cube in a segment's prefix
+    <disk>/gone/<cube>                                    the one version whose KV may still come
+
+Several processes share the folders: engine workers write and read, the API process wipes.  A mark is
+made before its segment appears, so forgetting a cube finds every chain that contains it, and a
+writer looks at `gone` after its segment appeared, so a request that was on its way while its cube
+was deleted brings nothing back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from memos_vllm.activation.tier import Tier
+from memos_vllm.activation.wiping import SUFFIX, wipe
+from memos_vllm.config import KVConfig
+
+_GONE_SECONDS = 86_400.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentName:
+    model: str
+    scope: str
+    key: str
+    rank: str = ""
+    """`1of2` where a model is spread over several workers: each keeps its own heads."""
+
+    @classmethod
+    def of(cls, model: bytes, scope: str, key: str, rank: str = "") -> SegmentName:
+        return cls(model.hex()[:16], short(scope.partition("/")[0]), key, rank)
+
+    def __str__(self) -> str:
+        rank = f".{self.rank}" if self.rank else ""
+        return f"{self.model}/{self.scope}/{self.key}{rank}"
+
+
+class SegmentStore:
+    def __init__(self, config: KVConfig, folder: Path) -> None:
+        """Args: folder: of the disk tier."""
+        self._root = folder
+        self._cubes = folder / "cubes"
+        self._gone = folder / "gone"
+        for made in (folder, self._cubes, self._gone):
+            made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.disk = Tier("disk", folder / "segments", config.max_bytes)
+        self.ram = _ram_tier(config, folder)
+
+    def where(self, name: SegmentName) -> str | None:
+        """The fastest tier that holds a segment. One or two questions to the file system."""
+        text = str(name)
+        if self.ram is not None and self.ram.has(text):
+            return self.ram.name
+        return self.disk.name if self.disk.has(text) else None
+
+    # -- forgetting -------------------------------------------------------------------------------
+
+    def forget(self, cube: str, version: str | None = None) -> int:
+        """Wipe every chain that contains a cube, on all tiers; returns the segments wiped.
+
+        Args:
+            version: the only one whose KV may come from now on; None: the cube is gone.
+        """
+        (self._gone / short(cube)).write_text(version or "")
+        folder, wiped = self._cubes / short(cube), 0
+        while marks := self._marks(folder):
+            for mark in marks:
+                wiped += self.wipe_segment(mark.name.replace("+", "/"))
+                mark.unlink(missing_ok=True)
+        return wiped
+
+    def forget_scope(self, scope: str) -> None:
+        """Wipe everything of one scope: a person or a tenant that leaves."""
+        for tier in self.tiers():
+            for model in list(tier.folder.iterdir()):
+                for path in (model / short(scope)).glob(f"*{SUFFIX}"):
+                    wipe(path)
+
+    def pin(self, cube: str, on: bool = True) -> None:
+        """Keep what contains this cube whatever else is needed."""
+        mark = self._cubes / short(cube) / _PIN
+        if on:
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+        else:
+            mark.unlink(missing_ok=True)
+
+    def is_pinned(self, name: str) -> bool:
+        mark = name.replace("/", "+")
+        return any((pin.parent / mark).exists() for pin in self._cubes.glob(f"*/{_PIN}"))
+
+    def of_cube(self, cube: str) -> list[str]:
+        """Names of the segments whose prefix contains a cube."""
+        marks = self._marks(self._cubes / short(cube))
+        names = (mark.name.replace("+", "/") for mark in marks)
+        return sorted(name for name in names if self.disk.has(name))
+
+    def sweep(self) -> None:
+        """What nobody else cleans: leftovers of killed writers, old tombstones, empty marks."""
+        for tier in self.tiers():
+            tier.sweep()
+        for path in self._gone.iterdir():
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _GONE_SECONDS:
+                    path.unlink()
+        for mark in self._cubes.glob("*/*"):
+            if mark.name != _PIN and not self.disk.has(mark.name.replace("+", "/")):
+                with contextlib.suppress(OSError):
+                    if time.time() - mark.stat().st_mtime > _GONE_SECONDS:
+                        mark.unlink()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def tiers(self) -> list[Tier]:
+        return [self.disk] if self.ram is None else [self.ram, self.disk]
+
+    def wipe_segment(self, name: str) -> bool:
+        wiped = [tier.wipe(name) for tier in self.tiers()]  # on all of them
+        return any(wiped)
+
+    def mark(self, cube: str, name: SegmentName) -> Path:
+        """The file that says that a cube stands in a segment's prefix."""
+        return self._cubes / short(cube.partition("@")[0]) / str(name).replace("/", "+")
+
+    def any_gone(self, cubes: Iterable[str]) -> bool:
+        """Whether one of these (`id@version`) was deleted or replaced."""
+        for cube in cubes:
+            name, _, version = cube.partition("@")
+            with contextlib.suppress(FileNotFoundError):
+                if (self._gone / short(name)).read_text() != version:
+                    return True
+        return False
+
+    @staticmethod
+    def _marks(folder: Path) -> list[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            return [path for path in folder.iterdir() if path.name != _PIN]
+        return []
+
+
+_PIN = "pin"
+
+
+def short(text: str) -> str:
+    """A name that any file system takes, and that says nothing about whose it is."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _ram_tier(config: KVConfig, folder: Path) -> Tier | None:
+    """In shared memory; one per disk folder and user, whichever process looks at it."""
+    if not config.ram_bytes or not config.ram_path.is_dir():
+        return None
+    name = f"memos-kv-{os.getuid()}-{short(str(folder.resolve()))[:12]}"
+    return Tier("ram", config.ram_path / name, config.ram_bytes)

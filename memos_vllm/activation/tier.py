@@ -1,0 +1,147 @@
+"""A bounded folder of segment files: shared memory or disk.
+
+The folder is the truth: any process may add, read or wipe, and a lookup asks the file system.  What
+is kept in memory (sizes, times, hits) only decides what goes first when the folder is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from memos_vllm.activation.wiping import SUFFIX, leftovers, wipe
+
+log = logging.getLogger(__name__)
+_RESCAN_SECONDS = 60.0
+_STALE_TMP_SECONDS = 600.0
+_HIT_SECONDS = 600.0
+"""A segment that was used twice as often outlives one that was used this much later."""
+_LOW_WATER = 0.9
+_LEFT_FREE = 64 << 20
+"""Bytes that are left to others, however much `max_bytes` allows."""
+
+
+@dataclasses.dataclass(slots=True)
+class Kept:
+    bytes: int
+    used: float
+    hits: int = 0
+
+    @property
+    def value(self) -> float:
+        return self.used + _HIT_SECONDS * math.log2(1 + self.hits)
+
+
+class Tier:
+    def __init__(self, name: str, folder: Path, max_bytes: int) -> None:
+        self.name = name
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._kept: dict[str, Kept] = {}
+        self._scanned = -math.inf
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, name: str) -> Path:
+        """Of a segment; `name` is `<model>/<scope>/<key>[.rank]`."""
+        return self.folder / f"{name}{SUFFIX}"
+
+    def has(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def used(self, name: str) -> None:
+        """Count a use; across restarts the file's access time remembers the last one."""
+        moment = time.time()
+        with self._lock:
+            kept = self._kept.get(name)
+            if kept is not None:
+                kept.used, kept.hits = moment, kept.hits + 1
+        with contextlib.suppress(OSError):
+            path = self.path(name)
+            os.utime(path, (moment, path.stat().st_mtime))
+
+    def added(self, name: str, size: int) -> None:
+        with self._lock:
+            self._kept[name] = Kept(size, time.time())
+
+    def hits(self, name: str) -> int:
+        with self._lock:
+            kept = self._kept.get(name)
+            return kept.hits if kept else 0
+
+    def wipe(self, name: str) -> bool:
+        with self._lock:
+            self._kept.pop(name, None)
+        return wipe(self.path(name))
+
+    def make_room(self, size: int, pinned: Callable[[str], bool] = lambda name: False) -> bool:
+        """Wipe what is worth least until `size` bytes fit; False when they never will."""
+        if size > self.max_bytes:
+            return False
+        if shutil.disk_usage(self.folder).free < size + _LEFT_FREE:
+            return False
+        self._rescan()
+        with self._lock:
+            total = sum(kept.bytes for kept in self._kept.values())
+            if total + size <= self.max_bytes:
+                return True
+            order = sorted(self._kept, key=lambda name: self._kept[name].value)
+        for name in order:
+            if total + size <= _LOW_WATER * self.max_bytes:
+                break
+            if pinned(name):
+                continue
+            with self._lock:
+                kept = self._kept.get(name)
+            if kept is not None:
+                self.wipe(name)
+                total -= kept.bytes
+        return total + size <= self.max_bytes
+
+    def names(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Every segment that is here, with its file's status."""
+        yield from _segments(str(self.folder), "")
+
+    def totals(self) -> tuple[int, int]:
+        """(segments, bytes)"""
+        self._rescan()
+        with self._lock:
+            return len(self._kept), sum(kept.bytes for kept in self._kept.values())
+
+    def sweep(self) -> None:
+        """Remove what killed writers left."""
+        for path in leftovers(self.folder):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _STALE_TMP_SECONDS:
+                    path.unlink()
+
+    def _rescan(self) -> None:
+        """Learn what other processes added and wiped."""
+        if time.monotonic() - self._scanned < _RESCAN_SECONDS:
+            return
+        found = dict(self.names())
+        with self._lock:
+            self._scanned = time.monotonic()
+            for name in self._kept.keys() - found.keys():
+                del self._kept[name]
+            for name, status in found.items():
+                if name not in self._kept:
+                    self._kept[name] = Kept(status.st_size, status.st_atime)
+
+
+def _segments(folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _segments(entry.path, f"{prefix}{entry.name}/")
+            elif entry.name.endswith(SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    yield f"{prefix}{entry.name.removesuffix(SUFFIX)}", entry.stat()

@@ -1,0 +1,151 @@
+"""From a rendered prompt to the orders for its KV: where memory stands in it, and whose it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from memos_vllm.activation.chain import (
+    Part,
+    Segment,
+    history_cuts,
+    locate,
+    special_position,
+)
+from memos_vllm.activation.orders import Orders
+from memos_vllm.activation.people import SharedPrompts
+from memos_vllm.config import KVConfig
+from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.scope import Scopes
+from memos_vllm.reader.messages import SYSTEM_ROLES, text_of
+from memos_vllm.scheduler import render
+from memos_vllm.scheduler.plan import KVPlan, KVSegment, PlanEntry
+from memos_vllm.scheduler.scheduler import Draft
+
+log = logging.getLogger(__name__)
+_CACHED_TEXTS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A request as the engine will get it."""
+
+    text: str
+    tokens: Sequence[int]
+    messages: Sequence[Any]
+    client_salt: str | None
+
+
+@dataclasses.dataclass
+class Chained:
+    """The orders of one request, and which plan entry's tokens end where."""
+
+    orders: Orders | None
+    ends: list[tuple[PlanEntry, int]]
+    plan: KVPlan
+
+    def observe(self, cached_tokens: int, block_size: int) -> None:
+        """Note in the plan which cubes' KV was there, once the engine has said how much was.
+
+        The engine's own prefix cache ends at a border of blocks, up to one block early.
+        """
+        for entry, end in self.ends:
+            entry.form = "kv" if end - cached_tokens < block_size else "text"
+
+
+class ChainPlanner:
+    def __init__(
+        self, tokenizer: Any, config: KVConfig, scopes: Scopes, prompts: SharedPrompts
+    ) -> None:
+        self._encode_text: Callable[[str], list[int]] = lambda text: tokenizer.encode(
+            text, add_special_tokens=False
+        )
+        self._config = config
+        self._scopes = scopes
+        self._prompts = prompts
+        self._encoded: OrderedDict[str, list[int]] = OrderedDict()
+        strings: dict[str, int] = dict(getattr(tokenizer, "get_added_vocab", dict)())
+        strings.update(
+            zip(
+                getattr(tokenizer, "all_special_tokens", ()),
+                getattr(tokenizer, "all_special_ids", ()),
+                strict=False,
+            )
+        )
+        self._special = frozenset(strings.values())
+        ordered = sorted(strings, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        self._bos: int | None = getattr(tokenizer, "bos_token_id", None)
+
+    def chain(self, principal: Principal, draft: Draft | None, prompt: Prompt) -> Chained:
+        """Where to cut this prompt. Never raises for a prompt that cannot be cut: it is computed."""
+        scope = self._head_scope(principal, prompt)
+        mine = self._scopes.person(principal, prompt.client_salt)
+        segments: list[Segment] = []
+        ends: list[tuple[PlanEntry, int]] = []
+        problem = None
+        if draft is not None and (stable := draft.stable()):
+            parts = [Part(c.entry.cube, f"{c.text}\n") for c in stable]
+            found = locate(prompt.text, prompt.tokens, render.OPENING, parts, self._encode)
+            problem = found.problem
+            if found.head >= self._config.segment_tokens:
+                segments.append(Segment(found.head, scope))
+            cubes: tuple[str, ...] = ()
+            for candidate, end in zip(stable, found.ends, strict=False):
+                cubes = (*cubes, f"{candidate.entry.cube}@{candidate.entry.version}")
+                if candidate.owner:
+                    scope = mine
+                segments.append(Segment(end, scope, cubes))
+                ends.append((candidate.entry, end))
+        if self._config.history:
+            segments += self._history(prompt, draft, segments, mine)
+        orders = Orders(tuple(segments)) if segments else None
+        shared = self._scopes.tenant(principal, prompt.client_salt)
+        plan = KVPlan(
+            segments=[
+                KVSegment(end=s.end, shared=s.scope == shared, cubes=list(s.cubes))
+                for s in segments
+            ],
+            problem=problem,
+        )
+        return Chained(orders, ends, plan)
+
+    def _history(
+        self, prompt: Prompt, draft: Draft | None, head: Sequence[Segment], scope: str
+    ) -> list[Segment]:
+        start = head[-1].end if head else 0
+        cubes = head[-1].cubes if head else ()
+        limit = len(prompt.tokens)
+        if draft is not None and (retrieved := draft.retrieved_block()):
+            # It is gone from the next turn's prompt: what stands behind it is never found again.
+            before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
+            count = len(self._control.findall(before)) if self._control else 0
+            limit = special_position(prompt.tokens, self._special, count) + 1
+        least = self._config.segment_tokens
+        cuts = history_cuts(prompt.tokens, self._special, start, limit, least)
+        return [Segment(cut, scope, cubes) for cut in cuts]
+
+    def _head_scope(self, principal: Principal, prompt: Prompt) -> str:
+        """Whose the head is before any memory: with a client's system message, it may be personal."""
+        first = prompt.messages[0] if prompt.messages else {}
+        tenant = self._scopes.tenant(principal, prompt.client_salt)
+        if first.get("role") not in SYSTEM_ROLES:
+            return tenant
+        if self._prompts.is_shared(tenant, principal.person, text_of(first)):
+            return tenant
+        return self._scopes.person(principal, prompt.client_salt)
+
+    def _encode(self, text: str) -> list[int]:
+        """The same texts stand in prompt after prompt: their tokens are kept."""
+        tokens = self._encoded.get(text)
+        if tokens is None:
+            tokens = self._encoded[text] = self._encode_text(text)
+            if len(self._encoded) > _CACHED_TEXTS:
+                self._encoded.popitem(last=False)
+        else:
+            self._encoded.move_to_end(text)
+        return tokens

@@ -1,0 +1,1 @@
+"""The KV connector: activation memory inside vLLM's engine."""

@@ -1,0 +1,154 @@
+"""Tokens in and out of the engine's paged KV cache, whatever its layout.
+
+Writing goes through the attention layer's own `do_kv_cache_update`.  Reading needs the layout, which
+differs by backend and instruction set (on a CPU's vector units K lies transposed inside a block), so
+it is found out once: known numbers are written into a block the way the engine writes, and where
+they turn up is the permutation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+_DIGIT = 256  # every integer up to here is exact in bfloat16
+
+
+class Unsupported(Exception):
+    """A model or backend whose KV we cannot carry; the message says why."""
+
+
+@dataclasses.dataclass
+class _Layer:
+    module: Any
+    cache: torch.Tensor
+    block_dim: int
+
+
+class PagedCache:
+    """The registered KV tensors of one worker, as tokens."""
+
+    def __init__(
+        self, caches: Mapping[str, torch.Tensor], modules: Mapping[str, Any], blocks: int, size: int
+    ) -> None:
+        """
+        Args:
+            caches: layer name → KV tensor, one dimension of which is `blocks`.
+            modules: layer name → attention module.
+            size: tokens in a block.
+        Raises:
+            Unsupported
+        """
+        self.block_size = size
+        self._layers = []
+        for name, cache in caches.items():
+            module = modules[name]
+            if not hasattr(module.impl, "do_kv_cache_update"):
+                raise Unsupported(
+                    f"{type(module.impl).__name__} has no way to write KV from outside"
+                )
+            if blocks not in getattr(cache, "shape", ()):
+                raise Unsupported("the KV cache is not one paged tensor a layer")
+            self._layers.append(_Layer(module, cache, list(cache.shape).index(blocks)))
+        first = self._layers[0].module
+        self.heads, self.head_dim = int(first.num_kv_heads), int(first.head_size)
+        self.dtype = self._layers[0].cache.dtype
+        if self.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+            raise Unsupported(f"the KV cache is kept in {self.dtype}")
+        self._permutation: torch.Tensor | None = None
+        self._blocks = blocks
+
+    @property
+    def layers(self) -> int:
+        return len(self._layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self._layers[0].cache.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
+
+    def read(
+        self, block_ids: Sequence[int], start: int, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of tokens `start:end` of a request: (layers, tokens, heads, head_dim) on the CPU."""
+        permutation = self._permutation
+        if permutation is None:
+            permutation = self._permutation = self._find_layout()
+        size = self.block_size
+        first, last = start // size, (end - 1) // size + 1
+        ids = torch.tensor(block_ids[first:last], device=self.device)
+        shape = (self.layers, end - start, self.heads, self.head_dim)
+        k, v = torch.empty(shape, dtype=self.dtype), torch.empty(shape, dtype=self.dtype)
+        window = slice(start - first * size, end - first * size)
+        for position, layer in enumerate(self._layers):
+            flat = layer.cache.index_select(layer.block_dim, ids).movedim(layer.block_dim, 0)
+            tokens = flat.flatten(1).index_select(1, permutation)
+            # (blocks, k/v, token, head, dim)
+            tokens = tokens.view(len(ids), 2, size, self.heads, self.head_dim)
+            k[position] = tokens[:, 0].flatten(0, 1)[window]
+            v[position] = tokens[:, 1].flatten(0, 1)[window]
+        return k, v
+
+    def write(self, block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Put K and V (layers, tokens, heads, head_dim) at tokens `start…` of a request's blocks."""
+        slots = self._slots(block_ids, start, start + k.shape[1])
+        k, v = k.to(self.device, non_blocking=True), v.to(self.device, non_blocking=True)
+        for position, layer in enumerate(self._layers):
+            self._update(layer, k[position], v[position], slots)
+
+    def check(self, k: torch.Tensor) -> str | None:
+        """Why this tensor cannot be put here, if it cannot."""
+        expected = (self.layers, self.heads, self.head_dim, self.dtype)
+        found = (k.shape[0], k.shape[2], k.shape[3], k.dtype)
+        return None if found == expected else f"KV of another shape: {found}, not {expected}"
+
+    def probe(self) -> None:
+        """Find the layout out now. Raises Unsupported."""
+        self._permutation = self._find_layout()
+
+    def _find_layout(self) -> torch.Tensor:
+        """Where in a block each number of (k/v, token, head, dim) lies, flat.
+
+        Uses the last block, and restores what it held.
+
+        Raises:
+            Unsupported: the numbers do not turn up each in one place.
+        """
+        layer, block = self._layers[0], self._blocks - 1
+        shape = (self.block_size, self.heads, self.head_dim)
+        count = self.block_size * self.heads * self.head_dim
+        slots = torch.arange(self.block_size, device=self.device) + block * self.block_size
+        place = layer.cache.select(layer.block_dim, block)
+        before = place.clone()
+        found = torch.zeros(place.numel(), dtype=torch.int64, device=self.device)
+        numbers = torch.arange(1, 2 * count + 1)
+        scale = 1
+        try:
+            while scale <= 2 * count:
+                digits = (numbers // scale % _DIGIT).to(self.dtype).to(self.device)
+                place.zero_()
+                self._update(layer, digits[:count].view(shape), digits[count:].view(shape), slots)
+                found += place.reshape(-1).to(torch.int64) * scale
+                scale *= _DIGIT
+        finally:
+            place.copy_(before)
+        order = torch.full((2 * count + 1,), -1, dtype=torch.int64, device=self.device)
+        valid = (found > 0) & (found <= 2 * count)
+        order[found[valid]] = torch.nonzero(valid).view(-1)
+        if int(valid.sum()) != 2 * count or bool((order[1:] < 0).any()):
+            raise Unsupported("the KV cache's layout is not a permutation of tokens")
+        return order[1:]
+
+    def _update(self, layer: _Layer, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
+        layer.module.impl.do_kv_cache_update(layer.module, k, v, layer.cache, slots)
+
+    def _slots(self, block_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
+        position = torch.arange(start, end)
+        blocks = torch.tensor(block_ids)[position // self.block_size]
+        return (blocks * self.block_size + position % self.block_size).to(self.device)

@@ -1,0 +1,46 @@
+"""What the connector's scheduler side tells its worker side, each engine step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
+
+from memos_vllm.activation.store import SegmentName
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """One segment's place in a request: tokens `start:end`."""
+
+    name: SegmentName
+    start: int
+    end: int
+    cubes: tuple[str, ...] = ()
+    digest: str = ""
+    """Of the segment's own tokens."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Load:
+    request_id: str
+    block_ids: tuple[int, ...]
+    start: int
+    """Tokens before it are in the engine's own prefix cache."""
+    end: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Save:
+    request_id: str
+    block_ids: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+@dataclasses.dataclass(slots=True)
+class StepOrders(KVConnectorMetadata):
+    loads: list[Load] = dataclasses.field(default_factory=list)
+    saves: list[Save] = dataclasses.field(default_factory=list)
+    idle: bool = False
+    """Nothing is computed in this step, so nobody waits if a load is done at once."""

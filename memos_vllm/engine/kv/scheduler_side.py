@@ -1,0 +1,134 @@
+"""The connector in the engine core: what can be loaded for a request, what is worth saving."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from memos_vllm.activation.chain import Segment, chain_keys, own_digest
+from memos_vllm.activation.orders import Orders, read_orders
+from memos_vllm.activation.store import SegmentName, SegmentStore
+from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
+
+_MOST_ATTEMPTS = 3
+
+
+@dataclasses.dataclass(slots=True)
+class _Chain:
+    """A request's chain, with the names of its segments on every worker."""
+
+    segments: tuple[Segment, ...]
+    names: list[tuple[SegmentName, ...]]
+    save: bool
+    attempts: int = 0
+    """Loads ordered so far: one that failed is tried again only so often (preemption costs one)."""
+    reach: int = 0
+    """Tokens that the last lookup found."""
+
+    def pieces(self, tokens: Sequence[int], chosen: Sequence[int]) -> tuple[Piece, ...]:
+        starts = [0, *(segment.end for segment in self.segments)]
+        return tuple(
+            Piece(
+                dataclasses.replace(self.names[i][0], rank=""),
+                starts[i],
+                self.segments[i].end,
+                self.segments[i].cubes,
+                own_digest(tokens[starts[i] : self.segments[i].end]),
+            )
+            for i in chosen
+        )
+
+
+class SchedulerSide:
+    def __init__(
+        self, store: SegmentStore, model: bytes, ranks: Sequence[str], least_tokens: int
+    ) -> None:
+        self._store = store
+        self._model = model
+        self._ranks = tuple(ranks)
+        self._least = least_tokens
+        self._chains: dict[str, _Chain | None] = {}
+        self._saving: dict[str, set[str]] = {}
+        self._orders = StepOrders()
+
+    def matched_tokens(self, request: Any, computed: int) -> tuple[int, bool]:
+        """(tokens beyond `computed` that can be loaded, whether while others run on)."""
+        chain = self._chain(request)
+        if chain is None or chain.attempts >= _MOST_ATTEMPTS:
+            return 0, False
+        present = itertools.takewhile(self._is_kept, chain.names)
+        count = sum(1 for _ in present)
+        chain.reach = chain.segments[count - 1].end if count else 0
+        end = min(chain.reach, request.num_prompt_tokens - 1)
+        if end - computed < self._least:
+            return 0, False
+        return end - computed, True
+
+    def allocated(self, request: Any, block_ids: Sequence[int], external: int) -> None:
+        chain = self._chain(request)
+        if chain is None or external <= 0:
+            return
+        end = min(chain.reach, request.num_prompt_tokens - 1)
+        starts = [0, *(segment.end for segment in chain.segments)]
+        needed = [
+            i
+            for i, segment in enumerate(chain.segments)
+            if segment.end > end - external and starts[i] < end
+        ]
+        chain.attempts += 1
+        pieces = chain.pieces(request.prompt_token_ids, needed)
+        self._orders.loads.append(
+            Load(request.request_id, tuple(block_ids), end - external, end, pieces)
+        )
+
+    def finished(self, request: Any, block_ids: Sequence[int]) -> bool:
+        """Order what is worth keeping to be saved; True: the blocks must stay until it is."""
+        chain = self._chain(request)
+        self._chains.pop(request.request_id, None)
+        if chain is None or not chain.save or request.num_output_tokens == 0:
+            return False  # without a reply, not all of the prompt was computed
+        on_their_way = {key for keys in self._saving.values() for key in keys}
+        chosen = [
+            i
+            for i, names in enumerate(chain.names)
+            if names[0].key not in on_their_way and not self._is_kept(names)
+        ]
+        if not chosen:
+            return False
+        self._saving[request.request_id] = {chain.names[i][0].key for i in chosen}
+        pieces = chain.pieces(request.prompt_token_ids, chosen)
+        self._orders.saves.append(Save(request.request_id, tuple(block_ids), pieces))
+        return True
+
+    def take_orders(self, scheduled_tokens: int) -> StepOrders:
+        orders, self._orders = self._orders, StepOrders()
+        orders.idle = scheduled_tokens == 0
+        return orders
+
+    def saved(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            self._saving.pop(request_id, None)
+
+    def _is_kept(self, names: Sequence[SegmentName]) -> bool:
+        return all(self._store.where(name) is not None for name in names)
+
+    def _chain(self, request: Any) -> _Chain | None:
+        if request.request_id not in self._chains:
+            self._chains[request.request_id] = self._read(request)
+        return self._chains[request.request_id]
+
+    def _read(self, request: Any) -> _Chain | None:
+        orders: Orders | None = read_orders(request.kv_transfer_params)
+        if orders is None or not request.prompt_token_ids:
+            return None
+        if request.mm_features or request.lora_request is not None:
+            return None  # the tokens alone do not say what was computed
+        segments = tuple(s for s in orders.segments if s.end <= request.num_prompt_tokens)
+        keys = chain_keys(self._model, request.prompt_token_ids, segments)
+        names = [
+            tuple(SegmentName.of(self._model, s.scope, key, rank) for rank in self._ranks)
+            for s, key in zip(segments, keys, strict=True)
+        ]
+        return _Chain(segments, names, orders.save)

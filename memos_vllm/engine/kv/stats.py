@@ -1,0 +1,65 @@
+"""What loads and saves cost and spared, on vLLM's own `/metrics`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
+    KVConnectorPromMetrics,
+    KVConnectorStats,
+)
+
+COUNTERS = {
+    "loaded_tokens_ram": "Tokens whose KV came from shared memory",
+    "loaded_tokens_disk": "Tokens whose KV came from disk",
+    "saved_tokens": "Tokens whose KV was kept",
+    "load_failures": "Loads that failed and were computed instead",
+    "save_failures": "Saves that failed",
+    "load_seconds": "Time spent loading KV",
+}
+
+
+@dataclasses.dataclass
+class KVStats(KVConnectorStats):
+    """Counts since the last report, by the names of `COUNTERS`."""
+
+    def reset(self) -> None:
+        self.data = {}
+
+    def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
+        for name, amount in other.data.items():
+            self.data[name] = self.data.get(name, 0) + amount
+        return self
+
+    def reduce(self) -> dict[str, int | float]:
+        return {name.replace("_", " "): round(amount, 3) for name, amount in self.data.items()}
+
+    def is_empty(self) -> bool:
+        return not self.data
+
+
+class KVPromMetrics(KVConnectorPromMetrics):
+    def __init__(
+        self,
+        vllm_config: Any,
+        metric_types: dict[Any, Any],
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
+    ) -> None:
+        super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+        self._counters: dict[str, Any] = {
+            name: self._counter_cls(
+                name=f"memos_kv_{name}_total", documentation=text, labelnames=labelnames
+            )
+            for name, text in COUNTERS.items()
+        }
+        for values in per_engine_labelvalues.values():
+            for counter in self._counters.values():
+                counter.labels(*values)  # a series that is 0 is there from the start
+
+    def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
+        values = self.per_engine_labelvalues[engine_idx]
+        for name, amount in transfer_stats_data.items():
+            if name in self._counters:
+                self._counters[name].labels(*values).inc(amount)

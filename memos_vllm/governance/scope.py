@@ -1,0 +1,34 @@
+"""Scopes of kept KV: a person or a tenant, as a name that only this server can make.
+
+    <hmac of tenant and person>[/<hmac of the client's own salt>]
+
+What stands before the slash names a folder, so that everything of one person can be wiped; a
+client's own salt narrows a scope further and cannot widen it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from memos_vllm.cube.ids import SHARED
+from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.salt import cache_salt
+
+
+@dataclasses.dataclass(frozen=True)
+class Scopes:
+    secret: bytes
+    isolation: Literal["person", "tenant"]
+
+    def person(self, principal: Principal, client_salt: str | None = None) -> str:
+        return self._scope(principal, client_salt)
+
+    def tenant(self, principal: Principal, client_salt: str | None = None) -> str:
+        return self._scope(dataclasses.replace(principal, person=SHARED), client_salt)
+
+    def _scope(self, principal: Principal, client_salt: str | None) -> str:
+        scope = cache_salt(self.secret, principal, self.isolation, None)
+        if not client_salt:
+            return scope
+        return f"{scope}/{cache_salt(self.secret, principal, self.isolation, client_salt)}"
