@@ -29,19 +29,23 @@ class SharedPrompts:
         self._shared: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
+    def declare(self, tenant: str, text: str) -> None:
+        """Whoever may speak for the tenant says that this system message is its own."""
+        folder = self._senders(self._message(tenant, text))
+        for number in range(self._people):
+            (folder / f"declared-{number}").touch()
+
     def is_shared(self, tenant: str, person: str, text: str) -> bool:
         """Also counts this person among the message's senders."""
         if self._people <= 1:
             return self._people == 1
-        message = hashlib.sha256(f"{tenant}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
+        message = self._message(tenant, text)
         with self._lock:
             if message in self._shared:
                 return True
-        if not person:
-            return False  # nobody in particular: it may be anybody's
-        folder = self._folder / message[:2] / message[2:40]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (folder / short(f"{message}\0{person}")).touch()
+        folder = self._senders(message)
+        if person:  # without one it is nobody's in particular, so it may be anybody's
+            (folder / short(f"{message}\0{person}")).touch()
         if sum(1 for _ in folder.iterdir()) < self._people:
             return False
         with self._lock:
@@ -49,3 +53,12 @@ class SharedPrompts:
             if len(self._shared) > _CACHED:
                 self._shared.popitem(last=False)
         return True
+
+    def _senders(self, message: str) -> Path:
+        folder = self._folder / message[:2] / message[2:40]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    @staticmethod
+    def _message(tenant: str, text: str) -> str:
+        return hashlib.sha256(f"{tenant}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -18,9 +18,10 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from memos_vllm.activation.chain import Segment, chain_keys
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.wiping import SUFFIX, wipe
 from memos_vllm.config import KVConfig
@@ -45,6 +46,24 @@ class SegmentName:
         return f"{self.model}/{self.scope}/{self.key}{rank}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Namer:
+    """Names of a chain's segments under one model, alike in every process."""
+
+    model: bytes
+    ranks: tuple[str, ...] = ("",)
+
+    def names(
+        self, tokens: Sequence[int], segments: Sequence[Segment]
+    ) -> list[tuple[SegmentName, ...]]:
+        """For each segment, its file on every worker."""
+        keys = chain_keys(self.model, tokens, segments)
+        return [
+            tuple(SegmentName.of(self.model, segment.scope, key, rank) for rank in self.ranks)
+            for segment, key in zip(segments, keys, strict=True)
+        ]
+
+
 class SegmentStore:
     def __init__(self, config: KVConfig, folder: Path) -> None:
         """Args: folder: of the disk tier."""
@@ -62,6 +81,10 @@ class SegmentStore:
         if self.ram is not None and self.ram.has(text):
             return self.ram.name
         return self.disk.name if self.disk.has(text) else None
+
+    def has_all(self, names: Iterable[SegmentName]) -> bool:
+        """Whether every worker's share is here."""
+        return all(self.where(name) is not None for name in names)
 
     # -- forgetting -------------------------------------------------------------------------------
 
@@ -95,15 +118,21 @@ class SegmentStore:
         else:
             mark.unlink(missing_ok=True)
 
+    def has_pin(self, cube: str) -> bool:
+        return (self._cubes / short(cube) / _PIN).exists()
+
     def is_pinned(self, name: str) -> bool:
         mark = name.replace("/", "+")
         return any((pin.parent / mark).exists() for pin in self._cubes.glob(f"*/{_PIN}"))
 
-    def of_cube(self, cube: str) -> list[str]:
-        """Names of the segments whose prefix contains a cube."""
-        marks = self._marks(self._cubes / short(cube))
-        names = (mark.name.replace("+", "/") for mark in marks)
-        return sorted(name for name in names if self.disk.has(name))
+    def sizes(self, cube: str) -> dict[str, int]:
+        """The segments whose prefix contains a cube, with their bytes on disk."""
+        found = {}
+        for mark in self._marks(self._cubes / short(cube)):
+            name = mark.name.replace("+", "/")
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = self.disk.path(name).stat().st_size
+        return found
 
     def sweep(self) -> None:
         """What nobody else cleans: leftovers of killed writers, old tombstones, empty marks."""

@@ -165,13 +165,6 @@ def rollback_cube(
     return _tagged(response, system.rollback(caller, ref, target.version, _version_of(if_match)))
 
 
-@router.post("/{ref}/activate", responses={501: ERRORS[501]})
-def activate_cube(system: System, caller: Caller, ref: Ref) -> None:
-    """Build a cube's KV (activation memory). Not served by this version."""
-    system.vault.history(caller, ref)
-    raise NotBuilt("activation memory is not served by this version: a cube's text is prefilled")
-
-
 @router.post("/{ref}/distill", responses={501: ERRORS[501]})
 def distill_cube(system: System, caller: Caller, ref: Ref) -> None:
     """Train an adapter from a cube (parametric memory). Not served by this version."""

@@ -36,7 +36,8 @@ class Prompt:
 
     text: str
     tokens: Sequence[int]
-    messages: Sequence[Any]
+    first_message: Any
+    """As the client sent it, without memory in it."""
     client_salt: str | None
 
 
@@ -131,7 +132,7 @@ class ChainPlanner:
 
     def _head_scope(self, principal: Principal, prompt: Prompt) -> str:
         """Whose the head is before any memory: with a client's system message, it may be personal."""
-        first = prompt.messages[0] if prompt.messages else {}
+        first = prompt.first_message or {}
         tenant = self._scopes.tenant(principal, prompt.client_salt)
         if first.get("role") not in SYSTEM_ROLES:
             return tenant

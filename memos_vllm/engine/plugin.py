@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import dataclasses
-import json
 import logging
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 
 from memos_vllm import __version__
-from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
 from memos_vllm.config import load_config
 from memos_vllm.engine import people, salting
-from memos_vllm.engine.chains import ChainPlanner
+from memos_vllm.engine.attach import attach_kv, has_connector
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.jobs.queue import JobQueue
@@ -31,7 +27,6 @@ from memos_vllm.pipeline import Pipeline
 from memos_vllm.remember import Rememberer
 from memos_vllm.system import MemorySystem
 
-CONNECTOR = "MemosConnector"
 log = logging.getLogger(__name__)
 
 
@@ -62,20 +57,24 @@ class MemosPlugin:
             return
         governance = system.config.governance
         secret = await asyncio.to_thread(system.database.secret, "cache_salt")
-        salting.install(
-            engine_client,
-            salting.Salter(
-                secret, governance.isolation, governance.trust_client_kv_transfer_params
-            ),
+        salter = salting.Salter(
+            secret, governance.isolation, governance.trust_client_kv_transfer_params
         )
+        salting.install(engine_client, salter)
         people.install(state)
         rememberer = Rememberer(system, JobQueue(system.config))
         state.memos_pipeline = Pipeline(system, rememberer)
         serving = getattr(state, "openai_serving_chat", None)
         if serving is not None:
             model = (args.served_model_name or [args.model])[0]
-            planner = _planner(system, engine_client)
-            ChatMemory(serving, state.memos_pipeline, model, planner).install()
+            memory = ChatMemory(serving, state.memos_pipeline, model)
+            memory.install()
+            if has_connector(engine_client.vllm_config):
+                state.memos_activator = await asyncio.to_thread(
+                    attach_kv, memory, state.memos_pipeline, system, engine_client, salter.in_flight
+                )
+            else:
+                log.info("activation memory is off: the engine runs without its KV connector")
         await asyncio.to_thread(_start, system, rememberer)
         log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
 
@@ -83,17 +82,6 @@ class MemosPlugin:
 def create_endpoint_plugin() -> MemosPlugin:
     """The factory that the entry point names."""
     return MemosPlugin()
-
-
-def _planner(system: MemorySystem, engine_client: Any) -> Callable[[Any], ChainPlanner] | None:
-    """Activation memory, where the engine was started with our connector."""
-    transfer = engine_client.vllm_config.kv_transfer_config
-    if transfer is None or CONNECTOR not in json.dumps(dataclasses.asdict(transfer), default=str):
-        log.info("activation memory is off: the engine runs without %s", CONNECTOR)
-        return None
-    config = system.config
-    prompts = SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people)
-    return lambda tokenizer: ChainPlanner(tokenizer, config.kv, system.scopes, prompts)
 
 
 def _start(system: MemorySystem, rememberer: Rememberer) -> None:

@@ -7,6 +7,8 @@ no route, present or future, can forget the salt.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
@@ -28,7 +30,33 @@ WATCHER: ContextVar[Watcher | None] = ContextVar("memos_watcher", default=None)
 KV_ORDERS: ContextVar[dict[str, Any] | None] = ContextVar("memos_kv_orders", default=None)
 """Our own orders to the KV connector for the current request."""
 
+BACKGROUND: ContextVar[bool] = ContextVar("memos_background", default=False)
+"""Work of ours that gives way to people's requests."""
+
 _MARK = "_memos_salted"
+
+
+class InFlight:
+    """How many people's requests the engine works on."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until there are none, and no longer than this."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +64,7 @@ class Salter:
     secret: bytes
     isolation: Literal["person", "tenant"]
     trust_client_kv_transfer_params: bool
+    in_flight: InFlight = dataclasses.field(default_factory=InFlight)
 
     def salt(self, client_salt: str | None) -> str:
         principal = PRINCIPAL.get() or ENGINE_ITSELF
@@ -81,8 +110,7 @@ def install(engine_client: Any, salter: Salter) -> None:
         salter.strip(sampling_params)
         _order(sampling_params, KV_ORDERS.get())
         outputs = generate(salter.salted(prompt), sampling_params, request_id, **kwargs)
-        watcher = WATCHER.get()
-        return outputs if watcher is None else _watched(outputs, watcher)
+        return outputs if BACKGROUND.get() else _watched(outputs, WATCHER.get(), salter.in_flight)
 
     def salted_encode(
         prompt: Any, pooling_params: Any, request_id: str, *args: Any, **kwargs: Any
@@ -105,11 +133,13 @@ def _order(params: Any, orders: dict[str, Any] | None) -> None:
 
 
 async def _watched(
-    outputs: AsyncGenerator[Any, None], watcher: Watcher
+    outputs: AsyncGenerator[Any, None], watcher: Watcher | None, in_flight: InFlight
 ) -> AsyncGenerator[Any, None]:
-    try:
-        async for output in outputs:
-            watcher(output)
-            yield output
-    finally:
-        await outputs.aclose()
+    with in_flight:
+        try:
+            async for output in outputs:
+                if watcher is not None:
+                    watcher(output)
+                yield output
+        finally:
+            await outputs.aclose()

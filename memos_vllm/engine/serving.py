@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,24 +30,17 @@ _MARK = "_memos_chat"
 
 
 class ChatMemory:
-    def __init__(
-        self,
-        serving: Any,
-        pipeline: Pipeline,
-        default_model: str,
-        planner: Callable[[Any], ChainPlanner] | None = None,
-    ) -> None:
-        """Args: planner: given the tokenizer, plans KV; None: activation memory is off."""
+    def __init__(self, serving: Any, pipeline: Pipeline, default_model: str) -> None:
         from vllm.exceptions import VLLMClientError
 
         self._refusals = (VLLMClientError, ValueError)
         self._serving = serving
         self._pipeline = pipeline
-        self._default_model = default_model
+        self.default_model = default_model
         self._render = serving.render_chat_request
         self._answer = serving.create_chat_completion
         self._tokenizer: Tokenizer | None = None
-        self._make_planner = planner
+        self._make_planner: Callable[[Any], ChainPlanner] | None = None
         self._planner: ChainPlanner | None = None
 
     def install(self) -> None:
@@ -75,6 +68,10 @@ class ChatMemory:
     def block_size(self) -> int:
         size: int = self._serving.engine_client.vllm_config.cache_config.block_size
         return size
+
+    def plan_kv_with(self, make: Callable[[Any], ChainPlanner]) -> None:
+        """Switch activation memory on. Args: make: of the tokenizer."""
+        self._make_planner = make
 
     @property
     def planner(self) -> ChainPlanner | None:
@@ -108,12 +105,26 @@ class ChatMemory:
             principal=principal,
             options=options,
             messages=request.messages,
-            model_name=request.model or self._default_model,
+            model_name=request.model or self.default_model,
             max_reply=request.max_completion_tokens or request.max_tokens,
             prompt_limit=request.truncate_prompt_tokens,
             store=getattr(request, "store", None) is not False,
         )
         return await _Turn(self, self._pipeline, chat, request, raw_request).run(self._answer)
+
+    async def render_prompt(
+        self, messages: list[dict[str, Any]], sent: Sequence[Any]
+    ) -> Prompt | None:
+        """What the engine would get for these messages; None: it refuses them, or takes no text."""
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+        given: list[Any] = list(messages)
+        request = ChatCompletionRequest(messages=given, model=self.default_model)
+        try:
+            result = await self._render(request)
+        except self._refusals:
+            return None
+        return _prompt_of(request, result[1], sent) if isinstance(result, tuple) else None
 
     async def measure(self, request: Any) -> int | None:
         """Tokens of a request's prompt; keeps the rendering for the handler. None: refused."""
@@ -175,14 +186,9 @@ class _Turn:
         planner = self.memory.planner
         if planner is None or self.chat.options.kv == "none":
             return
-        if len(prompts) != 1 or not prompts[0].get("prompt"):
+        prompt = _prompt_of(request, prompts, self.chat.messages)
+        if prompt is None:
             return
-        prompt = Prompt(
-            prompts[0]["prompt"],
-            prompts[0]["prompt_token_ids"],
-            request.messages,
-            getattr(request, "cache_salt", None),
-        )
         self.chained = planner.chain(self.chat.principal, self.chat.draft, prompt)
         self.chat.plan.kv = self.chained.plan
         if self.chained.orders is not None:
@@ -224,6 +230,18 @@ class _Turn:
     def _request_id(self) -> str:
         metadata = getattr(self.raw_request.state, "request_metadata", None)
         return getattr(metadata, "request_id", None) or f"chatcmpl-{self.request.request_id}"
+
+
+def _prompt_of(request: Any, prompts: Any, sent: Sequence[Any]) -> Prompt | None:
+    """Text and tokens of a rendered request, where it is one prompt of text alone."""
+    if len(prompts) != 1 or not prompts[0].get("prompt") or "mm_kwargs" in prompts[0]:
+        return None
+    return Prompt(
+        prompts[0]["prompt"],
+        prompts[0]["prompt_token_ids"],
+        sent[0] if sent else None,
+        getattr(request, "cache_salt", None),
+    )
 
 
 def summary(plan: MemoryPlan) -> dict[str, Any]:

@@ -156,6 +156,46 @@ def test_none_neither_loads_nor_keeps(server, keys):
         time.sleep(1)
 
 
+def test_an_activated_cube_is_there_for_the_first_question(server, keys):
+    cube = make(server, "ahead", "Ahead. " + " ".join(RULES[:20]), keys.acme_admin)
+    system = "You answer politely."
+    with server.http(keys.acme_admin) as http:
+        url = f"/v1/memory/cubes/{cube}"
+        made = http.post(f"{url}/activate", json={"system": system, "pinned": True})
+        assert made.status_code == 200, made.text
+        again = http.post(f"{url}/activate", json={"system": system, "pinned": True})
+        shown = http.get(f"{url}/activation").json()
+    assert (made.json()["built"], again.json()["built"]) == (True, False)
+    assert made.json()["segments"][-1]["shared"] is True
+    assert shown["chains"] >= 1
+    assert shown["pinned"] is True
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": QUESTION}]
+    reply = ask(server, "kv-jo", cube, keys.acme, messages=messages)
+    assert cached_tokens(reply) == made.json()["segments"][-1]["end"]
+    assert reply.memory["cubes"][0]["form"] == "kv"
+
+
+def test_activating_is_guarded_and_says_what_does_not_work(server, keys):
+    cube = make(server, "long", " ".join(RULES) * 2, keys.acme_admin)
+    with server.http(keys.globex) as http:
+        assert http.post(f"/v1/memory/cubes/{cube}/activate").status_code == 404
+    with server.http(keys.acme_reader) as http:
+        assert http.post(f"/v1/memory/cubes/{cube}/activate").status_code == 403
+    with server.http(keys.acme) as http:
+        speaking_for_all = http.post(f"/v1/memory/cubes/{cube}/activate", json={"system": "Hi."})
+        too_long = http.post(f"/v1/memory/cubes/{cube}/activate")
+        assert http.get("/v1/memory/activation").status_code == 403
+    assert speaking_for_all.status_code == 403
+    assert too_long.status_code == 422
+    assert "tokens" in too_long.json()["error"]["message"]
+    with server.http(keys.acme_admin) as http:
+        assert http.get("/v1/memory/activation").status_code == 403
+    with server.http(keys.operator) as http:
+        tiers = http.get("/v1/memory/activation").json()["tiers"]
+    assert [tier["name"] for tier in tiers] == ["ram", "disk"]
+    assert all(tier["bytes"] > 0 for tier in tiers)
+
+
 def test_a_conversation_s_history_is_kept_for_its_person(server, keys):
     history = [
         {"role": "user", "content": "Remember these. " + " ".join(RULES[:15])},

@@ -20,7 +20,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.config import load_config
 from memos_vllm.engine.kv.blocks import PagedCache, Unsupported
-from memos_vllm.engine.kv.fingerprint import fingerprint, rank_names
+from memos_vllm.engine.kv.fingerprint import namer, rank_names
 from memos_vllm.engine.kv.messages import StepOrders
 from memos_vllm.engine.kv.scheduler_side import SchedulerSide
 from memos_vllm.engine.kv.stats import KVPromMetrics, KVStats
@@ -38,7 +38,6 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
         self._store: SegmentKeeper | None = None
-        self._model = b""
         reason = unsupported_reason(vllm_config, kv_cache_config)
         if reason is not None:
             log.warning("KV of this model is not kept: %s", reason)
@@ -47,10 +46,7 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         self._store = SegmentKeeper(config.kv, config.kv_path)
         if role == KVConnectorRole.SCHEDULER:
             self._scheduler = SchedulerSide(
-                self._store,
-                fingerprint(vllm_config, config.kv_path / "weights"),
-                list(rank_names(vllm_config)),
-                config.kv.segment_tokens,
+                self._store, namer(vllm_config, config.kv_path), config.kv.segment_tokens
             )
 
     @property

@@ -15,6 +15,8 @@ from typing import Any
 
 from blake3 import blake3
 
+from memos_vllm.activation.store import Namer
+
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _SHAPE = (
     "model_type",
@@ -97,6 +99,11 @@ def _digest(path: Path, cache: Path) -> str:
         cache.mkdir(parents=True, exist_ok=True)
         noted.write_text(digest)
     return digest
+
+
+def namer(vllm_config: Any, kv_path: Path) -> Namer:
+    """Names of segments of the served model, in whichever process."""
+    return Namer(fingerprint(vllm_config, kv_path / "weights"), tuple(rank_names(vllm_config)))
 
 
 def rank_names(vllm_config: Any) -> Iterator[str]:

@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from memos_vllm.activation.chain import Segment, chain_keys, own_digest
+from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.orders import Orders, read_orders
-from memos_vllm.activation.store import SegmentName, SegmentStore
+from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 
 _MOST_ATTEMPTS = 3
@@ -42,12 +42,9 @@ class _Chain:
 
 
 class SchedulerSide:
-    def __init__(
-        self, store: SegmentStore, model: bytes, ranks: Sequence[str], least_tokens: int
-    ) -> None:
+    def __init__(self, store: SegmentStore, namer: Namer, least_tokens: int) -> None:
         self._store = store
-        self._model = model
-        self._ranks = tuple(ranks)
+        self._namer = namer
         self._least = least_tokens
         self._chains: dict[str, _Chain | None] = {}
         self._saving: dict[str, set[str]] = {}
@@ -58,7 +55,7 @@ class SchedulerSide:
         chain = self._chain(request)
         if chain is None or chain.attempts >= _MOST_ATTEMPTS:
             return 0, False
-        present = itertools.takewhile(self._is_kept, chain.names)
+        present = itertools.takewhile(self._store.has_all, chain.names)
         count = sum(1 for _ in present)
         chain.reach = chain.segments[count - 1].end if count else 0
         end = min(chain.reach, request.num_prompt_tokens - 1)
@@ -93,7 +90,7 @@ class SchedulerSide:
         chosen = [
             i
             for i, names in enumerate(chain.names)
-            if names[0].key not in on_their_way and not self._is_kept(names)
+            if names[0].key not in on_their_way and not self._store.has_all(names)
         ]
         if not chosen:
             return False
@@ -111,9 +108,6 @@ class SchedulerSide:
         for request_id in request_ids:
             self._saving.pop(request_id, None)
 
-    def _is_kept(self, names: Sequence[SegmentName]) -> bool:
-        return all(self._store.where(name) is not None for name in names)
-
     def _chain(self, request: Any) -> _Chain | None:
         if request.request_id not in self._chains:
             self._chains[request.request_id] = self._read(request)
@@ -126,9 +120,5 @@ class SchedulerSide:
         if request.mm_features or request.lora_request is not None:
             return None  # the tokens alone do not say what was computed
         segments = tuple(s for s in orders.segments if s.end <= request.num_prompt_tokens)
-        keys = chain_keys(self._model, request.prompt_token_ids, segments)
-        names = [
-            tuple(SegmentName.of(self._model, s.scope, key, rank) for rank in self._ranks)
-            for s, key in zip(segments, keys, strict=True)
-        ]
+        names = self._namer.names(request.prompt_token_ids, segments)
         return _Chain(segments, names, orders.save)

@@ -1,0 +1,126 @@
+"""`/v1/memory`: activation memory, a cube's KV built at once and shown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+
+from memos_vllm.api.models import ERRORS, Body, Caller, Ref, System
+from memos_vllm.cube.model import Placement, Text
+from memos_vllm.errors import Forbidden, NotBuilt
+from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
+
+router = APIRouter(prefix="/v1/memory", tags=["activation memory"], responses=ERRORS)
+
+
+class Activate(Body):
+    """Which head of the prompt to build: KV is exact for the very prompt that it was built in."""
+
+    behind: list[Text] = Field(
+        default_factory=list, max_length=64, description="cubes that stand in front of it, in order"
+    )
+    system: Text | None = Field(
+        None,
+        max_length=100_000,
+        description="the system message of the requests to come; declares it the tenant's own, "
+        "which needs an `admin` key",
+    )
+    pinned: bool = Field(False, description="kept whatever else needs the room")
+
+
+class SegmentView(Body):
+    end: int = Field(description="tokens of the prompt up to its end")
+    tokens: int
+    shared: bool = Field(description="serves the tenant's other people too")
+    tier: str | None = Field(description="the fastest place that holds it; null: not kept")
+
+
+class Activated(Body):
+    cube: str
+    built: bool = Field(description="false: it was there already")
+    seconds: float
+    segments: list[SegmentView]
+
+
+class CubeActivation(Body):
+    cube: str
+    chains: int = Field(description="segments that hold the cube, in whichever context")
+    bytes: int
+    pinned: bool
+
+
+class TierView(Body):
+    name: str
+    segments: int
+    bytes: int
+    max_bytes: int
+
+
+class ActivationView(Body):
+    enabled: bool
+    tiers: list[TierView]
+
+
+class Activator(Protocol):
+    """What the engine offers."""
+
+    async def activate(
+        self, caller: Principal, cubes: list[str], system: str | None
+    ) -> tuple[bool, float, list[SegmentView]]: ...
+
+
+def _activator(request: Request) -> Activator | None:
+    activator: Activator | None = getattr(request.app.state, "memos_activator", None)
+    return activator
+
+
+Engine = Annotated[Activator | None, Depends(_activator)]
+
+
+@router.post("/cubes/{ref}/activate")
+async def activate_cube(
+    system: System, caller: Caller, engine: Engine, ref: Ref, wanted: Activate | None = None
+) -> Activated:
+    """Build a cube's KV now, in the background of the engine, and return when it is kept."""
+    wanted = wanted or Activate()
+    caller.require(Role.ADMIN if wanted.system is not None else Role.WRITER)
+    cube = system.vault.get(caller, ref)
+    if engine is None:
+        raise NotBuilt(
+            "the engine runs without its KV connector, so nothing can be built: start it with "
+            "`memos serve` and a `--kv-tier` other than none"
+        )
+    is_placed = cube.meta.placement is Placement.STABLE and not wanted.behind
+    # A placed cube stands in every head without being named.
+    cubes = [] if is_placed else [*wanted.behind, cube.meta.id]
+    built, seconds, segments = await engine.activate(caller, cubes, wanted.system)
+    system.segments.pin(cube.meta.id, wanted.pinned)
+    return Activated(cube=cube.meta.id, built=built, seconds=seconds, segments=segments)
+
+
+@router.get("/cubes/{ref}/activation")
+def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
+    """The KV that is kept of a cube."""
+    cube = system.vault.get(caller, ref).meta.id
+    sizes = system.segments.sizes(cube)
+    return CubeActivation(
+        cube=cube,
+        chains=len(sizes),
+        bytes=sum(sizes.values()),
+        pinned=system.segments.has_pin(cube),
+    )
+
+
+@router.get("/activation")
+def activation(system: System, caller: Caller, engine: Engine) -> ActivationView:
+    """What is kept, tier by tier. Needs an `admin` key of the operator's tenant."""
+    caller.require(Role.ADMIN)
+    if caller.tenant not in (system.config.governance.operator_tenant, LOCAL_TENANT):
+        raise Forbidden("this shows all tenants together: it needs a key of the operator's tenant")
+    tiers = []
+    for tier in system.segments.tiers():
+        count, size = tier.totals()
+        tiers.append(TierView(name=tier.name, segments=count, bytes=size, max_bytes=tier.max_bytes))
+    return ActivationView(enabled=engine is not None, tiers=tiers)

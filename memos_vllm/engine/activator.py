@@ -1,0 +1,93 @@
+"""A cube's KV, built at once: the head of a prompt without anybody's question."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import Any
+
+from memos_vllm.activation.people import SharedPrompts
+from memos_vllm.activation.store import Namer, SegmentStore
+from memos_vllm.api.activation import SegmentView
+from memos_vllm.engine.builder import ChainBuilder
+from memos_vllm.engine.chains import Prompt
+from memos_vllm.engine.serving import ChatMemory
+from memos_vllm.errors import Unprocessable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.scope import Scopes
+from memos_vllm.options import MemoryOptions
+from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.reader.query import read_query
+from memos_vllm.scheduler.scheduler import Tokenizer
+
+
+@dataclasses.dataclass
+class EngineActivator:
+    memory: ChatMemory
+    pipeline: Pipeline
+    builder: ChainBuilder
+    store: SegmentStore
+    namer: Namer
+    scopes: Scopes
+    prompts: SharedPrompts
+
+    async def activate(
+        self, caller: Principal, cubes: list[str], system: str | None
+    ) -> tuple[bool, float, list[SegmentView]]:
+        """Build the head that requests naming these cubes, in this order, will have.
+
+        Raises:
+            Unprocessable: it does not fit, or the prompt cannot be cut behind it.
+            SegmentsUnavailable: it was computed and could not be kept.
+        """
+        started = time.perf_counter()
+        if system is not None:
+            await asyncio.to_thread(self.prompts.declare, self.scopes.tenant(caller), system)
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": "."})
+        options = MemoryOptions(cubes=tuple(cubes), retrieve=False, write=False, required=True)
+        chat = Chat(caller, options, messages, self.memory.default_model, max_reply=1)
+        model = _Rendering(self.memory, messages)
+        draft = await self.pipeline.resolve(chat, read_query(messages), model)
+        rendered = await self.pipeline.render(chat, draft, model)
+        planner = self.memory.planner
+        if rendered is None or draft is None or model.prompt is None or planner is None:
+            reasons = {entry.reason for entry in chat.plan.entries}
+            raise Unprocessable("; ".join(sorted(reasons)) or "there is nothing to build")
+        chained = planner.chain(caller, draft, model.prompt)
+        if chained.plan.problem or not chained.ends:
+            raise Unprocessable(chained.plan.problem or "the prompt cannot be cut behind memory")
+        end = chained.ends[-1][1]
+        segments = [s for s in chained.orders.segments if s.end <= end] if chained.orders else []
+        built = await self.builder.build(model.prompt.tokens, segments)
+        names = self.namer.names(model.prompt.tokens, segments)
+        shared = self.scopes.tenant(caller)
+        starts = [0, *(segment.end for segment in segments)]
+        views = [
+            SegmentView(
+                end=segment.end,
+                tokens=segment.end - start,
+                shared=segment.scope == shared,
+                tier=self.store.where(name[0]),
+            )
+            for segment, start, name in zip(segments, starts, names, strict=False)
+        ]
+        return built, round(time.perf_counter() - started, 3), views
+
+
+class _Rendering:
+    """The pipeline's `Model`, for a prompt that nobody waits for."""
+
+    def __init__(self, memory: ChatMemory, sent: list[dict[str, Any]]) -> None:
+        self._memory = memory
+        self._sent = sent
+        self.prompt: Prompt | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._memory.tokenizer
+
+    async def prompt_tokens(self, messages: list[dict[str, Any]]) -> int | None:
+        self.prompt = await self._memory.render_prompt(messages, self._sent)
+        return len(self.prompt.tokens) if self.prompt else None

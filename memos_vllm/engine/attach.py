@@ -1,0 +1,47 @@
+"""Activation memory put onto a running server, where its engine has our connector."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from memos_vllm.activation.people import SharedPrompts
+from memos_vllm.engine.activator import EngineActivator
+from memos_vllm.engine.builder import ChainBuilder
+from memos_vllm.engine.chains import ChainPlanner
+from memos_vllm.engine.kv.fingerprint import namer
+from memos_vllm.engine.salting import InFlight
+from memos_vllm.engine.serving import ChatMemory
+from memos_vllm.pipeline import Pipeline
+from memos_vllm.system import MemorySystem
+
+CONNECTOR = "MemosConnector"
+
+
+def has_connector(vllm_config: Any) -> bool:
+    """Whether the engine runs with our connector, alone or as one of several."""
+    transfer = vllm_config.kv_transfer_config
+    if transfer is None:
+        return False
+    return CONNECTOR in json.dumps(dataclasses.asdict(transfer), default=str)
+
+
+def attach_kv(
+    memory: ChatMemory,
+    pipeline: Pipeline,
+    system: MemorySystem,
+    engine_client: Any,
+    people: InFlight,
+) -> EngineActivator:
+    """Let chats load and keep KV. Blocks: weights whose digest is not known yet are read."""
+    config = system.config
+    prompts = SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people)
+    names = namer(engine_client.vllm_config, config.kv_path)
+    memory.plan_kv_with(
+        lambda tokenizer: ChainPlanner(tokenizer, config.kv, system.scopes, prompts)
+    )
+    builder = ChainBuilder(engine_client, system.segments, names, people)
+    return EngineActivator(
+        memory, pipeline, builder, system.segments, names, system.scopes, prompts
+    )

@@ -1,0 +1,77 @@
+"""Background work in the engine: computing KV that nobody waits for.
+
+A prompt is computed in short pieces, each a request of its own behind the one before, and only while
+no person's request runs: what a user waits for at worst is one piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any
+
+from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.orders import Orders
+from memos_vllm.activation.store import Namer, SegmentStore
+from memos_vllm.engine.salting import BACKGROUND, KV_ORDERS, InFlight
+from memos_vllm.errors import SegmentsUnavailable
+
+PIECE_TOKENS = 256
+_LONGEST_WAIT_SECONDS = 30.0
+_SAVE_SECONDS = 30.0
+_PRIORITY = 1000
+
+
+class ChainBuilder:
+    def __init__(
+        self, engine_client: Any, store: SegmentStore, namer: Namer, people: InFlight
+    ) -> None:
+        self._engine = engine_client
+        self._store = store
+        self._namer = namer
+        self._people = people
+        self._one_at_a_time = asyncio.Semaphore(1)
+        policy = engine_client.vllm_config.scheduler_config.policy
+        self._priority = _PRIORITY if policy == "priority" else 0
+
+    async def build(self, tokens: Sequence[int], segments: Sequence[Segment]) -> bool:
+        """Compute and keep these segments' KV; False when it was there already.
+
+        Raises:
+            SegmentsUnavailable: it was computed and could not be kept (the server's log says why).
+        """
+        names = self._namer.names(tokens, segments)
+        if all([await asyncio.to_thread(self._store.has_all, each) for each in names]):
+            return False
+        end, salt = segments[-1].end, secrets.token_hex(16)  # nobody else finds these blocks
+        async with self._one_at_a_time:
+            for reach in [*range(PIECE_TOKENS, end, PIECE_TOKENS), end + 1]:
+                await self._people.idle(_LONGEST_WAIT_SECONDS)
+                orders = Orders(tuple(segments)) if reach > end else None
+                # Behind the chain the engine needs one token more to compute: any will do.
+                prompt = [*tokens[:reach], tokens[0]][:reach]
+                work = self._compute(prompt, salt, orders)
+                await asyncio.get_running_loop().create_task(work, context=Context())
+            deadline = time.monotonic() + _SAVE_SECONDS
+            while not await asyncio.to_thread(self._store.has_all, names[-1]):
+                if time.monotonic() > deadline:
+                    raise SegmentsUnavailable("the KV was computed and is not kept; see the log")
+                await asyncio.sleep(0.05)
+        return True
+
+    async def _compute(self, tokens: list[int], salt: str, orders: Orders | None) -> None:
+        from vllm import SamplingParams
+
+        BACKGROUND.set(True)
+        KV_ORDERS.set(orders.to_params() if orders else None)
+        outputs = self._engine.generate(
+            {"prompt_token_ids": tokens, "cache_salt": salt},
+            SamplingParams(max_tokens=1, temperature=0.0, detokenize=False),
+            f"memos-build-{secrets.token_hex(8)}",
+            priority=self._priority,
+        )
+        async for _ in outputs:
+            pass
