@@ -1,172 +1,204 @@
-"""One segment's KV as a safetensors file: `k` and `v`, each (layers, tokens, kv_heads, head_dim).
+"""One segment's KV as a safetensors file: one tensor `kv`, (layers, 2, tokens, kv_heads, head_dim).
 
 The form on disk is token by token, whatever the engine's own block layout, so that another block
-size, another backend or another process can use it.  A file is never changed, only made and wiped.
+size, another backend or another process can use it.  Layer by layer, both ways: a layer is read into
+one small buffer, its checksum is checked and it is put in its place while it is still in the
+processor's cache.  Files are read, never mapped: a disk that fails, or a file that is cut while it is
+read, is an error here and not a signal that ends the engine.
+
+A file is never changed, only made and wiped.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import mmap
 import os
+import shutil
 import tempfile
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from blake3 import blake3
-from safetensors.torch import save_file
+from xxhash import xxh3_128_hexdigest
 
 from memos_vllm.activation.wiping import LENGTH_BYTES, sync
 from memos_vllm.errors import DamagedPayload
 
 _LONGEST_HEADER = 1 << 20
+_CHECKSUM_CHARACTERS = 32
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-class SegmentData:
-    """The header and tensors of a file, over a buffer that the caller owns.
-
-    Raises:
-        DamagedPayload: the buffer is not a whole segment.
-    """
-
-    def __init__(self, buffer: Any, size: int) -> None:
-        self.metadata, entries, start = _header(bytes(buffer[:LENGTH_BYTES]), buffer, size)
-        self.k = _tensor(buffer, entries, "k", start, size)
-        self.v = _tensor(buffer, entries, "v", start, size)
-        if self.k.shape != self.v.shape or self.k.dim() != 4:
-            raise DamagedPayload("k and v do not fit together")
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    layers: int
+    tokens: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
 
     @property
-    def tokens(self) -> int:
-        return self.k.shape[1]
+    def layer_bytes(self) -> int:
+        return 2 * self.tokens * self.heads * self.head_dim * self.dtype.itemsize
 
     @property
     def bytes(self) -> int:
-        return 2 * self.k.numel() * self.k.element_size()
+        return self.layers * self.layer_bytes
 
-    def verify(self) -> None:
-        """Raise DamagedPayload unless the tensors are what was written."""
-        if checksum(self.k, self.v) != self.metadata.get("checksum"):
-            raise DamagedPayload("the checksum does not match")
+    def sizes(self) -> list[int]:
+        return [self.layers, 2, self.tokens, self.heads, self.head_dim]
 
 
-class Mapped(contextlib.AbstractContextManager["Mapped"]):
-    """A file in shared memory, read in place (there, no read can fail halfway)."""
+class Scratch:
+    """Memory for one layer, kept between uses: fresh pages cost more than reading does."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= LENGTH_BYTES:
-                raise DamagedPayload("the file is empty")
-            self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
-        self.data = SegmentData(self._map, size)
+    def __init__(self, pinned: bool = False) -> None:
+        self._pinned = pinned
+        self._tensor = torch.empty(0, dtype=torch.uint8)
 
-    def alive(self) -> bool:
-        return any(self._map[:LENGTH_BYTES])
-
-    def __exit__(self, *_: object) -> None:
-        del self.data
-        with contextlib.suppress(BufferError):  # a tensor still looks at it; freed with that
-            self._map.close()
+    def take(self, size: int) -> torch.Tensor:
+        """(size,) bytes; whatever was taken before is overwritten."""
+        if self._tensor.numel() < size:
+            self._tensor = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+        return self._tensor[:size]
 
 
-def read(path: Path, verify: bool = True) -> SegmentData:
-    """A whole file, read into memory of our own and checked.
+class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
+    """An open segment.
 
     Raises:
-        DamagedPayload: it is not whole, or was changed.
+        DamagedPayload: the file is not a whole segment.
         OSError: it is not there or cannot be read.
     """
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        buffer: Any = torch.empty(max(size, 1), dtype=torch.uint8).numpy()
-        view, done = memoryview(buffer), 0
-        while done < size and (count := file.readinto(view[done:size])):
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("rb", buffering=0)
+        try:
+            self.metadata, self.shape, self._checksums = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def layers(self, scratch: Scratch) -> Iterator[torch.Tensor]:
+        """Each layer, (2, tokens, heads, head_dim), checked; gone when the next one is asked for."""
+        for checksum in self._checksums:
+            raw = scratch.take(self.shape.layer_bytes)
+            plain: Any = raw.numpy()
+            view = memoryview(plain)
+            self._fill(view)
+            if xxh3_128_hexdigest(view) != checksum:
+                raise DamagedPayload("the checksum does not match")
+            yield raw.view(self.shape.dtype).view(self.shape.sizes()[1:])
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _fill(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            count = self._file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not count:
+                raise DamagedPayload("the file is shorter than its header says")
             done += count
-    if done < size:
-        raise DamagedPayload("the file became shorter while it was read")
-    data = SegmentData(buffer, size)
-    if verify:
-        data.verify()
-    return data
+
+    def _read_header(self) -> tuple[dict[str, str], Shape, list[str]]:
+        size = os.fstat(self._file.fileno()).st_size
+        length = int.from_bytes(self._file.read(LENGTH_BYTES), "little")
+        if not 2 <= length <= min(_LONGEST_HEADER, size - LENGTH_BYTES):
+            raise DamagedPayload("there is no header")
+        try:
+            tree = json.loads(self._file.read(length))
+            metadata, entry = dict(tree["__metadata__"]), tree["kv"]
+            layers, two, tokens, heads, head_dim = (int(n) for n in entry["shape"])
+            shape = Shape(layers, tokens, heads, head_dim, _DTYPES[entry["dtype"]])
+            checksums = metadata.pop("checksums").split()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedPayload(f"the header cannot be read: {error}") from error
+        if two != 2 or min(shape.sizes()) < 1 or len(checksums) != layers:
+            raise DamagedPayload("the header does not describe a segment")
+        if size != LENGTH_BYTES + length + shape.bytes:
+            raise DamagedPayload("the file is not as long as its header says")
+        return metadata, shape, checksums
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The header alone. Raises DamagedPayload or OSError."""
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        length = file.read(LENGTH_BYTES)
-        head = length + file.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
-    return _header(length, head, size)[0]
-
-
-def write(path: Path, k: torch.Tensor, v: torch.Tensor, metadata: Mapping[str, str]) -> int:
+def write(
+    path: Path, shape: Shape, layers: Iterable[torch.Tensor], metadata: Mapping[str, str]
+) -> int:
     """Make a file, whole or not at all; returns its size in bytes. Durable when it returns.
 
     Args:
-        k, v: (layers, tokens, kv_heads, head_dim), contiguous, on the CPU.
+        layers: each (2, tokens, heads, head_dim) on the CPU; may reuse its memory for the next.
     Raises:
         OSError: no space, no right; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(descriptor)
-    try:
-        try:
-            save_file({"k": k, "v": v}, name, metadata={**metadata, "checksum": checksum(k, v)})
-        except Exception as error:  # the library's own class, for I/O errors too
-            raise OSError(f"cannot write {path.name}: {error}") from error
-        sync(name)
-        size = Path(name).stat().st_size
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
-    sync(str(path.parent))
+    checksums: list[str] = []
+    with _NewFile(path) as file:
+        file.write(_header(shape, metadata, ["0" * _CHECKSUM_CHARACTERS] * shape.layers))
+        for layer in layers:
+            raw: Any = layer.contiguous().view(torch.uint8).numpy()
+            view = memoryview(raw).cast("B")
+            checksums.append(xxh3_128_hexdigest(view))
+            done = 0
+            while done < len(view):
+                done += file.write(view[done:])
+        size = file.tell()
+        file.seek(0)
+        file.write(_header(shape, metadata, checksums))
     return size
 
 
-def checksum(k: torch.Tensor, v: torch.Tensor) -> str:
-    hasher = blake3()
-    for tensor in (k, v):
-        raw: Any = tensor.contiguous().view(torch.uint8).numpy()
-        hasher.update(memoryview(raw).cast("B"))
-    return hasher.hexdigest()
+def copy(source: Path, target: Path) -> int:
+    """The same file in another place, whole or not at all. Raises OSError."""
+    with source.open("rb") as original, _NewFile(target) as file:
+        shutil.copyfileobj(original, file, 1 << 20)
+        return file.tell()
 
 
-def _header(length: bytes, buffer: Any, size: int) -> tuple[dict[str, str], dict[str, Any], int]:
-    count = int.from_bytes(length, "little")
-    if not 2 <= count <= min(_LONGEST_HEADER, size - LENGTH_BYTES):
-        raise DamagedPayload("there is no header")
-    try:
-        tree = json.loads(bytes(buffer[LENGTH_BYTES : LENGTH_BYTES + count]))
-        metadata = tree.pop("__metadata__")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise DamagedPayload(f"the header cannot be read: {error}") from error
-    return metadata, tree, LENGTH_BYTES + count
+def check(path: Path) -> SegmentReader:
+    """Read a whole file and check it. Raises DamagedPayload or OSError."""
+    with SegmentReader(path) as reader:
+        for _ in reader.layers(Scratch()):
+            pass
+    return reader
 
 
-def _tensor(
-    buffer: Any, entries: Mapping[str, Any], name: str, start: int, size: int
-) -> torch.Tensor:
-    try:
-        entry = entries[name]
-        dtype = _DTYPES[entry["dtype"]]
-        shape = [int(n) for n in entry["shape"]]
-        begin, end = (start + int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedPayload(f"the header does not describe {name!r}") from error
-    count = 1
-    for n in shape:
-        count *= n
-    if not start <= begin <= end <= size or end - begin != count * dtype.itemsize or count <= 0:
-        raise DamagedPayload(f"{name!r} is not whole")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the buffer is read-only, and nobody writes to it
-        return torch.frombuffer(buffer, dtype=dtype, count=count, offset=begin).view(shape)
+def _header(shape: Shape, metadata: Mapping[str, str], checksums: list[str]) -> bytes:
+    entry = {
+        "dtype": _NAMES[shape.dtype],
+        "shape": shape.sizes(),
+        "data_offsets": [0, shape.bytes],
+    }
+    tree = {"__metadata__": {**metadata, "checksums": " ".join(checksums)}, "kv": entry}
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+class _NewFile(contextlib.AbstractContextManager[BinaryIO]):
+    """A file that appears under its name, and on the disk, when the block ends well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> BinaryIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".", suffix=".tmp")
+        self._temporary = Path(name)
+        self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=0)
+        return self._file
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            with self._file:
+                if kind is None:
+                    os.fsync(self._file.fileno())
+            if kind is None:
+                self._temporary.replace(self._path)
+                sync(str(self._path.parent))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                self._temporary.unlink()

@@ -9,99 +9,83 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 
 from memos_vllm.activation import files
-from memos_vllm.activation.files import Mapped, SegmentData
+from memos_vllm.activation.files import SegmentReader, Shape
 from memos_vllm.activation.store import SegmentName, SegmentStore
+from memos_vllm.activation.tier import Tier
 from memos_vllm.errors import DamagedPayload
 
 log = logging.getLogger(__name__)
+_HITS_FOR_MEMORY = 2
 
 
 class SegmentKeeper(SegmentStore):
     @contextlib.contextmanager
-    def open(self, name: SegmentName) -> Iterator[tuple[SegmentData, str]]:
-        """A segment's data and the tier it came from.
+    def open(self, name: SegmentName) -> Iterator[tuple[SegmentReader, str]]:
+        """A segment and the tier it is read from.
 
         Raises:
-            DamagedPayload: it is damaged, or was wiped while it was used: what was copied out of
-                it must not be used. Raise it inside the block for a file that does not fit.  The
-                file is wiped, so that a whole one can take its place.
+            DamagedPayload: it is damaged; what was copied out of it must not be used. Raise it
+                inside the block, too, for a file that does not fit.  The file is wiped, so that a
+                whole one can take its place.
             OSError: it is not there or cannot be read.
         """
         text = str(name)
-        if self.ram is not None and self.ram.has(text):
-            try:
-                mapped = Mapped(self.ram.path(text))
-            except (OSError, DamagedPayload):
-                self.ram.wipe(text)
-            else:
-                with mapped, self._wiping_damage(text):
-                    self._check(mapped.data, name)
-                    yield mapped.data, self.ram.name
-                    if not mapped.alive():
-                        raise DamagedPayload("the segment was wiped while it was read")
-                self.ram.used(text)
-                return
-        with self._wiping_damage(text):
-            data = files.read(self.disk.path(text))
-            self._check(data, name)
-            yield data, self.disk.name
-            if not self.disk.has(text):
-                raise DamagedPayload("the segment was wiped while it was read")
-        self.disk.used(text)
-        if self.disk.hits(text) > 1:
-            self._promote(text, data)
+        tier = self.ram if self.ram is not None and self.ram.has(text) else self.disk
+        try:
+            with SegmentReader(tier.path(text)) as reader:
+                if reader.metadata.get("key") != name.key:
+                    raise DamagedPayload("the file holds another segment than its name says")
+                yield reader, tier.name
+        except DamagedPayload:
+            tier.wipe(text)
+            raise
+        tier.used(text)
+
+    def promote(self, name: SegmentName) -> None:
+        """Copy a segment that is used again into shared memory."""
+        text = str(name)
+        if self.ram is None or self.ram.has(text) or self.disk.hits(text) < _HITS_FOR_MEMORY:
+            return
+        try:
+            self._copy(text, self.disk, self.ram)
+        except OSError as error:
+            log.warning("shared memory takes no more KV: %s", error)
+        if not self.disk.has(text):
+            self.ram.wipe(text)
 
     def add(
         self,
         name: SegmentName,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        shape: Shape,
+        layers: Iterable[torch.Tensor],
         cubes: Iterable[str],
         metadata: Mapping[str, str],
     ) -> bool:
         """Keep a segment, durably; False when a cube of it is gone or it does not fit.
 
+        Args:
+            layers: as for `files.write`.
         Raises:
             OSError: the disk is full or broken; nothing is left behind.
         """
         text, cubes = str(name), tuple(cubes)
-        size = 2 * k.numel() * k.element_size()
-        if self.any_gone(cubes) or not self.disk.make_room(size, self.is_pinned):
+        if self.any_gone(cubes) or not self.disk.make_room(shape.bytes, self.is_pinned):
             return False
         for cube in cubes:
             mark = self.mark(cube, name)
             mark.parent.mkdir(exist_ok=True)
             mark.touch()
         written = {**metadata, "key": name.key, "cubes": " ".join(cubes)}
-        self.disk.added(text, files.write(self.disk.path(text), k, v, written))
-        if self.ram is not None and self.ram.make_room(size, self.is_pinned):
-            try:
-                self.ram.added(text, files.write(self.ram.path(text), k, v, written))
-            except OSError as error:
-                log.warning("shared memory takes no more KV: %s", error)
+        self.disk.added(text, files.write(self.disk.path(text), shape, layers, written))
+        if self.ram is not None:
+            with contextlib.suppress(OSError):
+                self._copy(text, self.disk, self.ram)
         if self.any_gone(cubes):  # deleted meanwhile: whoever did may not have seen the file yet
             self.wipe_segment(text)
             return False
         return True
 
-    @contextlib.contextmanager
-    def _wiping_damage(self, text: str) -> Iterator[None]:
-        try:
-            yield
-        except DamagedPayload:
-            self.wipe_segment(text)
-            raise
-
-    def _promote(self, text: str, data: SegmentData) -> None:
-        if self.ram is None or not self.ram.make_room(data.bytes, self.is_pinned):
-            return
-        metadata = {key: value for key, value in data.metadata.items() if key != "checksum"}
-        with contextlib.suppress(OSError):
-            self.ram.added(text, files.write(self.ram.path(text), data.k, data.v, metadata))
-        if not self.disk.has(text):
-            self.ram.wipe(text)
-
-    @staticmethod
-    def _check(data: SegmentData, name: SegmentName) -> None:
-        if data.metadata.get("key") != name.key:
-            raise DamagedPayload("the file holds another segment than its name says")
+    def _copy(self, text: str, source: Tier, target: Tier) -> None:
+        size = source.path(text).stat().st_size
+        if target.make_room(size, self.is_pinned):
+            target.added(text, files.copy(source.path(text), target.path(text)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -272,7 +273,7 @@ def test_killed_in_the_middle_of_a_save(kept):
     assert not any(not name.endswith(SUFFIX) for name in names)
     for path in segments(kept):
         if path.name not in kept_before:
-            files.read(path)  # whole, with its checksum, or not there
+            files.check(path)  # whole, with its checksum, or not there
     reply = ask(kept, "z1", cube)
     again = ask(kept, "z2", cube)
     assert text_of(reply) == text_of(again)
@@ -313,26 +314,41 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def _rewrite(path: Path, change: Any = lambda layer: layer, layers: int = 99, **meta: str) -> None:
+    """The same segment with something changed, and checksums that fit it."""
+    with files.SegmentReader(path) as reader:
+        made = [change(layer).clone() for layer in reader.layers(files.Scratch())][:layers]
+    shape = dataclasses.replace(reader.shape, layers=len(made), dtype=made[0].dtype)
+    files.write(path, shape, made, {**reader.metadata, **meta})
+
+
 def _another_dtype(path: Path) -> None:
-    data = files.read(path)
-    metadata = {k: v for k, v in data.metadata.items() if k != "checksum"}
-    files.write(path, data.k.float(), data.v.float(), metadata)
+    _rewrite(path, lambda layer: layer.float())
 
 
 def _another_model(path: Path) -> None:
-    data = files.read(path)
-    metadata = {k: v for k, v in data.metadata.items() if k != "checksum"}
-    files.write(path, data.k[:10].contiguous(), data.v[:10].contiguous(), metadata)
+    _rewrite(path, layers=10)
 
 
 def _another_text(path: Path) -> None:
-    data = files.read(path)
-    metadata = {k: v for k, v in data.metadata.items() if k != "checksum"}
-    files.write(path, data.v.contiguous(), data.k.contiguous(), {**metadata, "digest": "0" * 40})
+    _rewrite(path, lambda layer: layer.flip(0), digest="0" * 40)
+
+
+def _another_segment(path: Path) -> None:
+    _rewrite(path, lambda layer: layer.flip(0), key="0" * 40)
 
 
 @pytest.mark.parametrize(
-    "damage", [_truncate, _flip_a_bit, _empty, _another_dtype, _another_model, _another_text]
+    "damage",
+    [
+        _truncate,
+        _flip_a_bit,
+        _empty,
+        _another_dtype,
+        _another_model,
+        _another_text,
+        _another_segment,
+    ],
 )
 def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(kept, damage):
     name = damage.__name__.strip("_")

@@ -9,10 +9,12 @@ they turn up is the permutation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+
+from memos_vllm.activation.files import Scratch, Shape
 
 _DIGIT = 256  # every integer up to here is exact in bfloat16
 
@@ -69,44 +71,44 @@ class PagedCache:
     def device(self) -> torch.device:
         return self._layers[0].cache.device
 
-    @property
-    def bytes_per_token(self) -> int:
-        return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
-
     def read(
-        self, block_ids: Sequence[int], start: int, end: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of tokens `start:end` of a request: (layers, tokens, heads, head_dim) on the CPU."""
+        self, block_ids: Sequence[int], start: int, end: int, scratch: Scratch
+    ) -> Iterator[torch.Tensor]:
+        """Each layer of tokens `start:end` of a request, (2, tokens, heads, head_dim) on the CPU.
+
+        The memory is `scratch`'s: a layer is gone when the next one is asked for.
+        """
         permutation = self._permutation
         if permutation is None:
             permutation = self._permutation = self._find_layout()
         size = self.block_size
         first, last = start // size, (end - 1) // size + 1
         ids = torch.tensor(block_ids[first:last], device=self.device)
-        shape = (self.layers, end - start, self.heads, self.head_dim)
-        k, v = torch.empty(shape, dtype=self.dtype), torch.empty(shape, dtype=self.dtype)
+        shape = self.shape(end - start)
         window = slice(start - first * size, end - first * size)
-        for position, layer in enumerate(self._layers):
+        for layer in self._layers:
             flat = layer.cache.index_select(layer.block_dim, ids).movedim(layer.block_dim, 0)
             tokens = flat.flatten(1).index_select(1, permutation)
             # (blocks, k/v, token, head, dim)
             tokens = tokens.view(len(ids), 2, size, self.heads, self.head_dim)
-            k[position] = tokens[:, 0].flatten(0, 1)[window]
-            v[position] = tokens[:, 1].flatten(0, 1)[window]
-        return k, v
+            target = scratch.take(shape.layer_bytes).view(shape.dtype).view(shape.sizes()[1:])
+            target[0] = tokens[:, 0].flatten(0, 1)[window]
+            target[1] = tokens[:, 1].flatten(0, 1)[window]
+            yield target
 
-    def write(self, block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Put K and V (layers, tokens, heads, head_dim) at tokens `start…` of a request's blocks."""
-        slots = self._slots(block_ids, start, start + k.shape[1])
+    def slots(self, block_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
+        """Where the engine keeps tokens `start:end` of a request."""
+        position = torch.arange(start, end)
+        blocks = torch.tensor(block_ids)[position // self.block_size]
+        return (blocks * self.block_size + position % self.block_size).to(self.device)
+
+    def write(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Put one layer's K and V, (tokens, heads, head_dim), into these slots."""
         k, v = k.to(self.device, non_blocking=True), v.to(self.device, non_blocking=True)
-        for position, layer in enumerate(self._layers):
-            self._update(layer, k[position], v[position], slots)
+        self._update(self._layers[layer], k, v, slots)
 
-    def check(self, k: torch.Tensor) -> str | None:
-        """Why this tensor cannot be put here, if it cannot."""
-        expected = (self.layers, self.heads, self.head_dim, self.dtype)
-        found = (k.shape[0], k.shape[2], k.shape[3], k.dtype)
-        return None if found == expected else f"KV of another shape: {found}, not {expected}"
+    def shape(self, tokens: int) -> Shape:
+        return Shape(self.layers, tokens, self.heads, self.head_dim, self.dtype)
 
     def probe(self) -> None:
         """Find the layout out now. Raises Unsupported."""
@@ -147,8 +149,3 @@ class PagedCache:
 
     def _update(self, layer: _Layer, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
         layer.module.impl.do_kv_cache_update(layer.module, k, v, layer.cache, slots)
-
-    def _slots(self, block_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
-        position = torch.arange(start, end)
-        blocks = torch.tensor(block_ids)[position // self.block_size]
-        return (blocks * self.block_size + position % self.block_size).to(self.device)

@@ -62,6 +62,10 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
             return 0, False
         return self._scheduler.matched_tokens(request, num_computed_tokens)
 
+    def on_new_request(self, request: Any) -> None:
+        if self._scheduler is not None:
+            self._scheduler.arrived(request)
+
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         if self._scheduler is not None and num_external_tokens > 0:
             self._scheduler.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
@@ -69,7 +73,7 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         if self._scheduler is None:
             return StepOrders()
-        return self._scheduler.take_orders(scheduler_output.total_num_scheduled_tokens)
+        return self._scheduler.take_orders()
 
     def request_finished(
         self, request: Any, block_ids: list[int]
@@ -124,7 +128,9 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         """Nothing: the blocks stay until `get_finished` names the request."""
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        return (None, None) if self._worker is None else self._worker.take_finished()
+        if self._worker is None:
+            return None, None
+        return self._worker.take_finished(finished_req_ids)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return set() if self._worker is None else self._worker.take_bad_blocks()

@@ -29,6 +29,8 @@ class Load:
     """Tokens before it are in the engine's own prefix cache."""
     end: int
     pieces: tuple[Piece, ...]
+    at_once: bool
+    """The step that this comes with computes on what is loaded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,5 +44,3 @@ class Save:
 class StepOrders(KVConnectorMetadata):
     loads: list[Load] = dataclasses.field(default_factory=list)
     saves: list[Save] = dataclasses.field(default_factory=list)
-    idle: bool = False
-    """Nothing is computed in this step, so nobody waits if a load is done at once."""

@@ -24,6 +24,8 @@ class _Chain:
     save: bool
     attempts: int = 0
     """Loads ordered so far: one that failed is tried again only so often (preemption costs one)."""
+    at_once: bool = False
+    """The last lookup asked for a load before the next step is computed."""
     reach: int = 0
     """Tokens that the last lookup found."""
 
@@ -48,6 +50,7 @@ class SchedulerSide:
         self._least = least_tokens
         self._chains: dict[str, _Chain | None] = {}
         self._saving: dict[str, set[str]] = {}
+        self._alive: set[str] = set()
         self._orders = StepOrders()
 
     def matched_tokens(self, request: Any, computed: int) -> tuple[int, bool]:
@@ -61,7 +64,12 @@ class SchedulerSide:
         end = min(chain.reach, request.num_prompt_tokens - 1)
         if end - computed < self._least:
             return 0, False
-        return end - computed, True
+        # Alone, it is loaded and computed in one step; among others, they run on meanwhile.
+        chain.at_once = self._alive == {request.request_id}
+        return end - computed, not chain.at_once
+
+    def arrived(self, request: Any) -> None:
+        self._alive.add(request.request_id)
 
     def allocated(self, request: Any, block_ids: Sequence[int], external: int) -> None:
         chain = self._chain(request)
@@ -77,13 +85,21 @@ class SchedulerSide:
         chain.attempts += 1
         pieces = chain.pieces(request.prompt_token_ids, needed)
         self._orders.loads.append(
-            Load(request.request_id, tuple(block_ids), end - external, end, pieces)
+            Load(
+                request.request_id,
+                tuple(block_ids),
+                end - external,
+                end,
+                pieces,
+                at_once=chain.at_once,
+            )
         )
 
     def finished(self, request: Any, block_ids: Sequence[int]) -> bool:
         """Order what is worth keeping to be saved; True: the blocks must stay until it is."""
         chain = self._chain(request)
         self._chains.pop(request.request_id, None)
+        self._alive.discard(request.request_id)
         if chain is None or not chain.save or request.num_output_tokens == 0:
             return False  # without a reply, not all of the prompt was computed
         on_their_way = {key for keys in self._saving.values() for key in keys}
@@ -99,9 +115,8 @@ class SchedulerSide:
         self._orders.saves.append(Save(request.request_id, tuple(block_ids), pieces))
         return True
 
-    def take_orders(self, scheduled_tokens: int) -> StepOrders:
+    def take_orders(self) -> StepOrders:
         orders, self._orders = self._orders, StepOrders()
-        orders.idle = scheduled_tokens == 0
         return orders
 
     def saved(self, request_ids: Sequence[str]) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from memos_vllm.activation.files import Scratch
 from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.errors import DamagedPayload
@@ -36,21 +38,26 @@ class WorkerSide:
         self._saved: set[str] = set()
         self._bad_blocks: set[int] = set()
         self._counts: Counter[str] = Counter()
+        self._used: list[SegmentName] = []
         self._loader = ThreadPoolExecutor(1, "memos-kv-load")
         self._saver = ThreadPoolExecutor(1, "memos-kv-save")
         self._swept = time.monotonic()
+        pinned = cache.device.type == "cuda"
+        self._loading, self._saving = Scratch(pinned), Scratch(pinned)
 
     def begin(self, orders: StepOrders) -> None:
         for save in orders.saves:
             self._saver.submit(self._save, save, self._after_computing())
         for load in orders.loads:
-            if orders.idle:
+            if load.at_once:
                 self._load(load)
             else:
                 self._loader.submit(self._load, load)
 
-    def take_finished(self) -> tuple[set[str], set[str]]:
-        """Requests whose (saving, loading) is over."""
+    def take_finished(self, finished: set[str]) -> tuple[set[str], set[str]]:
+        """Requests whose (saving, loading) is over. Args: finished: those that were answered."""
+        if finished:
+            self._saver.submit(self._promote)  # not before: the first token waits for nothing
         with self._lock:
             saved, loaded = self._saved, self._loaded
             self._saved, self._loaded = set(), set()
@@ -89,35 +96,48 @@ class WorkerSide:
                 self._bad_blocks.update(
                     load.block_ids[reached // size : (load.end - 1) // size + 1]
                 )
-            self._loaded.add(load.request_id)
+            if not load.at_once:
+                self._loaded.add(load.request_id)
 
     def _load_piece(self, load: Load, piece: Piece) -> int:
         """Put one segment in its place; returns the token that it reaches."""
         start, end = max(piece.start, load.start), min(piece.end, load.end)
-        with self._store.open(self._named(piece)) as (data, tier):
-            if (problem := self._cache.check(data.k)) or data.tokens != piece.end - piece.start:
-                raise DamagedPayload(problem or "KV of another length")
-            if data.metadata.get("digest") != piece.digest:
+        name, expected = self._named(piece), self._cache.shape(piece.end - piece.start)
+        with self._store.open(name) as (reader, tier):
+            if reader.shape != expected:
+                raise DamagedPayload(f"KV of another shape: {reader.shape}, not {expected}")
+            if reader.metadata.get("digest") != piece.digest:
                 raise DamagedPayload("KV of other tokens than its name says")
+            slots = self._cache.slots(load.block_ids, start, end)
             window = slice(start - piece.start, end - piece.start)
-            self._cache.write(load.block_ids, start, data.k[:, window], data.v[:, window])
-            self._wait_for_device()
+            for layer, (k, v) in enumerate(reader.layers(self._loading)):
+                self._cache.write(layer, slots, k[window], v[window])
+                self._wait_for_device()  # before the memory is used for the next layer
+        with self._lock:
+            self._used.append(name)
         self._count(f"loaded_tokens_{tier}", end - start)
         return end
+
+    def _promote(self) -> None:
+        with self._lock:
+            used, self._used = self._used, []
+        for name in dict.fromkeys(used):
+            self._store.promote(name)
 
     def _save(self, save: Save, computed: Any) -> None:
         try:
             if computed is not None:
                 computed.synchronize()
             for piece in save.pieces:
-                k, v = self._cache.read(save.block_ids, piece.start, piece.end)
+                shape = self._cache.shape(piece.end - piece.start)
+                layers = self._cache.read(save.block_ids, piece.start, piece.end, self._saving)
                 metadata = {
                     "digest": piece.digest,
                     "start": str(piece.start),
                     "model": piece.name.model,
                     "scope": piece.name.scope,
                 }
-                if self._store.add(self._named(piece), k, v, piece.cubes, metadata):
+                if self._store.add(self._named(piece), shape, layers, piece.cubes, metadata):
                     self._count("saved_tokens", piece.end - piece.start)
             if time.monotonic() - self._swept > _SWEEP_SECONDS:
                 self._swept = time.monotonic()
@@ -131,7 +151,7 @@ class WorkerSide:
         with self._lock:
             self._saved.add(save.request_id)
 
-    def _named(self, piece: Piece) -> Any:
+    def _named(self, piece: Piece) -> SegmentName:
         return dataclasses.replace(piece.name, rank=self._rank)
 
     def _count(self, name: str, amount: float) -> None:
@@ -164,8 +184,13 @@ class RefusingWorker(WorkerSide):
         for load in orders.loads:
             first, last = load.start // self._block_size, (load.end - 1) // self._block_size
             self._bad_blocks.update(load.block_ids[first : last + 1])
-            self._loaded.add(load.request_id)
+            if not load.at_once:
+                self._loaded.add(load.request_id)
         self._saved.update(save.request_id for save in orders.saves)
+
+    def take_finished(self, finished: set[str]) -> tuple[set[str], set[str]]:
+        saved, loaded, self._saved, self._loaded = self._saved, self._loaded, set(), set()
+        return saved, loaded
 
     def close(self) -> None:
         """Nothing runs here."""
