@@ -23,8 +23,8 @@ class MemoryOptions(BaseModel):
     required: bool = Field(False, description="503 instead of an answer without memory")
     kv: Literal["exact", "near", "none"] = Field(
         "exact",
-        description="exact: KV of the same tokens in the same place; near: approximate too (501 so "
-        "far); none: computed for this request, and not kept",
+        description="exact: KV of the same tokens in the same place; near: approximate where "
+        "exact is not kept; none: computed for this request, and not kept",
     )
     adapter: str | None = Field(None, description="parametric memory (501 so far)")
 
@@ -52,12 +52,6 @@ def read_options(raw: Any) -> MemoryOptions:
                 f"unknown key `{where}`; did you mean `memory.{nearest}`?", param=where
             ) from error
         raise BadRequest(f"`{where}`: {problem['msg']}", param=where) from error
-    if options.kv == "near":
-        raise NotBuilt(
-            "approximate activation memory (`memory.kv: near`) is not served by this version; "
-            "leave `kv` out for exact",
-            param="memory.kv",
-        )
     if options.adapter is not None:
         raise NotBuilt(
             "parametric memory (`memory.adapter`) is not served by this version; leave `adapter` out",

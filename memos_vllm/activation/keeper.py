@@ -65,6 +65,7 @@ class SegmentKeeper(SegmentStore):
 
         Args:
             layers: as for `files.write`.
+            metadata: with `digest`, of the segment's own tokens.
         Raises:
             OSError: the disk is full or broken; nothing is left behind.
         """
@@ -75,6 +76,7 @@ class SegmentKeeper(SegmentStore):
             mark = self.mark(cube, name)
             mark.parent.mkdir(exist_ok=True)
             mark.touch()
+        self.note_context(metadata["digest"], name)
         written = {**metadata, "key": name.key, "cubes": " ".join(cubes)}
         self.disk.added(text, files.write(self.disk.path(text), shape, layers, written))
         if self.ram is not None:

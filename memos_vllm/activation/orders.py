@@ -12,10 +12,27 @@ FIELD = "memos"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """KV of a segment's text that was computed elsewhere: approximate."""
+
+    segment: int
+    """Position of the segment in the chain."""
+    scope: str
+    """Folder of the file (`SegmentName.scope`)."""
+    key: str
+    start: int
+    """Token at which it stood where it was computed."""
+    shared: int = 0
+    """Cubes right before it that are the same here."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Orders:
     segments: tuple[Segment, ...]
     save: bool = True
     """Whether what this request computes may be kept."""
+    near: tuple[Source, ...] = ()
+    """Where the segments behind the exact ones come from; without a gap."""
 
     def to_params(self) -> dict[str, Any]:
         """Plain values, which any of the engine's serializers carries."""
@@ -23,6 +40,7 @@ class Orders:
             FIELD: {
                 "segments": [[s.end, s.scope, list(s.cubes)] for s in self.segments],
                 "save": self.save,
+                "near": [list(dataclasses.astuple(source)) for source in self.near],
             }
         }
 
@@ -38,7 +56,8 @@ def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
     )
     if not segments or not _ascending([segment.end for segment in segments]):
         return None
-    return Orders(segments, bool(raw.get("save", True)))
+    near = tuple(Source(*source) for source in raw.get("near", ()))
+    return Orders(segments, bool(raw.get("save", True)) and not near, near)
 
 
 def _ascending(ends: Sequence[int]) -> bool:

@@ -3,6 +3,7 @@
     <disk>/segments/<model>/<scope>/<key>.safetensors     what is kept
     <ram>/<model>/<scope>/<key>.safetensors               the hot part again, in shared memory
     <disk>/cubes/<cube>/<model>.<scope>.<key>             one mark per cube in a segment's prefix
+    <disk>/contexts/<text>/<model>.<scope>.<key>          in which segments a text stands last
     <disk>/gone/<cube>                                    the one version whose KV may still come
 
 Several processes share the folders: engine workers write and read, the API process wipes.  A mark is
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -86,6 +88,19 @@ class SegmentStore:
         """Whether every worker's share is here."""
         return all(self.where(name) is not None for name in names)
 
+    def contexts(self, digest: str) -> list[str]:
+        """Names of the segments that hold a text, in whatever context; the latest first."""
+        folder = self._root / "contexts" / digest[:2] / digest
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            dated = [(entry.stat().st_mtime, entry.name) for entry in entries]
+            return [name.replace("+", "/") for _, name in sorted(dated, reverse=True)]
+        return []
+
+    def note_context(self, digest: str, name: SegmentName) -> None:
+        folder = self._root / "contexts" / digest[:2] / digest
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / str(name).replace("/", "+")).touch()
+
     # -- forgetting -------------------------------------------------------------------------------
 
     def forget(self, cube: str, version: str | None = None) -> int:
@@ -142,7 +157,8 @@ class SegmentStore:
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _GONE_SECONDS:
                     path.unlink()
-        for mark in self._cubes.glob("*/*"):
+        noted = (self._root / "contexts").glob("*/*/*")
+        for mark in itertools.chain(self._cubes.glob("*/*"), noted):
             if mark.name != _PIN and not self.disk.has(mark.name.replace("+", "/")):
                 with contextlib.suppress(OSError):
                     if time.time() - mark.stat().st_mtime > _GONE_SECONDS:

@@ -6,11 +6,14 @@ import dataclasses
 import json
 from typing import Any
 
+from memos_vllm.activation.contexts import ContextIndex
 from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.engine.activator import EngineActivator
 from memos_vllm.engine.builder import ChainBuilder
 from memos_vllm.engine.chains import ChainPlanner
 from memos_vllm.engine.kv.fingerprint import namer
+from memos_vllm.engine.kv.rope import rotation_problem
+from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.salting import InFlight
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.pipeline import Pipeline
@@ -38,10 +41,18 @@ def attach_kv(
     config = system.config
     prompts = SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people)
     names = namer(engine_client.vllm_config, config.kv_path)
-    memory.plan_kv_with(
-        lambda tokenizer: ChainPlanner(tokenizer, config.kv, system.scopes, prompts)
-    )
     builder = ChainBuilder(engine_client, system.segments, names, people)
+    near = NearPlanner(
+        ContextIndex(system.segments, names),
+        system.views,
+        system.scopes,
+        builder,
+        pipeline.spawn,
+        rotation_problem(engine_client.vllm_config),
+    )
+    memory.plan_kv_with(
+        lambda tokenizer: ChainPlanner(tokenizer, config.kv, system.scopes, prompts), near
+    )
     return EngineActivator(
         memory, pipeline, builder, system.segments, names, system.scopes, prompts
     )

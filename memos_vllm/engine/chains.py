@@ -16,7 +16,7 @@ from memos_vllm.activation.chain import (
     locate,
     special_position,
 )
-from memos_vllm.activation.orders import Orders
+from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.config import KVConfig
 from memos_vllm.governance.principal import Principal
@@ -48,14 +48,37 @@ class Chained:
     orders: Orders | None
     ends: list[tuple[PlanEntry, int]]
     plan: KVPlan
+    near: list[Source] = dataclasses.field(default_factory=list)
+    """What of it is approximate."""
+    exact: int = 0
+    """Segments in front of that."""
+    salt: str | None = None
+    """Of a request with approximate blocks: nobody else ever has it, so nobody is handed them."""
 
     def observe(self, cached_tokens: int, block_size: int) -> None:
         """Note in the plan which cubes' KV was there, once the engine has said how much was.
 
         The engine's own prefix cache ends at a border of blocks, up to one block early.
         """
+        near = {source.segment: source for source in self.near}
+        positions = {segment.end: i for i, segment in enumerate(self.plan.segments)}
         for entry, end in self.ends:
-            entry.form = "kv" if end - cached_tokens < block_size else "text"
+            source = near.get(positions[end])
+            if end - cached_tokens >= block_size:
+                entry.form, entry.kv = "text", "prefill"
+            elif source is None:
+                entry.form, entry.kv = "kv", "exact"
+            else:
+                entry.form, entry.kv = "kv", "near"
+                entry.context = _context(source.shared)
+
+
+def _context(shared: int) -> str:
+    return (
+        f"behind the same {shared} cubes"
+        if shared > 1
+        else ("behind the same cube" if shared else "behind other text")
+    )
 
 
 class ChainPlanner:
@@ -80,7 +103,6 @@ class ChainPlanner:
         self._special = frozenset(strings.values())
         ordered = sorted(strings, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, ordered))) if ordered else None
-        self._bos: int | None = getattr(tokenizer, "bos_token_id", None)
 
     def chain(self, principal: Principal, draft: Draft | None, prompt: Prompt) -> Chained:
         """Where to cut this prompt. Never raises for a prompt that cannot be cut: it is computed."""
@@ -93,7 +115,7 @@ class ChainPlanner:
             parts = [Part(c.entry.cube, f"{c.text}\n") for c in stable]
             found = locate(prompt.text, prompt.tokens, render.OPENING, parts, self._encode)
             problem = found.problem
-            if found.head >= self._config.segment_tokens:
+            if found.head:
                 segments.append(Segment(found.head, scope))
             cubes: tuple[str, ...] = ()
             for candidate, end in zip(stable, found.ends, strict=False):

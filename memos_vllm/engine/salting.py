@@ -30,6 +30,9 @@ WATCHER: ContextVar[Watcher | None] = ContextVar("memos_watcher", default=None)
 KV_ORDERS: ContextVar[dict[str, Any] | None] = ContextVar("memos_kv_orders", default=None)
 """Our own orders to the KV connector for the current request."""
 
+FRESH_SALT: ContextVar[str | None] = ContextVar("memos_fresh_salt", default=None)
+"""Narrows the current request's salt to itself: its blocks are approximate."""
+
 BACKGROUND: ContextVar[bool] = ContextVar("memos_background", default=False)
 """Work of ours that gives way to people's requests."""
 
@@ -68,6 +71,8 @@ class Salter:
 
     def salt(self, client_salt: str | None) -> str:
         principal = PRINCIPAL.get() or ENGINE_ITSELF
+        if (fresh := FRESH_SALT.get()) is not None:
+            client_salt = f"{fresh}{client_salt or ''}"
         return cache_salt(self.secret, principal, self.isolation, client_salt)
 
     def salted(self, prompt: Any) -> Any:

@@ -15,8 +15,9 @@ from typing import Any
 
 from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt
+from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.people import person_of
-from memos_vllm.engine.salting import KV_ORDERS, WATCHER
+from memos_vllm.engine.salting import FRESH_SALT, KV_ORDERS, WATCHER
 from memos_vllm.engine.stream import StreamWatch, pass_through
 from memos_vllm.options import read_options
 from memos_vllm.pipeline import Chat, Pipeline
@@ -42,6 +43,7 @@ class ChatMemory:
         self._tokenizer: Tokenizer | None = None
         self._make_planner: Callable[[Any], ChainPlanner] | None = None
         self._planner: ChainPlanner | None = None
+        self.near: NearPlanner | None = None
 
     def install(self) -> None:
         """Once per handler; a second call does nothing."""
@@ -69,9 +71,9 @@ class ChatMemory:
         size: int = self._serving.engine_client.vllm_config.cache_config.block_size
         return size
 
-    def plan_kv_with(self, make: Callable[[Any], ChainPlanner]) -> None:
+    def plan_kv_with(self, make: Callable[[Any], ChainPlanner], near: NearPlanner) -> None:
         """Switch activation memory on. Args: make: of the tokenizer."""
-        self._make_planner = make
+        self._make_planner, self.near = make, near
 
     @property
     def planner(self) -> ChainPlanner | None:
@@ -89,7 +91,7 @@ class ChatMemory:
             result = await self._render(request)
         turn = _TURN.get()
         if turn is not None and isinstance(result, tuple):
-            turn.order_kv(request, result[1])
+            await turn.order_kv(request, result[1])
         return result
 
     async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
@@ -150,6 +152,7 @@ class _Turn:
     raw_request: Any
     started: float = dataclasses.field(default_factory=time.perf_counter)
     rendered: Any = None
+    prompt: Prompt | None = None
     chained: Chained | None = None
 
     @property
@@ -181,16 +184,19 @@ class _Turn:
         reply.memory = summary(self.chat.plan)
         return reply
 
-    def order_kv(self, request: Any, prompts: Any) -> None:
+    async def order_kv(self, request: Any, prompts: Any) -> None:
         """Tell the connector what of this prompt it may load and keep."""
         planner = self.memory.planner
         if planner is None or self.chat.options.kv == "none":
             return
-        prompt = _prompt_of(request, prompts, self.chat.messages)
+        prompt = self.prompt = _prompt_of(request, prompts, self.chat.messages)
         if prompt is None:
             return
         self.chained = planner.chain(self.chat.principal, self.chat.draft, prompt)
         self.chat.plan.kv = self.chained.plan
+        if self.chat.options.kv == "near" and self.memory.near is not None:
+            await self.memory.near.plan(self.chat.principal, prompt, self.chained)
+            FRESH_SALT.set(self.chained.salt)
         if self.chained.orders is not None:
             KV_ORDERS.set(self.chained.orders.to_params())
 
@@ -223,6 +229,8 @@ class _Turn:
             plan.cached_tokens = getattr(output, "num_cached_tokens", None)
             if self.chained is not None:
                 self.chained.observe(plan.cached_tokens or 0, self.memory.block_size)
+                if self.chained.near and self.memory.near is not None and self.prompt is not None:
+                    self.memory.near.heal(self.prompt, self.chained)
             plan.prompt_tokens = (
                 len(getattr(output, "prompt_token_ids", None) or ()) or plan.prompt_tokens
             )
@@ -272,6 +280,8 @@ def _cube(entry: PlanEntry) -> dict[str, Any]:
         "name": entry.name,
         "placement": entry.placement,
         "form": entry.form,
+        "kv": entry.kv,
+        "context": entry.context,
         "score": entry.score,
         "tokens": 0,
         "items": [],

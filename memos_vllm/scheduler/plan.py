@@ -21,6 +21,12 @@ class PlanEntry(PlanModel):
     form: Literal["text", "kv"] = Field(
         "text", description="kv: the engine had its KV; text: it was computed for this request"
     )
+    kv: Literal["exact", "near", "prefill"] | None = Field(
+        None, description="how its KV was had; null: activation memory had no part"
+    )
+    context: str | None = Field(
+        None, description="with `near`: where the KV was computed that was put here"
+    )
     placement: Placement
     item: str | None = Field(None, description="null: the whole cube")
     score: float | None = None

@@ -171,6 +171,15 @@ class VaultViews:
             ]
             return [_stable(session, row) for row in rows]
 
+    def may_use(self, principal: Principal, cube_ids: Sequence[str]) -> bool:
+        """Whether the principal's prompts may hold every one of these cubes."""
+        wanted = set(cube_ids)
+        with self._database.read() as session:
+            rows = session.scalars(
+                select(CubeRow).where(CubeRow.id.in_(wanted), CubeRow.tenant == principal.tenant)
+            )
+            return {row.id for row in rows if _usable(principal, row)} == wanted
+
     def count_reads(self, cube_ids: Iterable[str]) -> None:
         """Usage counters of the headers; off the request's path."""
         with self._database.write() as session:

@@ -22,6 +22,7 @@ from memos_vllm.config import load_config
 from memos_vllm.engine.kv.blocks import PagedCache, Unsupported
 from memos_vllm.engine.kv.fingerprint import namer, rank_names
 from memos_vllm.engine.kv.messages import StepOrders
+from memos_vllm.engine.kv.rope import rotation_of
 from memos_vllm.engine.kv.scheduler_side import SchedulerSide
 from memos_vllm.engine.kv.stats import KVPromMetrics, KVStats
 from memos_vllm.engine.kv.support import unsupported_reason
@@ -46,7 +47,7 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         self._store = SegmentKeeper(config.kv, config.kv_path)
         if role == KVConnectorRole.SCHEDULER:
             self._scheduler = SchedulerSide(
-                self._store, namer(vllm_config, config.kv_path), config.kv.segment_tokens
+                self._store, namer(vllm_config, config.kv_path), config.kv
             )
 
     @property
@@ -109,7 +110,7 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
             self._worker = RefusingWorker(group.kv_cache_spec.block_size)
             return
         rank = list(rank_names(self._vllm_config))[self._vllm_config.parallel_config.rank]
-        self._worker = WorkerSide(self._store, cache, rank)
+        self._worker = WorkerSide(self._store, cache, rank, rotation_of(self._vllm_config))
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         orders = self._get_connector_metadata()

@@ -19,6 +19,10 @@ class Piece:
     cubes: tuple[str, ...] = ()
     digest: str = ""
     """Of the segment's own tokens."""
+    scope: str = ""
+    """Digest of the whole scope."""
+    shift: int = 0
+    """How many tokens later it stands here than where it was computed; then it is approximate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

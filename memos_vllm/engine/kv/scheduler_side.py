@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from memos_vllm.activation.chain import Segment, own_digest
-from memos_vllm.activation.orders import Orders, read_orders
-from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.orders import Orders, Source, read_orders
+from memos_vllm.activation.store import Namer, SegmentName, SegmentStore, short
+from memos_vllm.config import KVConfig
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 
 _MOST_ATTEMPTS = 3
@@ -22,6 +23,7 @@ class _Chain:
     segments: tuple[Segment, ...]
     names: list[tuple[SegmentName, ...]]
     save: bool
+    near: dict[int, Source]
     attempts: int = 0
     """Loads ordered so far: one that failed is tried again only so often (preemption costs one)."""
     at_once: bool = False
@@ -31,23 +33,29 @@ class _Chain:
 
     def pieces(self, tokens: Sequence[int], chosen: Sequence[int]) -> tuple[Piece, ...]:
         starts = [0, *(segment.end for segment in self.segments)]
-        return tuple(
-            Piece(
-                dataclasses.replace(self.names[i][0], rank=""),
-                starts[i],
-                self.segments[i].end,
-                self.segments[i].cubes,
-                own_digest(tokens[starts[i] : self.segments[i].end]),
+        pieces = []
+        for i in chosen:
+            segment, source = self.segments[i], self.near.get(i)
+            pieces.append(
+                Piece(
+                    dataclasses.replace(self.names[i][0], rank=""),
+                    starts[i],
+                    segment.end,
+                    segment.cubes,
+                    own_digest(tokens[starts[i] : segment.end]),
+                    short(segment.scope),
+                    starts[i] - source.start if source is not None else 0,
+                )
             )
-            for i in chosen
-        )
+        return tuple(pieces)
 
 
 class SchedulerSide:
-    def __init__(self, store: SegmentStore, namer: Namer, least_tokens: int) -> None:
+    def __init__(self, store: SegmentStore, namer: Namer, config: KVConfig) -> None:
         self._store = store
         self._namer = namer
-        self._least = least_tokens
+        self._least = config.segment_tokens
+        self._recompute = config.near_recompute_tokens
         self._chains: dict[str, _Chain | None] = {}
         self._saving: dict[str, set[str]] = {}
         self._alive: set[str] = set()
@@ -61,6 +69,8 @@ class SchedulerSide:
         present = itertools.takewhile(self._store.has_all, chain.names)
         count = sum(1 for _ in present)
         chain.reach = chain.segments[count - 1].end if count else 0
+        if chain.near:
+            chain.reach = max(chain.reach - self._recompute, 0)
         end = min(chain.reach, request.num_prompt_tokens - 1)
         if end - computed < self._least:
             return 0, False
@@ -136,4 +146,11 @@ class SchedulerSide:
             return None  # the tokens alone do not say what was computed
         segments = tuple(s for s in orders.segments if s.end <= request.num_prompt_tokens)
         names = self._namer.names(request.prompt_token_ids, segments)
-        return _Chain(segments, names, orders.save)
+        near = {source.segment: source for source in orders.near}
+        for i, source in near.items():
+            if i < len(names):
+                names[i] = tuple(
+                    dataclasses.replace(name, scope=source.scope, key=source.key)
+                    for name in names[i]
+                )
+        return _Chain(segments, names, orders.save, near)

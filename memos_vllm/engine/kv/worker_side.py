@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,7 @@ from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
+from memos_vllm.engine.kv.rope import Rotation
 from memos_vllm.errors import DamagedPayload
 
 log = logging.getLogger(__name__)
@@ -29,10 +31,13 @@ _SWEEP_SECONDS = 600.0
 
 
 class WorkerSide:
-    def __init__(self, store: SegmentKeeper, cache: PagedCache, rank: str) -> None:
+    def __init__(
+        self, store: SegmentKeeper, cache: PagedCache, rank: str, rotation: Rotation | None
+    ) -> None:
         self._store = store
         self._cache = cache
         self._rank = rank
+        self._rotation = rotation
         self._lock = threading.Lock()
         self._loaded: set[str] = set()
         self._saved: set[str] = set()
@@ -110,13 +115,22 @@ class WorkerSide:
                 raise DamagedPayload("KV of other tokens than its name says")
             slots = self._cache.slots(load.block_ids, start, end)
             window = slice(start - piece.start, end - piece.start)
+            turn = self._turn(piece.shift)
             for layer, (k, v) in enumerate(reader.layers(self._loading)):
-                self._cache.write(layer, slots, k[window], v[window])
+                self._cache.write(layer, slots, turn(k[window]), v[window])
                 self._wait_for_device()  # before the memory is used for the next layer
         with self._lock:
             self._used.append(name)
         self._count(f"loaded_tokens_{tier}", end - start)
         return end
+
+    def _turn(self, shift: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Brings keys to a place `shift` tokens later. Raises DamagedPayload: not for this model."""
+        if shift == 0:
+            return lambda k: k
+        if self._rotation is None:
+            raise DamagedPayload("the keys of this model cannot be moved")
+        return self._rotation.by(shift)
 
     def _promote(self) -> None:
         with self._lock:
@@ -135,7 +149,7 @@ class WorkerSide:
                     "digest": piece.digest,
                     "start": str(piece.start),
                     "model": piece.name.model,
-                    "scope": piece.name.scope,
+                    "scope": piece.scope,
                 }
                 if self._store.add(self._named(piece), shape, layers, piece.cubes, metadata):
                     self._count("saved_tokens", piece.end - piece.start)

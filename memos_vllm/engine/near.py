@@ -1,0 +1,90 @@
+"""Approximate KV, for whoever asks for it: cubes' KV from other contexts, put in their new places."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.contexts import ContextIndex
+from memos_vllm.activation.orders import Orders
+from memos_vllm.engine.builder import ChainBuilder
+from memos_vllm.engine.chains import Chained, Prompt
+from memos_vllm.errors import Unavailable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.scope import Scopes
+from memos_vllm.vault.views import VaultViews
+
+log = logging.getLogger(__name__)
+
+
+class Spawn(Protocol):
+    def __call__(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+
+@dataclasses.dataclass
+class NearPlanner:
+    index: ContextIndex
+    views: VaultViews
+    scopes: Scopes
+    builder: ChainBuilder
+    spawn: Spawn
+    problem: str | None
+    """Why keys of the served model cannot be moved; None: they can."""
+    healing: set[int] = dataclasses.field(default_factory=set)
+
+    async def plan(self, principal: Principal, prompt: Prompt, chained: Chained) -> None:
+        """Where exact KV of this head is not kept, order what comes closest."""
+        if self.problem is not None:
+            chained.plan.problem = f"exact instead of near: {self.problem}"
+        elif chained.orders is not None and chained.ends:
+            await asyncio.to_thread(self._plan, principal, prompt, chained)
+
+    def heal(self, prompt: Prompt, chained: Chained) -> None:
+        """Have the exact chain built, for the next request with it."""
+        if not chained.near:
+            return
+        end = chained.ends[-1][1]
+        mark = hash((end, tuple(prompt.tokens[:end])))
+        if mark not in self.healing:
+            self.healing.add(mark)
+            self.spawn(self._build(prompt.tokens, _head(chained), mark))
+
+    def _plan(self, principal: Principal, prompt: Prompt, chained: Chained) -> None:
+        segments = _head(chained)
+        exact = self.index.reach(prompt.tokens, segments)
+        chained.exact = exact
+        if not 0 < exact < len(segments):
+            return
+        scopes = {
+            self.scopes.tenant(principal, prompt.client_salt),
+            self.scopes.person(principal, prompt.client_salt),
+        }
+
+        def may_read(cubes: Sequence[str]) -> bool:
+            return self.views.may_use(principal, [cube.partition("@")[0] for cube in cubes])
+
+        chained.near = self.index.closest(prompt.tokens, segments, exact, scopes, may_read)
+        if chained.near:
+            kept = tuple(segments[: exact + len(chained.near)])
+            chained.orders = Orders(kept, save=False, near=tuple(chained.near))
+            chained.salt = secrets.token_hex(16)
+
+    async def _build(self, tokens: Sequence[int], segments: list[Segment], mark: int) -> None:
+        try:
+            await self.builder.build(tokens, segments)
+        except Unavailable as error:
+            log.warning("a chain that was served near is not built: %s", error)
+        finally:
+            self.healing.discard(mark)
+
+
+def _head(chained: Chained) -> list[Segment]:
+    """The segments up to the last cube."""
+    assert chained.orders is not None
+    end = chained.ends[-1][1]
+    return [segment for segment in chained.orders.segments if segment.end <= end]
