@@ -176,8 +176,8 @@ class MemorySystem:
         A conversation's KV holds what was said in it, whichever cube that became.
         """
         try:
-            self.segments.forget(work.cube, work.version)
-            if work.version is None and work.owner.person:
+            self.segments.forget(work.cube, work.sequence)
+            if work.sequence is None and work.owner.person:
                 owner = Principal(work.owner.tenant, Role.READER, "", work.owner.person)
                 self.segments.forget_scope(self.scopes.person(owner))
         except OSError as error:

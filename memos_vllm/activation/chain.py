@@ -32,7 +32,7 @@ class Segment:
     scope: str
     """Who may be served from it: the narrowest scope among this and the segments before."""
     cubes: tuple[str, ...] = ()
-    """`id@version` of every cube whose text stands in or before this segment."""
+    """`id@sequence` of every cube whose text stands in or before this segment."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

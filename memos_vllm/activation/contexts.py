@@ -32,7 +32,7 @@ class Context:
     scope: str
     """Digest of the whole scope, a client's own salt included."""
     cubes: tuple[str, ...]
-    """`id@version` of what stood before it, and itself."""
+    """`id@sequence` of what stood before it, and itself."""
 
 
 class ContextIndex:
@@ -62,7 +62,7 @@ class ContextIndex:
 
         Args:
             scopes: those that the person asking may be served from.
-            may_read: whether they may read all of these cubes (`id@version`).
+            may_read: whether they may read all of these cubes (`id@sequence`).
         """
         allowed = {short(scope) for scope in scopes}
         found = []

@@ -4,7 +4,7 @@
     <ram>/<model>/<scope>/<key>.safetensors               the hot part again, in shared memory
     <disk>/cubes/<cube>/<model>.<scope>.<key>             one mark per cube in a segment's prefix
     <disk>/contexts/<text>/<model>.<scope>.<key>          in which segments a text stands last
-    <disk>/gone/<cube>                                    the one version whose KV may still come
+    <disk>/gone/<cube>                                    since which version its KV may be kept
 
 Several processes share the folders: engine workers write and read, the API process wipes.  A mark is
 made before its segment appears, so forgetting a cube finds every chain that contains it, and a
@@ -103,13 +103,13 @@ class SegmentStore:
 
     # -- forgetting -------------------------------------------------------------------------------
 
-    def forget(self, cube: str, version: str | None = None) -> int:
+    def forget(self, cube: str, sequence: int | None = None) -> int:
         """Wipe every chain that contains a cube, on all tiers; returns the segments wiped.
 
         Args:
-            version: the only one whose KV may come from now on; None: the cube is gone.
+            sequence: of the first version whose KV may come from now on; None: the cube is gone.
         """
-        (self._gone / short(cube)).write_text(version or "")
+        (self._gone / short(cube)).write_text("" if sequence is None else str(sequence))
         folder, wiped = self._cubes / short(cube), 0
         while marks := self._marks(folder):
             for mark in marks:
@@ -178,11 +178,12 @@ class SegmentStore:
         return self._cubes / short(cube.partition("@")[0]) / str(name).replace("/", "+")
 
     def any_gone(self, cubes: Iterable[str]) -> bool:
-        """Whether one of these (`id@version`) was deleted or replaced."""
+        """Whether one of these (`id@sequence`) was deleted, or its text changed since."""
         for cube in cubes:
-            name, _, version = cube.partition("@")
+            name, _, sequence = cube.partition("@")
             with contextlib.suppress(FileNotFoundError):
-                if (self._gone / short(name)).read_text() != version:
+                first = (self._gone / short(name)).read_text()
+                if not first or int(sequence) < int(first):
                     return True
         return False
 

@@ -119,7 +119,7 @@ class ChainPlanner:
                 segments.append(Segment(found.head, scope))
             cubes: tuple[str, ...] = ()
             for candidate, end in zip(stable, found.ends, strict=False):
-                cubes = (*cubes, f"{candidate.entry.cube}@{candidate.entry.version}")
+                cubes = (*cubes, f"{candidate.entry.cube}@{candidate.sequence}")
                 if candidate.owner:
                     scope = mine
                 segments.append(Segment(end, scope, cubes))

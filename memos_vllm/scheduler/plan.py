@@ -46,7 +46,9 @@ class Budget(PlanModel):
 class KVSegment(PlanModel):
     end: int = Field(description="tokens of the prompt up to its end")
     shared: bool = Field(description="its KV serves the tenant's other people too")
-    cubes: list[str] = Field(description="`id@version` of the cubes in it and before it")
+    cubes: list[str] = Field(
+        description="`id@sequence` of the cubes, by their versions, in it and before it"
+    )
 
 
 class KVPlan(PlanModel):

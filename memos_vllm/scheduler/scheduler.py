@@ -39,6 +39,8 @@ class Candidate:
     """Place inside its block."""
     owner: str = ""
     """The person whose it is; empty: the tenant's."""
+    sequence: int = 0
+    """Of the cube's version."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -188,7 +190,7 @@ def _stable_candidate(
     )
     # Stable memory outlives retrieved memory; what the request names outlives the rest.
     value = (2.0 + is_named, cube.priority, -position)
-    return Candidate(entry, text, value, (position,), owner=cube.person)
+    return Candidate(entry, text, value, (position,), owner=cube.person, sequence=cube.sequence)
 
 
 def _retrieved_candidate(result: Found, tokenizer: Tokenizer) -> Candidate:

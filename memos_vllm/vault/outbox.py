@@ -30,8 +30,8 @@ class Work:
     upserts: tuple[IndexedItem, ...]
     deletes: tuple[str, ...]
     drop: bool
-    version: str | None
-    """The cube's current one; None: there is no such cube any more."""
+    sequence: int | None
+    """Of the cube's current version; None: there is no such cube any more."""
     rows: tuple[int, ...]
 
 
@@ -61,7 +61,7 @@ class Outbox:
                         upserts=found,
                         deletes=tuple(named - present),
                         drop=any(row.op == "drop" for row in rows),
-                        version=cube.head_version if cube is not None else None,
+                        sequence=cube.head_sequence if cube is not None else None,
                         rows=tuple(row.seq for row in rows),
                     )
                 )

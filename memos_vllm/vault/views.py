@@ -59,6 +59,7 @@ class StableCube:
     cube_id: str
     name: str | None
     version: str
+    sequence: int
     person: str
     priority: int
     reads: int
@@ -224,6 +225,7 @@ def _stable(session: Session, row: CubeRow) -> StableCube:
         cube_id=row.id,
         name=row.name,
         version=row.head_version,
+        sequence=row.head_sequence,
         person=row.person,
         priority=row.priority,
         reads=row.reads,

@@ -93,7 +93,7 @@ def found(text: str, score: float, cube: str = "c") -> Found:
 
 def stable(name: str, words: int, priority: int = 0) -> StableCube:
     items = (Item(text=" ".join([name] * words)),)
-    return StableCube(name, name, "v", "alice", priority, 0, 0, items)
+    return StableCube(name, name, "v", 1, "alice", priority, 0, 0, items)
 
 
 def decide(messages, stables, hits, limit, named=0):
