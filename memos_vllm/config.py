@@ -125,6 +125,9 @@ class KVConfig(Section):
     segment_tokens: int = Field(
         128, ge=16, description="shortest piece of a conversation that is kept, and loaded"
     )
+    near_heal: bool = Field(
+        True, description="build what was served approximately, for the next request with it"
+    )
     near_recompute_tokens: int = Field(
         0, ge=0, description="with approximate KV, how much of its end is computed all the same"
     )

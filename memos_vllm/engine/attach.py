@@ -48,6 +48,7 @@ def attach_kv(
         system.scopes,
         builder,
         pipeline.spawn,
+        config.kv.near_heal,
         rotation_problem(engine_client.vllm_config),
     )
     memory.plan_kv_with(

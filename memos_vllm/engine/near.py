@@ -33,6 +33,7 @@ class NearPlanner:
     scopes: Scopes
     builder: ChainBuilder
     spawn: Spawn
+    heals: bool
     problem: str | None
     """Why keys of the served model cannot be moved; None: they can."""
     healing: set[int] = dataclasses.field(default_factory=set)
@@ -46,7 +47,7 @@ class NearPlanner:
 
     def heal(self, prompt: Prompt, chained: Chained) -> None:
         """Have the exact chain built, for the next request with it."""
-        if not chained.near:
+        if not chained.near or not self.heals:
             return
         end = chained.ends[-1][1]
         mark = hash((end, tuple(prompt.tokens[:end])))

@@ -1,0 +1,106 @@
+"""`python -m benchmarks.ttft [--repetitions 7] [--quick]`: time to first token, with memory's KV.
+
+One server, alone; every way to have the memory's KV takes its turn inside each repetition, and
+ratios are taken inside a repetition, then their median.  The limit is vLLM's own prefix cache, fully
+warm: attention over the memory has to be done in any case.  Loads from disk come after a restart of
+everything, from files whose pages the system was told to forget.  Rightness is checked on the same
+model in float32 (exact) and bfloat16 (near).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks.record import RESULTS, Record, output_arguments
+from benchmarks.ttft.chat import Bench
+from benchmarks.ttft.grid import QUESTIONS, SIZES, Grid
+from benchmarks.ttft.plot import plot
+from benchmarks.ttft.rightness import identical_share, nearness
+from benchmarks.ttft.turns import ten_turns
+from tests.engine.harness import Server
+
+CONTEXT = 8192
+FLAGS = ("--max-model-len", str(CONTEXT), "--max-logprobs", "1000")
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "MEMOS__PROMPT__CONTEXT_SHARE": "1",
+    "MEMOS__KV__NEAR_HEAL": "false",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--repetitions", type=int, default=7)
+    output_arguments(parser)
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    repetitions = 2 if quick else arguments.repetitions
+    sizes = {"1k": 1024} if quick else SIZES
+    questions = QUESTIONS[:1] if quick else QUESTIONS
+    record = Record(
+        "ttft", config={"context": CONTEXT, "block_size": 32, "repetitions": repetitions}
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with server(folder / "bf16").running() as running:
+            bench = Bench(running)
+            grid = Grid(bench, repetitions, prefills=min(repetitions, 3))
+            grid.prepare(sizes)
+            grid.run(questions)
+            record.headline |= ratios(grid, sizes)
+            turns, turn_rows = ten_turns(bench)
+            near, near_rows = nearness(bench, 6 if quick else 60)
+            bench.restart()
+            grid.run_from_disk(questions[:1])
+            record.headline |= disk_ratios(grid, sizes) | turns | near
+        with server(folder / "f32", "--dtype", "float32").running() as running:
+            share, exact_rows = identical_share(Bench(running), 2 if quick else 20)
+    record.headline["exact_identical_share"] = share
+    rows = grid.rows()
+    record.rows = [
+        *({"part": "grid", **row} for row in rows),
+        *({"part": "turns", **row} for row in turn_rows),
+        *({"part": "near", **row} for row in near_rows),
+        *({"part": "exact, float32", **row} for row in exact_rows),
+    ]
+    target = record.finish(quick=quick, out=arguments.out)
+    if target.parent == RESULTS or quick:
+        target.with_suffix(".svg").write_text(plot(rows), encoding="utf-8")
+
+
+def server(folder: Path, *flags: str) -> Server:
+    folder.mkdir()
+    return Server(folder, home=folder / "home", flags=(*FLAGS, *flags), environment=ENVIRONMENT)
+
+
+def ratios(grid: Grid, sizes: dict[str, int]) -> dict[str, float]:
+    found = {}
+    for name in ("1k", "4k", "6k"):
+        if name in sizes:
+            found[f"exact_ram_over_prefix_warm_{name}"] = grid.ratio(
+                name, 40, "exact, RAM", "prefix cache warm"
+            )
+    if "6k" in sizes:
+        found["near_over_exact_6k"] = grid.ratio("6k", 40, "near", "exact, RAM")
+        found["reduction_vs_prefill_6k_short"] = round(
+            1 - grid.ratio("6k", 40, "exact, RAM", "full prefill"), 4
+        )
+    return found
+
+
+def disk_ratios(grid: Grid, sizes: dict[str, int]) -> dict[str, float]:
+    return {
+        f"exact_disk_over_prefix_warm_{name}": grid.ratio(
+            name, 40, "exact, disk", "prefix cache warm, restarted"
+        )
+        for name in ("1k", "4k", "6k")
+        if name in sizes
+    }
+
+
+if __name__ == "__main__":
+    main()

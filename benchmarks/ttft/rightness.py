@@ -1,0 +1,101 @@
+"""Is it right: exact KV against full prefill token by token, near KV by its distance."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+from benchmarks.ttft.chat import Bench, somebody
+
+TOP = 1000
+QUESTION = "Which number belongs to the river?"
+
+
+def identical_share(bench: Bench, prompts: int) -> tuple[float, list[dict[str, Any]]]:
+    """Share of prompts whose greedy reply from loaded KV is that of a full prefill."""
+    rows = []
+    for seed in range(1000, 1000 + prompts):
+        cube = bench.cube(random.Random(seed).randint(100, 900), seed)
+        cold = bench.ask(somebody(), QUESTION, [cube], kv="none", max_tokens=32)
+        bench.ask(somebody(), QUESTION, [cube], max_tokens=1)
+        bench.wait_until_kept(cube)
+        loaded = bench.ask(somebody(), QUESTION, [cube], max_tokens=32)
+        rows.append(
+            {
+                "prompt_tokens": cold["usage"]["prompt_tokens"],
+                "loaded_tokens": loaded["usage"]["prompt_tokens_details"]["cached_tokens"],
+                "identical": _text(cold) == _text(loaded),
+            }
+        )
+    return sum(row["identical"] for row in rows) / len(rows), rows
+
+
+def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """A stream of requests for sets of cubes, popular ones more often (Zipf).
+
+    Each set is asked for with `near`, compared with a full prefill, and then computed exactly once,
+    as healing would: later sets find its contexts.
+    """
+    dice = random.Random(7)
+    cubes = [bench.cube(dice.randint(64, 512), 2000 + i) for i in range(12)]
+    weights = [1 / (rank + 1) for rank in range(len(cubes))]
+    rows = []
+    for number in range(requests):
+        wanted: list[str] = []
+        size = dice.randint(2, 6)
+        while len(wanted) < size:
+            choice = dice.choices(cubes, weights)[0]
+            if choice not in wanted:
+                wanted.append(choice)
+        # The scheduler's canonical order: hottest first.
+        wanted.sort(key=cubes.index)
+        options: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+        full = bench.ask(somebody(), QUESTION, wanted, kv="none", **options)
+        near = bench.ask(somebody(), QUESTION, wanted, kv="near", **options)
+        bench.ask(somebody(), QUESTION, wanted, max_tokens=1)
+        time.sleep(1)
+        ways = [cube["kv"] for cube in near["memory"]["cubes"]]
+        rows.append(
+            {
+                "request": number,
+                "cubes": size,
+                "exact": ways.count("exact"),
+                "near": ways.count("near"),
+                "prefill": ways.count("prefill"),
+                "kl": round(divergence(_top(full), _top(near)), 5),
+                "same_first_token": _text(full) == _text(near),
+            }
+        )
+    late = [row for row in rows if row["request"] >= requests // 3 and row["near"]]
+    headline = {}
+    if late:
+        headline["near_kl_mean"] = round(sum(row["kl"] for row in late) / len(late), 4)
+        same = sum(row["same_first_token"] for row in late)
+        headline["near_top1_agreement"] = round(same / len(late), 4)
+    return headline, rows
+
+
+def divergence(full: dict[str, float], other: dict[str, float]) -> float:
+    """KL of the first token, over the tokens that `full` lists and one bucket for all others."""
+    floor = min(other.values())
+    kl, left, left_other = 0.0, 1.0, 1.0
+    for token, logprob in full.items():
+        theirs = other.get(token, floor)
+        kl += math.exp(logprob) * (logprob - theirs)
+        left -= math.exp(logprob)
+        left_other -= math.exp(theirs)
+    if left > 1e-9 and left_other > 1e-9:
+        kl += left * math.log(left / left_other)
+    return max(kl, 0.0)
+
+
+def _text(reply: dict[str, Any]) -> str:
+    text: str = reply["choices"][0]["message"]["content"]
+    return text
+
+
+def _top(reply: dict[str, Any]) -> dict[str, float]:
+    first = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    return {f"{top['token']}{top['bytes']}": top["logprob"] for top in first}
