@@ -113,9 +113,8 @@ class RememberConfig(Section):
 
 
 class KVConfig(Section):
-    tier: Literal["fs", "lmcache", "none"] = Field(
-        "fs",
-        description="where KV outlives the engine: files of ours, LMCache beside them, nowhere",
+    tier: Literal["fs", "none"] = Field(
+        "fs", description="where KV outlives the engine: in files of ours, or nowhere"
     )
     path: Path | None = Field(None, description="folder of KV on disk; default: under `home`")
     max_bytes: int = Field(16 << 30, ge=0, description="KV on disk; what is worth least goes first")
@@ -124,6 +123,12 @@ class KVConfig(Section):
     history: bool = Field(True, description="keep the KV of conversations, not only of cubes")
     segment_tokens: int = Field(
         128, ge=16, description="shortest piece of a conversation that is kept, and loaded"
+    )
+    promote_uses: float = Field(
+        2.0,
+        gt=0,
+        description="heads used so often of late (an hour ago counts half) are built again when a "
+        "cube of theirs changes",
     )
     near_heal: bool = Field(
         True, description="build what was served approximately, for the next request with it"

@@ -52,6 +52,8 @@ class MemorySystem:
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)
+        self.text_changed: Callable[[str], None] | None = None
+        """Told of a cube whose kept KV was wiped because its text changed."""
         self.indexer = Indexer(
             self.outbox, self.payloads, self.embedder, self.index, self._forget_kv
         )
@@ -176,12 +178,14 @@ class MemorySystem:
         A conversation's KV holds what was said in it, whichever cube that became.
         """
         try:
-            self.segments.forget(work.cube, work.sequence)
+            wiped = self.segments.forget(work.cube, work.sequence)
             if work.sequence is None and work.owner.person:
                 owner = Principal(work.owner.tenant, Role.READER, "", work.owner.person)
                 self.segments.forget_scope(self.scopes.person(owner))
         except OSError as error:
             raise SegmentsUnavailable(f"kept KV cannot be wiped: {error}") from error
+        if wiped and work.sequence is not None and self.text_changed is not None:
+            self.text_changed(work.cube)
 
     def _cut(self, payload: Payload) -> Payload:
         if not isinstance(payload, ExplicitPayload):

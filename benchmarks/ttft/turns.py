@@ -44,7 +44,9 @@ def ten_turns(bench: Bench) -> tuple[dict[str, float], list[dict[str, Any]]]:
                 system += "\n" + "\n".join(hit["item"]["text"] for hit in found)
                 memory = {"enabled": False}
             messages = [{"role": "system", "content": system}, *history, question]
-            reply = bench.ask(person, "", [], messages=messages, memory=memory, max_tokens=120, ignore_eos=True)
+            reply = bench.ask(
+                person, "", [], messages=messages, memory=memory, max_tokens=120, ignore_eos=True
+            )
             usage = reply["usage"]
             rows.append(
                 {

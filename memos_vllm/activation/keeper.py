@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -41,6 +42,14 @@ class SegmentKeeper(SegmentStore):
             raise
         tier.used(text)
 
+    def will_need(self, name: SegmentName) -> None:
+        """Have the system read a segment's file while others are still being loaded."""
+        text = str(name)
+        if self.ram is not None and self.ram.has(text):
+            return
+        with contextlib.suppress(OSError), self.disk.path(text).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
     def promote(self, name: SegmentName) -> None:
         """Copy a segment that is used again into shared memory."""
         text = str(name)
@@ -70,11 +79,12 @@ class SegmentKeeper(SegmentStore):
             OSError: the disk is full or broken; nothing is left behind.
         """
         text, cubes = str(name), tuple(cubes)
+        self.make_folders()
         if self.any_gone(cubes) or not self.disk.make_room(shape.bytes, self.is_pinned):
             return False
         for cube in cubes:
             mark = self.mark(cube, name)
-            mark.parent.mkdir(exist_ok=True)
+            mark.parent.mkdir(exist_ok=True, mode=0o700)
             mark.touch()
         self.note_context(metadata["digest"], name)
         written = {**metadata, "key": name.key, "cubes": " ".join(cubes)}

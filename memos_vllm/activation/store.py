@@ -72,8 +72,6 @@ class SegmentStore:
         self._root = folder
         self._cubes = folder / "cubes"
         self._gone = folder / "gone"
-        for made in (folder, self._cubes, self._gone):
-            made.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
 
@@ -109,6 +107,7 @@ class SegmentStore:
         Args:
             sequence: of the first version whose KV may come from now on; None: the cube is gone.
         """
+        self.make_folders()
         (self._gone / short(cube)).write_text("" if sequence is None else str(sequence))
         folder, wiped = self._cubes / short(cube), 0
         while marks := self._marks(folder):
@@ -120,15 +119,14 @@ class SegmentStore:
     def forget_scope(self, scope: str) -> None:
         """Wipe everything of one scope: a person or a tenant that leaves."""
         for tier in self.tiers():
-            for model in list(tier.folder.iterdir()):
-                for path in (model / short(scope)).glob(f"*{SUFFIX}"):
-                    wipe(path)
+            for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
+                wipe(path)
 
     def pin(self, cube: str, on: bool = True) -> None:
         """Keep what contains this cube whatever else is needed."""
         mark = self._cubes / short(cube) / _PIN
         if on:
-            mark.parent.mkdir(exist_ok=True)
+            mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             mark.touch()
         else:
             mark.unlink(missing_ok=True)
@@ -153,7 +151,7 @@ class SegmentStore:
         """What nobody else cleans: leftovers of killed writers, old tombstones, empty marks."""
         for tier in self.tiers():
             tier.sweep()
-        for path in self._gone.iterdir():
+        for path in self._gone.glob("*"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _GONE_SECONDS:
                     path.unlink()
@@ -163,6 +161,11 @@ class SegmentStore:
                 with contextlib.suppress(OSError):
                     if time.time() - mark.stat().st_mtime > _GONE_SECONDS:
                         mark.unlink()
+
+    def make_folders(self) -> None:
+        """For this user alone. They are made with the first write: looking makes nothing."""
+        for folder in (self._root, self._cubes, self._gone, *(t.folder for t in self.tiers())):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     # -- inside -----------------------------------------------------------------------------------
 

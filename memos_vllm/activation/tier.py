@@ -48,7 +48,6 @@ class Tier:
         self._kept: dict[str, Kept] = {}
         self._scanned = -math.inf
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, name: str) -> Path:
         """Of a segment; `name` is `<model>/<scope>/<key>[.rank]`."""

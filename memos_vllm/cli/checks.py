@@ -230,9 +230,7 @@ def _embedder(system: MemorySystem) -> Check:
 
 def check_features(config: Config, cuda: bool | None) -> Iterator[Check]:
     yield Check("plaintext memory", "ok", "usable")
-    yield Check(
-        "activation memory", "note", "not built yet (a request for it is answered with 501)"
-    )
+    yield _activation(config)
     yield Check(
         "parametric memory", "note", "not built yet (a request for it is answered with 501)"
     )
@@ -248,6 +246,26 @@ def check_features(config: Config, cuda: bool | None) -> Iterator[Check]:
         "note",
         "CPU: vLLM's default block of 128 tokens leaves little to share between prompts",
         f"serve with `--block-size {CPU_BLOCK_SIZE}`, or set it in `serve.flags` (configs/cpu.yaml)",
+    )
+
+
+def _activation(config: Config) -> Check:
+    kv = config.kv
+    if kv.tier == "none":
+        return Check(
+            "activation memory",
+            "note",
+            "off: `kv.tier` is none",
+            "set it to fs, and KV outlives the engine",
+        )
+    memory = f"{kv.ram_bytes / 2**30:.1f} GiB in {kv.ram_path}"
+    if not kv.ram_path.is_dir():
+        memory = f"{kv.ram_path} is not there, so none in shared memory"
+    return Check(
+        "activation memory",
+        "ok",
+        f"up to {kv.max_bytes / 2**30:.1f} GiB in {config.kv_path}, {memory}; full attention only "
+        "(the server's log says if a model's KV cannot be kept)",
     )
 
 

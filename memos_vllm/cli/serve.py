@@ -52,7 +52,6 @@ class Launch:
 
 class KVTier(StrEnum):
     FS = "fs"
-    LMCACHE = "lmcache"
     NONE = "none"
 
 

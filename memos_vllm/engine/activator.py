@@ -41,9 +41,15 @@ class EngineActivator:
             Unprocessable: it does not fit, or the prompt cannot be cut behind it.
             SegmentsUnavailable: it was computed and could not be kept.
         """
-        started = time.perf_counter()
         if system is not None:
             await asyncio.to_thread(self.prompts.declare, self.scopes.tenant(caller), system)
+        return await self.build_head(caller, cubes, system)
+
+    async def build_head(
+        self, caller: Principal, cubes: list[str], system: str | None
+    ) -> tuple[bool, float, list[SegmentView]]:
+        """The same, without declaring the system message the tenant's."""
+        started = time.perf_counter()
         messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": "."})
         options = MemoryOptions(cubes=tuple(cubes), retrieve=False, write=False, required=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from typing import Any
@@ -14,6 +15,7 @@ from memos_vllm.engine.chains import ChainPlanner
 from memos_vllm.engine.kv.fingerprint import namer
 from memos_vllm.engine.kv.rope import rotation_problem
 from memos_vllm.engine.near import NearPlanner
+from memos_vllm.engine.promoter import Promoter
 from memos_vllm.engine.salting import InFlight
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.pipeline import Pipeline
@@ -36,6 +38,7 @@ def attach_kv(
     system: MemorySystem,
     engine_client: Any,
     people: InFlight,
+    loop: asyncio.AbstractEventLoop,
 ) -> EngineActivator:
     """Let chats load and keep KV. Blocks: weights whose digest is not known yet are read."""
     config = system.config
@@ -54,6 +57,10 @@ def attach_kv(
     memory.plan_kv_with(
         lambda tokenizer: ChainPlanner(tokenizer, config.kv, system.scopes, prompts), near
     )
-    return EngineActivator(
+    activator = EngineActivator(
         memory, pipeline, builder, system.segments, names, system.scopes, prompts
     )
+    promoter = Promoter(activator.build_head, config.kv.promote_uses, pipeline.spawn, loop)
+    memory.promoter = promoter
+    system.text_changed = promoter.changed
+    return activator

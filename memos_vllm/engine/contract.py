@@ -134,6 +134,7 @@ def _refusal_is_an_exception() -> None:
 
 
 _CLIENT_ERROR = "vllm.exceptions:VLLMClientError"
+_CONNECTOR = "vllm.distributed.kv_transfer.kv_connector.v1.base"
 _CHAT = "vllm.entrypoints.openai.chat_completion"
 SURFACES: tuple[Surface, ...] = (
     _module("vllm.entrypoints.openai.api_server"),
@@ -199,6 +200,35 @@ SURFACES: tuple[Surface, ...] = (
     Surface("cache_salt", _salt_fits),
     Surface(_CLIENT_ERROR, _refusal_is_an_exception),
     _module("vllm.envs"),
+    _says("vllm.v1.request:Request", "extra_args.get("),
+    *(
+        _callable(f"{_CONNECTOR}:KVConnectorBase_V1.{method}", parameters)
+        for method, parameters in {
+            "get_num_new_matched_tokens": ["request", "num_computed_tokens"],
+            "update_state_after_alloc": ["request", "blocks", "num_external_tokens"],
+            "build_connector_meta": ["scheduler_output"],
+            "request_finished": ["request", "block_ids"],
+            "update_connector_output": ["connector_output"],
+            "register_kv_caches": ["kv_caches"],
+            "start_load_kv": ["forward_context"],
+            "get_finished": ["finished_req_ids"],
+            "get_block_ids_with_load_errors": [],
+            "get_kv_connector_stats": [],
+        }.items()
+    ),
+    _callable(f"{_CONNECTOR}:SupportsHMA.request_finished_all_groups", ["request", "block_ids"]),
+    _callable(
+        "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.do_kv_cache_update",
+        ["layer", "key", "value", "kv_cache", "slot_mapping"],
+    ),
+    _callable(
+        "vllm.v1.attention.backends.flash_attn:FlashAttentionImpl.do_kv_cache_update",
+        ["layer", "key", "value", "kv_cache", "slot_mapping"],
+    ),
+    _parameters(
+        "vllm.config:KVTransferConfig",
+        ["kv_connector", "kv_connector_module_path", "kv_role", "kv_load_failure_policy"],
+    ),
 )
 
 

@@ -71,7 +71,13 @@ class MemosPlugin:
             memory.install()
             if has_connector(engine_client.vllm_config):
                 state.memos_activator = await asyncio.to_thread(
-                    attach_kv, memory, state.memos_pipeline, system, engine_client, salter.in_flight
+                    attach_kv,
+                    memory,
+                    state.memos_pipeline,
+                    system,
+                    engine_client,
+                    salter.in_flight,
+                    asyncio.get_running_loop(),
                 )
             else:
                 log.info("activation memory is off: the engine runs without its KV connector")

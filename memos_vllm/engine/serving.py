@@ -17,10 +17,12 @@ from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt
 from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.people import person_of
+from memos_vllm.engine.promoter import Head, Promoter
 from memos_vllm.engine.salting import FRESH_SALT, KV_ORDERS, WATCHER
 from memos_vllm.engine.stream import StreamWatch, pass_through
 from memos_vllm.options import read_options
 from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.reader.messages import SYSTEM_ROLES, text_of
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
 from memos_vllm.scheduler.render import control_string_breaker
 from memos_vllm.scheduler.scheduler import Tokenizer
@@ -44,6 +46,7 @@ class ChatMemory:
         self._make_planner: Callable[[Any], ChainPlanner] | None = None
         self._planner: ChainPlanner | None = None
         self.near: NearPlanner | None = None
+        self.promoter: Promoter | None = None
 
     def install(self) -> None:
         """Once per handler; a second call does nothing."""
@@ -197,8 +200,25 @@ class _Turn:
         if self.chat.options.kv == "near" and self.memory.near is not None:
             await self.memory.near.plan(self.chat.principal, prompt, self.chained)
             FRESH_SALT.set(self.chained.salt)
+        self._note_head()
         if self.chained.orders is not None:
             KV_ORDERS.set(self.chained.orders.to_params())
+
+    def _note_head(self) -> None:
+        """Count the use of this head of the prompt, for when one of its cubes changes."""
+        promoter, chained = self.memory.promoter, self.chained
+        if promoter is None or chained is None or not chained.ends:
+            return
+        first = self.chat.messages[0]
+        end = chained.ends[-1][1]
+        head = Head(
+            self.chat.principal,
+            self.chat.options.cubes,
+            text_of(first) if first.get("role") in SYSTEM_ROLES else None,
+            frozenset(entry.cube for entry, _ in chained.ends),
+        )
+        last = next(s for s in chained.plan.segments if s.end == end)
+        promoter.note(head, last.shared)
 
     def _stream(self, chunks: Any) -> Any:
         options = self.request.stream_options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 from memos_vllm.cli import serve as serve_module
 from memos_vllm.cli.main import app
 from memos_vllm.cli.serve import (
+    CONNECTOR,
     VLLM_GENERAL_PLUGINS,
     is_loopback,
     plugin_allowlist,
@@ -26,6 +28,7 @@ from memos_vllm.errors import ConfigError
 from memos_vllm.system import MemorySystem
 
 Serve = Callable[..., Result]
+TIER = "MEMOS__KV__TIER"
 
 
 class Executed(Exception):
@@ -39,8 +42,9 @@ def settings(tmp_path: Path) -> Path:
     return path
 
 
-def _configure(path: Path, **serve: Any) -> None:
-    path.write_text(yaml.safe_dump({"home": str(path.parent / "home"), "serve": serve}))
+def _configure(path: Path, kv: dict[str, Any] | None = None, **serve: Any) -> None:
+    settings = {"home": str(path.parent / "home"), "serve": serve, "kv": kv or {}}
+    path.write_text(yaml.safe_dump(settings))
 
 
 @pytest.fixture
@@ -55,6 +59,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.delenv("MEMOS_CONFIG", raising=False)
+    monkeypatch.delenv(TIER, raising=False)
     return seen
 
 
@@ -230,3 +235,91 @@ def test_plugins_that_are_named_stay_named(current: str, wanted: str) -> None:
 )  # fmt: skip
 def test_loopback(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
+
+
+# -- --kv-tier ------------------------------------------------------------------------------------
+
+
+def _connectors(command: list[str]) -> list[Any]:
+    """What vLLM is told about KV connectors, in its order."""
+    places = [i for i, argument in enumerate(command) if argument == "--kv-transfer-config"]
+    return [json.loads(command[i + 1]) for i in places]
+
+
+def test_kv_is_kept_without_being_asked_for(settings: Path, executed: list[Any]) -> None:
+    _serve("m", "--config", str(settings), "--port", "1")
+    assert _connectors(executed[0]) == [CONNECTOR]
+    assert CONNECTOR["kv_connector"] == "MemosConnector"
+    assert executed[1][TIER] == "fs"
+
+
+@pytest.mark.parametrize(
+    ("configured", "variable", "flag", "tier"),
+    [
+        ("none", None, None, "none"),
+        (None, None, "none", "none"),
+        ("none", None, "fs", "fs"),
+        ("fs", None, "none", "none"),
+        (None, "none", None, "none"),
+        ("none", "fs", None, "fs"),
+        (None, "none", "fs", "fs"),
+    ],
+)
+def test_the_flag_wins_over_the_environment_and_that_over_the_configuration(
+    settings: Path,
+    executed: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    configured: str | None,
+    variable: str | None,
+    flag: str | None,
+    tier: str,
+) -> None:
+    _configure(settings, kv={"tier": configured} if configured else {})
+    if variable:
+        monkeypatch.setenv(TIER, variable)
+    _serve("m", "--config", str(settings), *(("--kv-tier", flag) if flag else ()))
+    command, environment = executed
+    assert _connectors(command) == ([CONNECTOR] if tier == "fs" else [])
+    monkeypatch.setenv(TIER, environment[TIER])
+    assert load_config(settings).kv.tier == tier, "the engine's own processes read the same"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("m", "--kv-tier", "none", "--port", "1"), ("m", "--port", "1", "--kv-tier=none"),
+     ("--kv-tier", "none", "m", "--port", "1")],
+)  # fmt: skip
+def test_the_tier_may_stand_anywhere_and_is_not_passed_on(
+    settings: Path, executed: list[Any], arguments: tuple[str, ...]
+) -> None:
+    _with_key(settings)
+    _serve(*arguments, "--config", str(settings))
+    assert executed[0][-2:] == ["--port", "1"]
+    assert not any("tier" in argument or "none" in argument for argument in executed[0])
+
+
+def test_an_unknown_tier_is_refused(settings: Path, executed: list[Any]) -> None:
+    result = _serve("m", "--kv-tier", "tape", "--config", str(settings), code=2)
+    assert "fs" in result.stderr
+    assert executed == []
+
+
+@pytest.mark.parametrize("flag", ["--kv-transfer-config", "--kv_transfer_config"])
+def test_a_connector_of_the_caller_s_own_stays_the_only_one(
+    settings: Path, executed: list[Any], flag: str
+) -> None:
+    own = '{"kv_connector": "Own"}'
+    for arguments in ((flag, own), (f"{flag}={own}",)):
+        executed.clear()
+        result = _serve("m", *arguments, "--config", str(settings))
+        command = executed[0]
+        assert command[command.index(arguments[0]) :][: len(arguments)] == list(arguments)
+        assert sum("transfer" in argument for argument in command) == 1
+        assert not any("MemosConnector" in argument for argument in command)
+        assert "MemosConnector" in result.stderr
+    _configure(settings, flags={flag.lstrip("-"): own})
+    executed.clear()
+    result = _serve("m", "--config", str(settings))
+    assert _connectors(executed[0]) == [{"kv_connector": "Own"}]
+    assert "MemosConnector" in result.stderr
+    assert "MemosConnector" not in _serve("m", "--kv-tier=none", "--config", str(settings)).stderr

@@ -86,6 +86,8 @@ class WorkerSide:
         reached, started = load.start, time.perf_counter()
         try:
             for piece in load.pieces:
+                self._store.will_need(self._named(piece))
+            for piece in load.pieces:
                 reached = self._load_piece(load, piece)
             self._wait_for_device()
         except (DamagedPayload, OSError) as error:

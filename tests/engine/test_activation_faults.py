@@ -1,0 +1,266 @@
+"""KV that outlives the engine: exact after kill -9, computed when damaged, gone with its cube."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memos_vllm.activation import files
+from memos_vllm.activation.wiping import SUFFIX
+from tests.engine.harness import MODEL, Server, cached_tokens, wait_for
+from tests.engine.kv import (
+    BLOCK,
+    RULES,
+    ask,
+    explain,
+    from_disk,
+    in_ram,
+    make,
+    metric,
+    segments,
+    settled,
+    text_of,
+)
+
+
+@pytest.fixture(scope="module")
+def kept(homes) -> Iterator[Server]:
+    """A server of this module's own: it is killed, and its files are damaged."""
+    folder = homes / "kept"
+    folder.mkdir()
+    with Server(folder, home=folder / "home").running() as running:
+        yield running
+
+
+def test_loaded_kv_gives_the_very_numbers_of_the_prefix_cache(kept):
+    """With the same split, log-probabilities are equal to the last bit."""
+    text = " ".join(RULES[:20])
+    cube = make(kept, "exact", text)
+    end = explain(kept, ask(kept, "x0", cube), "x0")["kv"]["segments"][-1]["end"]
+    text += " a" * (-end % BLOCK)
+    with kept.http() as http:
+        patch = {"payload": {"type": "explicit", "format": "text", "content": text}}
+        assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
+    options = {"logprobs": True, "top_logprobs": 5, "max_tokens": 16}
+    first = ask(kept, "x1", cube, **options)
+    assert explain(kept, first, "x1")["kv"]["segments"][-1]["end"] % BLOCK == 0
+    warm = ask(kept, "x1", cube, **options)
+    wait_for(lambda: in_ram(kept), "a segment")
+    loaded = wait_for(
+        lambda: (reply := ask(kept, "x2", cube, **options)) and cached_tokens(reply) and reply,
+        "a load",
+    )
+    assert cached_tokens(loaded) == cached_tokens(warm) > 300
+    assert loaded.choices[0].logprobs == warm.choices[0].logprobs
+
+
+def test_kv_survives_kill_9_and_comes_back_exact(kept):
+    cube = make(kept, "survivor", "Survivor. " + " ".join(RULES))
+    before = len(segments(kept))
+    cold = ask(kept, "y1", cube, max_tokens=16)
+    settled(kept, before + 1)
+    warm = ask(kept, "y1", cube, max_tokens=16)
+    kept.kill(signal.SIGKILL)
+    from_disk(kept)
+    kept.start()
+    again = ask(kept, "y1", cube, max_tokens=16)
+    assert cached_tokens(again) >= cached_tokens(warm) - BLOCK > 500
+    assert text_of(again) == text_of(warm)
+    assert again.usage.prompt_tokens == cold.usage.prompt_tokens
+    assert metric(kept, "memos_kv_loaded_tokens_disk_total") > 500
+
+
+def test_killed_in_the_middle_of_a_save(kept):
+    """What was half written is never served, and does not stay."""
+    kept_before = {path.name for path in segments(kept)}
+    caught: list[Path] = []
+    for attempt in range(5):
+        cube = make(kept, f"half-{attempt}", f"Half {attempt}. " + " ".join(RULES))
+        stop = threading.Event()
+        watcher = threading.Thread(target=_kill_when_writing, args=(kept, stop, caught))
+        watcher.start()
+        with contextlib.suppress(Exception):  # the connection breaks with the server
+            ask(kept, "z1", cube)
+        stop.wait(5)
+        watcher.join()
+        if caught:
+            break
+    assert caught, "no save was seen while it was written"
+    kept.kill(signal.SIGKILL)
+    kept.start()
+    names = {path.name for path in segments(kept)}
+    assert not any(not name.endswith(SUFFIX) for name in names)
+    for path in segments(kept):
+        if path.name not in kept_before:
+            files.check(path)  # whole, with its checksum, or not there
+    reply = ask(kept, "z1", cube)
+    again = ask(kept, "z2", cube)
+    assert text_of(reply) == text_of(again)
+
+
+def _kill_when_writing(server: Server, stop: threading.Event, caught: list[Path]) -> None:
+    folder = server.home / "kv" / "segments"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = [
+            Path(entry.path)
+            for parent, _, _ in os.walk(folder)
+            for entry in os.scandir(parent)
+            if entry.name.endswith(".tmp")
+        ]
+        if found:
+            os.killpg(server._process.pid, signal.SIGKILL)
+            caught.extend(found)
+            break
+        time.sleep(0.0005)
+    stop.set()
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip_a_bit(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _rewrite(path: Path, change: Any = lambda layer: layer, layers: int = 99, **meta: str) -> None:
+    """The same segment with something changed, and checksums that fit it."""
+    with files.SegmentReader(path) as reader:
+        made = [change(layer).clone() for layer in reader.layers(files.Scratch())][:layers]
+    shape = dataclasses.replace(reader.shape, layers=len(made), dtype=made[0].dtype)
+    files.write(path, shape, made, {**reader.metadata, **meta})
+
+
+def _another_dtype(path: Path) -> None:
+    _rewrite(path, lambda layer: layer.float())
+
+
+def _another_model(path: Path) -> None:
+    _rewrite(path, layers=10)
+
+
+def _another_text(path: Path) -> None:
+    _rewrite(path, lambda layer: layer.flip(0), digest="0" * 40)
+
+
+def _another_segment(path: Path) -> None:
+    _rewrite(path, lambda layer: layer.flip(0), key="0" * 40)
+
+
+@contextlib.contextmanager
+def in_company(server: Server) -> Iterator[None]:
+    """Another person's reply runs meanwhile, so that loads happen beside it."""
+    with server.client().chat.completions.create(
+        model=MODEL,
+        user="company",
+        messages=[{"role": "user", "content": "Count to a thousand."}],
+        max_tokens=600,
+        stream=True,
+        extra_body={"ignore_eos": True, "memory": {"enabled": False}},
+    ) as stream:
+        next(iter(stream))
+        yield
+
+
+DAMAGES = [
+    _truncate,
+    _flip_a_bit,
+    _empty,
+    _another_dtype,
+    _another_model,
+    _another_text,
+    _another_segment,
+]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(kept, damage, alone):
+    """Alone, a segment is loaded in the step that computes on it; in company, between steps."""
+    name = f"{damage.__name__}-{alone}".strip("_")
+    cube = make(kept, name, f"{name}. " + " ".join(RULES[:20]))
+    before = len(segments(kept))
+    right = text_of(ask(kept, f"{name}-1", cube))
+    wait_for(lambda: len(segments(kept)) >= before + 1, "a segment")
+    path = max(segments(kept), key=lambda path: (path.stat().st_mtime_ns, path.stat().st_size))
+    wait_for(lambda: any(other.name == path.name for other in in_ram(kept)), "its copy in memory")
+    from_disk(kept)
+    failures = metric(kept, "memos_kv_load_failures_total")
+    damage(path)
+    with contextlib.nullcontext() if alone else in_company(kept):
+        reply = ask(kept, f"{name}-2", cube)
+        assert text_of(reply) == right or not alone  # bf16: other batch shapes, other last bits
+    wait_for(lambda: metric(kept, "memos_kv_load_failures_total") == failures + 1, "the metric", 15)
+    healed = wait_for(
+        lambda: (
+            (r := ask(kept, f"{name}-{time.monotonic()}", cube)) and cached_tokens(r) > 300 and r
+        ),
+        "a whole file in its place",
+    )
+    assert text_of(healed) == right
+
+
+def test_a_disk_that_takes_nothing_is_a_metric_and_no_more(kept):
+    folder = kept.home / "kv" / "segments"
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.write_text("not a folder")
+    try:
+        failures = metric(kept, "memos_kv_save_failures_total")
+        cube = make(kept, "full", "Full. " + " ".join(RULES[:10]))
+        reply = ask(kept, "full-1", cube)
+        assert text_of(ask(kept, "full-2", cube)) == text_of(reply)
+        wait_for(lambda: metric(kept, "memos_kv_save_failures_total") > failures, "the metric", 15)
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+
+
+def holding(server: Server, cube: str) -> list[Path]:
+    """Segments whose prefix contains a cube."""
+    found = []
+    for path in segments(server):
+        with files.SegmentReader(path) as reader:
+            if f"{cube}@" in reader.metadata["cubes"]:
+                found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("change", ["delete", "update"])
+def test_a_deleted_cube_leaves_no_byte_of_kv(kept, change):
+    """On no tier: neither its own segments nor chains that go on behind it."""
+    cube = make(kept, f"doomed-{change}", f"Doomed by {change}. " + " ".join(RULES[:20]))
+    other = make(kept, f"behind-{change}", f"Behind {change}. " + " ".join(RULES[20:30]))
+    ask(kept, "q1", cube, memory={"cubes": [cube, other]})
+    made = wait_for(lambda: len(found := holding(kept, cube)) == 2 and found, "both segments")
+    wait_for(lambda: {path.name for path in made} <= {path.name for path in in_ram(kept)}, "copies")
+    samples = [path.read_bytes()[-4096:-2048] for path in made]
+    assert all(any(sample) for sample in samples)
+    with kept.http() as http:
+        if change == "delete":
+            assert http.delete(f"/v1/memory/cubes/{cube}").status_code == 200
+        else:
+            patch = {"payload": {"type": "explicit", "format": "text", "content": "Short now."}}
+            assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
+    places = [*segments(kept), *in_ram(kept), *(kept.home / "kv").rglob("*.tmp")]
+    for place in places:
+        held = place.read_bytes()
+        assert not any(sample in held for sample in samples), place

@@ -1,0 +1,180 @@
+"""A tier's room: what goes first when it is full, what stays, and what is used again goes up."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from memos_vllm.activation import files
+from memos_vllm.activation.wiping import SUFFIX
+from tests.unit.test_kv_store import FILE_BYTES, SHAPE, keep, kept_in, named, open_keeper, read
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Room for four segments on disk, and no shared memory."""
+    return open_keeper(tmp_path, max_bytes=4 * FILE_BYTES, ram_bytes=0)
+
+
+def on_disk(folder) -> set[str]:
+    return set(kept_in(folder))
+
+
+def test_the_folder_never_holds_more_than_it_may(small, tmp_path):
+    for i in range(12):
+        assert keep(small, named(f"k{i:02}"))
+        held = sum(path.stat().st_size for path in tmp_path.rglob(f"*{SUFFIX}"))
+        assert held <= small.disk.max_bytes
+    assert "k11" in on_disk(tmp_path)
+    count, total = small.disk.totals()
+    assert (count, total) == (len(on_disk(tmp_path)), held)
+
+
+def test_the_oldest_goes_first_and_no_more_than_has_to(small, tmp_path):
+    for i in range(4):
+        keep(small, named(f"k{i}"))
+    keep(small, named("k4"))
+    assert {"k2", "k3", "k4"} <= on_disk(tmp_path)
+    assert "k0" not in on_disk(tmp_path)
+
+
+def test_what_is_used_outlives_what_is_newer(small, tmp_path):
+    for i in range(4):
+        keep(small, named(f"k{i}"))
+    read(small, named("k0"))
+    keep(small, named("k4"))
+    assert "k0" in on_disk(tmp_path)
+    assert "k1" not in on_disk(tmp_path)
+
+
+def test_what_is_used_twice_as_often_outlives_what_is_used_a_little_later(small, tmp_path):
+    for i in range(4):
+        keep(small, named(f"k{i}"))
+    for key in ("k3", "k3", "k3", "k0", "k1", "k2"):
+        read(small, named(key))
+    keep(small, named("k4"))
+    keep(small, named("k5"))
+    assert "k3" in on_disk(tmp_path)
+    assert "k0" not in on_disk(tmp_path)
+
+
+def test_a_pinned_cube_s_segments_stay_until_it_is_unpinned(small, tmp_path):
+    small.pin("a")
+    assert small.has_pin("a")
+    keep(small, named("own"), ("a@1",))
+    keep(small, named("behind"), ("a@1", "b@1"))
+    for i in range(8):
+        assert keep(small, named(f"k{i}"), ("c@1",))
+    assert {"own", "behind"} <= on_disk(tmp_path)
+    small.pin("a", False)
+    assert not small.has_pin("a")
+    for i in range(4):
+        keep(small, named(f"l{i}"), ("c@1",))
+    assert not {"own", "behind"} & on_disk(tmp_path)
+
+
+def test_pins_do_not_take_more_room_than_there_is_and_do_not_keep_what_is_forgotten(
+    small, tmp_path
+):
+    small.pin("a")
+    for i in range(4):
+        keep(small, named(f"a{i}"), ("a@1",))
+    assert not keep(small, named("k"), ("b@1",))
+    assert on_disk(tmp_path) == {"a0", "a1", "a2", "a3"}
+    assert small.forget("a") == 4
+    assert keep(small, named("k"), ("b@1",))
+
+
+def test_what_never_fits_is_refused_and_pushes_nothing_out(tmp_path, monkeypatch):
+    keeper = open_keeper(tmp_path, max_bytes=SHAPE.bytes - 1, ram_bytes=0)
+    assert not keep(keeper, named("k"))
+    keeper = open_keeper(tmp_path, max_bytes=4 * FILE_BYTES, ram_bytes=0)
+    keep(keeper, named("k"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    assert not keep(keeper, named("l"))
+    assert on_disk(tmp_path) == {"k"}
+
+
+def test_room_is_made_among_other_processes_files_too(small, tmp_path):
+    for i in range(4):
+        keep(small, named(f"k{i}"))
+    other = open_keeper(tmp_path, max_bytes=4 * FILE_BYTES, ram_bytes=0)
+    assert keep(other, named("k4"))
+    assert "k4" in on_disk(tmp_path)
+    assert len(on_disk(tmp_path)) < 5
+
+
+def test_every_segment_of_a_large_index_is_named_once(small):
+    for i in range(2000):
+        path = small.disk.path(str(named(f"k{i}", f"person-{i % 40}")))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12345")
+    names = [name for name, _ in small.disk.names()]
+    assert len(names) == len(set(names)) == 2000
+    assert str(named("k41", "person-1")) in names
+    assert small.disk.totals() == (2000, 10_000)
+
+
+# -- shared memory ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    """With one segment that was pushed out of shared memory."""
+    keeper = open_keeper(tmp_path)
+    keep(keeper, named("k"))
+    keeper.ram.wipe(str(named("k")))
+    return keeper
+
+
+def test_a_segment_that_is_used_again_goes_up_into_shared_memory(keeper):
+    read(keeper, named("k"))
+    keeper.promote(named("k"))
+    assert keeper.where(named("k")) == "disk"
+    read(keeper, named("k"))
+    keeper.promote(named("k"))
+    assert keeper.where(named("k")) == "ram"
+    assert read(keeper, named("k"))[1] == "ram"
+
+
+def test_a_segment_that_is_wiped_while_it_goes_up_does_not_stay_there(
+    keeper, tmp_path, monkeypatch
+):
+    copy = files.copy
+
+    def late(source, target):
+        size = copy(source, target)
+        keeper.disk.wipe(str(named("k")))
+        return size
+
+    for _ in range(2):
+        read(keeper, named("k"))
+    monkeypatch.setattr(files, "copy", late)
+    keeper.promote(named("k"))
+    assert on_disk(tmp_path) == set()
+
+
+def test_shared_memory_that_takes_nothing_is_no_more_than_a_miss(keeper, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "copy", full)
+    for _ in range(2):
+        read(keeper, named("k"))
+    keeper.promote(named("k"))
+    assert "No space" in caplog.text
+    assert keep(keeper, named("l"))
+    assert keeper.where(named("l")) == keeper.where(named("k")) == "disk"
+
+
+def test_shared_memory_is_bounded_by_itself(tmp_path):
+    keeper = open_keeper(tmp_path, ram_bytes=2 * FILE_BYTES)
+    for i in range(6):
+        assert keep(keeper, named(f"k{i}"))
+    in_memory = [name for name, _ in keeper.ram.names()]
+    assert 1 <= len(in_memory) <= 2
+    assert keeper.disk.totals()[0] == 6
+    assert keeper.where(named("k0")) == "disk"
+    assert keeper.where(named("k5")) == "ram"
