@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memos_vllm.activation.chain import (
@@ -65,6 +65,7 @@ def test_a_key_depends_on_the_scope():
 
 
 @given(st.integers(0, len(TOKENS) - 1), st.integers(0, 2**32 - 1))
+@example(20, TOKENS[20] + 2**16)
 def test_a_key_depends_on_every_token_up_to_its_end_and_on_none_behind(place, token):
     changed = [*TOKENS[:place], token, *TOKENS[place + 1 :]]
     before, after = chain_keys(MODEL, TOKENS, CHAIN), chain_keys(MODEL, changed, CHAIN)
@@ -208,6 +209,7 @@ def test_cuts_of_a_growing_conversation_stay_where_they_are(tokens, start, least
 
 
 @given(CONVERSATION, STARTS, LEASTS)
+@example([0] * 12, 2, 3)
 def test_cuts_stand_before_special_tokens_and_far_enough_apart(tokens, start, least):
     cuts = history_cuts(tokens, SPECIAL, start, len(tokens), least)
     assert all(tokens[cut] in SPECIAL for cut in cuts)

@@ -143,6 +143,22 @@ def test_layers_that_changed_places_are_noticed(whole):
     assert _is_refused(path, data[:header] + second + first + data[header + 2 * size :])
 
 
+def test_a_layer_without_a_checksum_is_noticed(whole):
+    path, data, _ = whole
+    end = data.rindex(b'"}', 0, data.index(b'"kv"'))
+    assert _is_refused(path, data[: end - 32] + b" " * 32 + data[end:])
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_noticed(path):
+    with SegmentReader(path) as reader:
+        layers = reader.layers(Scratch())
+        next(layers)
+        os.truncate(path, path.stat().st_size - 1)
+        next(layers)
+        with pytest.raises(DamagedPayload, match="shorter"):
+            next(layers)
+
+
 def _flip(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 from memos_vllm.activation import files
 from memos_vllm.activation.wiping import SUFFIX
+from tests.unit.test_kv_files import layers_of
 from tests.unit.test_kv_store import FILE_BYTES, SHAPE, keep, kept_in, named, open_keeper, read
 
 
@@ -83,15 +85,17 @@ def test_pins_do_not_take_more_room_than_there_is_and_do_not_keep_what_is_forgot
         keep(small, named(f"a{i}"), ("a@1",))
     assert not keep(small, named("k"), ("b@1",))
     assert on_disk(tmp_path) == {"a0", "a1", "a2", "a3"}
-    assert small.forget("a") == 4
+    assert small.forget("a", 2) == 4
     assert keep(small, named("k"), ("b@1",))
+    assert small.has_pin("a"), "whatever its version"
 
 
 def test_what_never_fits_is_refused_and_pushes_nothing_out(tmp_path, monkeypatch):
-    keeper = open_keeper(tmp_path, max_bytes=SHAPE.bytes - 1, ram_bytes=0)
-    assert not keep(keeper, named("k"))
     keeper = open_keeper(tmp_path, max_bytes=4 * FILE_BYTES, ram_bytes=0)
     keep(keeper, named("k"))
+    large = dataclasses.replace(SHAPE, tokens=5 * SHAPE.tokens)
+    assert not keeper.add(named("large"), large, layers_of(large), (), {"digest": "d"})
+    assert on_disk(tmp_path) == {"k"}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
     assert not keep(keeper, named("l"))
     assert on_disk(tmp_path) == {"k"}
@@ -115,6 +119,24 @@ def test_every_segment_of_a_large_index_is_named_once(small):
     assert len(names) == len(set(names)) == 2000
     assert str(named("k41", "person-1")) in names
     assert small.disk.totals() == (2000, 10_000)
+
+
+# -- folders ---------------------------------------------------------------------------------------
+
+
+def test_looking_makes_no_folder_and_keeping_makes_them_for_this_user_alone(tmp_path):
+    keeper = open_keeper(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert keeper.where(named("k")) is None
+    assert (keeper.disk.totals(), keeper.contexts("d"), keeper.sizes("a")) == ((0, 0), [], {})
+    assert not keeper.is_pinned(str(named("k")))
+    keeper.sweep()
+    keeper.forget_scope("alice")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert keep(keeper, named("k"))
+    tops = [tmp_path / "kv", *(tier.folder for tier in keeper.tiers())]
+    for path in (*tops, *tmp_path.rglob(f"*{SUFFIX}")):
+        assert not path.stat().st_mode & 0o077, path
 
 
 # -- shared memory ----------------------------------------------------------------------------------
