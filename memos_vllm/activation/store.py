@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -154,6 +155,11 @@ class SegmentStore:
             with contextlib.suppress(FileNotFoundError):
                 found[name] = self.disk.path(name).stat().st_size
         return found
+
+    def empty_memory(self) -> None:
+        """Give shared memory back, at the end of a server: the disk has it all."""
+        if self.ram is not None:
+            shutil.rmtree(self.ram.folder, ignore_errors=True)
 
     def sweep(self) -> None:
         """What nobody else cleans: leftovers of killed writers, old tombstones, empty marks."""
