@@ -80,7 +80,7 @@ class SegmentKeeper(SegmentStore):
         """
         text, cubes = str(name), tuple(cubes)
         self.make_folders()
-        if self.any_gone(cubes) or not self.disk.make_room(shape.bytes, self.is_pinned):
+        if self.any_gone(cubes) or not self.disk.make_room(shape.bytes, self.pinned):
             return False
         for cube in cubes:
             mark = self.mark(cube, name)
@@ -99,5 +99,5 @@ class SegmentKeeper(SegmentStore):
 
     def _copy(self, text: str, source: Tier, target: Tier) -> None:
         size = source.path(text).stat().st_size
-        if target.make_room(size, self.is_pinned):
+        if target.make_room(size, self.pinned):
             target.added(text, files.copy(source.path(text), target.path(text)))

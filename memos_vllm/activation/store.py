@@ -4,6 +4,7 @@
     <ram>/<model>/<scope>/<key>.safetensors               the hot part again, in shared memory
     <disk>/cubes/<cube>/<model>.<scope>.<key>             one mark per cube in a segment's prefix
     <disk>/contexts/<text>/<model>.<scope>.<key>          in which segments a text stands last
+    <disk>/pins/<cube>                                    cubes whose KV stays
     <disk>/gone/<cube>                                    since which version its KV may be kept
 
 Several processes share the folders: engine workers write and read, the API process wipes.  A mark is
@@ -19,6 +20,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -72,6 +74,7 @@ class SegmentStore:
         self._root = folder
         self._cubes = folder / "cubes"
         self._gone = folder / "gone"
+        self._pins = folder / "pins"
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
 
@@ -108,6 +111,8 @@ class SegmentStore:
             sequence: of the first version whose KV may come from now on; None: the cube is gone.
         """
         self.make_folders()
+        if sequence is None:
+            self.pin(cube, on=False)
         (self._gone / short(cube)).write_text("" if sequence is None else str(sequence))
         folder, wiped = self._cubes / short(cube), 0
         while marks := self._marks(folder):
@@ -124,19 +129,23 @@ class SegmentStore:
 
     def pin(self, cube: str, on: bool = True) -> None:
         """Keep what contains this cube whatever else is needed."""
-        mark = self._cubes / short(cube) / _PIN
+        pin = self._pins / short(cube)
         if on:
-            mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            mark.touch()
+            self.make_folders()
+            pin.touch()
         else:
-            mark.unlink(missing_ok=True)
+            pin.unlink(missing_ok=True)
 
     def has_pin(self, cube: str) -> bool:
-        return (self._cubes / short(cube) / _PIN).exists()
+        return (self._pins / short(cube)).exists()
 
-    def is_pinned(self, name: str) -> bool:
-        mark = name.replace("/", "+")
-        return any((pin.parent / mark).exists() for pin in self._cubes.glob(f"*/{_PIN}"))
+    def pinned(self) -> set[str]:
+        """Names of the segments whose prefix contains a pinned cube."""
+        return {
+            mark.name.replace("+", "/")
+            for pin in self._pins.glob("*")
+            for mark in self._marks(self._cubes / pin.name)
+        }
 
     def sizes(self, cube: str) -> dict[str, int]:
         """The segments whose prefix contains a cube, with their bytes on disk."""
@@ -146,6 +155,11 @@ class SegmentStore:
             with contextlib.suppress(FileNotFoundError):
                 found[name] = self.disk.path(name).stat().st_size
         return found
+
+    def empty_memory(self) -> None:
+        """Give shared memory back, at the end of a server: the disk has it all."""
+        if self.ram is not None:
+            shutil.rmtree(self.ram.folder, ignore_errors=True)
 
     def sweep(self) -> None:
         """What nobody else cleans: leftovers of killed writers, old tombstones, empty marks."""
@@ -157,14 +171,20 @@ class SegmentStore:
                     path.unlink()
         noted = (self._root / "contexts").glob("*/*/*")
         for mark in itertools.chain(self._cubes.glob("*/*"), noted):
-            if mark.name != _PIN and not self.disk.has(mark.name.replace("+", "/")):
+            if not self.disk.has(mark.name.replace("+", "/")):
                 with contextlib.suppress(OSError):
                     if time.time() - mark.stat().st_mtime > _GONE_SECONDS:
                         mark.unlink()
 
     def make_folders(self) -> None:
         """For this user alone. They are made with the first write: looking makes nothing."""
-        for folder in (self._root, self._cubes, self._gone, *(t.folder for t in self.tiers())):
+        for folder in (
+            self._root,
+            self._cubes,
+            self._gone,
+            self._pins,
+            *(t.folder for t in self.tiers()),
+        ):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     # -- inside -----------------------------------------------------------------------------------
@@ -193,11 +213,8 @@ class SegmentStore:
     @staticmethod
     def _marks(folder: Path) -> list[Path]:
         with contextlib.suppress(FileNotFoundError):
-            return [path for path in folder.iterdir() if path.name != _PIN]
+            return list(folder.iterdir())
         return []
-
-
-_PIN = "pin"
 
 
 def short(text: str) -> str:

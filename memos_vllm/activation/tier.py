@@ -81,8 +81,12 @@ class Tier:
             self._kept.pop(name, None)
         return wipe(self.path(name))
 
-    def make_room(self, size: int, pinned: Callable[[str], bool] = lambda name: False) -> bool:
-        """Wipe what is worth least until `size` bytes fit; False when they never will."""
+    def make_room(self, size: int, pinned: Callable[[], set[str]] = set) -> bool:
+        """Wipe what is worth least until `size` bytes fit; False when they never will.
+
+        Args:
+            pinned: names of segments that stay; asked only when something has to go.
+        """
         if size > self.max_bytes:
             return False
         if shutil.disk_usage(self.folder).free < size + _LEFT_FREE:
@@ -93,10 +97,11 @@ class Tier:
             if total + size <= self.max_bytes:
                 return True
             order = sorted(self._kept, key=lambda name: self._kept[name].value)
+        kept_always = pinned()
         for name in order:
             if total + size <= _LOW_WATER * self.max_bytes:
                 break
-            if pinned(name):
+            if name in kept_always:
                 continue
             with self._lock:
                 kept = self._kept.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request
@@ -86,7 +87,7 @@ async def activate_cube(
     """Build a cube's KV now, in the background of the engine, and return when it is kept."""
     wanted = wanted or Activate()
     caller.require(Role.ADMIN if wanted.system is not None else Role.WRITER)
-    cube = system.vault.get(caller, ref)
+    cube = await asyncio.to_thread(system.vault.get, caller, ref)
     if engine is None:
         raise NotBuilt(
             "the engine runs without its KV connector, so nothing can be built: start it with "
@@ -96,7 +97,7 @@ async def activate_cube(
     # A placed cube stands in every head without being named.
     cubes = [] if is_placed else [*wanted.behind, cube.meta.id]
     built, seconds, segments = await engine.activate(caller, cubes, wanted.system)
-    system.segments.pin(cube.meta.id, wanted.pinned)
+    await asyncio.to_thread(system.segments.pin, cube.meta.id, wanted.pinned)
     return Activated(cube=cube.meta.id, built=built, seconds=seconds, segments=segments)
 
 

@@ -11,7 +11,7 @@ from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.activation.store import Namer, SegmentStore
 from memos_vllm.api.activation import SegmentView
 from memos_vllm.engine.builder import ChainBuilder
-from memos_vllm.engine.chains import Prompt
+from memos_vllm.engine.chains import Prompt, Writes
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.principal import Principal
@@ -61,7 +61,7 @@ class EngineActivator:
         if rendered is None or draft is None or model.prompt is None or planner is None:
             reasons = {entry.reason for entry in chat.plan.entries}
             raise Unprocessable("; ".join(sorted(reasons)) or "there is nothing to build")
-        chained = planner.chain(caller, draft, model.prompt)
+        chained = planner.chain(caller, draft, model.prompt, Writes(head=True, history=False))
         if chained.plan.problem or not chained.ends:
             raise Unprocessable(chained.plan.problem or "the prompt cannot be cut behind memory")
         end = chained.ends[-1][1]

@@ -41,6 +41,16 @@ class Prompt:
     client_salt: str | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Writes:
+    """What of a request may be kept."""
+
+    head: bool
+    """Cubes, and the client's system message in front of them (not with `store: false`)."""
+    history: bool
+    """What was said (only where the turn becomes memory)."""
+
+
 @dataclasses.dataclass
 class Chained:
     """The orders of one request, and which plan entry's tokens end where."""
@@ -104,7 +114,9 @@ class ChainPlanner:
         ordered = sorted(strings, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
-    def chain(self, principal: Principal, draft: Draft | None, prompt: Prompt) -> Chained:
+    def chain(
+        self, principal: Principal, draft: Draft | None, prompt: Prompt, writes: Writes
+    ) -> Chained:
         """Where to cut this prompt. Never raises for a prompt that cannot be cut: it is computed."""
         scope = self._head_scope(principal, prompt)
         mine = self._scopes.person(principal, prompt.client_salt)
@@ -124,9 +136,9 @@ class ChainPlanner:
                     scope = mine
                 segments.append(Segment(end, scope, cubes))
                 ends.append((candidate.entry, end))
-        if self._config.history:
+        if self._config.history and writes.history:
             segments += self._history(prompt, draft, segments, mine)
-        orders = Orders(tuple(segments)) if segments else None
+        orders = Orders(tuple(segments), writes.head) if segments else None
         shared = self._scopes.tenant(principal, prompt.client_salt)
         plan = KVPlan(
             segments=[

@@ -193,6 +193,7 @@ SURFACES: tuple[Surface, ...] = (
     _callable(
         "vllm.v1.engine.async_llm:AsyncLLM.encode", ["prompt", "pooling_params", "request_id"]
     ),
+    _parameters("vllm.v1.engine.async_llm:AsyncLLM.generate", ["priority"]),
     _parameters("vllm.outputs:RequestOutput", ["prompt_token_ids", "num_cached_tokens"]),
     _parameters("vllm:SamplingParams", ["extra_args"]),
     _says("vllm.v1.engine.input_processor:InputProcessor", 'get("cache_salt")'),

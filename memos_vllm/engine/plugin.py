@@ -79,6 +79,7 @@ class MemosPlugin:
                     salter.in_flight,
                     asyncio.get_running_loop(),
                 )
+                atexit.register(system.segments.empty_memory)
             else:
                 log.info("activation memory is off: the engine runs without its KV connector")
         await asyncio.to_thread(_start, system, rememberer)

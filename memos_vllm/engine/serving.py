@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from memos_vllm.api.context import PRINCIPAL
-from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt
+from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt, Writes
 from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.people import person_of
 from memos_vllm.engine.promoter import Head, Promoter
@@ -195,7 +195,12 @@ class _Turn:
         prompt = self.prompt = _prompt_of(request, prompts, self.chat.messages)
         if prompt is None:
             return
-        self.chained = planner.chain(self.chat.principal, self.chat.draft, prompt)
+        self.chained = planner.chain(
+            self.chat.principal,
+            self.chat.draft,
+            prompt,
+            Writes(head=self.chat.store, history=self.chat.plan.written),
+        )
         self.chat.plan.kv = self.chained.plan
         if self.chat.options.kv == "near" and self.memory.near is not None:
             await self.memory.near.plan(self.chat.principal, prompt, self.chained)

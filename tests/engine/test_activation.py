@@ -130,11 +130,14 @@ def test_a_conversation_s_history_is_kept_for_its_person(server, keys):
         {"role": "assistant", "content": "I will."},
         {"role": "user", "content": "How many rules were there?"},
     ]
-    reply = chat(server, keys.acme, "kv-hal", "", messages=history, memory={"write": False})
+    reply = chat(server, keys.acme, "kv-hal", "", messages=history)
     plan = explain(server, reply, "kv-hal", keys.acme)
     assert [segment["shared"] for segment in plan["kv"]["segments"]] == [False]
-    other = chat(server, keys.acme, "kv-ida", "", messages=history, memory={"write": False})
+    other = chat(server, keys.acme, "kv-ida", "", messages=history)
     assert cached_tokens(other) == 0
+    for unwritten in ({"memory": {"write": False}}, {"store": False}):
+        reply = chat(server, keys.acme, "kv-kim", "", messages=history, **unwritten)
+        assert explain(server, reply, "kv-kim", keys.acme)["kv"]["segments"] == []
 
 
 # -- near --------------------------------------------------------------------------------------------

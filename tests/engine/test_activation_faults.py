@@ -16,9 +16,10 @@ import pytest
 
 from memos_vllm.activation import files
 from memos_vllm.activation.wiping import SUFFIX
-from tests.engine.harness import MODEL, Server, cached_tokens, wait_for
+from tests.engine.harness import MODEL, Server, cached_tokens, chat, wait_for
 from tests.engine.kv import (
     BLOCK,
+    QUESTION,
     RULES,
     ask,
     explain,
@@ -69,6 +70,14 @@ def test_kv_survives_kill_9_and_comes_back_exact(kept):
     cold = ask(kept, "y1", cube, max_tokens=16)
     settled(kept, before + 1)
     warm = ask(kept, "y1", cube, max_tokens=16)
+    talk = [
+        {"role": "user", "content": "Remember these. " + " ".join(RULES[:14])},
+        {"role": "assistant", "content": "I will."},
+        {"role": "user", "content": QUESTION},
+    ]
+    before = len(segments(kept))
+    reply = chat(kept, "none", "y2", "", messages=talk, memory={"retrieve": False})
+    settled(kept, before + 1)
     kept.kill(signal.SIGKILL)
     from_disk(kept)
     kept.start()
@@ -77,6 +86,12 @@ def test_kv_survives_kill_9_and_comes_back_exact(kept):
     assert text_of(again) == text_of(warm)
     assert again.usage.prompt_tokens == cold.usage.prompt_tokens
     assert metric(kept, "memos_kv_loaded_tokens_disk_total") > 500
+    talk += [
+        {"role": "assistant", "content": text_of(reply)},
+        {"role": "user", "content": "And when does it close?"},
+    ]
+    going_on = chat(kept, "none", "y2", "", messages=talk, memory={"retrieve": False})
+    assert cached_tokens(going_on) > 300, "the conversation so far is not computed again"
 
 
 def test_killed_in_the_middle_of_a_save(kept):

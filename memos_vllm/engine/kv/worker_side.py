@@ -48,7 +48,9 @@ class WorkerSide:
         self._saver = ThreadPoolExecutor(1, "memos-kv-save")
         self._swept = time.monotonic()
         pinned = cache.device.type == "cuda"
-        self._loading, self._saving = Scratch(pinned), Scratch(pinned)
+        # One for each thread that uses one: the engine's own, the loader's, the saver's.
+        self._at_once, self._beside, self._saving = (Scratch(pinned) for _ in range(3))
+        self._saver.submit(self._sweep)
 
     def begin(self, orders: StepOrders) -> None:
         for save in orders.saves:
@@ -118,13 +120,18 @@ class WorkerSide:
             slots = self._cache.slots(load.block_ids, start, end)
             window = slice(start - piece.start, end - piece.start)
             turn = self._turn(piece.shift)
-            for layer, (k, v) in enumerate(reader.layers(self._loading)):
+            scratch = self._at_once if load.at_once else self._beside
+            for layer, (k, v) in enumerate(reader.layers(scratch)):
                 self._cache.write(layer, slots, turn(k[window]), v[window])
                 self._wait_for_device()  # before the memory is used for the next layer
         with self._lock:
             self._used.append(name)
         self._count(f"loaded_tokens_{tier}", end - start)
         return end
+
+    def _sweep(self) -> None:
+        self._swept = time.monotonic()
+        self._store.sweep()
 
     def _turn(self, shift: int) -> Callable[[torch.Tensor], torch.Tensor]:
         """Brings keys to a place `shift` tokens later. Raises DamagedPayload: not for this model."""
@@ -156,8 +163,7 @@ class WorkerSide:
                 if self._store.add(self._named(piece), shape, layers, piece.cubes, metadata):
                     self._count("saved_tokens", piece.end - piece.start)
             if time.monotonic() - self._swept > _SWEEP_SECONDS:
-                self._swept = time.monotonic()
-                self._store.sweep()
+                self._sweep()
         except OSError as error:
             log.warning("KV is not kept: %s", error)
             self._count("save_failures", 1)
