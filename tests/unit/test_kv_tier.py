@@ -129,7 +129,7 @@ def test_looking_makes_no_folder_and_keeping_makes_them_for_this_user_alone(tmp_
     before = sorted(tmp_path.rglob("*"))
     assert keeper.where(named("k")) is None
     assert (keeper.disk.totals(), keeper.contexts("d"), keeper.sizes("a")) == ((0, 0), [], {})
-    assert not keeper.is_pinned(str(named("k")))
+    assert keeper.pinned() == set()
     keeper.sweep()
     keeper.forget_scope("alice")
     assert sorted(tmp_path.rglob("*")) == before
