@@ -49,6 +49,8 @@ class Located:
 
     head: int
     ends: tuple[int, ...]
+    text_start: int = 0
+    """Characters of the prompt in front of memory."""
     problem: str | None = None
 
 
@@ -89,20 +91,21 @@ def locate(
     block = opening + "".join(part.text for part in parts)
     start = prompt.find(block)
     if start < 0:
-        return Located(0, (), "the chat template changed the text of memory")
+        return Located(0, (), problem="the chat template changed the text of memory")
     if prompt.find(block, start + 1) >= 0:
-        return Located(0, (), "the same memory stands in the prompt twice")
+        return Located(0, (), problem="the same memory stands in the prompt twice")
     position = _match(tokens, 0, encode(prompt[: start + len(opening)]))
     if position is None:
-        return Located(0, (), "tokens merge across the border of memory")
+        return Located(0, (), problem="tokens merge across the border of memory")
     head = position
     ends: list[int] = []
     for part in parts:
         position = _match(tokens, position, encode(part.text))
         if position is None:
-            return Located(head, tuple(ends), f"tokens merge across the border of {part.cube}")
+            problem = f"tokens merge across the border of {part.cube}"
+            return Located(head, tuple(ends), start, problem)
         ends.append(position)
-    return Located(head, tuple(ends))
+    return Located(head, tuple(ends), start)
 
 
 def history_cuts(

@@ -1,4 +1,4 @@
-"""Whether a client's system message is the tenant's or a person's.
+"""Whether what a client puts in front of memory (its system message) is the tenant's or a person's.
 
 An application's system prompt is the same for everyone, and KV behind it is worth sharing.  One that
 names a single person ("You help Alice, who …") is not: whoever could guess it could time it.  The

@@ -7,7 +7,6 @@ import dataclasses
 import time
 from typing import Any
 
-from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.activation.store import Namer, SegmentStore
 from memos_vllm.api.activation import SegmentView
 from memos_vllm.engine.builder import ChainBuilder
@@ -30,7 +29,6 @@ class EngineActivator:
     store: SegmentStore
     namer: Namer
     scopes: Scopes
-    prompts: SharedPrompts
 
     async def activate(
         self, caller: Principal, cubes: list[str], system: str | None
@@ -41,26 +39,26 @@ class EngineActivator:
             Unprocessable: it does not fit, or the prompt cannot be cut behind it.
             SegmentsUnavailable: it was computed and could not be kept.
         """
-        if system is not None:
-            await asyncio.to_thread(self.prompts.declare, self.scopes.tenant(caller), system)
-        return await self.build_head(caller, cubes, system)
+        return await self.build_head(caller, cubes, system, declared=system is not None)
 
     async def build_head(
-        self, caller: Principal, cubes: list[str], system: str | None
+        self, caller: Principal, cubes: list[str], system: str | None, declared: bool = False
     ) -> tuple[bool, float, list[SegmentView]]:
-        """The same, without declaring the system message the tenant's."""
+        """The same. Args: declared: the system message is the tenant's own from now on."""
         started = time.perf_counter()
         messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": "."})
         options = MemoryOptions(cubes=tuple(cubes), retrieve=False, write=False, required=True)
         chat = Chat(caller, options, messages, self.memory.default_model, max_reply=1)
-        model = _Rendering(self.memory, messages)
+        model = _Rendering(self.memory)
         draft = await self.pipeline.resolve(chat, read_query(messages), model)
         rendered = await self.pipeline.render(chat, draft, model)
-        planner = self.memory.planner
+        planner = await self.memory.planner()
         if rendered is None or draft is None or model.prompt is None or planner is None:
             reasons = {entry.reason for entry in chat.plan.entries}
             raise Unprocessable("; ".join(sorted(reasons)) or "there is nothing to build")
+        if declared:
+            await asyncio.to_thread(planner.declare, caller, draft, model.prompt)
         chained = planner.chain(caller, draft, model.prompt, Writes(head=True, history=False))
         if chained.plan.problem or not chained.ends:
             raise Unprocessable(chained.plan.problem or "the prompt cannot be cut behind memory")
@@ -85,9 +83,8 @@ class EngineActivator:
 class _Rendering:
     """The pipeline's `Model`, for a prompt that nobody waits for."""
 
-    def __init__(self, memory: ChatMemory, sent: list[dict[str, Any]]) -> None:
+    def __init__(self, memory: ChatMemory) -> None:
         self._memory = memory
-        self._sent = sent
         self.prompt: Prompt | None = None
 
     @property
@@ -95,5 +92,5 @@ class _Rendering:
         return self._memory.tokenizer
 
     async def prompt_tokens(self, messages: list[dict[str, Any]]) -> int | None:
-        self.prompt = await self._memory.render_prompt(messages, self._sent)
+        self.prompt = await self._memory.render_prompt(messages)
         return len(self.prompt.tokens) if self.prompt else None

@@ -57,9 +57,7 @@ def attach_kv(
     memory.plan_kv_with(
         lambda tokenizer: ChainPlanner(tokenizer, config.kv, system.scopes, prompts), near
     )
-    activator = EngineActivator(
-        memory, pipeline, builder, system.segments, names, system.scopes, prompts
-    )
+    activator = EngineActivator(memory, pipeline, builder, system.segments, names, system.scopes)
     promoter = Promoter(activator.build_head, config.kv.promote_uses, pipeline.spawn, loop)
     memory.promoter = promoter
     system.text_changed = promoter.changed

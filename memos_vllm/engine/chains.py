@@ -21,7 +21,6 @@ from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.config import KVConfig
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
-from memos_vllm.reader.messages import SYSTEM_ROLES, text_of
 from memos_vllm.scheduler import render
 from memos_vllm.scheduler.plan import KVPlan, KVSegment, PlanEntry
 from memos_vllm.scheduler.scheduler import Draft
@@ -36,8 +35,6 @@ class Prompt:
 
     text: str
     tokens: Sequence[int]
-    first_message: Any
-    """As the client sent it, without memory in it."""
     client_salt: str | None
 
 
@@ -101,6 +98,8 @@ class ChainPlanner:
         self._config = config
         self._scopes = scopes
         self._prompts = prompts
+        self.plain_head: str | None = None
+        """What the template puts in front of a first user message; None: not known yet."""
         self._encoded: OrderedDict[str, list[int]] = OrderedDict()
         strings: dict[str, int] = dict(getattr(tokenizer, "get_added_vocab", dict)())
         strings.update(
@@ -118,7 +117,6 @@ class ChainPlanner:
         self, principal: Principal, draft: Draft | None, prompt: Prompt, writes: Writes
     ) -> Chained:
         """Where to cut this prompt. Never raises for a prompt that cannot be cut: it is computed."""
-        scope = self._head_scope(principal, prompt)
         mine = self._scopes.person(principal, prompt.client_salt)
         segments: list[Segment] = []
         ends: list[tuple[PlanEntry, int]] = []
@@ -127,6 +125,7 @@ class ChainPlanner:
             parts = [Part(c.entry.cube, f"{c.text}\n") for c in stable]
             found = locate(prompt.text, prompt.tokens, render.OPENING, parts, self._encode)
             problem = found.problem
+            scope = self._head_scope(principal, prompt, found.text_start)
             if found.head:
                 segments.append(Segment(found.head, scope))
             cubes: tuple[str, ...] = ()
@@ -164,13 +163,22 @@ class ChainPlanner:
         cuts = history_cuts(prompt.tokens, self._special, start, limit, least)
         return [Segment(cut, scope, cubes) for cut in cuts]
 
-    def _head_scope(self, principal: Principal, prompt: Prompt) -> str:
-        """Whose the head is before any memory: with a client's system message, it may be personal."""
-        first = prompt.first_message or {}
+    def declare(self, principal: Principal, draft: Draft, prompt: Prompt) -> None:
+        """Whoever may speak for the tenant says that what stands before memory is the tenant's own."""
+        parts = [Part(c.entry.cube, f"{c.text}\n") for c in draft.stable()]
+        found = locate(prompt.text, prompt.tokens, render.OPENING, parts, self._encode)
         tenant = self._scopes.tenant(principal, prompt.client_salt)
-        if first.get("role") not in SYSTEM_ROLES:
-            return tenant
-        if self._prompts.is_shared(tenant, principal.person, text_of(first)):
+        self._prompts.declare(tenant, prompt.text[: found.text_start])
+
+    def _head_scope(self, principal: Principal, prompt: Prompt, characters: int) -> str:
+        """Whose the prompt is in front of memory: the template's own words are anybody's.
+
+        What else stands there (a system message, tools, an earlier message) came with the request
+        and may name one person.
+        """
+        head = prompt.text[:characters]
+        tenant = self._scopes.tenant(principal, prompt.client_salt)
+        if head == self.plain_head or self._prompts.is_shared(tenant, principal.person, head):
             return tenant
         return self._scopes.person(principal, prompt.client_salt)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -78,10 +78,14 @@ class ChatMemory:
         """Switch activation memory on. Args: make: of the tokenizer."""
         self._make_planner, self.near = make, near
 
-    @property
-    def planner(self) -> ChainPlanner | None:
+    async def planner(self) -> ChainPlanner | None:
+        """None while activation memory is off."""
         if self._planner is None and self._make_planner is not None:
-            self._planner = self._make_planner(self._serving.renderer.get_tokenizer())
+            planner = self._make_planner(self._serving.renderer.get_tokenizer())
+            plain = await self.render_prompt([{"role": "user", "content": _MARK}])
+            if plain is not None:
+                planner.plain_head = plain.text.partition(_MARK)[0]
+            self._planner = planner
         return self._planner
 
     async def render_chat_request(self, request: Any) -> Any:
@@ -117,9 +121,7 @@ class ChatMemory:
         )
         return await _Turn(self, self._pipeline, chat, request, raw_request).run(self._answer)
 
-    async def render_prompt(
-        self, messages: list[dict[str, Any]], sent: Sequence[Any]
-    ) -> Prompt | None:
+    async def render_prompt(self, messages: list[dict[str, Any]]) -> Prompt | None:
         """What the engine would get for these messages; None: it refuses them, or takes no text."""
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
@@ -129,7 +131,7 @@ class ChatMemory:
             result = await self._render(request)
         except self._refusals:
             return None
-        return _prompt_of(request, result[1], sent) if isinstance(result, tuple) else None
+        return _prompt_of(request, result[1]) if isinstance(result, tuple) else None
 
     async def measure(self, request: Any) -> int | None:
         """Tokens of a request's prompt; keeps the rendering for the handler. None: refused."""
@@ -189,10 +191,9 @@ class _Turn:
 
     async def order_kv(self, request: Any, prompts: Any) -> None:
         """Tell the connector what of this prompt it may load and keep."""
-        planner = self.memory.planner
-        if planner is None or self.chat.options.kv == "none":
+        if self.chat.options.kv == "none" or (planner := await self.memory.planner()) is None:
             return
-        prompt = self.prompt = _prompt_of(request, prompts, self.chat.messages)
+        prompt = self.prompt = _prompt_of(request, prompts)
         if prompt is None:
             return
         self.chained = planner.chain(
@@ -265,14 +266,13 @@ class _Turn:
         return getattr(metadata, "request_id", None) or f"chatcmpl-{self.request.request_id}"
 
 
-def _prompt_of(request: Any, prompts: Any, sent: Sequence[Any]) -> Prompt | None:
+def _prompt_of(request: Any, prompts: Any) -> Prompt | None:
     """Text and tokens of a rendered request, where it is one prompt of text alone."""
     if len(prompts) != 1 or not prompts[0].get("prompt") or "mm_kwargs" in prompts[0]:
         return None
     return Prompt(
         prompts[0]["prompt"],
         prompts[0]["prompt_token_ids"],
-        sent[0] if sent else None,
         getattr(request, "cache_salt", None),
     )
 

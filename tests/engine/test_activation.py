@@ -76,6 +76,21 @@ def test_a_system_message_is_a_person_s_until_several_have_sent_it(server, keys)
     assert cached_tokens(last) > 300
 
 
+def test_what_else_stands_in_front_of_memory_is_a_person_s_too(server, keys):
+    """An earlier message came with the request, and may name one person."""
+    cube = make(server, "front", "Front. " + " ".join(RULES[:8]), keys.acme_admin)
+    earlier = [
+        {"role": "assistant", "content": "Hello Alice, how is your knee?"},
+        {"role": "user", "content": QUESTION},
+    ]
+    shared = []
+    for extra in ({"messages": earlier}, {}):
+        reply = ask(server, "kv-front", cube, keys.acme, **extra)
+        plan = explain(server, reply, "kv-front", keys.acme)
+        shared.append([segment["shared"] for segment in plan["kv"]["segments"]])
+    assert shared == [[False, False], [True, True]]
+
+
 def test_none_neither_loads_nor_keeps(server, keys):
     cube = make(server, "unkept", "Unkept. " + " ".join(RULES[:10]), keys.acme_admin)
     for person in ("kv-g1", "kv-g2"):
