@@ -202,6 +202,7 @@ SURFACES: tuple[Surface, ...] = (
     Surface(_CLIENT_ERROR, _refusal_is_an_exception),
     _module("vllm.envs"),
     _says("vllm.v1.request:Request", "extra_args.get("),
+    _says("vllm.v1.request:Request", "self.mm_features"),
     *(
         _callable(f"{_CONNECTOR}:KVConnectorBase_V1.{method}", parameters)
         for method, parameters in {

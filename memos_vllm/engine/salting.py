@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Literal
 
+from memos_vllm.activation.orders import FIELD
 from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.cube.ids import TenantId
 from memos_vllm.errors import NotBuilt
@@ -98,9 +99,14 @@ class Salter:
     def strip(self, params: Any) -> None:
         """Orders to the KV connector come from the server alone."""
         extra = getattr(params, "extra_args", None)
-        if extra and not self.trust_client_kv_transfer_params:
+        if not extra:
+            return
+        if not self.trust_client_kv_transfer_params:
             for name in ("kv_transfer_params", "ec_transfer_params"):
                 extra.pop(name, None)
+        elif isinstance(given := extra.get("kv_transfer_params"), dict):
+            # Whose KV is loaded is said here alone, whoever else is trusted with the rest.
+            extra["kv_transfer_params"] = {k: v for k, v in given.items() if k != FIELD}
 
 
 def install(engine_client: Any, salter: Salter) -> None:

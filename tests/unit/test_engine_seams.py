@@ -89,12 +89,30 @@ def test_streamed_input_has_no_place_for_a_salt_and_is_closed():
 
 
 def test_orders_to_the_kv_connector_come_from_the_server_alone():
-    for trusted, left in ((False, {"other": 1}), (True, {"other": 1, "kv_transfer_params": {}})):
+    """A trusted router's orders stay, but for those that say whose KV is loaded."""
+    given = {"do_remote_decode": True, "memos": {"segments": [[9, "another's scope", []]]}}
+    kept = {"do_remote_decode": True}
+    for trusted, left in ((False, {"other": 1}), (True, {"other": 1, "kv_transfer_params": kept})):
         engine = FakeEngine()
         salting.install(engine, salting.Salter(b"s", "person", trusted))
-        params = types.SimpleNamespace(extra_args={"other": 1, "kv_transfer_params": {}})
+        params = types.SimpleNamespace(extra_args={"other": 1, "kv_transfer_params": dict(given)})
         send(engine, "text", params)
         assert params.extra_args == left
+
+
+def test_our_own_orders_go_along_with_a_trusted_router_s():
+    engine = FakeEngine()
+    salting.install(engine, salting.Salter(b"s", "person", True))
+    params = types.SimpleNamespace(extra_args={"kv_transfer_params": {"do_remote_decode": True}})
+    token = salting.KV_ORDERS.set({"memos": {"segments": [[9, "mine", []]]}})
+    try:
+        send(engine, "text", params)
+    finally:
+        salting.KV_ORDERS.reset(token)
+    assert params.extra_args["kv_transfer_params"] == {
+        "do_remote_decode": True,
+        "memos": {"segments": [[9, "mine", []]]},
+    }
 
 
 def test_installing_twice_changes_nothing_more(system):
