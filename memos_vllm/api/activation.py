@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Protocol
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Body, Depends, Request
 from pydantic import Field
 
-from memos_vllm.api.models import ERRORS, Body, Caller, Ref, System
+from memos_vllm.api.models import ERRORS, Caller, Ref, System
+from memos_vllm.api.models import Body as Strict
 from memos_vllm.cube.model import Placement, Text
 from memos_vllm.errors import Forbidden, NotBuilt
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
@@ -16,7 +17,7 @@ from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 router = APIRouter(prefix="/v1/memory", tags=["activation memory"], responses=ERRORS)
 
 
-class Activate(Body):
+class Activate(Strict):
     """Which head of the prompt to build: KV is exact for the very prompt that it was built in."""
 
     behind: list[Text] = Field(
@@ -31,35 +32,35 @@ class Activate(Body):
     pinned: bool = Field(False, description="kept whatever else needs the room")
 
 
-class SegmentView(Body):
+class SegmentView(Strict):
     end: int = Field(description="tokens of the prompt up to its end")
     tokens: int
     shared: bool = Field(description="serves the tenant's other people too")
     tier: str | None = Field(description="the fastest place that holds it; null: not kept")
 
 
-class Activated(Body):
+class Activated(Strict):
     cube: str
     built: bool = Field(description="false: it was there already")
     seconds: float
     segments: list[SegmentView]
 
 
-class CubeActivation(Body):
+class CubeActivation(Strict):
     cube: str
     chains: int = Field(description="segments that hold the cube, in whichever context")
     bytes: int
     pinned: bool
 
 
-class TierView(Body):
+class TierView(Strict):
     name: str
     segments: int
     bytes: int
     max_bytes: int
 
 
-class ActivationView(Body):
+class ActivationView(Strict):
     enabled: bool
     tiers: list[TierView]
 
@@ -82,7 +83,11 @@ Engine = Annotated[Activator | None, Depends(_activator)]
 
 @router.post("/cubes/{ref}/activate")
 async def activate_cube(
-    system: System, caller: Caller, engine: Engine, ref: Ref, wanted: Activate | None = None
+    system: System,
+    caller: Caller,
+    engine: Engine,
+    ref: Ref,
+    wanted: Annotated[Activate | None, Body(examples=[{"pinned": True}])] = None,
 ) -> Activated:
     """Build a cube's KV now, in the background of the engine, and return when it is kept."""
     wanted = wanted or Activate()

@@ -28,6 +28,11 @@ class Keys:
     acme_admin: str
     globex: str
     operator: str
+    kv: str
+    kv_reader: str
+    kv_admin: str
+    kv_other: str
+    """The tests of activation memory have tenants of their own: they share many cubes."""
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +49,10 @@ def keys(homes) -> Keys:
         acme_admin=system.keys.create("acme", Role.ADMIN)[1],
         globex=system.keys.create("globex", Role.WRITER)[1],
         operator=system.keys.create("operator", Role.ADMIN)[1],
+        kv=system.keys.create("initech", Role.WRITER)[1],
+        kv_reader=system.keys.create("initech", Role.READER)[1],
+        kv_admin=system.keys.create("initech", Role.ADMIN)[1],
+        kv_other=system.keys.create("hooli", Role.WRITER)[1],
     )
     system.close()
     return made
@@ -60,4 +69,13 @@ def server(homes, keys) -> Iterator[Server]:
 def bare(homes) -> Iterator[Server]:
     """The same server without the plugin."""
     with Server(homes, home=None).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kept(homes) -> Iterator[Server]:
+    """With the plugin and without keys; tests kill it, start it again, and damage its files."""
+    folder = homes / "kept"
+    folder.mkdir()
+    with Server(folder, home=folder / "home").running() as running:
         yield running

@@ -24,24 +24,24 @@ from tests.engine.kv import (
 
 def test_a_shared_cube_is_computed_once_for_all_people_of_a_tenant(server, keys):
     text = " ".join(RULES)
-    cube = make(server, "rules", text, keys.acme_admin)
-    make(server, "rules", text, keys.globex, as_person="gus", person="gus")
-    first = ask(server, "kv-ann", cube, keys.acme)
+    cube = make(server, "rules", text, keys.kv_admin)
+    make(server, "rules", text, keys.kv_other, as_person="gus", person="gus")
+    first = ask(server, "kv-ann", cube, keys.kv)
     assert cached_tokens(first) == 0
     tokens = first.usage.prompt_tokens
     wait_for(
         lambda: (
-            explain(server, reply := ask(server, "kv-bea", cube, keys.acme), "kv-bea", keys.acme)
+            explain(server, reply := ask(server, "kv-bea", cube, keys.kv), "kv-bea", keys.kv)
             and cached_tokens(reply)
         ),
         "KV of the cube",
     )
-    second = ask(server, "kv-cid", cube, keys.acme)
+    second = ask(server, "kv-cid", cube, keys.kv)
     assert tokens - cached_tokens(second) < 40, "only the question is computed"
     assert text_of(second) == text_of(first)
     assert second.memory["cubes"][0]["form"] == "kv"
     assert first.memory["cubes"][0]["form"] == "text"
-    stranger = ask(server, "gus", "rules", keys.globex)
+    stranger = ask(server, "gus", "rules", keys.kv_other)
     assert cached_tokens(stranger) == 0, "the same words in another tenant are computed there"
     assert text_of(stranger) == text_of(first)
 
@@ -49,25 +49,25 @@ def test_a_shared_cube_is_computed_once_for_all_people_of_a_tenant(server, keys)
 def test_a_person_s_own_cube_serves_nobody_else(server, keys):
     text = "My diary. " + " ".join(RULES[:20])
     for person in ("kv-dora", "kv-emil"):
-        make(server, "diary", text, keys.acme, as_person=person, person=person)
-    first = ask(server, "kv-dora", "diary", keys.acme)
-    plan = explain(server, first, "kv-dora", keys.acme)
+        make(server, "diary", text, keys.kv, as_person=person, person=person)
+    first = ask(server, "kv-dora", "diary", keys.kv)
+    plan = explain(server, first, "kv-dora", keys.kv)
     assert [segment["shared"] for segment in plan["kv"]["segments"]][-1] is False
     time.sleep(2)  # whatever was going to be kept is kept by now
-    assert cached_tokens(ask(server, "kv-dora", "diary", keys.acme)) > 300
-    other = ask(server, "kv-emil", "diary", keys.acme)
+    assert cached_tokens(ask(server, "kv-dora", "diary", keys.kv)) > 300
+    other = ask(server, "kv-emil", "diary", keys.kv)
     assert cached_tokens(other) == 0
     assert text_of(other) == text_of(first)
 
 
 def test_a_system_message_is_a_person_s_until_several_have_sent_it(server, keys):
-    cube = make(server, "tone", " ".join(RULES[:20]), keys.acme_admin)
+    cube = make(server, "tone", " ".join(RULES[:20]), keys.kv_admin)
     system = {"role": "system", "content": "You answer in one short sentence."}
     messages = [system, {"role": "user", "content": QUESTION}]
     shared = []
     for person in ("kv-f1", "kv-f2", "kv-f3", "kv-f4"):
-        reply = ask(server, person, cube, keys.acme, messages=messages)
-        plan = explain(server, reply, person, keys.acme)
+        reply = ask(server, person, cube, keys.kv, messages=messages)
+        plan = explain(server, reply, person, keys.kv)
         shared.append(plan["kv"]["segments"][-1]["shared"])
         wait_for(lambda: True, "a moment")
         time.sleep(1)
@@ -78,31 +78,31 @@ def test_a_system_message_is_a_person_s_until_several_have_sent_it(server, keys)
 
 def test_what_else_stands_in_front_of_memory_is_a_person_s_too(server, keys):
     """An earlier message came with the request, and may name one person."""
-    cube = make(server, "front", "Front. " + " ".join(RULES[:8]), keys.acme_admin)
+    cube = make(server, "front", "Front. " + " ".join(RULES[:8]), keys.kv_admin)
     earlier = [
         {"role": "assistant", "content": "Hello Alice, how is your knee?"},
         {"role": "user", "content": QUESTION},
     ]
     shared = []
     for extra in ({"messages": earlier}, {}):
-        reply = ask(server, "kv-front", cube, keys.acme, **extra)
-        plan = explain(server, reply, "kv-front", keys.acme)
+        reply = ask(server, "kv-front", cube, keys.kv, **extra)
+        plan = explain(server, reply, "kv-front", keys.kv)
         shared.append([segment["shared"] for segment in plan["kv"]["segments"]])
     assert shared == [[False, False], [True, True]]
 
 
 def test_none_neither_loads_nor_keeps(server, keys):
-    cube = make(server, "unkept", "Unkept. " + " ".join(RULES[:10]), keys.acme_admin)
+    cube = make(server, "unkept", "Unkept. " + " ".join(RULES[:10]), keys.kv_admin)
     for person in ("kv-g1", "kv-g2"):
-        reply = ask(server, person, cube, keys.acme, memory={"kv": "none"})
+        reply = ask(server, person, cube, keys.kv, memory={"kv": "none"})
         assert cached_tokens(reply) == 0
         time.sleep(1)
 
 
 def test_an_activated_cube_is_there_for_the_first_question(server, keys):
-    cube = make(server, "ahead", "Ahead. " + " ".join(RULES[:20]), keys.acme_admin)
+    cube = make(server, "ahead", "Ahead. " + " ".join(RULES[:20]), keys.kv_admin)
     system = "You answer politely."
-    with server.http(keys.acme_admin) as http:
+    with server.http(keys.kv_admin) as http:
         url = f"/v1/memory/cubes/{cube}"
         made = http.post(f"{url}/activate", json={"system": system, "pinned": True})
         assert made.status_code == 200, made.text
@@ -113,25 +113,25 @@ def test_an_activated_cube_is_there_for_the_first_question(server, keys):
     assert shown["chains"] >= 1
     assert shown["pinned"] is True
     messages = [{"role": "system", "content": system}, {"role": "user", "content": QUESTION}]
-    reply = ask(server, "kv-jo", cube, keys.acme, messages=messages)
+    reply = ask(server, "kv-jo", cube, keys.kv, messages=messages)
     assert cached_tokens(reply) == made.json()["segments"][-1]["end"]
     assert reply.memory["cubes"][0]["form"] == "kv"
 
 
 def test_activating_is_guarded_and_says_what_does_not_work(server, keys):
-    cube = make(server, "long", " ".join(RULES) * 2, keys.acme_admin)
-    with server.http(keys.globex) as http:
+    cube = make(server, "long", " ".join(RULES) * 2, keys.kv_admin)
+    with server.http(keys.kv_other) as http:
         assert http.post(f"/v1/memory/cubes/{cube}/activate").status_code == 404
-    with server.http(keys.acme_reader) as http:
+    with server.http(keys.kv_reader) as http:
         assert http.post(f"/v1/memory/cubes/{cube}/activate").status_code == 403
-    with server.http(keys.acme) as http:
+    with server.http(keys.kv) as http:
         speaking_for_all = http.post(f"/v1/memory/cubes/{cube}/activate", json={"system": "Hi."})
         too_long = http.post(f"/v1/memory/cubes/{cube}/activate")
         assert http.get("/v1/memory/activation").status_code == 403
     assert speaking_for_all.status_code == 403
     assert too_long.status_code == 422
     assert "tokens" in too_long.json()["error"]["message"]
-    with server.http(keys.acme_admin) as http:
+    with server.http(keys.kv_admin) as http:
         assert http.get("/v1/memory/activation").status_code == 403
     with server.http(keys.operator) as http:
         tiers = http.get("/v1/memory/activation").json()["tiers"]
@@ -145,14 +145,14 @@ def test_a_conversation_s_history_is_kept_for_its_person(server, keys):
         {"role": "assistant", "content": "I will."},
         {"role": "user", "content": "How many rules were there?"},
     ]
-    reply = chat(server, keys.acme, "kv-hal", "", messages=history)
-    plan = explain(server, reply, "kv-hal", keys.acme)
+    reply = chat(server, keys.kv, "kv-hal", "", messages=history)
+    plan = explain(server, reply, "kv-hal", keys.kv)
     assert [segment["shared"] for segment in plan["kv"]["segments"]] == [False]
-    other = chat(server, keys.acme, "kv-ida", "", messages=history)
+    other = chat(server, keys.kv, "kv-ida", "", messages=history)
     assert cached_tokens(other) == 0
     for unwritten in ({"memory": {"write": False}}, {"store": False}):
-        reply = chat(server, keys.acme, "kv-kim", "", messages=history, **unwritten)
-        assert explain(server, reply, "kv-kim", keys.acme)["kv"]["segments"] == []
+        reply = chat(server, keys.kv, "kv-kim", "", messages=history, **unwritten)
+        assert explain(server, reply, "kv-kim", keys.kv)["kv"]["segments"] == []
 
 
 # -- near --------------------------------------------------------------------------------------------
@@ -176,19 +176,19 @@ def distance(one: Any, other: Any) -> float:
 def trio(server, keys) -> list[str]:
     """Three shared cubes, each with KV of some context: A, B behind A, C behind A."""
     cubes = [
-        make(server, f"trio-{i}", f"Trio {i}. " + " ".join(RULES[i::3]), keys.acme_admin)
+        make(server, f"trio-{i}", f"Trio {i}. " + " ".join(RULES[i::3]), keys.kv_admin)
         for i in range(3)
     ]
     for last in cubes[1:]:
-        near(server, keys.acme, "kv-trio", [cubes[0], last], kv="exact")
-        wait_for(lambda last=last: chains(server, keys.acme, last), "its KV")
+        near(server, keys.kv, "kv-trio", [cubes[0], last], kv="exact")
+        wait_for(lambda last=last: chains(server, keys.kv, last), "its KV")
     return cubes
 
 
 def test_near_puts_cubes_together_in_any_order_and_heals(server, keys, trio):
     a, b, c = trio
-    full = near(server, keys.acme, "kv-n1", [c, a, b], kv="none")
-    first = near(server, keys.acme, "kv-n2", [c, a, b])
+    full = near(server, keys.kv, "kv-n1", [c, a, b], kv="none")
+    first = near(server, keys.kv, "kv-n2", [c, a, b])
     assert served(first) == ["near", "near", "near"]
     assert [cube["context"] for cube in first.memory["cubes"]] == [
         "behind other text",
@@ -199,7 +199,7 @@ def test_near_puts_cubes_together_in_any_order_and_heals(server, keys, trio):
     assert distance(full, first) < 3, "approximate, and not noise"
     healed = wait_for(
         lambda: (
-            (reply := near(server, keys.acme, "kv-n2", [c, a, b]))
+            (reply := near(server, keys.kv, "kv-n2", [c, a, b]))
             and served(reply) == ["exact"] * 3
             and reply
         ),
@@ -212,45 +212,45 @@ def test_approximate_blocks_are_never_handed_on(server, keys, trio):
     """Plant the poison, and look for it from a plain request of the same person."""
     a, b, c = trio
     person, order = "kv-poison", [b, c, a]
-    full = near(server, keys.acme, "kv-n3", order, kv="none")
-    planted = near(server, keys.acme, person, order)
+    full = near(server, keys.kv, "kv-n3", order, kv="none")
+    planted = near(server, keys.kv, person, order)
     assert "near" in served(planted)
-    plain = near(server, keys.acme, person, order, kv="exact")
+    plain = near(server, keys.kv, person, order, kv="exact")
     assert distance(full, plain) < 0.2
     assert "near" not in served(plain)
-    again = near(server, keys.acme, person, order, kv="none")
+    again = near(server, keys.kv, person, order, kv="none")
     assert distance(full, again) < 0.2
 
 
 def test_near_looks_only_into_contexts_that_the_person_may_read(server, keys):
     """KV that was computed behind somebody's own cube, or a cube for admins, serves nobody else."""
-    secret = make(server, "hidden", "Hidden. " + " ".join(RULES[:8]), keys.acme_admin)
-    with server.http(keys.acme_admin) as http:
+    secret = make(server, "hidden", "Hidden. " + " ".join(RULES[:8]), keys.kv_admin)
+    with server.http(keys.kv_admin) as http:
         readers = {"access": {"readers": ["kv-insider"]}}
         assert http.patch(f"/v1/memory/cubes/{secret}", json=readers).status_code == 200
-    cube = make(server, "open", "Open. " + " ".join(RULES[8:20]), keys.acme_admin)
-    other = make(server, "other", "Other. " + " ".join(RULES[20:28]), keys.acme_admin)
-    near(server, keys.acme, "kv-insider", [secret, cube], kv="exact")
-    near(server, keys.acme, "kv-outsider", [other], kv="exact")
-    wait_for(lambda: chains(server, keys.acme_admin, cube), "KV behind the hidden cube")
-    wait_for(lambda: chains(server, keys.acme_admin, other), "KV of the other")
-    outsider = near(server, keys.acme, "kv-outsider", [other, cube])
+    cube = make(server, "open", "Open. " + " ".join(RULES[8:20]), keys.kv_admin)
+    other = make(server, "other", "Other. " + " ".join(RULES[20:28]), keys.kv_admin)
+    near(server, keys.kv, "kv-insider", [secret, cube], kv="exact")
+    near(server, keys.kv, "kv-outsider", [other], kv="exact")
+    wait_for(lambda: chains(server, keys.kv_admin, cube), "KV behind the hidden cube")
+    wait_for(lambda: chains(server, keys.kv_admin, other), "KV of the other")
+    outsider = near(server, keys.kv, "kv-outsider", [other, cube])
     assert served(outsider) == ["exact", "prefill"]
-    insider = near(server, keys.acme, "kv-insider", [other, cube])
+    insider = near(server, keys.kv, "kv-insider", [other, cube])
     assert served(insider)[0] == "exact"
     assert served(insider)[1] in ("near", "exact")
 
 
 def test_a_used_head_is_built_again_when_its_cube_changes(server, keys):
-    cube = make(server, "living", "Living. " + " ".join(RULES[:12]), keys.acme_admin)
+    cube = make(server, "living", "Living. " + " ".join(RULES[:12]), keys.kv_admin)
     for person in ("kv-p1", "kv-p2", "kv-p3"):
-        ask(server, person, cube, keys.acme)
-    wait_for(lambda: chains(server, keys.acme, cube), "its KV")
+        ask(server, person, cube, keys.kv)
+    wait_for(lambda: chains(server, keys.kv, cube), "its KV")
     text = "Living on. " + " ".join(RULES[5:17])
-    with server.http(keys.acme_admin) as http:
+    with server.http(keys.kv_admin) as http:
         patch = {"payload": {"type": "explicit", "format": "text", "content": text}}
         assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
-    wait_for(lambda: chains(server, keys.acme, cube), "KV of the new text, without a question")
-    reply = ask(server, "kv-p4", cube, keys.acme)
+    wait_for(lambda: chains(server, keys.kv, cube), "KV of the new text, without a question")
+    reply = ask(server, "kv-p4", cube, keys.kv)
     assert served(reply) == ["exact"]
     assert cached_tokens(reply) > 200

@@ -33,15 +33,6 @@ from tests.engine.kv import (
 )
 
 
-@pytest.fixture(scope="module")
-def kept(homes) -> Iterator[Server]:
-    """A server of this module's own: it is killed, and its files are damaged."""
-    folder = homes / "kept"
-    folder.mkdir()
-    with Server(folder, home=folder / "home").running() as running:
-        yield running
-
-
 def test_loaded_kv_gives_the_very_numbers_of_the_prefix_cache(kept):
     """With the same split, log-probabilities are equal to the last bit."""
     text = " ".join(RULES[:20])

@@ -114,6 +114,7 @@ def test_parts_are_found_where_their_text_stands():
     found = found_in(prompt, encoder())
     assert found.problem is None
     assert prompt[: found.head].endswith(OPENING)
+    assert found.text_start == prompt.index(OPENING)
     borders = [found.head, *found.ends]
     texts = [prompt[a:b] for a, b in itertools.pairwise(borders)]
     assert texts == [part.text for part in PARTS]

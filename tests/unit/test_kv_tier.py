@@ -88,6 +88,8 @@ def test_pins_do_not_take_more_room_than_there_is_and_do_not_keep_what_is_forgot
     assert small.forget("a", 2) == 4
     assert keep(small, named("k"), ("b@1",))
     assert small.has_pin("a"), "whatever its version"
+    small.forget("a")
+    assert not small.has_pin("a")
 
 
 def test_what_never_fits_is_refused_and_pushes_nothing_out(tmp_path, monkeypatch):
@@ -200,3 +202,15 @@ def test_shared_memory_is_bounded_by_itself(tmp_path):
     assert keeper.disk.totals()[0] == 6
     assert keeper.where(named("k0")) == "disk"
     assert keeper.where(named("k5")) == "ram"
+
+
+def test_shared_memory_is_given_back_and_the_disk_has_it_all(tmp_path):
+    keeper = open_keeper(tmp_path)
+    keep(keeper, named("k"))
+    keeper.empty_memory()
+    assert not keeper.ram.folder.exists()
+    assert read(keeper, named("k"))[1] == "disk"
+    assert keep(keeper, named("l"))
+    assert keeper.where(named("l")) == "ram"
+    open_keeper(tmp_path, ram_bytes=0).empty_memory()
+    assert keeper.where(named("l")) == "ram"
