@@ -38,7 +38,8 @@ def test_sound_installation_is_healthy_and_nothing_was_made(
     assert found["embedder"]["status"] == "ok"
     assert found["database"]["status"] == "note"
     assert found["plaintext memory"]["status"] == "ok"
-    assert "501" in found["activation memory"]["found"]
+    assert found["activation memory"]["status"] == "ok"
+    assert "501" in found["parametric memory"]["found"]
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
 
 
