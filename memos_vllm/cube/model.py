@@ -129,7 +129,7 @@ class Header(Strict):
 class ExplicitPayload(Strict):
     type: Literal["explicit"] = "explicit"
     format: Literal["text"] = "text"
-    content: str | list[Item] = Field(
+    content: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")] | list[Item] = Field(
         description="text is cut into passages; a list is kept as it is"
     )
 

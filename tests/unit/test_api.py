@@ -40,6 +40,14 @@ def create(client: TestClient, body=FACT, **headers) -> dict:
     return reply.json()
 
 
+def test_text_with_a_nul_is_refused_by_name(http):
+    for content in ("a\x00b", [{"text": "a\x00b"}]):
+        body = {"payload": {"type": "explicit", "content": content}}
+        reply = http["alice"].post("/v1/memory/cubes", json=body)
+        assert reply.status_code == 400
+        assert "content" in reply.json()["error"]["message"]
+
+
 def test_create_read_change_delete(http):
     alice = http["alice"]
     made = create(alice)

@@ -36,8 +36,13 @@ def test_no_input_is_a_500(api):
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= 15
     for operation in operations:
-
-        @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+        # The same inputs each time: what a run finds, the next one finds too.
+        @settings(
+            max_examples=20,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=operation.as_strategy())
         def probe(case: schemathesis.Case) -> None:
             response = case.call(headers=headers, timeout=60)
