@@ -92,6 +92,10 @@ class SegmentKeeper(SegmentStore):
         if self.ram is not None:
             with contextlib.suppress(OSError):
                 self._copy(text, self.disk, self.ram)
+        for cube in cubes:  # who forgot an older version meanwhile took the marks away
+            mark = self.mark(cube, name)
+            mark.parent.mkdir(exist_ok=True, mode=0o700)
+            mark.touch()
         if self.any_gone(cubes):  # deleted meanwhile: whoever did may not have seen the file yet
             self.wipe_segment(text)
             return False

@@ -193,7 +193,8 @@ class SegmentStore:
         return [self.disk] if self.ram is None else [self.ram, self.disk]
 
     def wipe_segment(self, name: str) -> bool:
-        wiped = [tier.wipe(name) for tier in self.tiers()]  # on all of them
+        # On all of them; the disk first, so that nothing is copied into memory behind our back.
+        wiped = [tier.wipe(name) for tier in reversed(self.tiers())]
         return any(wiped)
 
     def mark(self, cube: str, name: SegmentName) -> Path:

@@ -52,7 +52,7 @@ class FakeRequest:
 
     @property
     def num_prompt_tokens(self) -> int:
-        return len(self.prompt_token_ids or ())
+        return len(TOKENS if self.prompt_token_ids is None else self.prompt_token_ids)
 
 
 @dataclasses.dataclass
@@ -111,6 +111,7 @@ def test_tokens_are_matched_up_to_the_first_segment_that_is_missing(engine):
     engine.keep(only=0)
     engine.keep(only=2)
     assert engine.matched(FakeRequest()) == 40
+    assert [piece.end for piece in engine.load(FakeRequest()).pieces] == [40]
     engine.keep(only=1)
     assert engine.matched(FakeRequest()) == 140
     assert engine.matched(FakeRequest(), computed=64) == 76
@@ -142,6 +143,8 @@ def test_the_last_token_is_always_computed_and_segments_behind_it_are_left_out(e
     for length, end, last in ((141, 140, 140), (140, 139, 140), (139, 80, 80), (80, 79, 80)):
         load = engine.load(of_length(length))
         assert (load.start, load.end, load.pieces[-1].end) == (0, end, last)
+    engine.keeper.forget("a")
+    assert [piece.end for piece in engine.saves(of_length(139))[0].pieces] == [80]
 
 
 def test_less_than_the_least_is_not_worth_a_load(engine):

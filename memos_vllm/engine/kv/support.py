@@ -27,6 +27,8 @@ def unsupported_reason(vllm_config: Any, kv_cache_config: Any) -> str | None:
     spec = groups[0].kv_cache_spec
     if not isinstance(spec, FullAttentionSpec) or isinstance(spec, MLAAttentionSpec):
         return f"its attention keeps {type(spec).__name__}, full attention is supported"
+    if getattr(spec, "non_causal", False):
+        return "its attention looks ahead, so KV depends on what comes later"
     if getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None):
         return "its attention looks back over a window only"
     return None
