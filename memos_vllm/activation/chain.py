@@ -15,7 +15,6 @@ import array
 import dataclasses
 import hashlib
 import sys
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
 Encode = Callable[[str], Sequence[int]]
@@ -131,11 +130,6 @@ def special_position(tokens: Sequence[int], special: frozenset[int], count: int)
             if count == 0:
                 return position
     return 0
-
-
-def covered(ends: Sequence[int], tokens: int) -> int:
-    """How many segments end within the first `tokens`."""
-    return bisect_right(ends, tokens)
 
 
 def _match(tokens: Sequence[int], position: int, piece: Sequence[int]) -> int | None:

@@ -57,8 +57,6 @@ class Chained:
     plan: KVPlan
     near: list[Source] = dataclasses.field(default_factory=list)
     """What of it is approximate."""
-    exact: int = 0
-    """Segments in front of that."""
     salt: str | None = None
     """Of a request with approximate blocks: nobody else ever has it, so nobody is handed them."""
 

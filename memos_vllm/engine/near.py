@@ -58,7 +58,6 @@ class NearPlanner:
     def _plan(self, principal: Principal, prompt: Prompt, chained: Chained) -> None:
         segments = _head(chained)
         exact = self.index.reach(prompt.tokens, segments)
-        chained.exact = exact
         if not 0 < exact < len(segments):
             return
         scopes = {
