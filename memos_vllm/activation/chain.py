@@ -32,6 +32,8 @@ class Segment:
     """Who may be served from it: the narrowest scope among this and the segments before."""
     cubes: tuple[str, ...] = ()
     """`id@sequence` of every cube whose text stands in or before this segment."""
+    generation: int = 0
+    """How often its scope had been forgotten when it was planned."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,14 +56,18 @@ class Located:
 
 
 def chain_keys(fingerprint: bytes, tokens: Sequence[int], segments: Iterable[Segment]) -> list[str]:
-    """The key of each segment, hex; independent of block size, process and hash seed."""
-    running = hashlib.sha256(b"memos kv 1\0")
-    done = 0
+    """The key of each segment, hex; independent of block size, process and hash seed.
+
+    Where a segment starts is part of it: the same prompt, cut elsewhere, fills other files.
+    """
+    running = hashlib.sha256(b"memos kv 2\0")
+    start = 0
     keys = []
     for segment in segments:
-        running.update(token_bytes(tokens[done : segment.end]))
-        done = segment.end
-        key = hashlib.sha256(running.digest() + fingerprint + segment.scope.encode())
+        running.update(token_bytes(tokens[start : segment.end]))
+        key = hashlib.sha256(running.digest() + start.to_bytes(8, "little"))
+        key.update(fingerprint + segment.scope.encode())
+        start = segment.end
         keys.append(key.hexdigest()[: 2 * KEY_BYTES])
     return keys
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import SegmentReader
 from memos_vllm.activation.orders import Source
-from memos_vllm.activation.store import Namer, SegmentName, SegmentStore, short
+from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.tombstones import short
 from memos_vllm.errors import DamagedPayload
 
 _CACHED_HEADERS = 16_384
@@ -84,7 +85,7 @@ class ContextIndex:
                     best.name.scope,
                     best.name.key,
                     best.start,
-                    _common(best.cubes, segment.cubes) - 1,
+                    max(_common(best.cubes, segment.cubes) - 1, 0),
                 )
             )
         return found
@@ -100,7 +101,10 @@ class ContextIndex:
             self._headers.move_to_end(text)
             context = self._headers[text]
         else:
-            context = self._headers[text] = self._read(text)
+            try:
+                context = self._headers[text] = self._read(text)
+            except OSError:
+                return None  # not there at the moment
             if len(self._headers) > _CACHED_HEADERS:
                 self._headers.popitem(last=False)
         if context is None or not self._store.has_all(self._ranks(context.name)):
@@ -113,7 +117,7 @@ class ContextIndex:
         if model != self._namer.model.hex()[:16] or rank not in ("", self._namer.ranks[0]):
             return None
         path: Path = self._store.disk.path(text)
-        with contextlib.suppress(OSError, DamagedPayload, KeyError, ValueError):
+        with contextlib.suppress(DamagedPayload, KeyError, ValueError):
             with SegmentReader(path) as reader:
                 about = reader.metadata
             return Context(

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from memos_vllm.errors import DamagedPayload
 
 _LONGEST_HEADER = 1 << 20
 _CHECKSUM_CHARACTERS = 32
+_COPIED_AT_ONCE = 1 << 20
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -115,9 +115,12 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
             metadata, entry = dict(tree["__metadata__"]), tree["kv"]
             layers, two, tokens, heads, head_dim = (int(n) for n in entry["shape"])
             shape = Shape(layers, tokens, heads, head_dim, _DTYPES[entry["dtype"]])
+            is_whole = metadata.pop("header") == _digest(shape, metadata)
             checksums = metadata.pop("checksums").split()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DamagedPayload(f"the header cannot be read: {error}") from error
+        if not is_whole:
+            raise DamagedPayload("the header's checksum does not match")
         if two != 2 or min(shape.sizes()) < 1 or len(checksums) != layers:
             raise DamagedPayload("the header does not describe a segment")
         if size != LENGTH_BYTES + length + shape.bytes:
@@ -137,24 +140,30 @@ def write(
     """
     checksums: list[str] = []
     with _NewFile(path) as file:
-        file.write(_header(shape, metadata, ["0" * _CHECKSUM_CHARACTERS] * shape.layers))
+        _write(file, _unfinished_header(shape, metadata))
         for layer in layers:
             raw: Any = layer.contiguous().view(torch.uint8).numpy()
             view = memoryview(raw).cast("B")
             checksums.append(xxh3_128_hexdigest(view))
-            done = 0
-            while done < len(view):
-                done += file.write(view[done:])
+            _write(file, view)
+        if len(checksums) != shape.layers:
+            raise ValueError(f"{len(checksums)} layers for a shape of {shape.layers}")
         size = file.tell()
         file.seek(0)
-        file.write(_header(shape, metadata, checksums))
+        _write(file, _header(shape, metadata, checksums))
     return size
+
+
+def file_bytes(shape: Shape, metadata: Mapping[str, str]) -> int:
+    """How long the file of a segment is."""
+    return len(_unfinished_header(shape, metadata)) + shape.bytes
 
 
 def copy(source: Path, target: Path) -> int:
     """The same file in another place, whole or not at all. Raises OSError."""
     with source.open("rb") as original, _NewFile(target) as file:
-        shutil.copyfileobj(original, file, 1 << 20)
+        while chunk := original.read(_COPIED_AT_ONCE):
+            _write(file, chunk)
         return file.tell()
 
 
@@ -172,10 +181,29 @@ def _header(shape: Shape, metadata: Mapping[str, str], checksums: list[str]) -> 
         "shape": shape.sizes(),
         "data_offsets": [0, shape.bytes],
     }
-    tree = {"__metadata__": {**metadata, "checksums": " ".join(checksums)}, "kv": entry}
-    text = json.dumps(tree).encode()
+    about = {**metadata, "checksums": " ".join(checksums)}
+    about["header"] = _digest(shape, about)
+    text = json.dumps({"__metadata__": about, "kv": entry}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _unfinished_header(shape: Shape, metadata: Mapping[str, str]) -> bytes:
+    """As long as the real one."""
+    return _header(shape, metadata, ["0" * _CHECKSUM_CHARACTERS] * shape.layers)
+
+
+def _digest(shape: Shape, metadata: Mapping[str, str]) -> str:
+    """What the header says, so that a changed bit in it is noticed, too."""
+    said = [shape.sizes(), _NAMES[shape.dtype], sorted(metadata.items())]
+    return xxh3_128_hexdigest(json.dumps(said).encode())
+
+
+def _write(file: BinaryIO, data: bytes | memoryview) -> None:
+    """All of it: a raw file may take less at a time."""
+    view, done = memoryview(data), 0
+    while done < len(view):
+        done += file.write(view[done:])
 
 
 class _NewFile(contextlib.AbstractContextManager[BinaryIO]):

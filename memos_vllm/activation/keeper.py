@@ -69,37 +69,44 @@ class SegmentKeeper(SegmentStore):
         layers: Iterable[torch.Tensor],
         cubes: Iterable[str],
         metadata: Mapping[str, str],
+        generation: int = 0,
     ) -> bool:
-        """Keep a segment, durably; False when a cube of it is gone or it does not fit.
+        """Keep a segment, durably; False when it was forgotten meanwhile, or does not fit.
 
         Args:
             layers: as for `files.write`.
             metadata: with `digest`, of the segment's own tokens.
+            generation: of its scope when it was planned.
         Raises:
             OSError: the disk is full or broken; nothing is left behind.
         """
         text, cubes = str(name), tuple(cubes)
+        about = {**metadata, "key": name.key, "cubes": " ".join(cubes)}
         self.make_folders()
-        if self.any_gone(cubes) or not self.disk.make_room(shape.bytes, self.pinned):
+        if self._forgotten(name, cubes, generation):
             return False
+        if not self.disk.make_room(files.file_bytes(shape, about), self.pinned):
+            return False
+        self._mark(name, cubes)
+        self.note_context(metadata["digest"], name)
+        self.disk.added(text, files.write(self.disk.path(text), shape, layers, about))
+        if self.ram is not None:
+            with contextlib.suppress(OSError):
+                self._copy(text, self.disk, self.ram)
+        self._mark(name, cubes)  # who forgot an older version meanwhile took the marks away
+        if self._forgotten(name, cubes, generation):
+            self.wipe_segment(text)  # whoever did may not have seen the file yet
+            return False
+        return True
+
+    def _forgotten(self, name: SegmentName, cubes: Iterable[str], generation: int) -> bool:
+        return self.gone.any_buried(cubes) or self.gone.generation(name.scope) != generation
+
+    def _mark(self, name: SegmentName, cubes: Iterable[str]) -> None:
         for cube in cubes:
             mark = self.mark(cube, name)
             mark.parent.mkdir(exist_ok=True, mode=0o700)
             mark.touch()
-        self.note_context(metadata["digest"], name)
-        written = {**metadata, "key": name.key, "cubes": " ".join(cubes)}
-        self.disk.added(text, files.write(self.disk.path(text), shape, layers, written))
-        if self.ram is not None:
-            with contextlib.suppress(OSError):
-                self._copy(text, self.disk, self.ram)
-        for cube in cubes:  # who forgot an older version meanwhile took the marks away
-            mark = self.mark(cube, name)
-            mark.parent.mkdir(exist_ok=True, mode=0o700)
-            mark.touch()
-        if self.any_gone(cubes):  # deleted meanwhile: whoever did may not have seen the file yet
-            self.wipe_segment(text)
-            return False
-        return True
 
     def _copy(self, text: str, source: Tier, target: Tier) -> None:
         size = source.path(text).stat().st_size

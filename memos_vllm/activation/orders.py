@@ -38,7 +38,7 @@ class Orders:
         """Plain values, which any of the engine's serializers carries."""
         return {
             FIELD: {
-                "segments": [[s.end, s.scope, list(s.cubes)] for s in self.segments],
+                "segments": [[s.end, s.scope, list(s.cubes), s.generation] for s in self.segments],
                 "save": self.save,
                 "near": [list(dataclasses.astuple(source)) for source in self.near],
             }
@@ -51,8 +51,8 @@ def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
     if not isinstance(raw, Mapping):
         return None
     segments = tuple(
-        Segment(int(end), str(scope), tuple(map(str, cubes)))
-        for end, scope, cubes in raw.get("segments", ())
+        Segment(int(end), str(scope), tuple(map(str, cubes)), int(generation))
+        for end, scope, cubes, generation in raw.get("segments", ())
     )
     if not segments or not _ascending([segment.end for segment in segments]):
         return None

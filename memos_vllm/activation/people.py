@@ -12,9 +12,10 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from memos_vllm.activation.store import short
+from memos_vllm.activation.tombstones import short
 
 _CACHED = 4096
+_DECLARED = "declared"
 
 
 class SharedPrompts:
@@ -31,9 +32,7 @@ class SharedPrompts:
 
     def declare(self, tenant: str, text: str) -> None:
         """Whoever may speak for the tenant says that this system message is its own."""
-        folder = self._senders(self._message(tenant, text))
-        for number in range(self._people):
-            (folder / f"declared-{number}").touch()
+        (self._senders(self._message(tenant, text)) / _DECLARED).touch()
 
     def is_shared(self, tenant: str, person: str, text: str) -> bool:
         """Also counts this person among the message's senders."""
@@ -46,7 +45,8 @@ class SharedPrompts:
         folder = self._senders(message)
         if person:  # without one it is nobody's in particular, so it may be anybody's
             (folder / short(f"{message}\0{person}")).touch()
-        if sum(1 for _ in folder.iterdir()) < self._people:
+        senders = {path.name for path in folder.iterdir()}
+        if _DECLARED not in senders and len(senders) < self._people:
             return False
         with self._lock:
             self._shared[message] = None

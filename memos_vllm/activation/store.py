@@ -5,7 +5,7 @@
     <disk>/cubes/<cube>/<model>.<scope>.<key>             one mark per cube in a segment's prefix
     <disk>/contexts/<text>/<model>.<scope>.<key>          in which segments a text stands last
     <disk>/pins/<cube>                                    cubes whose KV stays
-    <disk>/gone/<cube>                                    since which version its KV may be kept
+    <disk>/gone/                                          what was forgotten (tombstones)
 
 Several processes share the folders: engine workers write and read, the API process wipes.  A mark is
 made before its segment appears, so forgetting a cube finds every chain that contains it, and a
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import os
 import shutil
@@ -27,10 +26,11 @@ from pathlib import Path
 
 from memos_vllm.activation.chain import Segment, chain_keys
 from memos_vllm.activation.tier import Tier
+from memos_vllm.activation.tombstones import Tombstones, short
 from memos_vllm.activation.wiping import SUFFIX, wipe
 from memos_vllm.config import KVConfig
 
-_GONE_SECONDS = 86_400.0
+_MARK_SECONDS = 86_400.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class SegmentStore:
         """Args: folder: of the disk tier."""
         self._root = folder
         self._cubes = folder / "cubes"
-        self._gone = folder / "gone"
+        self.gone = Tombstones(folder / "gone")
         self._pins = folder / "pins"
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
@@ -113,7 +113,7 @@ class SegmentStore:
         self.make_folders()
         if sequence is None:
             self.pin(cube, on=False)
-        (self._gone / short(cube)).write_text("" if sequence is None else str(sequence))
+        self.gone.bury(cube, sequence)
         folder, wiped = self._cubes / short(cube), 0
         while marks := self._marks(folder):
             for mark in marks:
@@ -123,9 +123,15 @@ class SegmentStore:
 
     def forget_scope(self, scope: str) -> None:
         """Wipe everything of one scope: a person or a tenant that leaves."""
-        for tier in self.tiers():
+        self.make_folders()
+        self.gone.bury_scope(short(scope))
+        for tier in reversed(self.tiers()):
             for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
                 wipe(path)
+
+    def generation(self, scope: str) -> int:
+        """Goes into orders: what was planned before its scope was forgotten is not kept."""
+        return self.gone.generation(short(scope.partition("/")[0]))
 
     def pin(self, cube: str, on: bool = True) -> None:
         """Keep what contains this cube whatever else is needed."""
@@ -165,15 +171,12 @@ class SegmentStore:
         """What nobody else cleans: leftovers of killed writers, old tombstones, empty marks."""
         for tier in self.tiers():
             tier.sweep()
-        for path in self._gone.glob("*"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _GONE_SECONDS:
-                    path.unlink()
+        self.gone.sweep()
         noted = (self._root / "contexts").glob("*/*/*")
         for mark in itertools.chain(self._cubes.glob("*/*"), noted):
-            if not self.disk.has(mark.name.replace("+", "/")):
+            if not any(tier.has(mark.name.replace("+", "/")) for tier in self.tiers()):
                 with contextlib.suppress(OSError):
-                    if time.time() - mark.stat().st_mtime > _GONE_SECONDS:
+                    if time.time() - mark.stat().st_mtime > _MARK_SECONDS:
                         mark.unlink()
 
     def make_folders(self) -> None:
@@ -181,7 +184,7 @@ class SegmentStore:
         for folder in (
             self._root,
             self._cubes,
-            self._gone,
+            self.gone.folder,
             self._pins,
             *(t.folder for t in self.tiers()),
         ):
@@ -201,26 +204,11 @@ class SegmentStore:
         """The file that says that a cube stands in a segment's prefix."""
         return self._cubes / short(cube.partition("@")[0]) / str(name).replace("/", "+")
 
-    def any_gone(self, cubes: Iterable[str]) -> bool:
-        """Whether one of these (`id@sequence`) was deleted, or its text changed since."""
-        for cube in cubes:
-            name, _, sequence = cube.partition("@")
-            with contextlib.suppress(FileNotFoundError):
-                first = (self._gone / short(name)).read_text()
-                if not first or int(sequence) < int(first):
-                    return True
-        return False
-
     @staticmethod
     def _marks(folder: Path) -> list[Path]:
         with contextlib.suppress(FileNotFoundError):
             return list(folder.iterdir())
         return []
-
-
-def short(text: str) -> str:
-    """A name that any file system takes, and that says nothing about whose it is."""
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _ram_tier(config: KVConfig, folder: Path) -> Tier | None:

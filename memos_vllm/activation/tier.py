@@ -59,13 +59,13 @@ class Tier:
     def used(self, name: str) -> None:
         """Count a use; across restarts the file's access time remembers the last one."""
         moment = time.time()
-        with self._lock:
-            kept = self._kept.get(name)
-            if kept is not None:
-                kept.used, kept.hits = moment, kept.hits + 1
         with contextlib.suppress(OSError):
             path = self.path(name)
-            os.utime(path, (moment, path.stat().st_mtime))
+            status = path.stat()
+            os.utime(path, (moment, status.st_mtime))
+            with self._lock:  # another process may have added it
+                kept = self._kept.setdefault(name, Kept(status.st_size, moment))
+                kept.used, kept.hits = moment, kept.hits + 1
 
     def added(self, name: str, size: int) -> None:
         with self._lock:
@@ -89,26 +89,25 @@ class Tier:
         """
         if size > self.max_bytes:
             return False
-        if shutil.disk_usage(self.folder).free < size + _LEFT_FREE:
-            return False
-        self._rescan()
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._rescan(_RESCAN_SECONDS)
+        if self._missing(size, self.max_bytes) <= 0:
+            return True
+        self._rescan(0)  # what other processes took meanwhile need not go
         with self._lock:
-            total = sum(kept.bytes for kept in self._kept.values())
-            if total + size <= self.max_bytes:
-                return True
             order = sorted(self._kept, key=lambda name: self._kept[name].value)
-        kept_always = pinned()
+        stays = pinned()
+        order = [name for name in order if name not in stays]
+        missing = self._missing(size, self.max_bytes)
+        if missing > sum(self._bytes(name) for name in order):
+            return False  # nothing is wiped in vain
+        missing = max(missing, self._missing(size, int(_LOW_WATER * self.max_bytes)))
         for name in order:
-            if total + size <= _LOW_WATER * self.max_bytes:
+            if missing <= 0:
                 break
-            if name in kept_always:
-                continue
-            with self._lock:
-                kept = self._kept.get(name)
-            if kept is not None:
-                self.wipe(name)
-                total -= kept.bytes
-        return total + size <= self.max_bytes
+            missing -= self._bytes(name)
+            self.wipe(name)
+        return self._missing(size, self.max_bytes) <= 0
 
     def names(self) -> Iterator[tuple[str, os.stat_result]]:
         """Every segment that is here, with its file's status."""
@@ -116,7 +115,7 @@ class Tier:
 
     def totals(self) -> tuple[int, int]:
         """(segments, bytes)"""
-        self._rescan()
+        self._rescan(0)
         with self._lock:
             return len(self._kept), sum(kept.bytes for kept in self._kept.values())
 
@@ -127,9 +126,20 @@ class Tier:
                 if time.time() - path.stat().st_mtime > _STALE_TMP_SECONDS:
                     path.unlink()
 
-    def _rescan(self) -> None:
-        """Learn what other processes added and wiped."""
-        if time.monotonic() - self._scanned < _RESCAN_SECONDS:
+    def _missing(self, size: int, limit: int) -> int:
+        """Bytes that have to go before `size` fit; below zero: so many are left."""
+        with self._lock:
+            over = sum(kept.bytes for kept in self._kept.values()) + size - limit
+        return max(over, size + _LEFT_FREE - shutil.disk_usage(self.folder).free)
+
+    def _bytes(self, name: str) -> int:
+        with self._lock:
+            kept = self._kept.get(name)
+            return kept.bytes if kept else 0
+
+    def _rescan(self, seconds: float) -> None:
+        """Learn what other processes added and wiped, if that was longer ago than this."""
+        if time.monotonic() - self._scanned < seconds:
             return
         found = dict(self.names())
         with self._lock:

@@ -160,13 +160,20 @@ def with_connector(flags: list[str], tier: KVTier) -> list[str]:
     """The flags with our KV connector, unless the caller brings one."""
     if tier is KVTier.NONE:
         return flags
-    if flag_value(flags, "kv-transfer-config") is not None:
+    if any(_names_connector(flag) for flag in flags):
         say(
             "--kv-transfer-config is given: KV is kept only if it names MemosConnector "
             "(docs/operations.md)"
         )
         return flags
     return ["--kv-transfer-config", json.dumps(CONNECTOR), *flags]
+
+
+def _names_connector(argument: str) -> bool:
+    """`--kv-transfer-config`, whole or one field (`--kv-transfer-config.kv_connector`)."""
+    return argument.startswith("--") and (
+        flag_name(argument).partition(".")[0] == "kv-transfer-config"
+    )
 
 
 # -- who may reach it -----------------------------------------------------------------------------

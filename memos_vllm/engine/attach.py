@@ -55,7 +55,10 @@ def attach_kv(
         rotation_problem(engine_client.vllm_config),
     )
     memory.plan_kv_with(
-        lambda tokenizer: ChainPlanner(tokenizer, config.kv, system.scopes, prompts), near
+        lambda tokenizer: ChainPlanner(
+            tokenizer, config.kv, system.scopes, prompts, system.segments.generation
+        ),
+        near,
     )
     activator = EngineActivator(memory, pipeline, builder, system.segments, names, system.scopes)
     promoter = Promoter(activator.build_head, config.kv.promote_uses, pipeline.spawn, loop)

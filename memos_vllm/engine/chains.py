@@ -88,14 +88,21 @@ def _context(shared: int) -> str:
 
 class ChainPlanner:
     def __init__(
-        self, tokenizer: Any, config: KVConfig, scopes: Scopes, prompts: SharedPrompts
+        self,
+        tokenizer: Any,
+        config: KVConfig,
+        scopes: Scopes,
+        prompts: SharedPrompts,
+        generation: Callable[[str], int],
     ) -> None:
+        """Args: generation: of a scope (`SegmentStore.generation`)."""
         self._encode_text: Callable[[str], list[int]] = lambda text: tokenizer.encode(
             text, add_special_tokens=False
         )
         self._config = config
         self._scopes = scopes
         self._prompts = prompts
+        self._generation = generation
         self.plain_head: str | None = None
         """What the template puts in front of a first user message; None: not known yet."""
         self._encoded: OrderedDict[str, list[int]] = OrderedDict()
@@ -135,6 +142,8 @@ class ChainPlanner:
                 ends.append((candidate.entry, end))
         if self._config.history and writes.history:
             segments += self._history(prompt, draft, segments, mine)
+        generations = {scope: self._generation(scope) for scope in {s.scope for s in segments}}
+        segments = [dataclasses.replace(s, generation=generations[s.scope]) for s in segments]
         orders = Orders(tuple(segments), writes.head) if segments else None
         shared = self._scopes.tenant(principal, prompt.client_salt)
         plan = KVPlan(

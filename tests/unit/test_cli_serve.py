@@ -287,7 +287,11 @@ def test_an_unknown_tier_is_refused(settings: Path, executed: list[Any]) -> None
 
 def test_the_caller_s_own_connector_is_the_only_one(settings: Path, executed: list[Any]) -> None:
     own = '{"kv_connector": "Own"}'
-    for arguments in (["--kv-transfer-config", own], [f"--kv_transfer_config={own}"]):
+    for arguments in (
+        ["--kv-transfer-config", own],
+        [f"--kv_transfer_config={own}"],
+        ["--kv-transfer-config.kv_connector", "Own"],
+    ):
         executed.clear()
         result = _serve("m", "--port", "1", *arguments, "--config", str(settings))
         assert [a for a in executed[0] if "transfer" in a or "Own" in a] == arguments

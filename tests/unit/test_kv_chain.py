@@ -73,6 +73,11 @@ def test_a_key_depends_on_every_token_up_to_its_end_and_on_none_behind(place, to
         assert (old == new) == (changed[: segment.end] == TOKENS[: segment.end])
 
 
+def test_a_key_depends_on_where_its_segment_starts():
+    whole, cut = ([Segment(48, "s")], [Segment(16, "s"), Segment(48, "s")])
+    assert chain_keys(MODEL, TOKENS, whole)[-1] != chain_keys(MODEL, TOKENS, cut)[-1]
+
+
 def test_the_same_text_has_another_key_in_another_place():
     text = TOKENS[:16]
     first, second, third = chain_keys(MODEL, text * 3, [Segment(n, "s") for n in (16, 32, 48)])

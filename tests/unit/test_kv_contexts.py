@@ -13,7 +13,8 @@ from memos_vllm.activation.files import Shape
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.orders import Source
 from memos_vllm.activation.people import SharedPrompts
-from memos_vllm.activation.store import Namer, short
+from memos_vllm.activation.store import Namer
+from memos_vllm.activation.tombstones import short
 from memos_vllm.governance.scope import Scopes
 from tests.conftest import principal
 from tests.unit.test_kv_files import layers_of
@@ -117,6 +118,26 @@ def test_another_version_of_a_cube_before_is_another_cube(kept):
     ]
     found = kept.view.closest(tokens, changed, 3, {"tenant"}, lambda cubes: True)
     assert [(source.key, source.shared) for source in found] == [(keys[3], 1)]
+
+
+def test_the_same_text_of_another_cube_shares_nothing_before_it(kept):
+    kept.keep("HAB")
+    tokens, segments = chain("HCB")
+    last = segments[-1]
+    segments[-1] = Segment(last.end, last.scope, (*last.cubes[:-1], "twin@1"))
+    (source,) = kept.view.closest(tokens, segments, 2, {"tenant"}, lambda cubes: True)
+    assert source.shared == 0
+
+
+def test_a_file_that_comes_back_is_a_context_again(kept):
+    kept.keep("HAB")
+    (name,) = kept.namer.names(*chain("HAB"))[2]
+    path = kept.keeper.disk.path(str(name))
+    content = path.read_bytes()
+    kept.keeper.wipe_segment(str(name))
+    assert kept.closest("HB") == []
+    path.write_bytes(content)
+    assert len(kept.closest("HB")) == 1
 
 
 @pytest.mark.parametrize("late", ["X", "Y"])
@@ -249,6 +270,11 @@ def test_a_declared_message_is_shared_at_once_and_for_its_tenant_only(tmp_path):
     assert prompts.is_shared("acme", "", "Be brief.\ud800")
     assert not prompts.is_shared("globex", "a", "Be brief.\ud800")
     assert not prompts.is_shared("acme", "a", "Be brief.")
+
+
+def test_a_declared_message_stays_declared_when_more_people_are_asked_for(tmp_path):
+    SharedPrompts(tmp_path, 2).declare("acme", "Be brief.")
+    assert SharedPrompts(tmp_path, 9).is_shared("acme", "", "Be brief.")
 
 
 # -- scopes -----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from pathlib import Path
 from unittest import mock
@@ -269,3 +271,58 @@ def test_leftovers_are_the_unfinished_files_alone(path):
     unfinished = path.parent / ".x1.tmp"
     unfinished.touch()
     assert list(wiping.leftovers(path.parents[1])) == [unfinished]
+
+
+# -- a file that says something else than was written ----------------------------------------------
+
+
+def _with_header(whole: bytes, change) -> bytes:
+    length = int.from_bytes(whole[:8], "little")
+    tree = json.loads(whole[8 : 8 + length])
+    change(tree)
+    text = json.dumps(tree).encode()
+    return len(text).to_bytes(8, "little") + text + whole[8 + length :]
+
+
+def _other_start(tree):
+    tree["__metadata__"]["start"] = "17"
+
+
+def _other_cubes(tree):
+    tree["__metadata__"]["cubes"] = "somebody-else@1"
+
+
+def _endless(tree):
+    tree["kv"]["shape"][0] = 1e999
+
+
+@pytest.mark.parametrize("change", [_other_start, _other_cubes, _endless])
+def test_a_changed_header_is_damage(whole, change):
+    path, intact, _ = whole
+    path.write_bytes(_with_header(intact, change))
+    with pytest.raises(DamagedPayload), SegmentReader(path):
+        pass
+
+
+@pytest.mark.parametrize("count", [SHAPE.layers - 1, SHAPE.layers + 1])
+def test_another_number_of_layers_leaves_no_file(tmp_path, count):
+    layers = (layers_of() * 2)[:count]
+    with pytest.raises(ValueError, match="layers"):
+        files.write(tmp_path / "one", SHAPE, layers, METADATA)
+    assert files_in(tmp_path) == []
+
+
+def test_the_size_of_a_file_is_known_before_it_is_written(tmp_path):
+    written = files.write(tmp_path / "one", SHAPE, layers_of(), METADATA)
+    assert files.file_bytes(SHAPE, METADATA) == written == (tmp_path / "one").stat().st_size
+
+
+def test_a_copy_is_whole_where_the_system_takes_little_at_a_time(path, tmp_path, monkeypatch):
+    class Little(io.FileIO):
+        def write(self, data):
+            return super().write(memoryview(data)[:100])
+
+    monkeypatch.setattr(os, "fdopen", lambda fd, *_, **__: Little(fd, "wb"))
+    copied = files.copy(path, tmp_path / "copy")
+    assert copied == path.stat().st_size
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()

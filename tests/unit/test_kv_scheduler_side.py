@@ -13,7 +13,8 @@ from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.orders import Orders, Source
-from memos_vllm.activation.store import Namer, short
+from memos_vllm.activation.store import Namer
+from memos_vllm.activation.tombstones import short
 from tests.unit.test_kv_files import layers_of
 from tests.unit.test_kv_store import MODEL, open_keeper, settings
 

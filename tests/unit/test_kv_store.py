@@ -15,7 +15,8 @@ from memos_vllm.activation import files
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.files import Scratch, Shape
 from memos_vllm.activation.keeper import SegmentKeeper
-from memos_vllm.activation.store import Namer, SegmentName, SegmentStore, short
+from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.tombstones import short
 from memos_vllm.activation.wiping import SUFFIX
 from memos_vllm.config import KVConfig
 from memos_vllm.errors import DamagedPayload
@@ -49,10 +50,14 @@ def named(key: str, scope: str = "alice") -> SegmentName:
 
 
 def keep(
-    keeper: SegmentKeeper, name: SegmentName, cubes: Sequence[str] = ("a@1",), layers=None
+    keeper: SegmentKeeper,
+    name: SegmentName,
+    cubes: Sequence[str] = ("a@1",),
+    layers=None,
+    generation: int = 0,
 ) -> bool:
     layers = layers_of(SHAPE) if layers is None else layers
-    return keeper.add(name, SHAPE, layers, cubes, {"digest": short(name.key)})
+    return keeper.add(name, SHAPE, layers, cubes, {"digest": short(name.key)}, generation)
 
 
 def read(keeper: SegmentKeeper, name: SegmentName) -> tuple[torch.Tensor, str]:
@@ -245,7 +250,64 @@ def test_forgetting_a_scope_wipes_that_scope_only(keeper, tmp_path):
     for file in held:
         with file:
             assert not any(file.read())
-    assert keep(keeper, named("alice")), "a person that comes back is served"
+    again = keeper.generation("alice/salted")
+    assert keep(keeper, named("alice"), generation=again), "a person that comes back is served"
+
+
+def test_a_save_on_its_way_brings_nothing_of_a_forgotten_scope_back(keeper, tmp_path):
+    planned = keeper.generation("alice")
+
+    def slow():
+        yield from layers_of(SHAPE)
+        open_store(tmp_path).forget_scope("alice")
+
+    assert not keep(keeper, named("k"), layers=slow(), generation=planned)
+    assert not keep(keeper, named("l"), generation=planned)
+    assert kept_in(tmp_path) == []
+    assert keep(keeper, named("m", "bob"), generation=keeper.generation("bob"))
+
+
+@pytest.mark.parametrize("late", [3, 1])
+def test_a_late_order_takes_no_deletion_back(keeper, late):
+    keeper.forget("a")
+    keeper.forget("a", late)
+    assert not keep(keeper, named("k"), ("a@4",))
+
+
+def test_a_late_order_takes_no_newer_change_back(keeper):
+    keeper.forget("a", 10)
+    keeper.forget("a", 9)
+    assert not keep(keeper, named("k"), ("a@9",))
+    assert keep(keeper, named("k"), ("a@10",))
+
+
+def test_a_copy_in_memory_is_forgotten_long_after_its_file_on_disk_went(keeper, tmp_path):
+    keep(keeper, named("k"))
+    keeper.disk.wipe(str(named("k")))
+    for path in filter(Path.is_file, (tmp_path / "kv" / "cubes").rglob("*")):
+        _age(path, 2 * 86_400)
+    keeper.sweep()
+    assert keeper.where(named("k")) == "ram"
+    assert open_store(tmp_path).forget("a") == 1
+    assert kept_in(tmp_path) == []
+
+
+def test_uses_count_from_the_first_one_after_a_restart(keeper, tmp_path):
+    keep(keeper, named("k"))
+    again = open_keeper(tmp_path)
+    for _ in range(2):
+        read(again, named("k"))
+    assert again.ram is not None
+    assert again.ram.hits(str(named("k"))) == 2
+
+
+def test_memory_that_was_given_back_is_made_again(keeper, tmp_path):
+    keep(keeper, named("k"))
+    keeper.empty_memory()
+    for _ in range(2):
+        read(keeper, named("k"))
+    keeper.promote(named("k"))
+    assert keeper.where(named("k")) == "ram"
 
 
 def test_a_client_s_salt_has_other_keys_in_the_same_folder():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from types import SimpleNamespace
 
@@ -103,6 +104,16 @@ def test_what_never_fits_is_refused_and_pushes_nothing_out(tmp_path, monkeypatch
     assert on_disk(tmp_path) == {"k"}
 
 
+def test_a_nearly_full_disk_is_made_room_on_too(small, tmp_path, monkeypatch):
+    for i in range(3):
+        keep(small, named(f"k{i}"))
+    free = itertools.count((64 << 20) - FILE_BYTES // 2, FILE_BYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    assert keep(small, named("l"))
+    assert "l" in on_disk(tmp_path)
+    assert "k0" not in on_disk(tmp_path)
+
+
 def test_room_is_made_among_other_processes_files_too(small, tmp_path):
     for i in range(4):
         keep(small, named(f"k{i}"))
@@ -133,7 +144,7 @@ def test_looking_makes_no_folder_and_keeping_makes_them_for_this_user_alone(tmp_
     assert (keeper.disk.totals(), keeper.contexts("d"), keeper.sizes("a")) == ((0, 0), [], {})
     assert keeper.pinned() == set()
     keeper.sweep()
-    keeper.forget_scope("alice")
+    assert keeper.generation("alice") == 0
     assert sorted(tmp_path.rglob("*")) == before
     assert keep(keeper, named("k"))
     tops = [tmp_path / "kv", *(tier.folder for tier in keeper.tiers())]

@@ -21,6 +21,8 @@ class Piece:
     """Of the segment's own tokens."""
     scope: str = ""
     """Digest of the whole scope."""
+    generation: int = 0
+    """Of the scope, when it was planned."""
     shift: int = 0
     """How many tokens later it stands here than where it was computed; then it is approximate."""
 

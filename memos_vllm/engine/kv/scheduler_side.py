@@ -9,7 +9,8 @@ from typing import Any
 
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.orders import Orders, Source, read_orders
-from memos_vllm.activation.store import Namer, SegmentName, SegmentStore, short
+from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.tombstones import short
 from memos_vllm.config import KVConfig
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 
@@ -44,6 +45,7 @@ class _Chain:
                     segment.cubes,
                     own_digest(tokens[starts[i] : segment.end]),
                     short(segment.scope),
+                    segment.generation,
                     starts[i] - source.start if source is not None else 0,
                 )
             )

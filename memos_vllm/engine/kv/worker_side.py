@@ -160,7 +160,8 @@ class WorkerSide:
                     "model": piece.name.model,
                     "scope": piece.scope,
                 }
-                if self._store.add(self._named(piece), shape, layers, piece.cubes, metadata):
+                name = self._named(piece)
+                if self._store.add(name, shape, layers, piece.cubes, metadata, piece.generation):
                     self._count("saved_tokens", piece.end - piece.start)
             if time.monotonic() - self._swept > _SWEEP_SECONDS:
                 self._sweep()
