@@ -112,6 +112,13 @@ class RememberConfig(Section):
     )
 
 
+NEAR_PROBES = (
+    "What does the text above say?",
+    "Which names, numbers and dates are mentioned?",
+    "Say the most important point in one sentence.",
+)
+
+
 class KVConfig(Section):
     tier: Literal["fs", "none"] = Field(
         "fs", description="where KV outlives the engine: in files of ours, or nowhere"
@@ -135,6 +142,15 @@ class KVConfig(Section):
     )
     near_recompute_tokens: int = Field(
         0, ge=0, description="with approximate KV, how much of its end is computed all the same"
+    )
+    near_max_kl: float = Field(
+        0.25,
+        ge=0,
+        description="approximate KV from a context that was measured to cost more, nats of the first "
+        "token, is not used",
+    )
+    near_probes: tuple[str, ...] = Field(
+        NEAR_PROBES, description="questions that this is measured with, in the background"
     )
     shared_system_prompt_people: int = Field(
         3,

@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config import Config
 from memos_vllm.cube.ids import CubeId
-from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, MemCube, NewCube, Payload
+from memos_vllm.cube.model import (
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    KVUsage,
+    MemCube,
+    NewCube,
+    Payload,
+)
 from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.scope import Scopes
@@ -171,6 +179,25 @@ class MemorySystem:
         return Scopes(self.database.secret("cache_salt"), self.config.governance.isolation)
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def kv_usage(self, caller: Principal, cube: str) -> KVUsage:
+        """The KV that is kept of a cube, as far as it serves the caller; all of it for an admin."""
+        scopes = self.kv_scopes(caller)
+        sizes = self.segments.sizes(cube, scopes)
+        qualities = self.segments.qualities(cube, scopes)
+        return KVUsage(
+            chains=len(sizes),
+            bytes=sum(sizes.values()),
+            pinned=self.segments.has_pin(cube),
+            near_kl=round(qualities[0].kl, 4) if qualities else None,
+            near_refused=sum(q.kl > self.config.kv.near_max_kl for q in qualities),
+        )
+
+    def kv_scopes(self, caller: Principal) -> list[str] | None:
+        """Whose KV they may ask about; None: everybody's."""
+        if caller.can(Role.ADMIN):
+            return None
+        return [self.scopes.person(caller), self.scopes.tenant(caller)]
 
     def _forget_kv(self, work: Work) -> None:
         """Wipe KV that holds what a cube said before; with a person's cube, their conversations'.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from typing import Any
 
 from benchmarks.ttft.chat import Bench, somebody
+from memos_vllm.activation.quality import divergence
 
 TOP = 1000
 QUESTION = "Which number belongs to the river?"
@@ -75,20 +75,6 @@ def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[s
         same = sum(row["same_first_token"] for row in late)
         headline["near_top1_agreement"] = round(same / len(late), 4)
     return headline, rows
-
-
-def divergence(full: dict[str, float], other: dict[str, float]) -> float:
-    """KL of the first token, over the tokens that `full` lists and one bucket for all others."""
-    floor = min(other.values())
-    kl, left, left_other = 0.0, 1.0, 1.0
-    for token, logprob in full.items():
-        theirs = other.get(token, floor)
-        kl += math.exp(logprob) * (logprob - theirs)
-        left -= math.exp(logprob)
-        left_other -= math.exp(theirs)
-    if left > 1e-9 and left_other > 1e-9:
-        kl += left * math.log(left / left_other)
-    return max(kl, 0.0)
 
 
 def _text(reply: dict[str, Any]) -> str:

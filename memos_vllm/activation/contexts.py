@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 from memos_vllm.activation.chain import Segment, own_digest
@@ -34,12 +35,16 @@ class Context:
     """Digest of the whole scope, a client's own salt included."""
     cubes: tuple[str, ...]
     """`id@sequence` of what stood before it, and itself."""
+    kl: float | None = None
+    """What its KV cost in other places, as far as that was measured."""
 
 
 class ContextIndex:
-    def __init__(self, store: SegmentStore, namer: Namer) -> None:
+    def __init__(self, store: SegmentStore, namer: Namer, most_kl: float = math.inf) -> None:
+        """Args: most_kl: a context that was measured to cost more, nats, is not used."""
         self._store = store
         self._namer = namer
+        self._most_kl = most_kl
         self._headers: OrderedDict[str, Context | None] = OrderedDict()
 
     def reach(self, tokens: Sequence[int], segments: Sequence[Segment]) -> int:
@@ -58,12 +63,14 @@ class ContextIndex:
         first: int,
         scopes: Iterable[str],
         may_read: Callable[[Sequence[str]], bool],
+        without: Container[str] = (),
     ) -> list[Source]:
         """For each segment from `first` on, the best other context; ends where there is none.
 
         Args:
             scopes: those that the person asking may be served from.
             may_read: whether they may read all of these cubes (`id@sequence`).
+            without: keys of segments that are no other context.
         """
         allowed = {short(scope) for scope in scopes}
         found = []
@@ -74,7 +81,10 @@ class ContextIndex:
             contexts = [
                 context
                 for context in self._contexts(digest)
-                if context.scope in allowed and may_read(context.cubes)
+                if context.scope in allowed
+                and context.name.key not in without
+                and may_read(context.cubes)
+                and not (context.kl or 0.0) > self._most_kl
             ]
             if not contexts:
                 break
@@ -86,6 +96,8 @@ class ContextIndex:
                     best.name.key,
                     best.start,
                     max(_common(best.cubes, segment.cubes) - 1, 0),
+                    max(len(best.cubes) - 1, 0),
+                    best.kl,
                 )
             )
         return found
@@ -109,7 +121,8 @@ class ContextIndex:
                 self._headers.popitem(last=False)
         if context is None or not self._store.has_all(self._ranks(context.name)):
             return None
-        return context
+        known = self._store.quality.read(str(self._namer.at(context.name.scope, context.name.key)))
+        return dataclasses.replace(context, kl=known.kl) if known else context
 
     def _read(self, text: str) -> Context | None:
         model, scope, key = text.split("/")

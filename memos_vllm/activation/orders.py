@@ -24,6 +24,10 @@ class Source:
     """Token at which it stood where it was computed."""
     shared: int = 0
     """Cubes right before it that are the same here."""
+    behind: int = 0
+    """Cubes that stood before it there."""
+    kl: float | None = None
+    """What its KV cost in other places, nats; None: not measured yet."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

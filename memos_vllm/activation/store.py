@@ -4,6 +4,7 @@
     <ram>/<model>/<scope>/<key>.safetensors               the hot part again, in shared memory
     <disk>/cubes/<cube>/<model>.<scope>.<key>             one mark per cube in a segment's prefix
     <disk>/contexts/<text>/<model>.<scope>.<key>          in which segments a text stands last
+    <disk>/quality/                                       what approximate KV cost (quality)
     <disk>/pins/<cube>                                    cubes whose KV stays
     <disk>/gone/                                          what was forgotten (tombstones)
 
@@ -25,6 +26,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memos_vllm.activation.chain import Segment, chain_keys
+from memos_vllm.activation.quality import Quality, QualityNotes
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.tombstones import Tombstones, short
 from memos_vllm.activation.wiping import SUFFIX, wipe
@@ -57,6 +59,10 @@ class Namer:
     model: bytes
     ranks: tuple[str, ...] = ("",)
 
+    def at(self, scope: str, key: str) -> SegmentName:
+        """A segment by its folder and key, on the first worker."""
+        return SegmentName(self.model.hex()[:16], scope, key, self.ranks[0])
+
     def names(
         self, tokens: Sequence[int], segments: Sequence[Segment]
     ) -> list[tuple[SegmentName, ...]]:
@@ -74,6 +80,7 @@ class SegmentStore:
         self._root = folder
         self._cubes = folder / "cubes"
         self.gone = Tombstones(folder / "gone")
+        self.quality = QualityNotes(folder / "quality")
         self._pins = folder / "pins"
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
@@ -153,14 +160,25 @@ class SegmentStore:
             for mark in self._marks(self._cubes / pin.name)
         }
 
-    def sizes(self, cube: str) -> dict[str, int]:
-        """The segments whose prefix contains a cube, with their bytes on disk."""
+    def sizes(self, cube: str, scopes: Iterable[str] | None = None) -> dict[str, int]:
+        """The segments whose prefix contains a cube, with their bytes on disk.
+
+        Args:
+            scopes: only what is kept for these; None: for whomever.
+        """
         found = {}
+        seen = None if scopes is None else {short(scope.partition("/")[0]) for scope in scopes}
         for mark in self._marks(self._cubes / short(cube)):
             name = mark.name.replace("+", "/")
-            with contextlib.suppress(FileNotFoundError):
-                found[name] = self.disk.path(name).stat().st_size
+            if seen is None or name.split("/")[1] in seen:
+                with contextlib.suppress(FileNotFoundError):
+                    found[name] = self.disk.path(name).stat().st_size
         return found
+
+    def qualities(self, cube: str, scopes: Iterable[str] | None = None) -> list[Quality]:
+        """What was measured of a cube's own KV in other places, the best first. Args: as above."""
+        known = [self.quality.read(name) for name in self.sizes(cube, scopes)]
+        return sorted((q for q in known if q and q.cube == cube), key=lambda q: q.kl)
 
     def empty_memory(self) -> None:
         """Give shared memory back, at the end of a server: the disk has it all."""
@@ -173,7 +191,8 @@ class SegmentStore:
             tier.sweep()
         self.gone.sweep()
         noted = (self._root / "contexts").glob("*/*/*")
-        for mark in itertools.chain(self._cubes.glob("*/*"), noted):
+        measured = self.quality.folder.glob("*")
+        for mark in itertools.chain(self._cubes.glob("*/*"), noted, measured):
             if not any(tier.has(mark.name.replace("+", "/")) for tier in self.tiers()):
                 with contextlib.suppress(OSError):
                     if time.time() - mark.stat().st_mtime > _MARK_SECONDS:
@@ -197,6 +216,7 @@ class SegmentStore:
 
     def wipe_segment(self, name: str) -> bool:
         # On all of them; the disk first, so that nothing is copied into memory behind our back.
+        self.quality.forget(name)
         wiped = [tier.wipe(name) for tier in reversed(self.tiers())]
         return any(wiped)
 

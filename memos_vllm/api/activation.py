@@ -46,11 +46,22 @@ class Activated(Strict):
     segments: list[SegmentView]
 
 
+class NearView(Strict):
+    """KV of the cube from one context, put into other places and measured there."""
+
+    behind: int = Field(description="cubes that stand before it in that context")
+    kl: float = Field(description="mean KL of the first token to exact KV, nats")
+    top1: float = Field(description="share of probes with the same likeliest token")
+    probes: int
+    used: bool = Field(description="false: it costs more than `kv.near_max_kl`")
+
+
 class CubeActivation(Strict):
     cube: str
     chains: int = Field(description="segments that hold the cube, in whichever context")
     bytes: int
     pinned: bool
+    near: list[NearView] = Field(description="what its KV cost in other places, the best first")
 
 
 class TierView(Strict):
@@ -108,14 +119,21 @@ async def activate_cube(
 
 @router.get("/cubes/{ref}/activation")
 def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
-    """The KV that is kept of a cube."""
+    """The KV that is kept of a cube, as far as it serves whoever asks; for an admin, all of it."""
     cube = system.vault.get(caller, ref).meta.id
-    sizes = system.segments.sizes(cube)
+    usage = system.kv_usage(caller, cube)
+    near = [
+        NearView(
+            behind=quality.behind,
+            kl=round(quality.kl, 4),
+            top1=round(quality.top1, 3),
+            probes=quality.probes,
+            used=quality.kl <= system.config.kv.near_max_kl,
+        )
+        for quality in system.segments.qualities(cube, system.kv_scopes(caller))
+    ]
     return CubeActivation(
-        cube=cube,
-        chains=len(sizes),
-        bytes=sum(sizes.values()),
-        pinned=system.segments.has_pin(cube),
+        cube=cube, chains=usage.chains, bytes=usage.bytes, pinned=usage.pinned, near=near
     )
 
 

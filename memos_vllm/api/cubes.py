@@ -102,7 +102,9 @@ def get_cube(
     version: Word = None,
 ) -> MemCube:
     """A cube with its payload; `version` reads an older one."""
-    return _tagged(response, system.vault.get(caller, ref, version))
+    cube = system.vault.get(caller, ref, version)
+    cube.meta.usage.kv = system.kv_usage(caller, cube.meta.id)
+    return _tagged(response, cube)
 
 
 @router.patch("/{ref}")

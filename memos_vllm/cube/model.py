@@ -96,9 +96,20 @@ class Provenance(Strict):
     note: str | None = Field(None, max_length=2000, pattern=r"^[^\x00]*$")
 
 
+class KVUsage(Strict):
+    chains: int = Field(description="segments that hold the cube, in whichever context")
+    bytes: int
+    pinned: bool
+    near_kl: float | None = Field(
+        None, description="of its best context, put into other places; null: not measured yet"
+    )
+    near_refused: int = Field(0, description="contexts that cost more than `kv.near_max_kl`")
+
+
 class Usage(Strict):
     reads: int = 0
     last_read: datetime | None = None
+    kv: KVUsage | None = Field(None, description="filled where one cube is asked for")
 
 
 class Header(Strict):

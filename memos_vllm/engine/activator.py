@@ -7,10 +7,11 @@ import dataclasses
 import time
 from typing import Any
 
-from memos_vllm.activation.store import Namer, SegmentStore
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.api.activation import SegmentView
 from memos_vllm.engine.builder import ChainBuilder
 from memos_vllm.engine.chains import Prompt, Writes
+from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.principal import Principal
@@ -26,8 +27,8 @@ class EngineActivator:
     memory: ChatMemory
     pipeline: Pipeline
     builder: ChainBuilder
+    near: NearPlanner
     store: SegmentStore
-    namer: Namer
     scopes: Scopes
 
     async def activate(
@@ -65,7 +66,9 @@ class EngineActivator:
         end = chained.ends[-1][1]
         segments = [s for s in chained.orders.segments if s.end <= end] if chained.orders else []
         built = await self.builder.build(model.prompt.tokens, segments)
-        names = self.namer.names(model.prompt.tokens, segments)
+        if built:
+            self.near.measure_others(caller, model.prompt, segments)
+        names = self.builder.namer.names(model.prompt.tokens, segments)
         shared = self.scopes.tenant(caller)
         starts = [0, *(segment.end for segment in segments)]
         views = [

@@ -15,6 +15,7 @@ from memos_vllm.engine.chains import ChainPlanner
 from memos_vllm.engine.kv.fingerprint import namer
 from memos_vllm.engine.kv.rope import rotation_problem
 from memos_vllm.engine.near import NearPlanner
+from memos_vllm.engine.probe import Probe
 from memos_vllm.engine.promoter import Promoter
 from memos_vllm.engine.salting import InFlight
 from memos_vllm.engine.serving import ChatMemory
@@ -46,12 +47,13 @@ def attach_kv(
     names = namer(engine_client.vllm_config, config.kv_path)
     builder = ChainBuilder(engine_client, system.segments, names, people)
     near = NearPlanner(
-        ContextIndex(system.segments, names),
+        ContextIndex(system.segments, names, config.kv.near_max_kl),
         system.views,
         system.scopes,
         builder,
         pipeline.spawn,
         config.kv.near_heal,
+        Probe(builder, system.segments, config.kv.near_probes, memory.tail_of),
         rotation_problem(engine_client.vllm_config),
     )
     memory.plan_kv_with(
@@ -60,7 +62,7 @@ def attach_kv(
         ),
         near,
     )
-    activator = EngineActivator(memory, pipeline, builder, system.segments, names, system.scopes)
+    activator = EngineActivator(memory, pipeline, builder, near, system.segments, system.scopes)
     promoter = Promoter(activator.build_head, config.kv.promote_uses, pipeline.spawn, loop)
     memory.promoter = promoter
     system.text_changed = promoter.changed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -23,6 +23,8 @@ PIECE_TOKENS = 256
 _LONGEST_WAIT_SECONDS = 30.0
 _SAVE_SECONDS = 30.0
 _PRIORITY = 1000
+_LISTED = 20
+"""Log-probabilities of so many tokens, if the engine gives them."""
 
 
 class ChainBuilder:
@@ -31,11 +33,16 @@ class ChainBuilder:
     ) -> None:
         self._engine = engine_client
         self._store = store
-        self._namer = namer
+        self.namer = namer
         self._people = people
         self._one_at_a_time = asyncio.Semaphore(1)
         policy = engine_client.vllm_config.scheduler_config.policy
         self._priority = _PRIORITY if policy == "priority" else 0
+        self._listed: int = min(_LISTED, engine_client.vllm_config.model_config.max_logprobs)
+
+    @property
+    def sees_logprobs(self) -> bool:
+        return bool(self._listed > 0)
 
     async def build(self, tokens: Sequence[int], segments: Sequence[Segment]) -> bool:
         """Compute and keep these segments' KV; False when it was there already.
@@ -43,18 +50,16 @@ class ChainBuilder:
         Raises:
             SegmentsUnavailable: it was computed and could not be kept (the server's log says why).
         """
-        names = self._namer.names(tokens, segments)
+        names = self.namer.names(tokens, segments)
         if all([await asyncio.to_thread(self._store.has_all, each) for each in names]):
             return False
         end, salt = segments[-1].end, secrets.token_hex(16)  # nobody else finds these blocks
         async with self._one_at_a_time:
             for reach in [*range(PIECE_TOKENS, end, PIECE_TOKENS), end + 1]:
-                await self._people.idle(_LONGEST_WAIT_SECONDS)
                 orders = Orders(tuple(segments)) if reach > end else None
                 # Behind the chain the engine needs one token more to compute: any will do.
                 prompt = [*tokens[:reach], tokens[0]][:reach]
-                work = self._compute(prompt, salt, orders)
-                await asyncio.get_running_loop().create_task(work, context=Context())
+                await self._when_idle(prompt, salt, orders)
             deadline = time.monotonic() + _SAVE_SECONDS
             while not await asyncio.to_thread(self._store.has_all, names[-1]):
                 if time.monotonic() > deadline:
@@ -62,16 +67,34 @@ class ChainBuilder:
                 await asyncio.sleep(0.05)
         return True
 
-    async def _compute(self, tokens: list[int], salt: str, orders: Orders | None) -> None:
+    async def ask(
+        self, tokens: list[int], salt: str, orders: Orders
+    ) -> tuple[int, dict[Hashable, float]]:
+        """(tokens whose KV was there, the first token's log-probabilities by token)"""
+        async with self._one_at_a_time:
+            output = await self._when_idle(tokens, salt, orders, self._listed)
+        listed = output.outputs[0].logprobs[0]
+        logprobs = {token: entry.logprob for token, entry in listed.items()}
+        return output.num_cached_tokens or 0, logprobs
+
+    async def _when_idle(
+        self, tokens: list[int], salt: str, orders: Orders | None, listed: int | None = None
+    ) -> Any:
+        await self._people.idle(_LONGEST_WAIT_SECONDS)
+        work = self._compute(tokens, salt, orders, listed)
+        return await asyncio.get_running_loop().create_task(work, context=Context())
+
+    async def _compute(
+        self, tokens: list[int], salt: str, orders: Orders | None, listed: int | None
+    ) -> Any:
         from vllm import SamplingParams
 
         BACKGROUND.set(True)
         KV_ORDERS.set(orders.to_params() if orders else None)
         outputs = self._engine.generate(
             {"prompt_token_ids": tokens, "cache_salt": salt},
-            SamplingParams(max_tokens=1, temperature=0.0, detokenize=False),
+            SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, logprobs=listed),
             f"memos-build-{secrets.token_hex(8)}",
             priority=self._priority,
         )
-        async for _ in outputs:
-            pass
+        return [output async for output in outputs][-1]

@@ -76,6 +76,7 @@ class Chained:
             else:
                 entry.form, entry.kv = "kv", "near"
                 entry.context = _context(source.shared)
+                entry.expected_kl = source.kl
 
 
 def _context(shared: int) -> str:

@@ -6,14 +6,15 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Container, Coroutine, Sequence
 from typing import Any, Protocol
 
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.contexts import ContextIndex
-from memos_vllm.activation.orders import Orders
+from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.engine.builder import ChainBuilder
 from memos_vllm.engine.chains import Chained, Prompt
+from memos_vllm.engine.probe import Probe
 from memos_vllm.errors import Unavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
@@ -34,6 +35,7 @@ class NearPlanner:
     builder: ChainBuilder
     spawn: Spawn
     heals: bool
+    probe: Probe
     problem: str | None
     """Why keys of the served model cannot be moved; None: they can."""
     healing: set[int] = dataclasses.field(default_factory=set)
@@ -53,13 +55,42 @@ class NearPlanner:
         mark = hash((end, tuple(prompt.tokens[:end])))
         if mark not in self.healing:
             self.healing.add(mark)
-            self.spawn(self._build(prompt.tokens, _head(chained), mark))
+            work = self._build(prompt.tokens, _head(chained), tuple(chained.near), mark)
+            self.spawn(work)
+
+    def measure_others(
+        self, principal: Principal, prompt: Prompt, segments: Sequence[Segment]
+    ) -> None:
+        """Find out what other contexts cost here, once this head is kept exactly."""
+
+        async def work() -> None:
+            names = self.builder.namer.names(prompt.tokens, segments)
+            own = {each[0].key for each in names}
+            sources = await asyncio.to_thread(self._closest, principal, prompt, segments, 1, own)
+            await self.probe.measure(prompt.tokens, segments, sources)
+
+        if self.problem is None:
+            self.spawn(work())
 
     def _plan(self, principal: Principal, prompt: Prompt, chained: Chained) -> None:
         segments = _head(chained)
         exact = self.index.reach(prompt.tokens, segments)
         if not 0 < exact < len(segments):
             return
+        chained.near = self._closest(principal, prompt, segments, exact)
+        if chained.near:
+            kept = tuple(segments[: exact + len(chained.near)])
+            chained.orders = Orders(kept, save=False, near=tuple(chained.near))
+            chained.salt = secrets.token_hex(16)
+
+    def _closest(
+        self,
+        principal: Principal,
+        prompt: Prompt,
+        segments: Sequence[Segment],
+        first: int,
+        without: Container[str] = (),
+    ) -> list[Source]:
         scopes = {
             self.scopes.tenant(principal, prompt.client_salt),
             self.scopes.person(principal, prompt.client_salt),
@@ -68,15 +99,18 @@ class NearPlanner:
         def may_read(cubes: Sequence[str]) -> bool:
             return self.views.may_use(principal, [cube.partition("@")[0] for cube in cubes])
 
-        chained.near = self.index.closest(prompt.tokens, segments, exact, scopes, may_read)
-        if chained.near:
-            kept = tuple(segments[: exact + len(chained.near)])
-            chained.orders = Orders(kept, save=False, near=tuple(chained.near))
-            chained.salt = secrets.token_hex(16)
+        return self.index.closest(prompt.tokens, segments, first, scopes, may_read, without)
 
-    async def _build(self, tokens: Sequence[int], segments: list[Segment], mark: int) -> None:
+    async def _build(
+        self,
+        tokens: Sequence[int],
+        segments: list[Segment],
+        sources: Sequence[Source],
+        mark: int,
+    ) -> None:
         try:
             await self.builder.build(tokens, segments)
+            await self.probe.measure(tokens, segments, sources)
         except Unavailable as error:
             log.warning("a chain that was served near is not built: %s", error)
         finally:

@@ -24,7 +24,7 @@ from memos_vllm.options import read_options
 from memos_vllm.pipeline import Chat, Pipeline
 from memos_vllm.reader.messages import SYSTEM_ROLES, text_of
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
-from memos_vllm.scheduler.render import control_string_breaker
+from memos_vllm.scheduler.render import CLOSING, control_string_breaker
 from memos_vllm.scheduler.scheduler import Tokenizer
 
 _TURN: ContextVar[_Turn | None] = ContextVar("memos_turn", default=None)
@@ -132,6 +132,18 @@ class ChatMemory:
         except self._refusals:
             return None
         return _prompt_of(request, result[1]) if isinstance(result, tuple) else None
+
+    async def tail_of(self, question: str) -> list[int] | None:
+        """Tokens behind memory at the head, up to the reply; None: the template does not say."""
+        system = {"role": "system", "content": _MARK}
+        prompt = await self.render_prompt([system, {"role": "user", "content": question}])
+        if prompt is None or _MARK not in prompt.text:
+            return None
+        tail = CLOSING + prompt.text.partition(_MARK)[2]
+        tokens: list[int] = self._serving.renderer.get_tokenizer().encode(
+            tail, add_special_tokens=False
+        )
+        return tokens
 
     async def measure(self, request: Any) -> int | None:
         """Tokens of a request's prompt; keeps the rendering for the handler. None: refused."""
@@ -307,6 +319,7 @@ def _cube(entry: PlanEntry) -> dict[str, Any]:
         "form": entry.form,
         "kv": entry.kv,
         "context": entry.context,
+        "expected_kl": entry.expected_kl,
         "score": entry.score,
         "tokens": 0,
         "items": [],

@@ -27,6 +27,11 @@ class PlanEntry(PlanModel):
     context: str | None = Field(
         None, description="with `near`: where the KV was computed that was put here"
     )
+    expected_kl: float | None = Field(
+        None,
+        description="with `near`: what KV from there cost when it was measured, nats; null: it was "
+        "not measured yet",
+    )
     placement: Placement
     item: str | None = Field(None, description="null: the whole cube")
     score: float | None = None

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from memos_vllm.activation.files import SegmentReader
+from memos_vllm.activation.quality import Quality, QualityNotes
 from tests.engine.harness import Server, cached_tokens, chat, wait_for
 from tests.engine.kv import (
     QUESTION,
@@ -15,6 +17,7 @@ from tests.engine.kv import (
     chains,
     explain,
     make,
+    segments,
     served,
     text_of,
 )
@@ -172,6 +175,26 @@ def distance(one: Any, other: Any) -> float:
     return max(abs(left[token] - right[token]) for token in left.keys() & right.keys())
 
 
+def contexts_of(server: Server, cube: str) -> list[str]:
+    """Names of the segments that hold this cube's own KV."""
+    found = []
+    for path in segments(server):
+        with SegmentReader(path) as reader:
+            if reader.metadata["cubes"].rpartition(" ")[2].startswith(cube):
+                found.append(str(path.relative_to(server.home / "kv" / "segments").with_suffix("")))
+    return found
+
+
+def qualities(server: Server, cube: str) -> list[Quality]:
+    notes = QualityNotes(server.home / "kv" / "quality")
+    names = [path.name.replace("+", "/") for path in notes.folder.iterdir()]
+    return [known for name in names if (known := notes.read(name)) and known.cube == cube]
+
+
+def note_quality(server: Server, name: str, quality: Quality) -> None:
+    QualityNotes(server.home / "kv" / "quality").write(name, quality)
+
+
 @pytest.fixture(scope="module")
 def trio(server, keys) -> list[str]:
     """Three shared cubes, each with KV of some context: A, B behind A, C behind A."""
@@ -206,6 +229,43 @@ def test_near_puts_cubes_together_in_any_order_and_heals(server, keys, trio):
         "the exact chain",
     )
     assert distance(full, healed) < 0.2
+
+
+def test_what_near_costs_is_measured_shown_and_bounded(server, keys):
+    a, b, c = [
+        make(server, f"guard-{i}", f"Guard {i}. " + " ".join(RULES[i::3]), keys.kv_admin)
+        for i in range(3)
+    ]
+
+    def measured() -> list[dict[str, Any]]:
+        with server.http(keys.kv) as http:
+            return http.get(f"/v1/memory/cubes/{b}/activation").json()["near"]
+
+    near(server, keys.kv, "kv-guard", [a, b], kv="exact")
+    near(server, keys.kv, "kv-guard", [a, c], kv="exact")
+    for cube in (b, c):
+        wait_for(lambda cube=cube: chains(server, keys.kv, cube), "its KV")
+    first = near(server, keys.kv, "kv-guard", [a, c, b])
+    assert served(first) == ["exact", "exact", "near"]
+    assert first.memory["cubes"][2]["expected_kl"] is None, "its context was never measured"
+    (found,) = wait_for(measured, "probes")
+    wait_for(lambda: measured()[0]["probes"] >= 3, "all probes")
+    assert found["behind"] == 1
+    assert 0 < found["kl"] < 5
+    assert found["used"] == (found["kl"] <= 0.25)
+    with server.http(keys.kv) as http:
+        usage = http.get(f"/v1/memory/cubes/{b}").json()["meta"]["usage"]["kv"]
+    assert usage["near_kl"] == measured()[0]["kl"]
+    assert usage["chains"] >= 2
+
+    assert contexts_of(server, b)
+    for name in contexts_of(server, b):  # as if it had cost that much
+        note_quality(server, name, Quality(probes=3, kl=9.0, top1=0.0, cube=b))
+    refused = near(server, keys.kv, "kv-guard", [c, b])
+    assert served(refused) == ["near", "prefill"]
+    with server.http(keys.kv_admin) as http:
+        assert http.delete(f"/v1/memory/cubes/{b}").status_code == 200
+    wait_for(lambda: not qualities(server, b), "nothing that was measured of it")
 
 
 def test_approximate_blocks_are_never_handed_on(server, keys, trio):
