@@ -95,7 +95,7 @@ def test_a_text_is_found_where_it_was_computed(kept):
     (source,) = kept.closest("HB")
     tokens, segments = chain("HAB")
     (name,) = kept.namer.names(tokens, segments)[2]
-    assert source == Source(1, name.scope, keys[2], 2 * LENGTH, 0)
+    assert source == Source(1, name.scope, keys[2], 2 * LENGTH, shared=0, behind=1)
 
 
 def test_the_longest_run_of_the_same_cubes_before_wins(kept):
