@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ _STALE_TMP_SECONDS = 600.0
 _HIT_SECONDS = 600.0
 """A segment that was used twice as often outlives one that was used this much later."""
 _LOW_WATER = 0.9
+_RATE_CHUNK = 1 << 20
+_RATE_CHUNKS = 16
 _LEFT_FREE = 64 << 20
 """Bytes that are left to others, however much `max_bytes` allows."""
 
@@ -108,6 +111,21 @@ class Tier:
             missing -= self._bytes(name)
             self.wipe(name)
         return self._missing(size, self.max_bytes) <= 0
+
+    def read_rate(self) -> tuple[int, float]:
+        """(bytes, seconds) of reading from here, past the system's cache of files. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", suffix=".tmp") as file:
+            file.write(os.urandom(_RATE_CHUNK) * _RATE_CHUNKS)
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            buffer = bytearray(_RATE_CHUNK)
+            started = time.perf_counter()
+            with Path(file.name).open("rb", buffering=0) as again:
+                while again.readinto(buffer):
+                    pass
+            return _RATE_CHUNK * _RATE_CHUNKS, time.perf_counter() - started
 
     def names(self) -> Iterator[tuple[str, os.stat_result]]:
         """Every segment that is here, with its file's status."""

@@ -79,13 +79,13 @@ class Engine:
     def load(self, request: FakeRequest, computed: int = 0) -> Load:
         matched = self.matched(request, computed)
         self.side.allocated(request, BLOCKS, matched)
-        (load,) = self.side.take_orders().loads
+        (load,) = self.side.take_orders({}).loads
         return load
 
     def saves(self, request: FakeRequest) -> list[Save]:
         self.side.arrived(request)
         stays = self.side.finished(request, BLOCKS)
-        saves = self.side.take_orders().saves
+        saves = self.side.take_orders({}).saves
         assert stays == bool(saves), "blocks stay exactly while somebody reads them"
         return saves
 
@@ -116,6 +116,23 @@ def test_tokens_are_matched_up_to_the_first_segment_that_is_missing(engine):
     engine.keep(only=1)
     assert engine.matched(FakeRequest()) == 140
     assert engine.matched(FakeRequest(), computed=64) == 76
+
+
+def test_what_computing_has_sooner_is_not_loaded(engine):
+    engine.keep()
+    rates = engine.side.rates
+    rates.learn({"prefill_tokens": 1000, "prefill_seconds": 1.0})
+    rates.learn({"read_tokens_ram": 1000, "read_seconds_ram": 0.1})
+    rates.learn({"read_tokens_disk": 1000, "read_seconds_disk": 9.0})
+    assert engine.matched(FakeRequest()) == 140
+    engine.keeper.ram.wipe(str(NAMER.names(TOKENS, CHAIN)[2][0]))
+    assert engine.matched(FakeRequest()) == 80, "the last one lies on a slow disk"
+    rates.learn({"read_tokens_disk": 1e6, "read_seconds_disk": 9.0})
+    assert engine.matched(FakeRequest()) == 140, "which has become faster"
+
+
+def test_tokens_of_prompts_are_told_from_those_of_replies(engine):
+    assert engine.side.take_orders({"a": 1, "b": 200, "c": 4}).prefill_tokens == 200
 
 
 def test_what_is_loaded_is_named_with_its_places(engine):
@@ -168,7 +185,7 @@ def test_requests_without_orders_or_whose_tokens_do_not_say_everything_are_left_
     ):
         assert engine.matched(request) == 0
         engine.side.allocated(request, BLOCKS, 0)
-        assert engine.side.take_orders().loads == []
+        assert engine.side.take_orders({}).loads == []
     engine.keeper.forget("a")
     assert engine.saves(FakeRequest(mm_features=["an image"])) == []
     assert engine.saves(FakeRequest(lora_request="an adapter")) == []
@@ -203,9 +220,9 @@ def test_looking_without_loading_is_no_attempt_and_orders_are_taken_once(engine)
     for _ in range(9):
         assert engine.matched(request) == 140
         engine.side.allocated(request, BLOCKS, 0)
-    assert engine.side.take_orders().loads == []
+    assert engine.side.take_orders({}).loads == []
     assert engine.load(request).pieces
-    assert engine.side.take_orders().loads == []
+    assert engine.side.take_orders({}).loads == []
 
 
 # -- approximate -----------------------------------------------------------------------------------

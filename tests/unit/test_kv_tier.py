@@ -134,6 +134,13 @@ def test_every_segment_of_a_large_index_is_named_once(small):
     assert small.disk.totals() == (2000, 10_000)
 
 
+def test_how_fast_a_tier_reads_is_measured_and_leaves_nothing(small, tmp_path):
+    size, seconds = small.disk.read_rate()
+    assert size >= 1 << 20
+    assert seconds > 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 # -- folders ---------------------------------------------------------------------------------------
 
 

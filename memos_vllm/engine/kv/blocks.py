@@ -55,6 +55,7 @@ class PagedCache:
             if blocks not in getattr(cache, "shape", ()):
                 raise Unsupported("the KV cache is not one paged tensor a layer")
             self._layers.append(_Layer(module, cache, list(cache.shape).index(blocks)))
+        self._positions = {name: i for i, name in enumerate(caches)}
         first = self._layers[0].module
         self.heads, self.head_dim = int(first.num_kv_heads), int(first.head_size)
         self.dtype = self._layers[0].cache.dtype
@@ -66,6 +67,10 @@ class PagedCache:
     @property
     def layers(self) -> int:
         return len(self._layers)
+
+    def position(self, name: str) -> int:
+        """Of a layer among all, by its name."""
+        return self._positions[name]
 
     @property
     def device(self) -> torch.device:

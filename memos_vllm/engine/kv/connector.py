@@ -74,7 +74,7 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         if self._scheduler is None:
             return StepOrders()
-        return self._scheduler.take_orders()
+        return self._scheduler.take_orders(scheduler_output.num_scheduled_tokens)
 
     def request_finished(
         self, request: Any, block_ids: list[int]
@@ -89,6 +89,9 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is not None:
             self._scheduler.saved(list(connector_output.finished_sending or ()))
+            stats = connector_output.kv_connector_stats
+            if isinstance(stats, KVStats):
+                self._scheduler.rates.learn(stats.data)
 
     # -- in a worker ------------------------------------------------------------------------------
 
@@ -112,13 +115,19 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         rank = list(rank_names(self._vllm_config))[self._vllm_config.parallel_config.rank]
         self._worker = WorkerSide(self._store, cache, rank, rotation_of(self._vllm_config))
 
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        if self._worker is not None and isinstance(connector_metadata, StepOrders):
+            self._worker.step_begins(connector_metadata)
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         orders = self._get_connector_metadata()
         if self._worker is not None and isinstance(orders, StepOrders):
             self._worker.begin(orders)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing: loads are whole before their request is scheduled."""
+        if self._worker is not None:
+            self._worker.wait_for_layer(layer_name)
 
     def save_kv_layer(
         self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any
@@ -126,7 +135,9 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         """Nothing: saves read the blocks after their request finished."""
 
     def wait_for_save(self) -> None:
-        """Nothing: the blocks stay until `get_finished` names the request."""
+        """Saves wait for nothing: the blocks stay until `get_finished` names the request."""
+        if self._worker is not None:
+            self._worker.step_ends()
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         if self._worker is None:

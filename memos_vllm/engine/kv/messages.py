@@ -50,3 +50,5 @@ class Save:
 class StepOrders(KVConnectorMetadata):
     loads: list[Load] = dataclasses.field(default_factory=list)
     saves: list[Save] = dataclasses.field(default_factory=list)
+    prefill_tokens: int = 0
+    """Tokens of prompts that the step computes."""

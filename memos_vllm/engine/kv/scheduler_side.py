@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from memos_vllm.activation.chain import Segment, own_digest
@@ -13,8 +12,11 @@ from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.config import KVConfig
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
+from memos_vllm.engine.kv.rates import Rates
 
 _MOST_ATTEMPTS = 3
+_LEAST_PREFILL = 32
+"""Shorter steps of a request are its reply."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,14 +64,15 @@ class SchedulerSide:
         self._saving: dict[str, set[str]] = {}
         self._alive: set[str] = set()
         self._orders = StepOrders()
+        self.rates = Rates()
 
     def matched_tokens(self, request: Any, computed: int) -> tuple[int, bool]:
         """(tokens beyond `computed` that can be loaded, whether while others run on)."""
         chain = self._chain(request)
         if chain is None or chain.attempts >= _MOST_ATTEMPTS:
             return 0, False
-        present = itertools.takewhile(self._store.has_all, chain.names)
-        count = sum(1 for _ in present)
+        limit = request.num_prompt_tokens - 1
+        count = self.rates.most_saving(self._pieces(chain, computed, limit))
         chain.reach = chain.segments[count - 1].end if count else 0
         if chain.near:
             chain.reach = max(chain.reach - self._recompute, 0)
@@ -79,6 +82,17 @@ class SchedulerSide:
         # Alone, it is loaded and computed in one step; among others, they run on meanwhile.
         chain.at_once = self._alive == {request.request_id}
         return end - computed, not chain.at_once
+
+    def _pieces(self, chain: _Chain, computed: int, limit: int) -> Iterator[tuple[int, int, str]]:
+        """What is kept of this chain, from its start: (tokens it would spare, its own, tier)."""
+        start = 0
+        for segment, names in zip(chain.segments, chain.names, strict=True):
+            tiers = [self._store.where(name) for name in names]
+            if None in tiers:
+                return
+            spared = max(min(segment.end, limit) - max(start, computed), 0)
+            yield spared, segment.end - start if spared else 0, "disk" if "disk" in tiers else "ram"
+            start = segment.end
 
     def arrived(self, request: Any) -> None:
         self._alive.add(request.request_id)
@@ -127,8 +141,10 @@ class SchedulerSide:
         self._orders.saves.append(Save(request.request_id, tuple(block_ids), pieces))
         return True
 
-    def take_orders(self) -> StepOrders:
+    def take_orders(self, scheduled: Mapping[str, int]) -> StepOrders:
+        """For the step to come. Args: scheduled: tokens of each request in it."""
         orders, self._orders = self._orders, StepOrders()
+        orders.prefill_tokens = sum(n for n in scheduled.values() if n >= _LEAST_PREFILL)
         return orders
 
     def saved(self, request_ids: Sequence[str]) -> None:

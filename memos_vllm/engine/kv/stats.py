@@ -13,10 +13,17 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
 COUNTERS = {
     "loaded_tokens_ram": "Tokens whose KV came from shared memory",
     "loaded_tokens_disk": "Tokens whose KV came from disk",
+    "loaded_segments": "Segments that were loaded",
     "saved_tokens": "Tokens whose KV was kept",
     "load_failures": "Loads that failed and were computed instead",
     "save_failures": "Saves that failed",
     "load_seconds": "Time spent loading KV",
+    "read_tokens_ram": "Tokens in the files that were read from shared memory",
+    "read_tokens_disk": "Tokens in the files that were read from disk",
+    "read_seconds_ram": "Time spent reading them and putting them in their places",
+    "read_seconds_disk": "Time spent reading them and putting them in their places",
+    "prefill_tokens": "Tokens of prompts that were computed in steps without a load",
+    "prefill_seconds": "Time that those steps took",
 }
 
 

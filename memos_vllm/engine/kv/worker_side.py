@@ -7,12 +7,12 @@ computes those tokens; a save that fails is a miss later.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,9 +22,9 @@ from memos_vllm.activation.files import Scratch
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.blocks import PagedCache
+from memos_vllm.engine.kv.loading import Loader, Progress, finishing
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.rope import Rotation
-from memos_vllm.errors import DamagedPayload
 
 log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 600.0
@@ -37,29 +37,62 @@ class WorkerSide:
         self._store = store
         self._cache = cache
         self._rank = rank
-        self._rotation = rotation
         self._lock = threading.Lock()
         self._loaded: set[str] = set()
         self._saved: set[str] = set()
         self._bad_blocks: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._used: list[SegmentName] = []
-        self._loader = ThreadPoolExecutor(1, "memos-kv-load")
+        self._loads = ThreadPoolExecutor(1, "memos-kv-load")
         self._saver = ThreadPoolExecutor(1, "memos-kv-save")
         self._swept = time.monotonic()
-        pinned = cache.device.type == "cuda"
-        # One for each thread that uses one: the engine's own, the loader's, the saver's.
-        self._at_once, self._beside, self._saving = (Scratch(pinned) for _ in range(3))
-        self._saver.submit(self._sweep)
+        self._step = _Step()
+        # On a device, attention may be part of a recorded graph, which asks for nothing.
+        self._overlaps = cache.device.type == "cpu"
+        self._at_once, self._beside = (
+            Loader(store, cache, self._named, rotation) for _ in range(2)
+        )
+        self._saving = Scratch(cache.device.type == "cuda")
+        self._saver.submit(self._first_look)
+
+    def step_begins(self, orders: StepOrders) -> None:
+        """Before anything of a step is computed."""
+        self._step = _Step(orders.prefill_tokens, time.perf_counter())
 
     def begin(self, orders: StepOrders) -> None:
         for save in orders.saves:
             self._saver.submit(self._save, save, self._after_computing())
         for load in orders.loads:
-            if load.at_once:
-                self._load(load)
+            if not load.at_once:
+                self._loads.submit(self._load, self._beside, load)
+            elif self._overlaps:
+                progress = Progress()
+                self._step.loading.append((load, progress))
+                self._loads.submit(self._load, self._at_once, load, progress)
             else:
-                self._loader.submit(self._load, load)
+                self._step.prefill_tokens = 0  # what it takes is not only computing
+                self._load(self._at_once, load)
+
+    def wait_for_layer(self, name: str) -> None:
+        """Before a layer computes attention on what is being loaded."""
+        for _, progress in self._step.loading:
+            progress.wait(self._cache.position(name))
+
+    def step_ends(self) -> None:
+        """What the step computed on has been loaded, or is reported as not loaded."""
+        step = self._step
+        for load, progress in step.loading:
+            progress.wait_until_over()
+            if len(progress.waited) < self._cache.layers:
+                log.warning(
+                    "attention did not wait for KV: it is loaded before each step from now on"
+                )
+                self._overlaps = False
+                self._report_bad(load, load.start)
+        if step.prefill_tokens and not step.loading and self._cache.device.type == "cpu":
+            self._count("prefill_tokens", step.prefill_tokens)
+            self._count("prefill_seconds", time.perf_counter() - step.started)
+        self._step = _Step()
 
     def take_finished(self, finished: set[str]) -> tuple[set[str], set[str]]:
         """Requests whose (saving, loading) is over. Args: finished: those that were answered."""
@@ -81,65 +114,41 @@ class WorkerSide:
         return dict(counts)
 
     def close(self) -> None:
-        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._loads.shutdown(wait=True, cancel_futures=True)
         self._saver.shutdown(wait=True)
 
-    def _load(self, load: Load) -> None:
-        reached, started = load.start, time.perf_counter()
-        try:
-            for piece in load.pieces:
-                self._store.will_need(self._named(piece))
-            for piece in load.pieces:
-                reached = self._load_piece(load, piece)
-            self._wait_for_device()
-        except (DamagedPayload, OSError) as error:
-            log.warning("KV that could not be loaded is computed: %s", error)
-            self._count("load_failures", 1)
-        except Exception:
-            log.exception("KV that could not be loaded is computed")
-            self._count("load_failures", 1)
-        self._count("load_seconds", time.perf_counter() - started)
+    def _load(self, loader: Loader, load: Load, progress: Progress | None = None) -> None:
+        started, counts = time.perf_counter(), Counter[str]()
+        with finishing(progress):
+            reached = loader.load(load, counts, progress)
+            loader.wait_for_device()
+            counts["load_seconds"] += time.perf_counter() - started  # type: ignore[assignment]
+            if reached < load.end:
+                counts["load_failures"] += 1
+                self._report_bad(load, reached)
+            with self._lock:
+                self._counts.update(counts)
+                self._used += [self._named(piece) for piece in load.pieces if piece.end <= reached]
+                if not load.at_once:
+                    self._loaded.add(load.request_id)
+
+    def _report_bad(self, load: Load, reached: int) -> None:
         size = self._cache.block_size
         with self._lock:
-            if reached < load.end:
-                self._bad_blocks.update(
-                    load.block_ids[reached // size : (load.end - 1) // size + 1]
-                )
-            if not load.at_once:
-                self._loaded.add(load.request_id)
+            self._bad_blocks.update(load.block_ids[reached // size : (load.end - 1) // size + 1])
 
-    def _load_piece(self, load: Load, piece: Piece) -> int:
-        """Put one segment in its place; returns the token that it reaches."""
-        start, end = max(piece.start, load.start), min(piece.end, load.end)
-        name, expected = self._named(piece), self._cache.shape(piece.end - piece.start)
-        with self._store.open(name) as (reader, tier):
-            if reader.shape != expected:
-                raise DamagedPayload(f"KV of another shape: {reader.shape}, not {expected}")
-            if reader.metadata.get("digest") != piece.digest:
-                raise DamagedPayload("KV of other tokens than its name says")
-            slots = self._cache.slots(load.block_ids, start, end)
-            window = slice(start - piece.start, end - piece.start)
-            turn = self._turn(piece.shift)
-            scratch = self._at_once if load.at_once else self._beside
-            for layer, (k, v) in enumerate(reader.layers(scratch)):
-                self._cache.write(layer, slots, turn(k[window]), v[window])
-                self._wait_for_device()  # before the memory is used for the next layer
-        with self._lock:
-            self._used.append(name)
-        self._count(f"loaded_tokens_{tier}", end - start)
-        return end
+    def _first_look(self) -> None:
+        for tier in self._store.tiers():
+            with contextlib.suppress(OSError):
+                size, seconds = tier.read_rate()
+                tokens = size / self._cache.shape(1).bytes
+                self._count(f"read_tokens_{tier.name}", tokens)
+                self._count(f"read_seconds_{tier.name}", seconds)
+        self._sweep()
 
     def _sweep(self) -> None:
         self._swept = time.monotonic()
         self._store.sweep()
-
-    def _turn(self, shift: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Brings keys to a place `shift` tokens later. Raises DamagedPayload: not for this model."""
-        if shift == 0:
-            return lambda k: k
-        if self._rotation is None:
-            raise DamagedPayload("the keys of this model cannot be moved")
-        return self._rotation.by(shift)
 
     def _promote(self) -> None:
         with self._lock:
@@ -189,9 +198,14 @@ class WorkerSide:
         event.record()
         return event
 
-    def _wait_for_device(self) -> None:
-        if self._cache.device.type == "cuda":
-            torch.cuda.current_stream(self._cache.device).synchronize()
+
+@dataclasses.dataclass(slots=True)
+class _Step:
+    """What is known of the step that is being computed."""
+
+    prefill_tokens: int = 0
+    started: float = 0.0
+    loading: list[tuple[Load, Progress]] = dataclasses.field(default_factory=list)
 
 
 class RefusingWorker(WorkerSide):
@@ -202,6 +216,15 @@ class RefusingWorker(WorkerSide):
         self._lock = threading.Lock()
         self._loaded, self._saved, self._bad_blocks = set(), set(), set()
         self._counts = Counter()
+
+    def step_begins(self, orders: StepOrders) -> None:
+        """Nothing is measured."""
+
+    def wait_for_layer(self, name: str) -> None:
+        """Nothing is loaded."""
+
+    def step_ends(self) -> None:
+        """Nothing was loaded."""
 
     def begin(self, orders: StepOrders) -> None:
         for load in orders.loads:

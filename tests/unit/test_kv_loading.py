@@ -1,0 +1,223 @@
+"""Loading layer by layer beside a step that computes: what it waits for, and what a damaged file costs."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from memos_vllm.activation.files import Shape
+from memos_vllm.activation.store import SegmentName
+from memos_vllm.engine.kv.loading import Loader, Progress, finishing
+from memos_vllm.engine.kv.messages import Load, Piece, StepOrders
+from memos_vllm.engine.kv.worker_side import WorkerSide
+from tests.unit.test_kv_files import layers_of
+from tests.unit.test_kv_store import open_keeper
+
+LAYERS, TOKENS, BLOCK = 3, 16, 4
+
+
+class Cache:
+    """In place of the engine's paged cache: the same tokens, in one tensor."""
+
+    layers, block_size, device = LAYERS, BLOCK, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.kv = torch.zeros(LAYERS, 2, 64, 2, 8)
+        self.before_layer = lambda layer: None
+
+    def shape(self, tokens: int) -> Shape:
+        return Shape(LAYERS, tokens, 2, 8, torch.float32)
+
+    def slots(self, block_ids, start: int, end: int) -> torch.Tensor:
+        return torch.arange(start, end)
+
+    def write(self, layer: int, slots, k, v) -> None:
+        self.before_layer(layer)
+        self.kv[layer, 0, slots], self.kv[layer, 1, slots] = k, v
+
+    def position(self, name: str) -> int:
+        return int(name)
+
+
+def pieces_of(count: int) -> tuple[Piece, ...]:
+    return tuple(
+        Piece(
+            SegmentName("model", "scope", f"k{i}"),
+            i * TOKENS,
+            (i + 1) * TOKENS,
+            ("a@1",),
+            f"digest{i}",
+        )
+        for i in range(count)
+    )
+
+
+def load_of(count: int, start: int = 0) -> Load:
+    end = count * TOKENS
+    return Load("request", tuple(range(end // BLOCK)), start, end, pieces_of(count), at_once=True)
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    keeper = open_keeper(tmp_path, ram_bytes=0)
+    for i, piece in enumerate(pieces_of(3)):
+        shape = Shape(LAYERS, TOKENS, 2, 8, torch.float32)
+        about = {"digest": piece.digest}
+        assert keeper.add(piece.name, shape, layers_of(shape, i), piece.cubes, about)
+    return keeper
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+@pytest.fixture
+def loader(keeper, cache) -> Loader:
+    return Loader(keeper, cache, lambda piece: piece.name, None)
+
+
+def kept(count: int) -> torch.Tensor:
+    """(layers, 2, tokens, heads, head_dim) of the first segments, one behind the other."""
+    shape = Shape(LAYERS, TOKENS, 2, 8, torch.float32)
+    return torch.cat([torch.stack(layers_of(shape, i)) for i in range(count)], dim=2)
+
+
+def test_all_layers_of_all_segments_come_to_their_places(loader, cache):
+    counts = Counter()
+    assert loader.load(load_of(3, start=5), counts) == 3 * TOKENS
+    assert torch.equal(cache.kv[:, :, 5:48], kept(3)[:, :, 5:])
+    assert not cache.kv[:, :, :5].any()
+    assert counts["loaded_tokens_disk"] == 43
+    assert counts["read_tokens_disk"] == 48
+    assert counts["loaded_segments"] == 3
+    assert counts["read_seconds_disk"] > 0
+
+
+def test_more_segments_than_may_be_open_at_once(loader, cache, monkeypatch):
+    monkeypatch.setattr("memos_vllm.engine.kv.loading._OPEN_AT_ONCE", 2)
+    progress = Progress()
+    seen = []
+    cache.before_layer = lambda layer: seen.append((layer, progress._placed))
+    assert loader.load(load_of(3), Counter(), progress) == 3 * TOKENS
+    assert torch.equal(cache.kv[:, :, :48], kept(3))
+    assert [placed for _, placed in seen[:6]] == [0] * 6, "nothing is whole before the last group"
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+@pytest.mark.parametrize("damaged", range(3))
+def test_what_stands_before_a_damaged_segment_is_whole(loader, keeper, cache, damaged, layer):
+    path = keeper.disk.path(str(pieces_of(3)[damaged].name))
+    content = bytearray(path.read_bytes())
+    layer_bytes = cache.shape(TOKENS).layer_bytes
+    content[len(content) - (LAYERS - layer) * layer_bytes + 7] ^= 1
+    path.write_bytes(content)
+    counts = Counter()
+    assert loader.load(load_of(3), counts) == damaged * TOKENS
+    assert torch.equal(cache.kv[:, :, : damaged * TOKENS], kept(3)[:, :, : damaged * TOKENS])
+    assert not path.exists(), "a whole one can take its place"
+    assert counts["loaded_tokens_disk"] == damaged * TOKENS
+    assert keeper.disk.path(str(pieces_of(3)[(damaged + 1) % 3].name)).exists()
+
+
+def test_a_segment_that_went_meanwhile_ends_the_load_there(loader, keeper):
+    keeper.wipe_segment(str(pieces_of(3)[1].name))
+    assert loader.load(load_of(3), Counter()) == TOKENS
+
+
+def test_a_layer_waits_for_itself_alone():
+    progress, passed = Progress(), []
+
+    def layer(number: int) -> None:
+        progress.wait(number)
+        passed.append(number)
+
+    threads = [threading.Thread(target=layer, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    progress.placed(1)
+    threads[0].join(5)
+    assert passed == [0]
+    progress.placed(2)
+    threads[1].join(5)
+    assert passed == [0, 1]
+    with pytest.raises(OSError, match="broken"), finishing(progress):
+        raise OSError("broken")
+    threads[2].join(5)
+    assert passed == [0, 1, 2], "nobody waits for a load that failed"
+
+
+# -- the worker ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker(keeper, cache):
+    worker = WorkerSide(keeper, cache, "", None)
+    yield worker
+    worker.close()
+
+
+def orders() -> StepOrders:
+    return StepOrders(loads=[load_of(3)])
+
+
+def test_a_step_computes_while_later_layers_are_loaded(worker, cache):
+    first_is_computed = threading.Event()
+
+    def wait(layer: int) -> None:
+        if layer == 1:
+            assert first_is_computed.wait(5), "layer 0 waited for layer 1"
+
+    cache.before_layer = wait
+    worker.step_begins(orders())
+    worker.begin(orders())
+    worker.wait_for_layer("0")
+    assert torch.equal(cache.kv[0, :, :48], kept(3)[0])
+    first_is_computed.set()
+    for name in ("1", "2"):
+        worker.wait_for_layer(name)
+    worker.step_ends()
+    assert worker.take_bad_blocks() == set()
+    assert torch.equal(cache.kv[:, :, :48], kept(3))
+
+
+def test_where_attention_does_not_wait_nothing_is_believed_and_loads_come_first(worker, cache):
+    worker.begin(orders())
+    worker.wait_for_layer("0")
+    worker.step_ends()
+    assert worker.take_bad_blocks() == set(range(12))
+    cache.kv.zero_()
+    worker.begin(orders())
+    assert torch.equal(cache.kv[:, :, :48], kept(3)), "it is there before anything is computed"
+    worker.step_ends()
+    assert worker.take_bad_blocks() == set()
+
+
+def test_blocks_of_what_could_not_be_loaded_are_named(worker, keeper):
+    keeper.wipe_segment(str(pieces_of(3)[1].name))
+    worker.begin(orders())
+    for name in ("0", "1", "2"):
+        worker.wait_for_layer(name)
+    worker.step_ends()
+    assert worker.take_bad_blocks() == set(range(4, 12))
+    counts = worker.take_counts()
+    assert counts["load_failures"] == 1
+    assert counts["loaded_tokens_disk"] == TOKENS
+
+
+def test_steps_are_timed_where_they_only_compute(worker):
+    worker.take_counts()
+    step = SimpleNamespace(loads=[], saves=[], prefill_tokens=100)
+    worker.step_begins(step)
+    worker.step_ends()
+    counts = worker.take_counts()
+    assert counts["prefill_tokens"] == 100
+    assert counts["prefill_seconds"] > 0
+    worker.step_begins(SimpleNamespace(**{**vars(step), "prefill_tokens": 7}))
+    worker.begin(orders())
+    worker.step_ends()
+    assert "prefill_tokens" not in worker.take_counts()

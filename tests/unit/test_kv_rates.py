@@ -1,0 +1,53 @@
+"""Whether loading is worth it: rates that follow what is measured, and the best place to stop."""
+
+from __future__ import annotations
+
+import pytest
+
+from memos_vllm.engine.kv.rates import Rate, Rates
+
+
+def rates(prefill: float, ram: float, disk: float) -> Rates:
+    """Args: seconds for 1000 tokens."""
+    made = Rates()
+    made.learn({"prefill_tokens": 1000, "prefill_seconds": prefill})
+    made.learn({"read_tokens_ram": 1000, "read_seconds_ram": ram})
+    made.learn({"read_tokens_disk": 1000, "read_seconds_disk": disk})
+    return made
+
+
+def test_what_was_never_measured_is_loaded():
+    assert Rates().most_saving([(100, 100, "disk"), (100, 100, "ram")]) == 2
+    assert Rates().most_saving([]) == 0
+
+
+def test_a_slow_disk_is_left_alone_and_memory_is_not():
+    slow = rates(prefill=1, ram=0.01, disk=5)
+    assert slow.most_saving([(100, 100, "disk")]) == 0
+    assert slow.most_saving([(100, 100, "ram"), (100, 100, "disk")]) == 1
+    # One on disk in between is worth it where what stands behind it makes up for it.
+    assert slow.most_saving([(100, 100, "disk"), (900, 900, "ram")]) == 2
+    assert slow.most_saving([(100, 100, "disk"), (300, 300, "ram")]) == 0
+
+
+def test_what_is_read_counts_even_where_little_of_it_is_needed():
+    assert rates(1, 0.2, 0.5).most_saving([(10, 1000, "ram")]) == 0
+    assert rates(1, 0.2, 0.5).most_saving([(300, 1000, "ram")]) == 1
+
+
+def test_a_rate_follows_what_is_measured_and_forgets():
+    rate = Rate()
+    assert rate.each is None
+    for _ in range(60):
+        rate.add(100, 1)
+    assert rate.each == pytest.approx(0.01)
+    for _ in range(60):
+        rate.add(100, 3)
+    assert rate.each == pytest.approx(0.03, rel=0.01)
+    rate.add(0, 1)
+    rate.add(1, 0)
+    assert rate.each == pytest.approx(0.03, rel=0.01)
+
+
+def test_seconds_saved_are_what_computing_takes_less_what_loading_took():
+    assert rates(1, 0.1, 0.2).saved_seconds(500, 1000, "disk") == pytest.approx(0.3)
