@@ -127,6 +127,11 @@ class KVConfig(Section):
     max_bytes: int = Field(16 << 30, ge=0, description="KV on disk; what is worth least goes first")
     ram_path: Path = Field(Path("/dev/shm"), description="shared memory for the hot part of it")
     ram_bytes: int = Field(2 << 30, ge=0, description="KV in shared memory; 0: none")
+    prefetch: bool = Field(
+        True,
+        description="bring KV into shared memory ahead of its use: at the start what was used last, in "
+        "a session what its person used",
+    )
     history: bool = Field(True, description="keep the KV of conversations, not only of cubes")
     segment_tokens: int = Field(
         128, ge=16, description="shortest piece of a conversation that is kept, and loaded"

@@ -16,6 +16,11 @@ class MemoryOptions(BaseModel):
 
     enabled: bool = Field(True, description="false: vLLM's own behaviour, byte for byte")
     cubes: tuple[str, ...] = Field((), max_length=64, description="ids or names to put at the head")
+    order: Literal["given", "hottest"] = Field(
+        "given",
+        description="of `cubes`: as they are named, or the tenant's before the person's and the most "
+        "used first, so that more people's prompts begin alike",
+    )
     retrieve: bool = Field(True, description="search memory for the question")
     top_k: int | None = Field(None, ge=0, le=200)
     budget_tokens: int | None = Field(None, ge=0)

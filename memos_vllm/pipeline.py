@@ -27,7 +27,7 @@ from memos_vllm.reader.query import MemoryQuery, read_query
 from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
 from memos_vllm.scheduler.plan import MemoryPlan
-from memos_vllm.scheduler.scheduler import Draft, MemScheduler, Tokenizer
+from memos_vllm.scheduler.scheduler import Draft, MemScheduler, Tokenizer, hottest_first
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import OwnerState
 
@@ -169,6 +169,8 @@ class Pipeline:
             if not owners and not options.cubes:
                 return None
             stable = await asyncio.to_thread(views.stable, chat.principal, options.cubes)
+            if options.order == "hottest":
+                stable = hottest_first(stable, len(options.cubes))
         found: list[Found] = []
         further: list[Found] = []
         top_k = self._system.config.retrieval.top_k if options.top_k is None else options.top_k

@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "MEMOS__PROMPT__CONTEXT_SHARE": "1",
     "MEMOS__KV__NEAR_HEAL": "false",
+    "MEMOS__KV__PREFETCH": "false",
 }
 
 

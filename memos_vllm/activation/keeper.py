@@ -44,11 +44,39 @@ class SegmentKeeper(SegmentStore):
 
     def will_need(self, name: SegmentName) -> None:
         """Have the system read a segment's file while others are still being loaded."""
-        text = str(name)
+        self.read_ahead(str(name))
+
+    def read_ahead(self, text: str) -> None:
+        """The same, of a name as text."""
         if self.ram is not None and self.ram.has(text):
             return
         with contextlib.suppress(OSError), self.disk.path(text).open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def warm(self, text: str) -> bool:
+        """Copy a segment into shared memory while there is room; False: there is none.
+
+        Raises OSError.
+        """
+        if self.ram is None:
+            return False
+        if self.ram.has(text):
+            return True
+        try:
+            size = self.disk.path(text).stat().st_size
+            if not self.ram.has_room(size):
+                return False
+            self._up(text)
+        except FileNotFoundError:
+            pass  # evicted or forgotten
+        return True
+
+    def warmest(self, rank: str) -> Iterator[str]:
+        """Names of what lies on disk for this worker, last used first."""
+        found = [(status.st_atime, name) for name, status in self.disk.names()]
+        for _, name in sorted(found, reverse=True):
+            if name.partition(".")[2] == rank:
+                yield name
 
     def promote(self, name: SegmentName) -> None:
         """Copy a segment that is used again into shared memory."""
@@ -56,11 +84,9 @@ class SegmentKeeper(SegmentStore):
         if self.ram is None or self.ram.has(text) or self.disk.hits(text) < _HITS_FOR_MEMORY:
             return
         try:
-            self._copy(text, self.disk, self.ram)
+            self._up(text)
         except OSError as error:
             log.warning("shared memory takes no more KV: %s", error)
-        if not self.disk.has(text):
-            self.ram.wipe(text)
 
     def add(
         self,
@@ -107,6 +133,15 @@ class SegmentKeeper(SegmentStore):
             mark = self.mark(cube, name)
             mark.parent.mkdir(exist_ok=True, mode=0o700)
             mark.touch()
+
+    def _up(self, text: str) -> None:
+        """From disk into shared memory, unless it is forgotten meanwhile. Raises OSError."""
+        assert self.ram is not None
+        try:
+            self._copy(text, self.disk, self.ram)
+        finally:
+            if not self.disk.has(text):
+                self.ram.wipe(text)
 
     def _copy(self, text: str, source: Tier, target: Tier) -> None:
         size = source.path(text).stat().st_size

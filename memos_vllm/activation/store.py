@@ -5,6 +5,7 @@
     <disk>/cubes/<cube>/<model>.<scope>.<key>             one mark per cube in a segment's prefix
     <disk>/contexts/<text>/<model>.<scope>.<key>          in which segments a text stands last
     <disk>/quality/                                       what approximate KV cost (quality)
+    <disk>/habits/                                        who used what of late (habits)
     <disk>/pins/<cube>                                    cubes whose KV stays
     <disk>/gone/                                          what was forgotten (tombstones)
 
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memos_vllm.activation.chain import Segment, chain_keys
+from memos_vllm.activation.habits import Habits
 from memos_vllm.activation.quality import Quality, QualityNotes
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.tombstones import Tombstones, short
@@ -81,6 +83,7 @@ class SegmentStore:
         self._cubes = folder / "cubes"
         self.gone = Tombstones(folder / "gone")
         self.quality = QualityNotes(folder / "quality")
+        self.habits = Habits(folder / "habits")
         self._pins = folder / "pins"
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
@@ -132,6 +135,7 @@ class SegmentStore:
         """Wipe everything of one scope: a person or a tenant that leaves."""
         self.make_folders()
         self.gone.bury_scope(short(scope))
+        self.habits.forget(short(scope))
         for tier in reversed(self.tiers()):
             for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
                 wipe(path)

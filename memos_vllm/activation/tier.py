@@ -112,6 +112,12 @@ class Tier:
             self.wipe(name)
         return self._missing(size, self.max_bytes) <= 0
 
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes fit without wiping anything. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._rescan(_RESCAN_SECONDS)
+        return self._missing(size, int(_LOW_WATER * self.max_bytes)) <= 0
+
     def read_rate(self) -> tuple[int, float]:
         """(bytes, seconds) of reading from here, past the system's cache of files. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -71,9 +71,34 @@ class TierView(Strict):
     max_bytes: int
 
 
+class Speed(Strict):
+    """Tokens a second, measured by this engine; null: not yet."""
+
+    prefill: float | None = Field(description="computed")
+    ram: float | None = Field(description="read from shared memory and put in place")
+    disk: float | None = Field(description="read from disk and put in place")
+
+
+class UseView(Strict):
+    """Since the server started."""
+
+    hits: int = Field(description="segments that were loaded")
+    loaded_tokens_ram: int
+    loaded_tokens_disk: int
+    saved_tokens: int
+    load_failures: int
+    save_failures: int
+    load_seconds: float
+    saved_prefill_seconds: float = Field(
+        description="what computing the loaded tokens would have taken, less what loading took"
+    )
+    tokens_per_second: Speed
+
+
 class ActivationView(Strict):
     enabled: bool
-    tiers: list[TierView]
+    tiers: list[TierView] = Field(description="with the segments of all chains in each")
+    use: UseView | None = Field(description="null: the engine runs without its KV connector")
 
 
 class Activator(Protocol):
@@ -82,6 +107,8 @@ class Activator(Protocol):
     async def activate(
         self, caller: Principal, cubes: list[str], system: str | None
     ) -> tuple[bool, float, list[SegmentView]]: ...
+
+    def use(self) -> UseView: ...
 
 
 def _activator(request: Request) -> Activator | None:
@@ -139,7 +166,7 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
 
 @router.get("/activation")
 def activation(system: System, caller: Caller, engine: Engine) -> ActivationView:
-    """What is kept, tier by tier. Needs an `admin` key of the operator's tenant."""
+    """What is kept, tier by tier, and what it spared. Needs an `admin` key of the operator's tenant."""
     caller.require(Role.ADMIN)
     if caller.tenant not in (system.config.governance.operator_tenant, LOCAL_TENANT):
         raise Forbidden("this shows all tenants together: it needs a key of the operator's tenant")
@@ -147,4 +174,5 @@ def activation(system: System, caller: Caller, engine: Engine) -> ActivationView
     for tier in system.segments.tiers():
         count, size = tier.totals()
         tiers.append(TierView(name=tier.name, segments=count, bytes=size, max_bytes=tier.max_bytes))
-    return ActivationView(enabled=engine is not None, tiers=tiers)
+    use = engine.use() if engine is not None else None
+    return ActivationView(enabled=engine is not None, tiers=tiers, use=use)

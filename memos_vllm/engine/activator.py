@@ -8,9 +8,10 @@ import time
 from typing import Any
 
 from memos_vllm.activation.store import SegmentStore
-from memos_vllm.api.activation import SegmentView
+from memos_vllm.api.activation import SegmentView, Speed, UseView
 from memos_vllm.engine.builder import ChainBuilder
 from memos_vllm.engine.chains import Prompt, Writes
+from memos_vllm.engine.kv.stats import TOTALS
 from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.errors import Unprocessable
@@ -81,6 +82,32 @@ class EngineActivator:
             for segment, start, name in zip(segments, starts, names, strict=False)
         ]
         return built, round(time.perf_counter() - started, 3), views
+
+    def use(self) -> UseView:
+        """What loading spared since the server started."""
+        counts = TOTALS
+        speed = Speed(
+            prefill=_each_second(counts["prefill_tokens"], counts["prefill_seconds"]),
+            ram=_each_second(counts["read_tokens_ram"], counts["read_seconds_ram"]),
+            disk=_each_second(counts["read_tokens_disk"], counts["read_seconds_disk"]),
+        )
+        loaded = counts["loaded_tokens_ram"] + counts["loaded_tokens_disk"]
+        computed = loaded / speed.prefill if speed.prefill else 0.0
+        return UseView(
+            hits=int(counts["loaded_segments"]),
+            loaded_tokens_ram=int(counts["loaded_tokens_ram"]),
+            loaded_tokens_disk=int(counts["loaded_tokens_disk"]),
+            saved_tokens=int(counts["saved_tokens"]),
+            load_failures=int(counts["load_failures"]),
+            save_failures=int(counts["save_failures"]),
+            load_seconds=round(counts["load_seconds"], 3),
+            saved_prefill_seconds=round(computed - counts["load_seconds"], 3),
+            tokens_per_second=speed,
+        )
+
+
+def _each_second(amount: float, seconds: float) -> float | None:
+    return round(amount / seconds, 1) if seconds else None
 
 
 class _Rendering:

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from memos_vllm.activation.contexts import ContextIndex
+from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.engine.activator import EngineActivator
 from memos_vllm.engine.builder import ChainBuilder
@@ -15,6 +16,7 @@ from memos_vllm.engine.chains import ChainPlanner
 from memos_vllm.engine.kv.fingerprint import namer
 from memos_vllm.engine.kv.rope import rotation_problem
 from memos_vllm.engine.near import NearPlanner
+from memos_vllm.engine.prefetch import Prefetcher
 from memos_vllm.engine.probe import Probe
 from memos_vllm.engine.promoter import Promoter
 from memos_vllm.engine.salting import InFlight
@@ -63,7 +65,16 @@ def attach_kv(
         near,
     )
     activator = EngineActivator(memory, pipeline, builder, near, system.segments, system.scopes)
+    if config.kv.prefetch:
+        memory.prefetcher = Prefetcher(
+            SegmentKeeper(config.kv, config.kv_path),
+            names,
+            system.segments.habits,
+            system.scopes,
+            pipeline.spawn,
+        )
     promoter = Promoter(activator.build_head, config.kv.promote_uses, pipeline.spawn, loop)
     memory.promoter = promoter
     system.text_changed = promoter.changed
+    loop.call_soon_threadsafe(pipeline.spawn, builder.measure())
     return activator

@@ -67,6 +67,11 @@ class ChainBuilder:
                 await asyncio.sleep(0.05)
         return True
 
+    async def measure(self) -> None:
+        """Compute one piece, so that the connector knows from the start how long that takes."""
+        async with self._one_at_a_time:
+            await self._when_idle(list(range(1, PIECE_TOKENS + 1)), secrets.token_hex(16), None)
+
     async def ask(
         self, tokens: list[int], salt: str, orders: Orders
     ) -> tuple[int, dict[Hashable, float]]:

@@ -17,6 +17,7 @@ from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt, Writes
 from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.people import person_of
+from memos_vllm.engine.prefetch import Prefetcher
 from memos_vllm.engine.promoter import Head, Promoter
 from memos_vllm.engine.salting import FRESH_SALT, KV_ORDERS, WATCHER
 from memos_vllm.engine.stream import StreamWatch, pass_through
@@ -47,6 +48,7 @@ class ChatMemory:
         self._planner: ChainPlanner | None = None
         self.near: NearPlanner | None = None
         self.promoter: Promoter | None = None
+        self.prefetcher: Prefetcher | None = None
 
     def install(self) -> None:
         """Once per handler; a second call does nothing."""
@@ -110,6 +112,8 @@ class ChatMemory:
         PRINCIPAL.set(principal)  # for the engine's salt; this task's context ends with the request
         if not options.enabled:
             return await self._answer(request, raw_request)
+        if self.prefetcher is not None and options.kv != "none":
+            self.prefetcher.arrived(principal)
         chat = Chat(
             principal=principal,
             options=options,
@@ -238,6 +242,13 @@ class _Turn:
         last = next(s for s in chained.plan.segments if s.end == end)
         promoter.note(head, last.shared)
 
+    def _note_use(self, chained: Chained) -> None:
+        prefetcher, orders = self.memory.prefetcher, chained.orders
+        if prefetcher is None or self.prompt is None or orders is None:
+            return
+        if orders.save:  # nothing of what is not to be stored, and nothing approximate
+            prefetcher.answered(self.chat.principal, self.prompt, orders.segments)
+
     def _stream(self, chunks: Any) -> Any:
         options = self.request.stream_options
         with_usage = bool(options and options.include_usage) or getattr(
@@ -269,6 +280,7 @@ class _Turn:
                 self.chained.observe(plan.cached_tokens or 0, self.memory.block_size)
                 if self.chained.near and self.memory.near is not None and self.prompt is not None:
                     self.memory.near.heal(self.prompt, self.chained)
+                self._note_use(self.chained)
             plan.prompt_tokens = (
                 len(getattr(output, "prompt_token_ids", None) or ()) or plan.prompt_tokens
             )

@@ -172,6 +172,15 @@ class MemScheduler:
         return Draft(plan, candidates)
 
 
+def hottest_first(stable: Sequence[StableCube], named: int) -> list[StableCube]:
+    """The named ones so that many prompts begin alike; heat counts in doublings, to change rarely."""
+
+    def heat(cube: StableCube) -> tuple[Any, ...]:
+        return bool(cube.person), -cube.reads.bit_length(), cube.created_us, cube.cube_id
+
+    return [*sorted(stable[:named], key=heat), *stable[named:]]
+
+
 def _reject(candidate: Candidate, reason: str) -> None:
     candidate.entry.decision, candidate.entry.reason = "rejected", reason
 

@@ -77,5 +77,7 @@ def kept(homes) -> Iterator[Server]:
     """With the plugin and without keys; tests kill it, start it again, and damage its files."""
     folder = homes / "kept"
     folder.mkdir()
-    with Server(folder, home=folder / "home").running() as running:
+    # Tests say themselves when KV is in shared memory.
+    quiet = {"MEMOS__KV__PREFETCH": "false"}
+    with Server(folder, home=folder / "home", environment=quiet).running() as running:
         yield running

@@ -137,7 +137,14 @@ def test_activating_is_guarded_and_says_what_does_not_work(server, keys):
     with server.http(keys.kv_admin) as http:
         assert http.get("/v1/memory/activation").status_code == 403
     with server.http(keys.operator) as http:
-        tiers = http.get("/v1/memory/activation").json()["tiers"]
+        shown = http.get("/v1/memory/activation").json()
+    tiers, use = shown["tiers"], shown["use"]
+    assert use["hits"] > 0
+    assert use["loaded_tokens_ram"] + use["loaded_tokens_disk"] > 300
+    speed = use["tokens_per_second"]
+    assert speed["ram"] > speed["prefill"] > 0
+    assert speed["disk"] > 0
+    assert use["saved_prefill_seconds"] > 0
     assert [tier["name"] for tier in tiers] == ["ram", "disk"]
     assert all(tier["bytes"] > 0 for tier in tiers)
 

@@ -113,7 +113,10 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
             self._worker = RefusingWorker(group.kv_cache_spec.block_size)
             return
         rank = list(rank_names(self._vllm_config))[self._vllm_config.parallel_config.rank]
-        self._worker = WorkerSide(self._store, cache, rank, rotation_of(self._vllm_config))
+        rotation = rotation_of(self._vllm_config)
+        self._worker = WorkerSide(
+            self._store, cache, rank, rotation, prefetches=load_config().kv.prefetch
+        )
 
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
@@ -25,6 +26,9 @@ COUNTERS = {
     "prefill_tokens": "Tokens of prompts that were computed in steps without a load",
     "prefill_seconds": "Time that those steps took",
 }
+
+TOTALS: Counter[str] = Counter()
+"""In the API process: all workers' counts since the server started, by the names of `COUNTERS`."""
 
 
 @dataclasses.dataclass
@@ -69,4 +73,5 @@ class KVPromMetrics(KVConnectorPromMetrics):
         values = self.per_engine_labelvalues[engine_idx]
         for name, amount in transfer_stats_data.items():
             if name in self._counters:
+                TOTALS[name] += amount
                 self._counters[name].labels(*values).inc(amount)

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,9 +33,16 @@ _SWEEP_SECONDS = 600.0
 
 class WorkerSide:
     def __init__(
-        self, store: SegmentKeeper, cache: PagedCache, rank: str, rotation: Rotation | None
+        self,
+        store: SegmentKeeper,
+        cache: PagedCache,
+        rank: str,
+        rotation: Rotation | None,
+        prefetches: bool = False,
     ) -> None:
+        """Args: prefetches: what was used last comes into shared memory at once."""
         self._store = store
+        self._prefetches = prefetches
         self._cache = cache
         self._rank = rank
         self._lock = threading.Lock()
@@ -145,6 +153,16 @@ class WorkerSide:
                 self._count(f"read_tokens_{tier.name}", tokens)
                 self._count(f"read_seconds_{tier.name}", seconds)
         self._sweep()
+        if self._prefetches:
+            self._warm(self._store.warmest(self._rank))
+
+    def _warm(self, names: Iterator[str]) -> None:
+        """What was used last comes back into shared memory, one by one: saves go between."""
+        try:
+            if (name := next(names, None)) is not None and self._store.warm(name):
+                self._saver.submit(self._warm, names)
+        except (OSError, RuntimeError) as error:  # no memory; or the server ends
+            log.info("shared memory stays as it is: %s", error)
 
     def _sweep(self) -> None:
         self._swept = time.monotonic()

@@ -1,0 +1,128 @@
+"""KV on its way up before it is asked for, and the order that makes prompts begin alike."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.habits import Habits
+from memos_vllm.activation.store import Namer
+from memos_vllm.activation.tombstones import short
+from memos_vllm.engine.chains import Prompt
+from memos_vllm.engine.prefetch import Prefetcher
+from memos_vllm.governance.scope import Scopes
+from memos_vllm.scheduler.scheduler import hottest_first
+from memos_vllm.vault.views import StableCube
+from tests.conftest import principal
+from tests.unit.test_kv_store import FILE_BYTES, MODEL, keep, kept_in, named, open_keeper
+
+ALICE, BOB = principal("alice"), principal("bob")
+SCOPES = Scopes(b"secret", "person")
+
+
+# -- what somebody used --------------------------------------------------------------------------------
+
+
+def test_the_last_prompts_are_known_after_a_restart_and_longer_ones_replace_their_beginnings(
+    tmp_path,
+):
+    habits = Habits(tmp_path)
+    assert habits.of("alice") == []
+    for names in (["a"], ["a", "b"], ["x"], ["y"], ["z"], ["x"], ["a", "b", "c"]):
+        habits.note("alice", names)
+    expected = [["a", "b", "c"], ["x"], ["z"], ["y"]]
+    assert habits.of("alice") == expected
+    assert Habits(tmp_path).of("alice") == expected
+    assert habits.of("bob") == []
+
+
+@pytest.mark.parametrize("damage", ["", "{", "7", "[7]"])
+def test_a_damaged_note_is_no_habit(tmp_path, damage):
+    (tmp_path / "alice").write_text(damage)
+    assert Habits(tmp_path).of("alice") == []
+
+
+def test_a_person_who_is_forgotten_has_no_habits(tmp_path):
+    keeper = open_keeper(tmp_path)
+    keeper.make_folders()
+    keeper.habits.note(short(SCOPES.person(ALICE)), ["a"])
+    keeper.habits.note(short(SCOPES.person(BOB)), ["b"])
+    keeper.forget_scope(SCOPES.person(ALICE))
+    again = open_keeper(tmp_path).habits
+    assert again.of(short(SCOPES.person(ALICE))) == []
+    assert again.of(short(SCOPES.person(BOB))) == [["b"]]
+
+
+# -- bringing it up --------------------------------------------------------------------------------------
+
+
+def test_what_is_used_comes_up_while_there_is_room_and_pushes_nothing_out(tmp_path):
+    keeper = open_keeper(tmp_path, ram_bytes=3 * FILE_BYTES)
+    for i in range(5):
+        keep(keeper, named(f"k{i}"))
+    keeper.empty_memory()
+    keeper = open_keeper(tmp_path, ram_bytes=3 * FILE_BYTES)
+    warmed = [keeper.warm(str(named(f"k{i}"))) for i in range(5)]
+    assert warmed[0]
+    assert not warmed[-1]
+    assert [i for i in range(5) if keeper.where(named(f"k{i}")) == "ram"] == [
+        i for i in range(5) if warmed[i]
+    ]
+    assert keeper.warm("no/such/segment"), "one that is gone says nothing about the room"
+
+
+def test_the_last_used_comes_first_and_every_worker_its_own(tmp_path):
+    keeper = open_keeper(tmp_path)
+    for key, rank in (("old", ""), ("other", "1of2"), ("young", "")):
+        keep(keeper, named(key).__class__(named(key).model, named(key).scope, key, rank))
+    keeper.disk.used(str(named("old")))
+    assert [name.rpartition("/")[2] for name in keeper.warmest("")] == ["old", "young"]
+    assert [name.rpartition("/")[2] for name in keeper.warmest("1of2")] == ["other.1of2"]
+
+
+async def test_a_new_session_reads_ahead_once_and_a_turn_brings_up_what_its_person_used(
+    tmp_path, monkeypatch
+):
+    keeper = open_keeper(tmp_path)
+    tokens, segments = list(range(48)), [Segment(16, "tenant"), Segment(48, "tenant", ("a@1",))]
+    names = [each[0] for each in Namer(MODEL).names(tokens, segments)]
+    for name in names:
+        keep(keeper, name)
+    keeper.empty_memory()
+    tasks: list[asyncio.Task] = []
+
+    def prefetcher() -> Prefetcher:
+        spawn = lambda work: tasks.append(asyncio.ensure_future(work))  # noqa: E731
+        return Prefetcher(keeper, Namer(MODEL), keeper.habits, SCOPES, spawn)
+
+    first = prefetcher()
+    first.arrived(ALICE)
+    first.answered(ALICE, Prompt("", tokens, None), tuple(segments))
+    await asyncio.gather(*tasks)
+    assert [keeper.where(name) for name in names] == ["ram", "ram"]
+    assert len(kept_in(tmp_path)) == 4
+
+    read = []
+    monkeypatch.setattr(keeper, "read_ahead", read.append)
+    again = prefetcher()
+    for _ in range(3):
+        again.arrived(ALICE)
+    again.arrived(BOB)
+    await asyncio.gather(*tasks)
+    assert read == [str(name) for name in names]
+
+
+# -- order ---------------------------------------------------------------------------------------------
+
+
+def cube(name: str, reads: int, person: str = "") -> StableCube:
+    return StableCube(name, name, "v", 1, person, 0, reads, ord(name), ())
+
+
+def test_the_hottest_of_the_tenant_s_cubes_come_first_and_placed_ones_stay():
+    named_cubes = [cube("a", 3), cube("b", 900, "alice"), cube("c", 40), cube("d", 45)]
+    placed = [cube("z", 10_000)]
+    found = [c.name for c in hottest_first([*named_cubes, *placed], 4)]
+    assert found == ["c", "d", "a", "b", "z"], "heat counts in doublings, so c and d stay in order"
