@@ -113,8 +113,23 @@ class RememberConfig(Section):
 
 
 class KVConfig(Section):
-    tier: Literal["fs", "none"] = Field(
-        "fs", description="where KV outlives the engine: in files of ours, or nowhere"
+    tier: Literal["fs", "lmcache", "none"] = Field(
+        "fs",
+        description="where KV outlives the engine: in files of ours; in these and, for "
+        "conversations, in LMCache's server; or nowhere",
+    )
+    lmcache_url: str = Field(
+        "tcp://127.0.0.1:5555", description="of `lmcache server`, where the engine reaches it"
+    )
+    lmcache_http_url: str = Field(
+        "http://127.0.0.1:8080", description="of its HTTP frontend, through which KV is deleted"
+    )
+    lmcache_hash: str = Field("blake3", description="its `--hash-algorithm`")
+    lmcache_timeout_seconds: float = Field(
+        5.0, gt=0, description="what it has not answered by then is computed"
+    )
+    lmcache_heartbeat_seconds: float = Field(
+        2.0, gt=0, le=10, description="how often it is looked for, and tried again"
     )
     path: Path | None = Field(None, description="folder of KV on disk; default: under `home`")
     max_bytes: int = Field(16 << 30, ge=0, description="KV on disk; what is worth least goes first")

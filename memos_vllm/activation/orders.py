@@ -27,12 +27,25 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Conversation:
+    """What of the prompt the tier for conversations may keep, and whose it is."""
+
+    end: int
+    """Tokens from the start of the prompt; behind it stands what the next turn does not have."""
+    scope: str
+    cubes: tuple[str, ...] = ()
+    """`id@sequence` of every cube whose text stands in it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Orders:
     segments: tuple[Segment, ...]
     save: bool = True
     """Whether what this request computes may be kept."""
     near: tuple[Source, ...] = ()
     """Where the segments behind the exact ones come from; without a gap."""
+    conversation: Conversation | None = None
+    """None: it is kept in segments, or not at all."""
 
     def to_params(self) -> dict[str, Any]:
         """Plain values, which any of the engine's serializers carries."""
@@ -41,6 +54,7 @@ class Orders:
                 "segments": [[s.end, s.scope, list(s.cubes)] for s in self.segments],
                 "save": self.save,
                 "near": [list(dataclasses.astuple(source)) for source in self.near],
+                "conversation": _plain(self.conversation),
             }
         }
 
@@ -54,10 +68,27 @@ def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
         Segment(int(end), str(scope), tuple(map(str, cubes)))
         for end, scope, cubes in raw.get("segments", ())
     )
-    if not segments or not _ascending([segment.end for segment in segments]):
+    if not _ascending([segment.end for segment in segments]):
         return None
     near = tuple(Source(*source) for source in raw.get("near", ()))
-    return Orders(segments, bool(raw.get("save", True)) and not near, near)
+    save = bool(raw.get("save", True)) and not near
+    conversation = _conversation(raw.get("conversation")) if save else None
+    if not segments and conversation is None:
+        return None
+    return Orders(segments, save, near, conversation)
+
+
+def _plain(conversation: Conversation | None) -> list[Any] | None:
+    if conversation is None:
+        return None
+    return [conversation.end, conversation.scope, list(conversation.cubes)]
+
+
+def _conversation(raw: Any) -> Conversation | None:
+    if not isinstance(raw, Sequence):
+        return None
+    end, scope, cubes = raw
+    return Conversation(int(end), str(scope), tuple(map(str, cubes))) if int(end) > 0 else None
 
 
 def _ascending(ends: Sequence[int]) -> bool:

@@ -6,6 +6,7 @@
     <disk>/contexts/<text>/<model>.<scope>.<key>          in which segments a text stands last
     <disk>/pins/<cube>                                    cubes whose KV stays
     <disk>/gone/<cube>                                    since which version its KV may be kept
+    <disk>/lmcache/                                       what LMCache holds of whom (`remote`)
 
 Several processes share the folders: engine workers write and read, the API process wipes.  A mark is
 made before its segment appears, so forgetting a cube finds every chain that contains it, and a
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memos_vllm.activation.chain import Segment, chain_keys
+from memos_vllm.activation.remote import RemoteKV
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.wiping import SUFFIX, wipe
 from memos_vllm.config import KVConfig
@@ -77,6 +79,7 @@ class SegmentStore:
         self._pins = folder / "pins"
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
+        self.remote = RemoteKV(config, folder / "lmcache")
 
     def where(self, name: SegmentName) -> str | None:
         """The fastest tier that holds a segment. One or two questions to the file system."""
@@ -109,6 +112,8 @@ class SegmentStore:
 
         Args:
             sequence: of the first version whose KV may come from now on; None: the cube is gone.
+        Raises:
+            OSError: not everything could be wiped; a later call does what remains.
         """
         self.make_folders()
         if sequence is None:
@@ -119,13 +124,14 @@ class SegmentStore:
             for mark in marks:
                 wiped += self.wipe_segment(mark.name.replace("+", "/"))
                 mark.unlink(missing_ok=True)
-        return wiped
+        return wiped + self.remote.forget_cube(short(cube))
 
     def forget_scope(self, scope: str) -> None:
         """Wipe everything of one scope: a person or a tenant that leaves."""
         for tier in self.tiers():
             for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
                 wipe(path)
+        self.remote.forget_scope(short(scope))
 
     def pin(self, cube: str, on: bool = True) -> None:
         """Keep what contains this cube whatever else is needed."""

@@ -16,7 +16,7 @@ from memos_vllm.activation.chain import (
     locate,
     special_position,
 )
-from memos_vllm.activation.orders import Orders, Source
+from memos_vllm.activation.orders import Conversation, Orders, Source
 from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.config import KVConfig
 from memos_vllm.governance.principal import Principal
@@ -133,9 +133,20 @@ class ChainPlanner:
                     scope = mine
                 segments.append(Segment(end, scope, cubes))
                 ends.append((candidate.entry, end))
+        conversation = None
         if self._config.history and writes.history:
-            segments += self._history(prompt, draft, segments, mine)
-        orders = Orders(tuple(segments), writes.head) if segments else None
+            limit = self._history_end(prompt, draft)
+            cubes = tuple(f"{c.entry.cube}@{c.sequence}" for c in draft.stable()) if draft else ()
+            if self._config.tier == "lmcache":
+                conversation = Conversation(limit, mine, cubes)
+            else:
+                start = segments[-1].end if segments else 0
+                least = self._config.segment_tokens
+                cuts = history_cuts(prompt.tokens, self._special, start, limit, least)
+                segments += [Segment(cut, mine, cubes) for cut in cuts]
+        orders = None
+        if segments or conversation is not None:
+            orders = Orders(tuple(segments), writes.head, conversation=conversation)
         shared = self._scopes.tenant(principal, prompt.client_salt)
         plan = KVPlan(
             segments=[
@@ -146,20 +157,13 @@ class ChainPlanner:
         )
         return Chained(orders, ends, plan)
 
-    def _history(
-        self, prompt: Prompt, draft: Draft | None, head: Sequence[Segment], scope: str
-    ) -> list[Segment]:
-        start = head[-1].end if head else 0
-        cubes = head[-1].cubes if head else ()
-        limit = len(prompt.tokens)
-        if draft is not None and (retrieved := draft.retrieved_block()):
-            # It is gone from the next turn's prompt: what stands behind it is never found again.
-            before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
-            count = len(self._control.findall(before)) if self._control else 0
-            limit = special_position(prompt.tokens, self._special, count) + 1
-        least = self._config.segment_tokens
-        cuts = history_cuts(prompt.tokens, self._special, start, limit, least)
-        return [Segment(cut, scope, cubes) for cut in cuts]
+    def _history_end(self, prompt: Prompt, draft: Draft | None) -> int:
+        """Tokens in front of what was retrieved for this turn: the next turn's prompt lacks that."""
+        if draft is None or not (retrieved := draft.retrieved_block()):
+            return len(prompt.tokens)
+        before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
+        count = len(self._control.findall(before)) if self._control else 0
+        return special_position(prompt.tokens, self._special, count) + 1
 
     def declare(self, principal: Principal, draft: Draft, prompt: Prompt) -> None:
         """Whoever may speak for the tenant says that what stands before memory is the tenant's own."""
