@@ -23,6 +23,8 @@ from memos_vllm.config import KVConfig
 _BATCH = 1000
 _LOCKED_SECONDS = 10.0
 """How long an object that is being read or written may stay: a lock of a client that died is older."""
+_ADAPTER_SECONDS = 35.0
+"""LMCache's adapters have 30 s for a deletion."""
 _TAKEN = ".taken"
 
 
@@ -79,22 +81,25 @@ class RemoteKV:
         for path in taken:
             for line in path.read_text().splitlines():
                 keys[line] = json.loads(line)
-        if keys:
-            self._delete(list(keys.values()))
+        self.delete(list(keys.values()))
         for path in taken:
             path.unlink(missing_ok=True)
         return len(keys)
 
-    def _delete(self, keys: list[dict[str, Any]]) -> None:
-        timeout = max(self._config.lmcache_timeout_seconds, 30.0)  # an adapter's own limit
-        try:
-            with httpx.Client(base_url=self._config.lmcache_http_url, timeout=timeout) as http:
-                found = http.get("/config/adapters").raise_for_status().json()["adapters"]
-                adapters = list(dict.fromkeys(adapter["type_name"] for adapter in found))
-                for start in range(0, len(keys), _BATCH):
-                    _delete_batch(http, adapters, keys[start : start + _BATCH])
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            raise ConnectionError(f"LMCache deletes nothing: {error}") from error
+    def delete(self, keys: list[dict[str, Any]]) -> None:
+        """Delete these objects, in memory and behind every adapter. Raises OSError."""
+        if not keys:
+            return
+        timeout = max(self._config.lmcache_timeout_seconds, _ADAPTER_SECONDS)
+        for url in self._config.lmcache_http_urls:
+            try:
+                with httpx.Client(base_url=url, timeout=timeout) as http:
+                    found = http.get("/config/adapters").raise_for_status().json()["adapters"]
+                    adapters = list(dict.fromkeys(adapter["type_name"] for adapter in found))
+                    for start in range(0, len(keys), _BATCH):
+                        _delete_batch(http, adapters, keys[start : start + _BATCH])
+            except (httpx.HTTPError, KeyError, ValueError) as error:
+                raise ConnectionError(f"LMCache deletes nothing at {url}: {error}") from error
 
 
 def _delete_batch(http: httpx.Client, adapters: list[str], keys: list[dict[str, Any]]) -> None:

@@ -135,35 +135,36 @@ class ChainPlanner:
                 ends.append((candidate.entry, end))
         conversation = None
         if self._config.history and writes.history:
-            limit = self._history_end(prompt, draft)
-            cubes = tuple(f"{c.entry.cube}@{c.sequence}" for c in draft.stable()) if draft else ()
-            if self._config.tier == "lmcache":
-                conversation = Conversation(limit, mine, cubes)
-            else:
-                start = segments[-1].end if segments else 0
-                least = self._config.segment_tokens
-                cuts = history_cuts(prompt.tokens, self._special, start, limit, least)
-                segments += [Segment(cut, mine, cubes) for cut in cuts]
-        orders = None
-        if segments or conversation is not None:
-            orders = Orders(tuple(segments), writes.head, conversation=conversation)
+            conversation = self._conversation(prompt, draft, mine)
+            if self._config.tier != "lmcache":
+                segments += self._cut(prompt, conversation, segments[-1].end if segments else 0)
+                conversation = None
+        orders = Orders(tuple(segments), writes.head, conversation=conversation)
         shared = self._scopes.tenant(principal, prompt.client_salt)
         plan = KVPlan(
             segments=[
                 KVSegment(end=s.end, shared=s.scope == shared, cubes=list(s.cubes))
                 for s in segments
             ],
+            conversation=conversation.end if conversation is not None else None,
             problem=problem,
         )
-        return Chained(orders, ends, plan)
+        return Chained(orders if segments or conversation else None, ends, plan)
 
-    def _history_end(self, prompt: Prompt, draft: Draft | None) -> int:
-        """Tokens in front of what was retrieved for this turn: the next turn's prompt lacks that."""
+    def _conversation(self, prompt: Prompt, draft: Draft | None, scope: str) -> Conversation:
+        """The prompt up to what was retrieved for this turn: the next turn's prompt lacks that."""
+        cubes = tuple(f"{c.entry.cube}@{c.sequence}" for c in draft.stable()) if draft else ()
         if draft is None or not (retrieved := draft.retrieved_block()):
-            return len(prompt.tokens)
+            return Conversation(len(prompt.tokens), scope, cubes)
         before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
         count = len(self._control.findall(before)) if self._control else 0
-        return special_position(prompt.tokens, self._special, count) + 1
+        end = special_position(prompt.tokens, self._special, count) + 1
+        return Conversation(end, scope, cubes)
+
+    def _cut(self, prompt: Prompt, conversation: Conversation, start: int) -> list[Segment]:
+        least, end = self._config.segment_tokens, conversation.end
+        cuts = history_cuts(prompt.tokens, self._special, start, end, least)
+        return [Segment(cut, conversation.scope, conversation.cubes) for cut in cuts]
 
     def declare(self, principal: Principal, draft: Draft, prompt: Prompt) -> None:
         """Whoever may speak for the tenant says that what stands before memory is the tenant's own."""

@@ -98,6 +98,8 @@ class Endpoint:
             "vllm_block_size": self.block_size,
             "parallel_strategy": strategy,
             "extra_config": {
+                # The engine copies, so nobody writes into its blocks after a load was given up.
+                "lmcache.mp.mp_transfer_mode": "engine_driven",
                 "lmcache.mp.mq_timeout": self.config.lmcache_timeout_seconds,
                 "lmcache.mp.heartbeat_interval": self.config.lmcache_heartbeat_seconds,
             },

@@ -23,8 +23,9 @@ from memos_vllm.engine.kv.fingerprint import namer
 from memos_vllm.engine.kv.stats import LMCACHE_COUNTERS, KVPromMetrics, KVStats
 from memos_vllm.engine.kv.support import unsupported_reason
 from memos_vllm.engine.lmcache.adapters import Endpoint, model_name
+from memos_vllm.engine.lmcache.ledger import Ledger
 from memos_vllm.engine.lmcache.link import Link
-from memos_vllm.engine.lmcache.messages import StepTransfers
+from memos_vllm.engine.lmcache.messages import FailedSaves, StepTransfers
 from memos_vllm.engine.lmcache.scheduler_side import SchedulerSide
 from memos_vllm.engine.lmcache.worker_side import WorkerSide
 
@@ -50,8 +51,8 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
         self._endpoint = Endpoint(vllm_config, kv_cache_config, config.kv, model)
         if role == KVConnectorRole.SCHEDULER:
             self._link = Link(self._endpoint.scheduler, config.kv.lmcache_heartbeat_seconds)
-            store = SegmentStore(config.kv, config.kv_path)
-            self._scheduler = SchedulerSide(store, self._endpoint, self._link, config.kv)
+            ledger = Ledger(SegmentStore(config.kv, config.kv_path), self._endpoint.keys)
+            self._scheduler = SchedulerSide(ledger, self._endpoint, self._link)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -84,8 +85,12 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
         return self.request_finished(request, block_ids[0])
 
     def update_connector_output(self, connector_output: Any) -> None:
-        if self._scheduler is not None:
-            self._scheduler.saved(list(connector_output.finished_sending or ()))
+        if self._scheduler is None:
+            return
+        told = connector_output.kv_connector_worker_meta
+        if isinstance(told, FailedSaves):
+            self._scheduler.not_saved(told.request_ids)
+        self._scheduler.saved(list(connector_output.finished_sending or ()))
 
     # -- in a worker ------------------------------------------------------------------------------
 
@@ -94,7 +99,7 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
             return
         endpoint, config = self._endpoint, self._endpoint.config
         self._link = Link(lambda: endpoint.worker(kv_caches), config.lmcache_heartbeat_seconds)
-        self._worker = WorkerSide(self._link, config.lmcache_timeout_seconds)
+        self._worker = WorkerSide(self._link)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         orders = self._get_connector_metadata()
@@ -114,6 +119,10 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         return (None, None) if self._worker is None else self._worker.take_finished()
+
+    def build_connector_worker_meta(self) -> FailedSaves | None:
+        failed = set() if self._worker is None else self._worker.take_failed_saves()
+        return FailedSaves(failed) if failed else None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return set() if self._worker is None else self._worker.take_bad_blocks()

@@ -7,23 +7,19 @@ handed over after its reply.  Where LMCache does not answer, everything is compu
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
-import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from memos_vllm.activation.orders import Conversation, read_orders
-from memos_vllm.activation.store import SegmentStore, short
-from memos_vllm.config import KVConfig
+from memos_vllm.activation.orders import read_orders
 from memos_vllm.engine.lmcache.adapters import Endpoint
+from memos_vllm.engine.lmcache.ledger import Ledger, Place
 from memos_vllm.engine.lmcache.link import Link
 from memos_vllm.engine.lmcache.messages import StepTransfers, Transfer
 
 log = logging.getLogger("vllm.memos_kv")
-_KNOWN_SALTS = 1024
 _POLL_SECONDS = 0.001
 
 
@@ -31,38 +27,29 @@ _POLL_SECONDS = 0.001
 class _Followed:
     """A request whose conversation LMCache may keep."""
 
-    conversation: Conversation
-    salt: str
-    asked: float | None = None
-    """When the lookup was sent whose answer is not used yet."""
+    place: Place
+    asked: bool = False
+    """A lookup was sent whose answer is not used yet."""
     adapter: Any = None
     """The connection that it was sent over."""
+    end: int = 0
+    """Tokens that were asked for."""
     hit: int = 0
     """Tokens that LMCache has, and keeps from eviction until they are loaded or given up."""
     done: bool = False
     """Looked up, and loaded or not: a request is not looked up again."""
-
-    @property
-    def cubes(self) -> list[str]:
-        return [short(cube.partition("@")[0]) for cube in self.conversation.cubes]
-
-    @property
-    def scope(self) -> str:
-        return short(self.conversation.scope.partition("/")[0])
+    saving: tuple[bytes, ...] = ()
+    """Chunks that are on their way."""
 
 
 class SchedulerSide:
-    def __init__(
-        self, store: SegmentStore, endpoint: Endpoint, link: Link[Any], config: KVConfig
-    ) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, endpoint: Endpoint, link: Link[Any]) -> None:
+        self._ledger = ledger
         self._endpoint = endpoint
         self._link = link
-        self._config = config
+        self._least = endpoint.config.segment_tokens
         self._requests: dict[str, _Followed | None] = {}
-        self._saving: dict[str, tuple[_Followed, Any]] = {}
-        self._known: OrderedDict[str, set[bytes]] = OrderedDict()
-        """By salt, the chunks that LMCache was given by this process, or had."""
+        self._saving: dict[str, _Followed] = {}
         self._orders = StepTransfers()
         self._hashers: dict[int, Any] = {}
         self._counts: Counter[str] = Counter()
@@ -72,24 +59,28 @@ class SchedulerSide:
         followed = self._followed(request)
         if followed is None or followed.done:
             return 0, False
-        if followed.asked is None and not self._ask(request, followed, computed):
+        if not followed.asked and not self._ask(request, followed, computed):
             followed.done = True
             return 0, False
         hit = self._call(followed.adapter, "check_lookup_result", request.request_id, default=0)
         if hit is None:
             time.sleep(_POLL_SECONDS)  # the answer comes to another thread of this process
             return None, False
-        if not followed.adapter.is_healthy:
+        if not hit and not followed.adapter.is_healthy:
             self._counts["lmcache_unanswered"] += 1
+            self._let_go(request, followed, 0)
+            return 0, False
         followed.hit = hit
+        if hit < followed.end:
+            self._ledger.doubt(followed.place)  # it has lost some, or never had it
         end = min(hit, request.num_prompt_tokens - 1)
-        if end - computed < self._config.segment_tokens:
+        if end - computed < self._least:
             return 0, False
         return end - computed, True
 
     def allocated(self, request: Any, block_ids: Sequence[int], external: int) -> None:
         followed = self._requests.get(request.request_id)
-        if followed is None or followed.asked is None:
+        if followed is None or not followed.asked:
             return
         chunk, size = followed.adapter.lmcache_tokens_per_chunk, self._endpoint.block_size
         computed = min(followed.hit, request.num_prompt_tokens - 1) - external
@@ -98,7 +89,7 @@ class SchedulerSide:
             self._orders.loads.append(
                 Transfer(
                     request.request_id,
-                    followed.salt,
+                    followed.place.salt,
                     tuple(request.prompt_token_ids[: followed.hit]),
                     tuple(block_ids[start // size : followed.hit // size]),
                     start,
@@ -113,29 +104,27 @@ class SchedulerSide:
         followed = self._requests.pop(request.request_id, None)
         if followed is None:
             return False
-        if followed.asked is not None:
+        if followed.asked:
             self._let_go(request, followed, followed.hit)
-        adapter = self._link.get()
-        if request.num_output_tokens == 0 or adapter is None:
-            self._end(request.request_id, followed.adapter)
-            return False  # without a reply, not all of the prompt was computed
-        save = self._save(request, followed, block_ids, adapter)
-        if save is None:
-            self._end(request.request_id, followed.adapter)
+        save = self._save(request, followed, block_ids) if request.num_output_tokens else None
+        if save is None:  # without a reply, not all of the prompt was computed
+            self._end(request.request_id, followed)
             return False
         self._orders.saves.append(save)
-        self._saving[request.request_id] = (followed, adapter)
+        self._saving[request.request_id] = followed
         return True
 
-    def saved(self, request_ids: Sequence[str]) -> None:
+    def not_saved(self, request_ids: Iterable[str]) -> None:
+        """Before `saved` names them."""
         for request_id in request_ids:
-            if request_id not in self._saving:
-                continue
-            followed, adapter = self._saving.pop(request_id)
-            self._end(request_id, adapter)
-            if self._store.any_gone(followed.conversation.cubes):
-                self._known.pop(followed.salt, None)
-                threading.Thread(target=self._forget, args=(followed.cubes,), daemon=True).start()
+            if request_id in self._saving:
+                self._ledger.doubt(self._saving[request_id].place)
+
+    def saved(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            if (followed := self._saving.pop(request_id, None)) is not None:
+                self._end(request_id, followed)
+                self._ledger.given(followed.place, followed.saving)
 
     def take_orders(self) -> StepTransfers:
         orders, self._orders = self._orders, StepTransfers()
@@ -158,14 +147,13 @@ class SchedulerSide:
             return None
         if request.mm_features or request.lora_request is not None:
             return None  # the tokens alone do not say what was computed
-        if self._store.any_gone(orders.conversation.cubes):
-            return None
-        return _Followed(orders.conversation, salt_of(orders.conversation))
+        place = Place(orders.conversation)
+        return None if self._ledger.is_gone(place) else _Followed(place)
 
     def _ask(self, request: Any, followed: _Followed, computed: int) -> bool:
         """Send the lookup; False: there is nothing to be gained, or nobody to be asked."""
-        end = min(followed.conversation.end, request.num_prompt_tokens)
-        if end - computed < self._config.segment_tokens:
+        end = min(followed.place.conversation.end, request.num_prompt_tokens)
+        if end - computed < self._least:
             return False
         adapter = self._link.get()
         if adapter is None:
@@ -173,21 +161,21 @@ class SchedulerSide:
             return False
         chunk = adapter.lmcache_tokens_per_chunk
         tokens = list(request.prompt_token_ids[: end // chunk * chunk])
-        if len(tokens) - computed < self._config.segment_tokens:
+        if len(tokens) - computed < self._least:
             return False
-        followed.asked, followed.adapter = time.monotonic(), adapter
+        followed.asked, followed.adapter, followed.end = True, adapter, len(tokens)
         self._call(
             adapter,
             "maybe_submit_lookup_request",
             request.request_id,
             token_ids=tokens,
-            cache_salt=followed.salt,
+            cache_salt=followed.place.salt,
         )
         return True
 
     def _let_go(self, request: Any, followed: _Followed, end: int) -> None:
         """The lookup is used: what it found up to `end` is not needed after all."""
-        adapter, followed.asked, followed.done = followed.adapter, None, True
+        adapter, followed.asked, followed.done = followed.adapter, False, True
         self._call(adapter, "cleanup_lookup_result", request.request_id)
         if end > 0:
             self._call(
@@ -197,73 +185,48 @@ class SchedulerSide:
                 start=0,
                 end=end,
                 request_id=request.request_id,
-                cache_salt=followed.salt,
+                cache_salt=followed.place.salt,
             )
 
-    def _save(
-        self, request: Any, followed: _Followed, block_ids: Sequence[int], adapter: Any
-    ) -> Transfer | None:
-        """None: there is nothing that LMCache does not have."""
-        cubes, scope, salt = followed.cubes, followed.scope, followed.salt
-        chunk, size = adapter.lmcache_tokens_per_chunk, self._endpoint.block_size
-        end = min(followed.conversation.end, request.num_prompt_tokens) // chunk * chunk
-        if end == 0 or self._store.any_gone(followed.conversation.cubes):
+    def _save(self, request: Any, followed: _Followed, block_ids: Sequence[int]) -> Transfer | None:
+        """What LMCache does not have yet, noted; None: nothing, or it cannot be given."""
+        place, adapter = followed.place, self._link.get()
+        if adapter is None or self._ledger.is_gone(place):
             return None
+        chunk, size = adapter.lmcache_tokens_per_chunk, self._endpoint.block_size
+        end = min(place.conversation.end, request.num_prompt_tokens) // chunk * chunk
         tokens = request.prompt_token_ids[:end]
-        hasher = self._hashers.setdefault(chunk, self._endpoint.hasher(chunk))
-        hashes = hasher.compute_chunk_hashes(list(tokens))
-        known = self._known_under(followed)
-        new = [each for each in hashes if each not in known]
+        hashes = self._hasher(chunk).compute_chunk_hashes(list(tokens))
+        new = self._ledger.unknown(place, hashes)
         if not new:
             return None
         try:
-            self._store.remote.note(cubes, scope, salt, self._endpoint.keys(salt, new))
+            self._ledger.note(place, new)
         except OSError as error:
             log.warning("a conversation's KV is not kept: %s", error)
             self._counts["lmcache_save_failures"] += 1
             return None
-        known.update(new)
         start = max(followed.hit, hashes.index(new[0]) * chunk)
         if start >= end:
             return None
+        followed.adapter, followed.saving = adapter, tuple(new)
         blocks = tuple(block_ids[start // size : end // size])
-        return Transfer(request.request_id, salt, tuple(tokens), blocks, start, end)
+        return Transfer(request.request_id, place.salt, tuple(tokens), blocks, start, end)
 
-    def _known_under(self, followed: _Followed) -> set[bytes]:
-        salt = followed.salt
-        if not self._store.remote.has(followed.cubes, followed.scope, salt):
-            self._known.pop(salt, None)
-        known = self._known.setdefault(salt, set())
-        self._known.move_to_end(salt)
-        if len(self._known) > _KNOWN_SALTS:
-            self._known.popitem(last=False)
-        return known
+    def _hasher(self, chunk: int) -> Any:
+        if chunk not in self._hashers:
+            self._hashers[chunk] = self._endpoint.hasher(chunk)
+        return self._hashers[chunk]
 
-    def _forget(self, cubes: Sequence[str]) -> None:
-        try:
-            for cube in cubes:
-                self._store.remote.forget_cube(cube)
-        except OSError as error:
-            log.warning("KV of a cube deleted meanwhile is still kept: %s", error)
-
-    def _end(self, request_id: str, adapter: Any) -> None:
-        if adapter is not None:
-            self._call(adapter, "end_session", request_id)
+    def _end(self, request_id: str, followed: _Followed) -> None:
+        if followed.adapter is not None:
+            self._call(followed.adapter, "end_session", request_id)
 
     def _call(self, adapter: Any, method: str, *args: Any, default: Any = None, **how: Any) -> Any:
         """A call to LMCache: one that fails is a miss, and the connection is made again."""
         try:
             return getattr(adapter, method)(*args, **how)
-        except Exception as error:
-            log.warning("LMCache fails at %s: %r", method, error)
+        except Exception:
+            log.warning("LMCache fails at %s", method, exc_info=True)
             self._link.lost(adapter)
             return default
-
-
-def salt_of(conversation: Conversation) -> str:
-    """The only name under which a conversation's KV is found: whose it is, and behind which cubes.
-
-    A cube that changes is another `id@sequence`, so nothing of the old is ever found again.
-    """
-    text = "\0".join(("memos lmcache 1", conversation.scope, *conversation.cubes))
-    return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -20,12 +20,12 @@ log = logging.getLogger("vllm.memos_kv")
 
 
 class WorkerSide:
-    def __init__(self, link: Link[Any], timeout_seconds: float) -> None:
+    def __init__(self, link: Link[Any]) -> None:
         self._link = link
-        self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._loaded: set[str] = set()
         self._saved: set[str] = set()
+        self._failed_saves: set[str] = set()
         self._bad_blocks: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._loader = ThreadPoolExecutor(1, "memos-lmcache-load")
@@ -48,6 +48,12 @@ class WorkerSide:
             self._saved, self._loaded = set(), set()
         return saved, loaded
 
+    def take_failed_saves(self) -> set[str]:
+        """Before `take_finished` names them, or together with it."""
+        with self._lock:
+            failed, self._failed_saves = self._failed_saves, set()
+        return failed
+
     def take_bad_blocks(self) -> set[int]:
         with self._lock:
             bad, self._bad_blocks = self._bad_blocks, set()
@@ -69,7 +75,7 @@ class WorkerSide:
                 self._counts["lmcache_loaded_tokens"] += load.end - load.start - load.skip
             else:
                 self._counts["lmcache_load_failures"] += 1
-                self._bad_blocks.update(load.block_ids)
+                self._bad_blocks.update(load.written)
             self._loaded.add(load.request_id)
 
     def _save(self, save: Transfer, adapter: Any, event: Any) -> None:
@@ -79,6 +85,7 @@ class WorkerSide:
                 self._counts["lmcache_saved_tokens"] += save.end - save.start
             else:
                 self._counts["lmcache_save_failures"] += 1
+                self._failed_saves.add(save.request_id)
             self._saved.add(save.request_id)
 
     def _transfer(self, direction: str, transfer: Transfer, adapter: Any, event: Any) -> bool:
@@ -96,11 +103,13 @@ class WorkerSide:
                     request_id, operation(transfer), event, cache_salt=transfer.salt
                 )
                 future = adapter.store_futures.pop(request_id, None)
-            if future is not None and future.result(timeout=self._timeout_seconds):
+            # Not to be given up before it is over: the blocks would be others' by then. Each of
+            # its steps ends by LMCache's own time-out.
+            if future is not None and future.result():
                 return True
             log.warning("LMCache did not %s a request's KV", direction)
-        except Exception as error:
-            log.warning("LMCache did not %s a request's KV: %r", direction, error)
+        except Exception:
+            log.warning("LMCache did not %s a request's KV", direction, exc_info=True)
         self._link.lost(adapter)  # a server that came back does not know this worker
         return False
 
@@ -108,7 +117,7 @@ class WorkerSide:
         """Orders a transfer behind what the device computes; None on a CPU."""
         try:
             return None if adapter is None else adapter.create_recorded_event()
-        except Exception as error:
-            log.warning("LMCache takes no transfer: %r", error)
+        except Exception:
+            log.warning("LMCache takes no transfer", exc_info=True)
             self._link.lost(adapter)
             return None
