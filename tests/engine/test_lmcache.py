@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ import pytest
 from memos_vllm.config import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
-from tests.engine.harness import Server, cached_tokens, chat, wait_for
+from tests.engine.harness import Server, cached_tokens, chat, free_port, wait_for
 from tests.engine.kv import RULES, make, text_of
 from tests.engine.lmcache import CHUNK, LMCache
 
@@ -353,3 +356,57 @@ def test_a_deletion_without_its_server_is_done_when_it_is_back(setup):
     assert holding(setup, keys), "its files are its own"
     setup.lmcache.start()
     wait_for(lambda: not holding(setup, keys), "the deletion", 120)
+
+
+@pytest.fixture
+def redis(setup: Setup, tmp_path: Any) -> Iterator[int]:
+    """A Redis of our own; its port. LMCache goes back to its files afterwards."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server")
+    port = free_port()
+    options = ("--port", str(port), "--save", "", "--dir", str(tmp_path), "--bind", "127.0.0.1")
+    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        setup.lmcache.kill()
+        process.kill()
+        process.wait()
+
+
+def redis_keys(port: int) -> list[str]:
+    """By Redis's own protocol: its package is not needed for anything else."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"KEYS *\r\n")
+        connection.settimeout(1)
+        held = b""
+        with contextlib.suppress(TimeoutError):
+            while part := connection.recv(65536):
+                held += part
+    return [line for line in held.decode().splitlines() if line.startswith("memos-")]
+
+
+def test_redis_keeps_conversations_too_and_forgets_them(setup, redis):
+    setup.lmcache.kill()
+    setup.lmcache.start(type="resp", host="127.0.0.1", port=redis)
+    cube = make(
+        setup.server, "in-redis", " ".join(RULES), setup.acme, as_person="ned", person="ned"
+    )
+    memory = {"cubes": [cube], "retrieve": False}
+    talk = talk_of("redis")
+    reply = setup.kept("ned", talk, memory=memory)
+    keys = keys_of(setup, cube)
+    wait_for(lambda: len(redis_keys(redis)) == len(keys), "objects in Redis")
+    setup.lmcache.kill()
+    setup.lmcache.start(type="resp", host="127.0.0.1", port=redis)
+
+    def loaded() -> Any:
+        setup.empty_engine()
+        before = setup.metric(LOADED)
+        again = setup.say("ned", talk, memory=memory)
+        return setup.metric(LOADED) > before and again
+
+    assert text_of(wait_for(loaded, "a load from Redis", 60)) == text_of(reply)
+    with setup.server.http(setup.acme, "ned") as http:
+        assert http.delete(f"/v1/memory/cubes/{cube}").is_success
+    assert redis_keys(redis) == []
