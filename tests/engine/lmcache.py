@@ -29,6 +29,7 @@ class LMCache:
         self._key = folder / "key"
         self._key.write_bytes(os.urandom(32))
         self._log = folder / "lmcache.log"
+        self._pool = f"memos-test-{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,8 +56,7 @@ class LMCache:
             *("--http-port", str(self.http_port), "--prometheus-port", str(self._metrics_port)),
             *("--chunk-size", str(CHUNK), "--l1-size-gb", "1", "--l1-init-size-gb", "1"),
             *("--eviction-policy", "LRU", "--supported-transfer-mode", "engine_driven"),
-            *("--l2-adapter", json.dumps(adapter)),
-            *os.environ.get("MEMOS_TEST_LMCACHE_FLAGS", "").split(),
+            *("--shm-name", self._pool, "--l2-adapter", json.dumps(adapter)),
         ]
         environment = {**os.environ, "LMCACHE_TRACK_USAGE": "false"}
         with self._log.open("ab") as log:
@@ -81,6 +81,11 @@ class LMCache:
                 self.signal(signal.SIGKILL)
             self._process.wait(timeout=30)
             self._process = None
+
+    def close(self) -> None:
+        self.kill()
+        for pool in Path("/dev/shm").glob(f"*{self._pool}"):  # a killed server leaves it
+            pool.unlink()
 
     def objects(self) -> list[Path]:
         return sorted(self.files.glob("*.data"))

@@ -64,7 +64,8 @@ class SchedulerSide:
             return 0, False
         hit = self._call(followed.adapter, "check_lookup_result", request.request_id, default=0)
         if hit is None:
-            time.sleep(_POLL_SECONDS)  # the answer comes to another thread of this process
+            if len(self._requests) == 1:  # nobody else is computed for meanwhile
+                time.sleep(_POLL_SECONDS)  # and the answer comes to another thread
             return None, False
         if not hit and not followed.adapter.is_healthy:
             self._counts["lmcache_unanswered"] += 1
