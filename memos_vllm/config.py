@@ -120,8 +120,24 @@ NEAR_PROBES = (
 
 
 class KVConfig(Section):
-    tier: Literal["fs", "none"] = Field(
-        "fs", description="where KV outlives the engine: in files of ours, or nowhere"
+    tier: Literal["fs", "lmcache", "none"] = Field(
+        "fs",
+        description="where KV outlives the engine: in files of ours; in these and, for "
+        "conversations, in LMCache's server; or nowhere",
+    )
+    lmcache_url: str = Field(
+        "tcp://127.0.0.1:5555", description="of `lmcache server`, where the engine reaches it"
+    )
+    lmcache_http_urls: tuple[str, ...] = Field(
+        ("http://127.0.0.1:8080",),
+        description="HTTP frontends of all replicas' `lmcache server`s: through each KV is deleted",
+    )
+    lmcache_hash: str = Field("blake3", description="their `--hash-algorithm`")
+    lmcache_timeout_seconds: float = Field(
+        5.0, gt=0, description="what LMCache has not answered by then is computed"
+    )
+    lmcache_heartbeat_seconds: float = Field(
+        2.0, gt=0, le=10, description="how often its server is looked for"
     )
     path: Path | None = Field(None, description="folder of KV on disk; default: under `home`")
     max_bytes: int = Field(16 << 30, ge=0, description="KV on disk; what is worth least goes first")

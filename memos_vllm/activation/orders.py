@@ -31,12 +31,27 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Conversation:
+    """What of the prompt the tier for conversations may keep, and whose it is."""
+
+    end: int
+    """Tokens from the start of the prompt; behind it stands what the next turn does not have."""
+    scope: str
+    cubes: tuple[str, ...] = ()
+    """`id@sequence` of every cube whose text stands in it."""
+    generation: int = 0
+    """How often the scope had been forgotten when this was planned."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Orders:
     segments: tuple[Segment, ...]
     save: bool = True
     """Whether what this request computes may be kept."""
     near: tuple[Source, ...] = ()
     """Where the segments behind the exact ones come from; without a gap."""
+    conversation: Conversation | None = None
+    """None: it is kept in segments, or not at all."""
 
     def to_params(self) -> dict[str, Any]:
         """Plain values, which any of the engine's serializers carries."""
@@ -45,6 +60,7 @@ class Orders:
                 "segments": [[s.end, s.scope, list(s.cubes), s.generation] for s in self.segments],
                 "save": self.save,
                 "near": [list(dataclasses.astuple(source)) for source in self.near],
+                "conversation": _plain(self.conversation),
             }
         }
 
@@ -58,10 +74,30 @@ def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
         Segment(int(end), str(scope), tuple(map(str, cubes)), int(generation))
         for end, scope, cubes, generation in raw.get("segments", ())
     )
-    if not segments or not _ascending([segment.end for segment in segments]):
+    if not _ascending([segment.end for segment in segments]):
         return None
     near = tuple(Source(*source) for source in raw.get("near", ()))
-    return Orders(segments, bool(raw.get("save", True)) and not near, near)
+    save = bool(raw.get("save", True)) and not near
+    conversation = _conversation(raw.get("conversation")) if save else None
+    if not segments and conversation is None:
+        return None
+    return Orders(segments, save, near, conversation)
+
+
+def _plain(conversation: Conversation | None) -> list[Any] | None:
+    if conversation is None:
+        return None
+    cubes = list(conversation.cubes)
+    return [conversation.end, conversation.scope, cubes, conversation.generation]
+
+
+def _conversation(raw: Any) -> Conversation | None:
+    if not isinstance(raw, Sequence):
+        return None
+    end, scope, cubes, generation = raw
+    if int(end) <= 0:
+        return None
+    return Conversation(int(end), str(scope), tuple(map(str, cubes)), int(generation))
 
 
 def _ascending(ends: Sequence[int]) -> bool:

@@ -8,6 +8,7 @@
     <disk>/habits/                                        who used what of late (habits)
     <disk>/pins/<cube>                                    cubes whose KV stays
     <disk>/gone/                                          what was forgotten (tombstones)
+    <disk>/lmcache/                                       what LMCache holds of whom (`remote`)
 
 Several processes share the folders: engine workers write and read, the API process wipes.  A mark is
 made before its segment appears, so forgetting a cube finds every chain that contains it, and a
@@ -29,6 +30,7 @@ from pathlib import Path
 from memos_vllm.activation.chain import Segment, chain_keys
 from memos_vllm.activation.habits import Habits
 from memos_vllm.activation.quality import Quality, QualityNotes
+from memos_vllm.activation.remote import RemoteKV
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.tombstones import Tombstones, short
 from memos_vllm.activation.wiping import SUFFIX, wipe
@@ -87,6 +89,7 @@ class SegmentStore:
         self._pins = folder / "pins"
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
+        self.remote = RemoteKV(config, folder / "lmcache")
 
     def where(self, name: SegmentName) -> str | None:
         """The fastest tier that holds a segment. One or two questions to the file system."""
@@ -119,6 +122,8 @@ class SegmentStore:
 
         Args:
             sequence: of the first version whose KV may come from now on; None: the cube is gone.
+        Raises:
+            OSError: not everything could be wiped; a later call does what remains.
         """
         self.make_folders()
         if sequence is None:
@@ -129,7 +134,7 @@ class SegmentStore:
             for mark in marks:
                 wiped += self.wipe_segment(mark.name.replace("+", "/"))
                 mark.unlink(missing_ok=True)
-        return wiped
+        return wiped + self.remote.forget_cube(short(cube))
 
     def forget_scope(self, scope: str) -> None:
         """Wipe everything of one scope: a person or a tenant that leaves."""
@@ -139,6 +144,7 @@ class SegmentStore:
         for tier in reversed(self.tiers()):
             for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
                 wipe(path)
+        self.remote.forget_scope(short(scope))
 
     def generation(self, scope: str) -> int:
         """Goes into orders: what was planned before its scope was forgotten is not kept."""

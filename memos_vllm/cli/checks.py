@@ -261,6 +261,8 @@ def _activation(config: Config) -> Check:
     memory = f"{kv.ram_bytes / 2**30:.1f} GiB in {kv.ram_path}"
     if not kv.ram_path.is_dir():
         memory = f"{kv.ram_path} is not there, so none in shared memory"
+    if kv.tier == "lmcache":
+        memory += f"; conversations in LMCache at {kv.lmcache_url}"
     return Check(
         "activation memory",
         "ok",

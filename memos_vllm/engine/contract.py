@@ -135,6 +135,7 @@ def _refusal_is_an_exception() -> None:
 
 _CLIENT_ERROR = "vllm.exceptions:VLLMClientError"
 _CONNECTOR = "vllm.distributed.kv_transfer.kv_connector.v1.base"
+_MULTI = "vllm.distributed.kv_transfer.kv_connector.v1.multi_connector:MultiConnector"
 _CHAT = "vllm.entrypoints.openai.chat_completion"
 SURFACES: tuple[Surface, ...] = (
     _module("vllm.entrypoints.openai.api_server"),
@@ -216,8 +217,12 @@ SURFACES: tuple[Surface, ...] = (
             "get_finished": ["finished_req_ids"],
             "get_block_ids_with_load_errors": [],
             "get_kv_connector_stats": [],
+            "build_connector_worker_meta": [],
         }.items()
     ),
+    _callable(f"{_MULTI}.get_num_new_matched_tokens", ["request", "num_computed_tokens"]),
+    _says(_MULTI, "in enumerate(self._connectors)"),
+    _says(_MULTI, "self._requests_to_connector[request.request_id] = "),
     _callable(f"{_CONNECTOR}:SupportsHMA.request_finished_all_groups", ["request", "block_ids"]),
     _callable(
         "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.do_kv_cache_update",

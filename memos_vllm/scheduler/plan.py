@@ -60,6 +60,9 @@ class KVPlan(PlanModel):
     """How the prompt is cut for KV that outlives the request."""
 
     segments: list[KVSegment] = Field(default_factory=list)
+    conversation: int | None = Field(
+        None, description="tokens of the prompt that LMCache may keep; null: none"
+    )
     problem: str | None = Field(None, description="why no more of it could be cut")
 
 

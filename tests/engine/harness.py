@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from memos_vllm.cli.serve import CONNECTOR
+from memos_vllm.cli.serve import CONNECTOR, TIERS
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.demo.model import prepare_chat_model
 
@@ -27,6 +27,7 @@ CONTEXT = 2048
 MODEL_CACHE = Path(
     os.environ.get("MEMOS_TEST_CACHE", Path(tempfile.gettempdir()) / "memos-vllm-tests")
 )
+TIER = "MEMOS__KV__TIER"
 _START_SECONDS = 240
 
 
@@ -74,7 +75,8 @@ class Server:
         """What `memos serve` adds by itself."""
         if self.home is None or self._config is not None:
             return ()
-        return ("--kv-transfer-config", json.dumps(CONNECTOR))
+        connector = TIERS if self._environment.get(TIER) == "lmcache" else CONNECTOR
+        return ("--kv-transfer-config", json.dumps(connector))
 
     @staticmethod
     def _memory(home: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from memos_vllm.cli import serve as serve_module
 from memos_vllm.cli.main import app
 from memos_vllm.cli.serve import (
     CONNECTOR,
+    TIERS,
     VLLM_GENERAL_PLUGINS,
     is_loopback,
     plugin_allowlist,
@@ -254,7 +255,8 @@ def test_kv_is_kept_without_being_asked_for(settings: Path, executed: list[Any])
 @pytest.mark.parametrize(
     ("configured", "variable", "flag", "tier"),
     [("none", "", "", "none"), ("none", "fs", "", "fs"), ("fs", "none", "", "none"),
-     ("none", "", "fs", "fs"), ("fs", "", "none", "none"), ("fs", "none", "fs", "fs")],
+     ("none", "", "fs", "fs"), ("fs", "", "none", "none"), ("fs", "none", "fs", "fs"),
+     ("fs", "", "lmcache", "lmcache"), ("lmcache", "", "", "lmcache")],
 )  # fmt: skip
 def test_the_flag_wins_over_the_environment_and_that_over_the_configuration(
     settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch,
@@ -265,7 +267,7 @@ def test_the_flag_wins_over_the_environment_and_that_over_the_configuration(
         monkeypatch.setenv(TIER, variable)
     _serve("m", "--config", str(settings), *(("--kv-tier", flag) if flag else ()))
     command, environment = executed
-    assert _connectors(command) == ([CONNECTOR] if tier == "fs" else [])
+    assert _connectors(command) == {"fs": [CONNECTOR], "lmcache": [TIERS], "none": []}[tier]
     monkeypatch.setenv(TIER, environment[TIER])
     assert load_config(settings).kv.tier == tier, "the engine's own processes read the same"
 
@@ -277,6 +279,15 @@ def test_the_tier_may_stand_anywhere_and_stays_here(settings: Path, executed: li
         _serve(*first, "m", "--port", "1", *last, "--config", str(settings))
         assert executed[0][-2:] == ["--port", "1"]
         assert not {"--kv-tier", "none", "--kv-tier=none"} & set(executed[0])
+
+
+def test_lmcache_without_its_package_is_refused(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_module, "find_spec", lambda name: None)
+    result = _serve("m", "--kv-tier", "lmcache", "--config", str(settings), code=1)
+    assert "pip install lmcache" in result.stderr
+    assert executed == []
 
 
 def test_an_unknown_tier_is_refused(settings: Path, executed: list[Any]) -> None:

@@ -24,7 +24,7 @@ from memos_vllm.activation.chain import (
     own_digest,
     special_position,
 )
-from memos_vllm.activation.orders import Orders, Source, read_orders
+from memos_vllm.activation.orders import Conversation, Orders, Source, read_orders
 from memos_vllm.scheduler.render import CLOSING, OPENING
 
 MODEL = bytes(range(32))
@@ -235,15 +235,28 @@ def test_special_tokens_are_counted_from_one():
 
 def test_orders_come_through_the_engines_serializers_as_they_were():
     near = (Source(1, "folder", "key", 7, 2),)
-    for orders in (Orders(CHAIN), Orders(CHAIN, save=False), Orders(CHAIN, save=False, near=near)):
+    talk = Conversation(90, "alice", ("a@1",))
+    for orders in (
+        Orders(CHAIN),
+        Orders(CHAIN, save=False),
+        Orders(CHAIN, save=False, near=near),
+        Orders(CHAIN, conversation=talk),
+        Orders((), conversation=talk),
+    ):
         params = {"another connector's": 1, **json.loads(json.dumps(orders.to_params()))}
         assert read_orders(params) == orders
 
 
 def test_what_stands_on_approximate_kv_is_never_saved():
-    orders = read_orders(Orders(CHAIN, save=True, near=(Source(1, "f", "k", 7),)).to_params())
+    near = (Source(1, "f", "k", 7),)
+    orders = read_orders(Orders(CHAIN, save=True, near=near).to_params())
     assert orders is not None
     assert not orders.save
+    talk = Conversation(90, "alice")
+    for kept in (Orders(CHAIN, save=False, conversation=talk), Orders(CHAIN, True, near, talk)):
+        read = read_orders(kept.to_params())
+        assert read is not None
+        assert read.conversation is None
 
 
 def test_orders_that_are_not_ours_or_make_no_chain_are_none():

@@ -30,6 +30,8 @@ from memos_vllm.engine.kv.worker_side import RefusingWorker, WorkerSide
 
 log = logging.getLogger("vllm.memos_kv")
 
+_NAME = "MemosConnector"
+
 
 class MemosConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
@@ -89,9 +91,13 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is not None:
             self._scheduler.saved(list(connector_output.finished_sending or ()))
-            stats = connector_output.kv_connector_stats
-            if isinstance(stats, KVStats):
-                self._scheduler.rates.learn(stats.data)
+            self._learn(connector_output.kv_connector_stats)
+
+    def _learn(self, stats: Any) -> None:
+        """Rates, from the worker's counts; one of several connectors finds its own by its name."""
+        own = stats if isinstance(stats, KVStats) else getattr(stats, "data", {}).get(_NAME)
+        if self._scheduler is not None and isinstance(own, KVStats):
+            self._scheduler.rates.learn(own.data)
 
     # -- in a worker ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
@@ -25,6 +26,13 @@ COUNTERS = {
     "read_seconds_disk": "Time spent reading them and putting them in their places",
     "prefill_tokens": "Tokens of prompts that were computed in steps without a load",
     "prefill_seconds": "Time that those steps took",
+}
+LMCACHE_COUNTERS = {
+    "lmcache_loaded_tokens": "Tokens whose KV came from LMCache",
+    "lmcache_saved_tokens": "Tokens whose KV LMCache was given",
+    "lmcache_load_failures": "Loads from LMCache that failed and were computed instead",
+    "lmcache_save_failures": "Saves to LMCache that failed",
+    "lmcache_unanswered": "Requests computed because LMCache's server did not answer",
 }
 
 TOTALS: Counter[str] = Counter()
@@ -57,13 +65,14 @@ class KVPromMetrics(KVConnectorPromMetrics):
         metric_types: dict[Any, Any],
         labelnames: list[str],
         per_engine_labelvalues: dict[int, list[object]],
+        counters: Mapping[str, str] = COUNTERS,
     ) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
         self._counters: dict[str, Any] = {
             name: self._counter_cls(
                 name=f"memos_kv_{name}_total", documentation=text, labelnames=labelnames
             )
-            for name, text in COUNTERS.items()
+            for name, text in counters.items()
         }
         for values in per_engine_labelvalues.values():
             for counter in self._counters.values():
