@@ -128,8 +128,10 @@ def overhead(record: Mapping[str, Any]) -> str:
 TTFT_WAYS = {
     "prefix cache warm": "vLLM's prefix cache, warm (the limit)",
     "exact, RAM": "**exact, from shared memory**",
-    "exact, disk": "**exact, from disk after a restart**",
+    "exact, restarted, fetched ahead": "**exact, after a restart, fetched ahead**",
+    "exact, disk": "**exact, from disk after a restart**, page cache dropped",
     "near": "**near, an order never seen**",
+    "LMCache alone": "LMCache alone, from its memory (its own connector; over its own server's limit)",
     "full prefill": "full prefill",
     "no memory": "no memory at all",
 }
@@ -140,6 +142,9 @@ def ttft(record: Mapping[str, Any]) -> str:
     shortest = min(row["question_tokens"] for row in grid)
     sizes = list(dict.fromkeys(row["memory"] for row in grid))
     found = {(row["way"], row["memory"]): row for row in grid if row["question_tokens"] == shortest}
+    found |= {
+        (row["way"], row["memory"]): row for row in record["rows"] if row["part"] == "LMCache"
+    }
     lines = [
         [
             label,
@@ -159,7 +164,11 @@ def ttft(record: Mapping[str, Any]) -> str:
         f"{100 * headline['near_top1_agreement']:.0f} %. Cached share of the prompt over ten turns with "
         f"retrieval: {100 * headline['ten_turn_cached_share_ours']:.0f} % with this layout, "
         f"{100 * headline['ten_turn_cached_share_system_prompt']:.0f} % with what was found in the "
-        "system prompt."
+        "system prompt. Attention over 6k tokens is "
+        f"{100 * headline['attention_share_of_limit_6k']:.0f} % of the limit's time. A stream of near "
+        f"requests (Zipf over cubes, sets of 2 to 8) that heals has "
+        f"{100 * headline['healing_exact_share_first_third']:.0f} % of its cubes exact in its first "
+        f"third and {100 * headline['healing_exact_share_last_third']:.0f} % in its last."
     )
     return f"{_table(['TTFT over the limit', *sizes], lines)}\n\n{note}"
 

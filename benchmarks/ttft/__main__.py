@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.record import RESULTS, Record, output_arguments
 from benchmarks.ttft.chat import Bench
-from benchmarks.ttft.grid import QUESTIONS, SIZES, Grid
+from benchmarks.ttft.grid import DISK, FETCHED, QUESTIONS, SIZES, Grid
 from benchmarks.ttft.plot import plot
-from benchmarks.ttft.rightness import identical_share, nearness
+from benchmarks.ttft.rightness import healing, identical_share, nearness
+from benchmarks.ttft.rival import lmcache_alone
 from benchmarks.ttft.turns import ten_turns
 from tests.engine.harness import Server
 
@@ -57,7 +59,12 @@ def main() -> None:
             near, near_rows = nearness(bench, 6 if quick else 60)
             bench.restart()
             grid.run_from_disk(questions[:1])
-            record.headline |= disk_ratios(grid, sizes) | turns | near
+            bench.restart(MEMOS__KV__PREFETCH="true", MEMOS__KV__NEAR_HEAL="true")
+            time.sleep(5)
+            grid.run_fetched(questions[:1])
+            healed, healing_rows = healing(bench, 6 if quick else 60)
+            record.headline |= disk_ratios(grid, sizes) | turns | near | healed
+        rival = lmcache_alone(folder / "lmcache", sizes, repetitions, FLAGS)
         with server(folder / "f32", "--dtype", "float32").running() as running:
             share, exact_rows = identical_share(Bench(running), 2 if quick else 20)
     record.headline["exact_identical_share"] = share
@@ -65,6 +72,8 @@ def main() -> None:
     record.rows = [
         *({"part": "grid", **row} for row in rows),
         *({"part": "turns", **row} for row in turn_rows),
+        *({"part": "healing", **row} for row in healing_rows),
+        *({"part": "LMCache", **row} for row in rival),
         *({"part": "near", **row} for row in near_rows),
         *({"part": "exact, float32", **row} for row in exact_rows),
     ]
@@ -86,6 +95,9 @@ def ratios(grid: Grid, sizes: dict[str, int]) -> dict[str, float]:
                 name, 40, "exact, RAM", "prefix cache warm"
             )
     if "6k" in sizes:
+        found["attention_share_of_limit_6k"] = round(
+            1 - grid.ratio("6k", 40, "no memory", "prefix cache warm"), 3
+        )
         found["near_over_exact_6k"] = grid.ratio("6k", 40, "near", "exact, RAM")
         found["reduction_vs_prefill_6k_short"] = round(
             1 - grid.ratio("6k", 40, "exact, RAM", "full prefill"), 4
@@ -94,10 +106,12 @@ def ratios(grid: Grid, sizes: dict[str, int]) -> dict[str, float]:
 
 
 def disk_ratios(grid: Grid, sizes: dict[str, int]) -> dict[str, float]:
+    ways = {"disk": DISK, "fetched": FETCHED}
     return {
-        f"exact_disk_over_prefix_warm_{name}": grid.ratio(
-            name, 40, "exact, disk", "prefix cache warm, restarted"
+        f"exact_{short}_over_prefix_warm_{name}": grid.ratio(
+            name, 40, way, "prefix cache warm, restarted"
         )
+        for short, way in ways.items()
         for name in ("1k", "4k", "6k")
         if name in sizes
     }

@@ -70,10 +70,11 @@ class Bench:
             self._http = self.server.http()
         return self._http
 
-    def restart(self) -> None:
+    def restart(self, **environment: str) -> None:
         """Everything: the API server, the engine and its workers."""
         self.server.kill()
         self._http = None
+        self.server.set(**environment)
         self.server.start()
 
     def count(self, text: str) -> int:
@@ -126,19 +127,7 @@ class Bench:
         self, person: str, question: str, cubes: Sequence[str], kv: str = "exact"
     ) -> tuple[float, int]:
         """(seconds from sending to the first event, cached tokens)"""
-        body = self._body(person, question, cubes, kv)
-        body |= {"max_tokens": 1, "stream": True, "stream_options": {"include_usage": True}}
-        first, cached = 0.0, 0
-        started = time.perf_counter()
-        with self.http.stream("POST", "/v1/chat/completions", json=body) as reply:
-            reply.raise_for_status()
-            for line in reply.iter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                first = first or time.perf_counter() - started
-                usage = json.loads(line[6:]).get("usage") or {}
-                cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or cached
-        return first, cached
+        return first_event(self.http, self._body(person, question, cubes, kv))
 
     def wait_until_kept(self, cube: str, chains: int = 1) -> None:
         deadline = time.monotonic() + 60
@@ -176,6 +165,22 @@ class Bench:
             "temperature": 0,
             "memory": memory,
         }
+
+
+def first_event(http: httpx.Client, body: dict[str, Any]) -> tuple[float, int]:
+    """(seconds from sending a chat request to its first event, cached tokens)"""
+    body = {**body, "max_tokens": 1, "stream": True, "stream_options": {"include_usage": True}}
+    first, cached = 0.0, 0
+    started = time.perf_counter()
+    with http.stream("POST", "/v1/chat/completions", json=body) as reply:
+        reply.raise_for_status()
+        for line in reply.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            first = first or time.perf_counter() - started
+            usage = json.loads(line[6:]).get("usage") or {}
+            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or cached
+    return first, cached
 
 
 def _forget_pages(path: Path) -> None:

@@ -10,6 +10,7 @@ from benchmarks.ttft.chat import Bench, somebody
 from memos_vllm.activation.quality import divergence
 
 TOP = 1000
+WAYS = ("exact", "near", "prefill")
 QUESTION = "Which number belongs to the river?"
 
 
@@ -74,6 +75,28 @@ def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[s
         headline["near_kl_mean"] = round(sum(row["kl"] for row in late) / len(late), 4)
         same = sum(row["same_first_token"] for row in late)
         headline["near_top1_agreement"] = round(same / len(late), 4)
+    return headline, rows
+
+
+def healing(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """How fast a stream of near requests becomes exact: Zipf over cubes, sets of 2 to 8."""
+    dice = random.Random(11)
+    cubes = [bench.cube(dice.randint(64, 512), 3000 + i) for i in range(10)]
+    weights = [1 / (rank + 1) for rank in range(len(cubes))]
+    rows = []
+    for number in range(requests):
+        size, wanted = dice.randint(2, 8), set[str]()
+        while len(wanted) < size:
+            wanted.add(dice.choices(cubes, weights)[0])
+        order = sorted(wanted, key=cubes.index)  # hottest first, as `order: hottest` has them
+        reply = bench.ask(somebody(), QUESTION, order, kv="near", max_tokens=1)
+        time.sleep(1.5)  # the gap between two people's questions, in which it heals
+        ways = [cube["kv"] for cube in reply["memory"]["cubes"]]
+        rows.append({"request": number, "cubes": size} | {way: ways.count(way) for way in WAYS})
+    headline = {}
+    for part, of in (("first", rows[: requests // 3]), ("last", rows[-(requests // 3) :])):
+        exact = sum(row["exact"] for row in of) / sum(row["cubes"] for row in of)
+        headline[f"healing_exact_share_{part}_third"] = round(exact, 4)
     return headline, rows
 
 

@@ -91,6 +91,10 @@ class Server:
             "MEMOS__GOVERNANCE__KEY_CACHE_SECONDS": "0.2",
         }
 
+    def set(self, **environment: str) -> None:
+        """For the next start."""
+        self._environment |= environment
+
     def start(self) -> Server:
         model = str(prepare_chat_model(MODEL_CACHE))
         if self._config is None:

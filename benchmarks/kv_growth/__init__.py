@@ -1,0 +1,1 @@
+"""What activation memory costs as it grows, without an engine."""

@@ -1,0 +1,1 @@
+"""What the load generator of vLLM sees, against vLLM alone and against ours."""

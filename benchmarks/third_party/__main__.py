@@ -1,0 +1,109 @@
+"""`python -m benchmarks.third_party [--quick]`: what vLLM's own load generator sees.
+
+`vllm bench serve`, unchanged, against vLLM alone (the memory as a shared prefix of the prompts) and
+against ours (the memory as a cube that the requests name), each right after a start, one request at
+a time.  The first request of a run shows what a restart costs, the others the steady state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from memos_vllm.demo.model import prepare_chat_model
+
+from benchmarks.record import Record, output_arguments
+from benchmarks.ttft.chat import Bench
+from tests.engine.harness import MODEL, MODEL_CACHE, Server
+
+FLAGS = ("--max-model-len", "8192")
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "MEMOS__PROMPT__CONTEXT_SHARE": "1"}
+QUESTION = 40
+TOOL = (
+    "import argparse; from vllm.benchmarks.serve import add_cli_args, main; "
+    "from vllm.utils.argparse_utils import FlexibleArgumentParser; "
+    "p = FlexibleArgumentParser(); add_cli_args(p); main(p.parse_args())"
+)
+"""What `vllm bench serve` runs; its command fails where vLLM is installed under another name."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    output_arguments(parser)
+    arguments = parser.parse_args()
+    sizes = (1024,) if arguments.quick else (1024, 4096, 6144)
+    requests = 4 if arguments.quick else 20
+    record = Record("third_party", config={"requests": requests, "question_tokens": QUESTION})
+    with tempfile.TemporaryDirectory() as name:
+        for size in sizes:
+            folder = Path(name) / str(size)
+            folder.mkdir()
+            for way in ("vLLM", "memos_vllm"):
+                print(f"{size} tokens, {way}", file=sys.stderr)
+                seen = measure(folder, way == "memos_vllm", size, requests)
+                record.rows.append({"memory_tokens": size, "way": way} | seen)
+            alone, ours = record.rows[-2:]
+            for which in ("first", "median"):
+                record.headline[f"{which}_ttft_over_vllm_{size}"] = round(
+                    ours[f"ttft_ms_{which}"] / alone[f"ttft_ms_{which}"], 3
+                )
+    record.finish(quick=arguments.quick, out=arguments.out)
+
+
+def measure(folder: Path, is_ours: bool, tokens: int, requests: int) -> dict[str, Any]:
+    home = folder / "home" if is_ours else None
+    server = Server(folder, home=home, flags=FLAGS, environment=ENVIRONMENT)
+    with server.running() as running:
+        bench, extra = Bench(running), {}
+        if is_ours:
+            cube = bench.cube(tokens, 5)
+            bench.ask("anybody", "Which number is it?", [cube], max_tokens=1)
+            bench.wait_until_kept(cube)
+            bench.restart()
+            time.sleep(5)
+            memory = {"cubes": [cube], "retrieve": False, "write": False, "budget_tokens": 8000}
+            extra = {"memory": memory}
+        else:
+            # Whatever else a first request has to wait for is over after one of another prompt.
+            bench.ask("anybody", "Hello.", [], max_tokens=1, memory=None)
+        return run_tool(folder, running, 0 if is_ours else tokens, requests, extra)
+
+
+def run_tool(
+    folder: Path, server: Server, prefix: int, requests: int, extra: dict[str, Any]
+) -> dict[str, Any]:
+    result = folder / f"{prefix}.json"
+    command = [
+        *(sys.executable, "-c", TOOL),
+        *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
+        *("--base-url", server.url, "--model", MODEL),
+        *("--tokenizer", str(prepare_chat_model(MODEL_CACHE))),
+        *("--dataset-name", "random", "--random-input-len", str(QUESTION)),
+        *("--random-prefix-len", str(prefix), "--random-output-len", "1"),
+        *("--num-prompts", str(requests), "--max-concurrency", "1", "--seed", "1"),
+        *("--save-result", "--save-detailed", "--result-filename", str(result)),
+        *("--extra-body", json.dumps({**extra, "temperature": 0}), "--disable-tqdm"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the tool failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    seen = json.loads(result.read_text())
+    if seen["completed"] != requests:
+        raise RuntimeError(f"{seen['completed']} of {requests} requests were answered")
+    return {
+        "ttft_ms_first": round(1000 * seen["ttfts"][0], 2),
+        "ttft_ms_median": round(seen["median_ttft_ms"], 2),
+        "ttft_ms_p99": round(seen["p99_ttft_ms"], 2),
+        "input_tokens_sent": seen["total_input_tokens"],
+        "requests": requests,
+    }
+
+
+if __name__ == "__main__":
+    main()
