@@ -173,11 +173,60 @@ def ttft(record: Mapping[str, Any]) -> str:
     return f"{_table(['TTFT over the limit', *sizes], lines)}\n\n{note}"
 
 
+def third_party(record: Mapping[str, Any]) -> str:
+    headline = record["headline"]
+    sizes = list(dict.fromkeys(row["memory_tokens"] for row in record["rows"]))
+    lines = [
+        [
+            label,
+            *(f"{headline[f'{which}_ttft_over_vllm_{size}']:.2f}" for size in sizes),
+        ]
+        for which, label in (
+            ("first", "the first request after a start"),
+            ("median", "the median of all"),
+        )
+    ]
+    header = ["TTFT over vLLM alone", *(f"{size:,} tokens" for size in sizes)]
+    note = (
+        f"{record['config']['requests']} requests a run, one at a time, questions of "
+        f"{record['config']['question_tokens']} random tokens."
+    )
+    return f"{_table(header, lines)}\n\n{note}"
+
+
+def kv_growth(record: Mapping[str, Any]) -> str:
+    lines = [
+        [
+            f"{row['segments']:,}",
+            f"{row['plan_ms']:.2f}",
+            f"{row['load_ms']:.1f}",
+            f"{row['list_all_ms']:,.0f}",
+            f"{row['forget_ms']:.2f}",
+        ]
+        for row in record["rows"]
+    ]
+    header = [
+        "Kept segments",
+        "plan a prompt, ms",
+        "load a segment, ms",
+        "list them all, ms",
+        "forget a cube, ms",
+    ]
+    config = record["config"]
+    note = (
+        f"Medians; a prompt of {config['chain']} segments of {config['segment_tokens']} tokens, "
+        f"{record['headline']['bytes_per_token']:,} bytes a token (135M model, bfloat16)."
+    )
+    return f"{_table(header, lines)}\n\n{note}"
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "locomo_retrieval": locomo_retrieval,
     "owners": owners,
     "overhead": overhead,
     "ttft": ttft,
+    "third_party": third_party,
+    "kv_growth": kv_growth,
 }
 
 

@@ -71,7 +71,7 @@ def measure(folder: Path, is_ours: bool, tokens: int, requests: int) -> dict[str
             extra = {"memory": memory}
         else:
             # Whatever else a first request has to wait for is over after one of another prompt.
-            bench.ask("anybody", "Hello.", [], max_tokens=1, memory=None)
+            bench.ask("anybody", bench.text(tokens, 6), [], max_tokens=1)
         return run_tool(folder, running, 0 if is_ours else tokens, requests, extra)
 
 

@@ -308,6 +308,22 @@ def test_near_looks_only_into_contexts_that_the_person_may_read(server, keys):
     assert served(insider)[1] in ("near", "exact")
 
 
+def test_the_hottest_cube_comes_first_where_the_order_is_left_to_the_server(server, keys):
+    cold, hot = (
+        make(server, f"{heat}-one", f"{heat}. " + " ".join(RULES[:4]), keys.kv_admin)
+        for heat in ("cold", "hot")
+    )
+    for _ in range(3):
+        ask(server, "kv-order", hot, keys.kv)
+
+    def order(**memory: Any) -> list[str]:
+        reply = ask(server, "kv-order", cold, keys.kv, memory={"cubes": [cold, hot], **memory})
+        return [cube["id"] for cube in reply.memory["cubes"]]
+
+    assert order() == [cold, hot]
+    wait_for(lambda: order(order="hottest") == [hot, cold], "the counted reads")
+
+
 def test_a_used_head_is_built_again_when_its_cube_changes(server, keys):
     cube = make(server, "living", "Living. " + " ".join(RULES[:12]), keys.kv_admin)
     for person in ("kv-p1", "kv-p2", "kv-p3"):
