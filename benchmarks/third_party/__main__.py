@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from memos_vllm.demo.model import prepare_chat_model
-
 from benchmarks.record import Record, output_arguments
 from benchmarks.ttft.chat import Bench
+from memos_vllm.demo.model import prepare_chat_model
 from tests.engine.harness import MODEL, MODEL_CACHE, Server
 
 FLAGS = ("--max-model-len", "8192")
@@ -37,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     output_arguments(parser)
     arguments = parser.parse_args()
-    sizes = (1024,) if arguments.quick else (1024, 4096, 6144)
+    sizes = (1024,) if arguments.quick else (1024, 4096)
     requests = 4 if arguments.quick else 20
     record = Record("third_party", config={"requests": requests, "question_tokens": QUESTION})
     with tempfile.TemporaryDirectory() as name:
