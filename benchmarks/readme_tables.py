@@ -173,27 +173,6 @@ def ttft(record: Mapping[str, Any]) -> str:
     return f"{_table(['TTFT over the limit', *sizes], lines)}\n\n{note}"
 
 
-def third_party(record: Mapping[str, Any]) -> str:
-    headline = record["headline"]
-    sizes = list(dict.fromkeys(row["memory_tokens"] for row in record["rows"]))
-    lines = [
-        [
-            label,
-            *(f"{headline[f'{which}_ttft_over_vllm_{size}']:.2f}" for size in sizes),
-        ]
-        for which, label in (
-            ("first", "the first request after a start"),
-            ("median", "the median of all"),
-        )
-    ]
-    header = ["TTFT over vLLM alone", *(f"{size:,} tokens" for size in sizes)]
-    note = (
-        f"{record['config']['requests']} requests a run, one at a time, questions of "
-        f"{record['config']['question_tokens']} random tokens."
-    )
-    return f"{_table(header, lines)}\n\n{note}"
-
-
 def kv_growth(record: Mapping[str, Any]) -> str:
     lines = [
         [
@@ -225,7 +204,6 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "owners": owners,
     "overhead": overhead,
     "ttft": ttft,
-    "third_party": third_party,
     "kv_growth": kv_growth,
 }
 

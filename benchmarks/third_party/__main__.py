@@ -1,8 +1,8 @@
 """`python -m benchmarks.third_party [--quick]`: what vLLM's own load generator sees.
 
-`vllm bench serve`, unchanged, against vLLM alone (the memory as a shared prefix of the prompts) and
-against ours (the memory as a cube that the requests name), each right after a start, one request at
-a time.  The first request of a run shows what a restart costs, the others the steady state.
+The functions of `vllm bench serve` against vLLM alone (the memory as the beginning of each prompt) and
+against ours (the same text as a cube that the requests name), each right after a start, one request
+at a time.  The first request of a run shows what a restart costs, the others the steady state.
 """
 
 from __future__ import annotations
@@ -24,12 +24,24 @@ from tests.engine.harness import MODEL, MODEL_CACHE, Server
 FLAGS = ("--max-model-len", "8192")
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "MEMOS__PROMPT__CONTEXT_SHARE": "1"}
 QUESTION = 40
-TOOL = (
-    "import argparse; from vllm.benchmarks.serve import add_cli_args, main; "
-    "from vllm.utils.argparse_utils import FlexibleArgumentParser; "
-    "p = FlexibleArgumentParser(); add_cli_args(p); main(p.parse_args())"
-)
-"""What `vllm bench serve` runs; its command fails where vLLM is installed under another name."""
+MEMORY = 5
+TOOL = """
+import json, sys
+from vllm.benchmarks import serve
+from vllm.benchmarks.datasets import SampleRequest
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+prompts = json.load(open(sys.argv.pop(1)))
+serve.get_samples = lambda args, tokenizer: [
+    SampleRequest(prompt=p, prompt_len=len(tokenizer.encode(p)), expected_output_len=1, request_id=str(i))
+    for i, p in enumerate(prompts)
+]
+parser = FlexibleArgumentParser()
+serve.add_cli_args(parser)
+serve.main(parser.parse_args())
+"""
+"""What `vllm bench serve` runs, with prompts of ours: its command fails where vLLM is installed under
+another name, and its own random text is not what people write."""
 
 
 def main() -> None:
@@ -59,9 +71,9 @@ def measure(folder: Path, is_ours: bool, tokens: int, requests: int) -> dict[str
     home = folder / "home" if is_ours else None
     server = Server(folder, home=home, flags=FLAGS, environment=ENVIRONMENT)
     with server.running() as running:
-        bench, extra = Bench(running), {}
+        bench, extra, memory_text = Bench(running), {}, ""
         if is_ours:
-            cube = bench.cube(tokens, 5)
+            cube = bench.cube(tokens, MEMORY)
             bench.ask("anybody", "Which number is it?", [cube], max_tokens=1)
             bench.wait_until_kept(cube)
             bench.restart()
@@ -70,22 +82,24 @@ def measure(folder: Path, is_ours: bool, tokens: int, requests: int) -> dict[str
             extra = {"memory": memory}
         else:
             # Whatever else a first request has to wait for is over after one of another prompt.
-            bench.ask("anybody", bench.text(tokens, 6), [], max_tokens=1)
-        return run_tool(folder, running, 0 if is_ours else tokens, requests, extra)
+            bench.ask("anybody", bench.text(tokens, MEMORY + 1), [], max_tokens=1)
+            memory_text = bench.text(tokens - 30, MEMORY) + "\n\n"
+        questions = [bench.text(QUESTION, 100 + number) for number in range(requests)]
+        prompts = [f"{memory_text}{question} Which number is it?" for question in questions]
+        return run_tool(folder, running, prompts, extra)
 
 
 def run_tool(
-    folder: Path, server: Server, prefix: int, requests: int, extra: dict[str, Any]
+    folder: Path, server: Server, prompts: list[str], extra: dict[str, Any]
 ) -> dict[str, Any]:
-    result = folder / f"{prefix}.json"
+    result, data, requests = folder / "result.json", folder / "prompts.json", len(prompts)
+    data.write_text(json.dumps(prompts))
     command = [
-        *(sys.executable, "-c", TOOL),
+        *(sys.executable, "-c", TOOL, str(data)),
         *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
         *("--base-url", server.url, "--model", MODEL),
         *("--tokenizer", str(prepare_chat_model(MODEL_CACHE))),
-        *("--dataset-name", "random", "--random-input-len", str(QUESTION)),
-        *("--random-prefix-len", str(prefix), "--random-output-len", "1"),
-        *("--num-prompts", str(requests), "--max-concurrency", "1", "--seed", "1"),
+        *("--num-prompts", str(requests), "--max-concurrency", "1"),
         *("--save-result", "--save-detailed", "--result-filename", str(result)),
         *("--extra-body", json.dumps({**extra, "temperature": 0}), "--disable-tqdm"),
     ]
