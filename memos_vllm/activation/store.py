@@ -125,7 +125,7 @@ class SegmentStore:
         Raises:
             OSError: not everything could be wiped; a later call does what remains.
         """
-        self.make_folders()
+        self._make(self.gone.folder)
         if sequence is None:
             self.pin(cube, on=False)
         self.gone.bury(cube, sequence)
@@ -138,7 +138,7 @@ class SegmentStore:
 
     def forget_scope(self, scope: str) -> None:
         """Wipe everything of one scope: a person or a tenant that leaves."""
-        self.make_folders()
+        self._make(self.gone.folder)
         self.gone.bury_scope(short(scope))
         self.habits.forget(short(scope))
         for tier in reversed(self.tiers()):
@@ -154,7 +154,7 @@ class SegmentStore:
         """Keep what contains this cube whatever else is needed."""
         pin = self._pins / short(cube)
         if on:
-            self.make_folders()
+            self._make(self._pins)
             pin.touch()
         else:
             pin.unlink(missing_ok=True)
@@ -210,16 +210,15 @@ class SegmentStore:
 
     def make_folders(self) -> None:
         """For this user alone. They are made with the first write: looking makes nothing."""
-        for folder in (
-            self._root,
-            self._cubes,
-            self.gone.folder,
-            self._pins,
-            *(t.folder for t in self.tiers()),
-        ):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make(
+            self._cubes, self.gone.folder, self._pins, *(tier.folder for tier in self.tiers())
+        )
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _make(self, *folders: Path) -> None:
+        for folder in (self._root, *folders):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def tiers(self) -> list[Tier]:
         return [self.disk] if self.ram is None else [self.ram, self.disk]

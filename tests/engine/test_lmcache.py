@@ -15,76 +15,16 @@ from typing import Any
 
 import pytest
 
-from memos_vllm.config import load_config
-from memos_vllm.governance.principal import Role
-from memos_vllm.system import MemorySystem
-from tests.engine.harness import Server, cached_tokens, chat, free_port, wait_for
+from tests.engine.harness import cached_tokens, free_port, wait_for
 from tests.engine.kv import RULES, make, text_of
-from tests.engine.lmcache import CHUNK, LMCache
+from tests.engine.lmcache import CHUNK, SAVED, Setup, Talk
 
 pytest.importorskip("lmcache")
 
-SAVED = "memos_kv_lmcache_saved_tokens_total"
 LOADED = "memos_kv_lmcache_loaded_tokens_total"
 FAILED_LOADS = "memos_kv_lmcache_load_failures_total"
 FAILED_SAVES = "memos_kv_lmcache_save_failures_total"
 UNANSWERED = "memos_kv_lmcache_unanswered_total"
-Talk = list[dict[str, str]]
-
-
-class Setup:
-    """A vLLM server and an LMCache server, each of which can be away."""
-
-    def __init__(self, folder: Any) -> None:
-        system = MemorySystem(load_config(overrides={"home": str(folder / "home")})).open()
-        self.acme = system.keys.create("acme", Role.WRITER)[1]
-        self.globex = system.keys.create("globex", Role.WRITER)[1]
-        self.operator = system.keys.create("operator", Role.ADMIN)[1]
-        system.close()
-        self.lmcache = LMCache(folder)
-        environment = {**self.lmcache.settings, "VLLM_SERVER_DEV_MODE": "1"}
-        # In float32 a prompt gives the same text however it is split between loads and computing.
-        self.server = Server(
-            folder,
-            home=folder / "home",
-            environment=environment,
-            flags=("--dtype", "float32"),
-        )
-
-    def say(self, person: str, talk: Talk, key: str | None = None, **extra: Any) -> Any:
-        memory = {"retrieve": False, **extra.pop("memory", {})}
-        return chat(
-            self.server, key or self.acme, person, "", messages=talk, memory=memory, **extra
-        )
-
-    def metric(self, name: str) -> float:
-        with self.server.http(self.operator) as http:
-            lines = http.get("/metrics").text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
-
-    def empty_engine(self) -> None:
-        """Leave nothing in the engine's own blocks: what is cached now comes from elsewhere."""
-
-        def emptied() -> bool:
-            with self.server.http(self.operator) as http:
-                return http.post("/reset_prefix_cache").is_success
-
-        wait_for(emptied, "an empty prefix cache")
-
-    def kept(self, person: str, talk: Talk, **extra: Any) -> Any:
-        """Say it, and wait until LMCache has it."""
-        before = self.metric(SAVED)
-        reply = self.say(person, talk, **extra)
-
-        def saved() -> bool:
-            time.sleep(0.5)
-            if self.metric(SAVED) > before:
-                return True
-            self.say(person, talk, **extra)  # the engine may not have found its server yet
-            return False
-
-        wait_for(saved, "a save")
-        return reply
 
 
 @pytest.fixture(scope="module")
