@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from memos_vllm.activation.files import SegmentReader
 from memos_vllm.activation.wiping import SUFFIX
 from tests.engine.harness import Server, chat, wait_for
 
@@ -80,3 +81,13 @@ def served(reply: Any) -> list[str]:
 def chains(server: Server, key: str, cube: str) -> int:
     with server.http(key) as http:
         return http.get(f"/v1/memory/cubes/{cube}/activation").json()["chains"]
+
+
+def contexts_of(server: Server, cube: str) -> list[str]:
+    """Names of the segments that hold this cube's own KV."""
+    found = []
+    for path in segments(server):
+        with SegmentReader(path) as reader:
+            if reader.metadata["cubes"].rpartition(" ")[2].startswith(cube):
+                found.append(str(path.relative_to(server.home / "kv" / "segments").with_suffix("")))
+    return found

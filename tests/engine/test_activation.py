@@ -1,23 +1,20 @@
-"""KV that outlives its request: whose it is, where it comes from, when it is approximate."""
+"""KV that outlives its request: whose it is, where it comes from, what it spares."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-import pytest
-
-from memos_vllm.activation.files import SegmentReader
-from memos_vllm.activation.quality import Quality, QualityNotes
-from tests.engine.harness import Server, cached_tokens, chat, wait_for
+from tests.engine.harness import cached_tokens, chat, wait_for
 from tests.engine.kv import (
     QUESTION,
     RULES,
     ask,
     chains,
+    contexts_of,
     explain,
+    in_ram,
     make,
-    segments,
     served,
     text_of,
 )
@@ -180,163 +177,29 @@ def test_what_loading_spared_is_counted(server, keys):
     assert all(tier["bytes"] > 0 for tier in shown()["tiers"])
 
 
-# -- near --------------------------------------------------------------------------------------------
+def test_what_a_person_used_comes_back_into_shared_memory_after_their_turn(server, keys):
+    cube = make(server, "habit", "Habit. " + " ".join(RULES[:15]), keys.kv_admin)
+    ask(server, "kv-h1", cube, keys.kv)
+    wait_for(lambda: chains(server, keys.kv, cube), "its KV")
+    own = contexts_of(server, cube)
+
+    def in_memory() -> bool:
+        return all(any(name in str(path) for path in in_ram(server)) for name in own)
+
+    wait_for(in_memory, "its copy")
+    for path in in_ram(server):
+        path.unlink()
+    # Their blocks are in the engine, so nothing is loaded; what they will want next comes up.
+    ask(server, "kv-h1", cube, keys.kv)
+    wait_for(in_memory, "the copy that their turn brought up")
 
 
-def near(server: Server, key: str, person: str, cubes: list[str], kv: str = "near") -> Any:
-    memory = {"cubes": cubes, "retrieve": False, "write": False, "kv": kv}
-    return chat(server, key, person, QUESTION, memory=memory, logprobs=True, top_logprobs=20)
-
-
-def distance(one: Any, other: Any) -> float:
-    """Largest difference of the first token's log-probabilities, over tokens that both list."""
-    left, right = (
-        {top.token: top.logprob for top in reply.choices[0].logprobs.content[0].top_logprobs}
-        for reply in (one, other)
-    )
-    return max(abs(left[token] - right[token]) for token in left.keys() & right.keys())
-
-
-def contexts_of(server: Server, cube: str) -> list[str]:
-    """Names of the segments that hold this cube's own KV."""
-    found = []
-    for path in segments(server):
-        with SegmentReader(path) as reader:
-            if reader.metadata["cubes"].rpartition(" ")[2].startswith(cube):
-                found.append(str(path.relative_to(server.home / "kv" / "segments").with_suffix("")))
-    return found
-
-
-def qualities(server: Server, cube: str) -> list[Quality]:
-    notes = QualityNotes(server.home / "kv" / "quality")
-    names = [path.name.replace("+", "/") for path in notes.folder.iterdir()]
-    return [known for name in names if (known := notes.read(name)) and known.cube == cube]
-
-
-def note_quality(server: Server, name: str, quality: Quality) -> None:
-    QualityNotes(server.home / "kv" / "quality").write(name, quality)
-
-
-@pytest.fixture(scope="module")
-def trio(server, keys) -> list[str]:
-    """Three shared cubes, each with KV of some context: A, B behind A, C behind A."""
-    cubes = [
-        make(server, f"trio-{i}", f"Trio {i}. " + " ".join(RULES[i::3]), keys.kv_admin)
-        for i in range(3)
-    ]
-    for last in cubes[1:]:
-        near(server, keys.kv, "kv-trio", [cubes[0], last], kv="exact")
-        wait_for(lambda last=last: chains(server, keys.kv, last), "its KV")
-    return cubes
-
-
-def test_near_puts_cubes_together_in_any_order_and_heals(server, keys, trio):
-    a, b, c = trio
-    full = near(server, keys.kv, "kv-n1", [c, a, b], kv="none")
-    first = near(server, keys.kv, "kv-n2", [c, a, b])
-    assert served(first) == ["near", "near", "near"]
-    assert [cube["context"] for cube in first.memory["cubes"]] == [
-        "behind other text",
-        "behind other text",
-        "behind the same cube",
-    ]
-    assert cached_tokens(first) > 300
-    assert distance(full, first) < 3, "approximate, and not noise"
-    healed = wait_for(
-        lambda: (
-            (reply := near(server, keys.kv, "kv-n2", [c, a, b]))
-            and served(reply) == ["exact"] * 3
-            and reply
-        ),
-        "the exact chain",
-    )
-    assert distance(full, healed) < 0.2
-
-
-def test_what_near_costs_is_measured_shown_and_bounded(server, keys):
-    a, b, c = [
-        make(server, f"guard-{i}", f"Guard {i}. " + " ".join(RULES[i::3]), keys.kv_admin)
-        for i in range(3)
-    ]
-
-    def measured() -> list[dict[str, Any]]:
-        with server.http(keys.kv) as http:
-            return http.get(f"/v1/memory/cubes/{b}/activation").json()["near"]
-
-    near(server, keys.kv, "kv-guard", [a, b], kv="exact")
-    near(server, keys.kv, "kv-guard", [a, c], kv="exact")
-    for cube in (b, c):
-        wait_for(lambda cube=cube: chains(server, keys.kv, cube), "its KV")
-    first = near(server, keys.kv, "kv-guard", [a, c, b])
-    assert served(first) == ["exact", "exact", "near"]
-    assert first.memory["cubes"][2]["expected_kl"] is None, "its context was never measured"
-    (found,) = wait_for(measured, "probes")
-    wait_for(lambda: measured()[0]["probes"] >= 3, "all probes")
-    assert found["behind"] == 1
-    assert 0 < found["kl"] < 5
-    assert found["used"] == (found["kl"] <= 0.25)
-    with server.http(keys.kv) as http:
-        usage = http.get(f"/v1/memory/cubes/{b}").json()["meta"]["usage"]["kv"]
-    assert usage["near_kl"] == measured()[0]["kl"]
-    assert usage["chains"] >= 2
-
-    assert contexts_of(server, b)
-    for name in contexts_of(server, b):  # as if it had cost that much
-        note_quality(server, name, Quality(probes=3, kl=9.0, top1=0.0, cube=b))
-    refused = near(server, keys.kv, "kv-guard", [c, b])
-    assert served(refused) == ["near", "prefill"]
-    with server.http(keys.kv_admin) as http:
-        assert http.delete(f"/v1/memory/cubes/{b}").status_code == 200
-    wait_for(lambda: not qualities(server, b), "nothing that was measured of it")
-
-
-def test_approximate_blocks_are_never_handed_on(server, keys, trio):
-    """Plant the poison, and look for it from a plain request of the same person."""
-    a, b, c = trio
-    person, order = "kv-poison", [b, c, a]
-    full = near(server, keys.kv, "kv-n3", order, kv="none")
-    planted = near(server, keys.kv, person, order)
-    assert "near" in served(planted)
-    plain = near(server, keys.kv, person, order, kv="exact")
-    assert distance(full, plain) < 0.2
-    assert "near" not in served(plain)
-    again = near(server, keys.kv, person, order, kv="none")
-    assert distance(full, again) < 0.2
-
-
-def test_near_looks_only_into_contexts_that_the_person_may_read(server, keys):
-    """KV that was computed behind somebody's own cube, or a cube for admins, serves nobody else."""
-    secret = make(server, "hidden", "Hidden. " + " ".join(RULES[:8]), keys.kv_admin)
-    with server.http(keys.kv_admin) as http:
-        readers = {"access": {"readers": ["kv-insider"]}}
-        assert http.patch(f"/v1/memory/cubes/{secret}", json=readers).status_code == 200
-    cube = make(server, "open", "Open. " + " ".join(RULES[8:20]), keys.kv_admin)
-    other = make(server, "other", "Other. " + " ".join(RULES[20:28]), keys.kv_admin)
-    near(server, keys.kv, "kv-insider", [secret, cube], kv="exact")
-    near(server, keys.kv, "kv-outsider", [other], kv="exact")
-    wait_for(lambda: chains(server, keys.kv_admin, cube), "KV behind the hidden cube")
-    wait_for(lambda: chains(server, keys.kv_admin, other), "KV of the other")
-    outsider = near(server, keys.kv, "kv-outsider", [other, cube])
-    assert served(outsider) == ["exact", "prefill"]
-    insider = near(server, keys.kv, "kv-insider", [other, cube])
-    assert served(insider)[0] == "exact"
-    assert served(insider)[1] in ("near", "exact")
-
-
-def test_the_hottest_cube_comes_first_where_the_order_is_left_to_the_server(server, keys):
-    cold, hot = (
-        make(server, f"{heat}-one", f"{heat}. " + " ".join(RULES[:4]), keys.kv_admin)
-        for heat in ("cold", "hot")
-    )
-    for _ in range(3):
-        ask(server, "kv-order", hot, keys.kv)
-
-    def order(**memory: Any) -> list[str]:
-        reply = ask(server, "kv-order", cold, keys.kv, memory={"cubes": [cold, hot], **memory})
-        return [cube["id"] for cube in reply.memory["cubes"]]
-
-    assert order() == [cold, hot]
-    wait_for(lambda: order(order="hottest") == [hot, cold], "the counted reads")
+def test_attention_waits_for_its_layer_in_this_engine(server, keys):
+    cube = make(server, "layers", "Layers. " + " ".join(RULES[:15]), keys.kv_admin)
+    ask(server, "kv-w1", cube, keys.kv)
+    wait_for(lambda: chains(server, keys.kv, cube), "its KV")
+    assert served(ask(server, "kv-w2", cube, keys.kv)) == ["exact"]
+    assert "attention did not wait" not in server.log()
 
 
 def test_a_used_head_is_built_again_when_its_cube_changes(server, keys):

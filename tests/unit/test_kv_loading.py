@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
+from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiKVConnectorStats
 
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.store import SegmentName
+from memos_vllm.engine.kv.connector import MemosConnector
 from memos_vllm.engine.kv.loading import Loader, Progress, finishing
 from memos_vllm.engine.kv.messages import Load, Piece, StepOrders
+from memos_vllm.engine.kv.rates import Rates
+from memos_vllm.engine.kv.stats import KVStats
 from memos_vllm.engine.kv.worker_side import WorkerSide
 from tests.unit.test_kv_files import layers_of
 from tests.unit.test_kv_store import open_keeper
@@ -39,8 +45,8 @@ class Cache:
         self.before_layer(layer)
         self.kv[layer, 0, slots], self.kv[layer, 1, slots] = k, v
 
-    def position(self, name: str) -> int:
-        return int(name)
+    def position(self, name: str) -> int | None:
+        return int(name) if name.isdigit() else None
 
 
 def pieces_of(count: int) -> tuple[Piece, ...]:
@@ -221,3 +227,58 @@ def test_steps_are_timed_where_they_only_compute(worker):
     worker.begin(orders())
     worker.step_ends()
     assert "prefill_tokens" not in worker.take_counts()
+
+
+def test_a_layer_without_kv_of_its_own_waits_for_all_that_it_might_attend_to(worker, cache):
+    worker.begin(orders())
+    worker.wait_for_layer("shared")
+    assert torch.equal(cache.kv[:, :, :48], kept(3))
+    for name in ("0", "1", "2"):
+        worker.wait_for_layer(name)
+    worker.step_ends()
+    assert worker.take_bad_blocks() == set()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_load_that_breaks_in_an_unforeseen_way_is_computed(worker, monkeypatch, at_once):
+    def breaks(*_):
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(Loader, "load", breaks)
+    worker.begin(StepOrders(loads=[dataclasses.replace(load_of(3), at_once=at_once)]))
+    if at_once:
+        for name in ("0", "1", "2"):
+            worker.wait_for_layer(name)
+        worker.step_ends()
+    else:
+        worker.close()
+    assert worker.take_bad_blocks() == set(range(12))
+    assert worker.take_finished() == (set(), set() if at_once else {"request"})
+
+
+@pytest.mark.parametrize("prefetches", [True, False])
+def test_what_lies_on_disk_comes_up_when_the_engine_starts(tmp_path, keeper, cache, prefetches):
+    keeper = open_keeper(tmp_path)
+    worker = WorkerSide(keeper, cache, "", None, prefetches=prefetches)
+    deadline = time.monotonic() + 10
+    names = [piece.name for piece in pieces_of(3)]
+    while prefetches and {keeper.where(name) for name in names} != {"ram"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    worker.close()
+    assert {keeper.where(name) for name in names} == {"ram" if prefetches else "disk"}
+
+
+# -- the connector ---------------------------------------------------------------------------------
+
+
+def test_what_workers_measure_decides_what_is_loaded_alone_or_among_several():
+    counts = KVStats(data={"prefill_tokens": 100, "prefill_seconds": 2.0})
+    for stats in (counts, MultiKVConnectorStats(data={"MemosConnector": counts, "Other": counts})):
+        connector = MemosConnector.__new__(MemosConnector)
+        saved = []
+        connector._scheduler = SimpleNamespace(rates=Rates(), saved=saved.append)
+        output = SimpleNamespace(finished_sending={"a"}, kv_connector_stats=stats)
+        connector.update_connector_output(output)
+        assert connector._scheduler.rates.prefill.each == 0.02
+        assert saved == [["a"]]

@@ -89,8 +89,10 @@ def test_what_was_measured_goes_with_the_segment(tmp_path):
     kept.keep("HAB")
     (name,) = kept.namer.names(*chain("HAB"))[-1]
     kept.keeper.quality.write(str(name), Quality(3, 0.1, 1.0, "B", 1))
-    assert [q.kl for q in kept.keeper.qualities("B")] == [0.1]
-    assert kept.keeper.qualities("A") == []
-    assert kept.keeper.qualities("B", ["somebody else"]) == []
+    names = kept.keeper.sizes("B")
+    assert list(names) == [str(name)]
+    assert [q.kl for q in kept.keeper.qualities("B", names)] == [0.1]
+    assert kept.keeper.qualities("A", names) == []
+    assert kept.keeper.sizes("B", ["somebody else"]) == {}
     kept.keeper.forget("B")
     assert kept.keeper.quality.read(str(name)) is None
