@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
+from memos_vllm.activation.quality import Quality
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config import Config
 from memos_vllm.cube.ids import CubeId
@@ -180,24 +181,23 @@ class MemorySystem:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def kv_usage(self, caller: Principal, cube: str) -> KVUsage:
-        """The KV that is kept of a cube, as far as it serves the caller; all of it for an admin."""
-        scopes = self.kv_scopes(caller)
+    def kv_usage(self, caller: Principal, cube: str) -> tuple[KVUsage, list[Quality]]:
+        """The KV that is kept of a cube, as far as it serves the caller; all of it for an admin.
+
+        And what was measured of it in other places, the best first.
+        """
+        everybody = caller.can(Role.ADMIN)
+        scopes = None if everybody else [self.scopes.person(caller), self.scopes.tenant(caller)]
         sizes = self.segments.sizes(cube, scopes)
-        qualities = self.segments.qualities(cube, scopes)
-        return KVUsage(
+        qualities = self.segments.qualities(cube, sizes)
+        usage = KVUsage(
             chains=len(sizes),
             bytes=sum(sizes.values()),
             pinned=self.segments.has_pin(cube),
             near_kl=round(qualities[0].kl, 4) if qualities else None,
             near_refused=sum(q.kl > self.config.kv.near_max_kl for q in qualities),
         )
-
-    def kv_scopes(self, caller: Principal) -> list[str] | None:
-        """Whose KV they may ask about; None: everybody's."""
-        if caller.can(Role.ADMIN):
-            return None
-        return [self.scopes.person(caller), self.scopes.tenant(caller)]
+        return usage, qualities
 
     def _forget_kv(self, work: Work) -> None:
         """Wipe KV that holds what a cube said before; with a person's cube, their conversations'.

@@ -35,8 +35,6 @@ class Context:
     """Digest of the whole scope, a client's own salt included."""
     cubes: tuple[str, ...]
     """`id@sequence` of what stood before it, and itself."""
-    kl: float | None = None
-    """What its KV cost in other places, as far as that was measured."""
 
 
 class ContextIndex:
@@ -79,28 +77,24 @@ class ContextIndex:
             start = segments[position - 1].end if position else 0
             digest = own_digest(tokens[start : segment.end])
             contexts = [
-                context
+                (_common(context.cubes, segment.cubes), context)
                 for context in self._contexts(digest)
-                if context.scope in allowed
-                and context.name.key not in without
-                and may_read(context.cubes)
-                and not (context.kl or 0.0) > self._most_kl
+                if context.scope in allowed and context.name.key not in without
             ]
-            if not contexts:
+            # Best first, so that files and the vault are asked about hardly more than one.
+            for common, context in sorted(contexts, key=lambda pair: -pair[0]):
+                kl = self._kl(context)
+                if (kl is None or kl <= self._most_kl) and may_read(context.cubes):
+                    found.append(_source(position, context, common, kl))
+                    break
+            else:
                 break
-            best = max(contexts, key=lambda context: _common(context.cubes, segment.cubes))
-            found.append(
-                Source(
-                    position,
-                    best.name.scope,
-                    best.name.key,
-                    best.start,
-                    max(_common(best.cubes, segment.cubes) - 1, 0),
-                    max(len(best.cubes) - 1, 0),
-                    best.kl,
-                )
-            )
         return found
+
+    def _kl(self, context: Context) -> float | None:
+        """What its KV cost in other places, as far as that was measured."""
+        known = self._store.quality.read(str(self._namer.at(context.name.scope, context.name.key)))
+        return known.kl if known else None
 
     def _contexts(self, digest: str) -> list[Context]:
         """Of one text under the served model, the latest first."""
@@ -121,8 +115,7 @@ class ContextIndex:
                 self._headers.popitem(last=False)
         if context is None or not self._store.has_all(self._ranks(context.name)):
             return None
-        known = self._store.quality.read(str(self._namer.at(context.name.scope, context.name.key)))
-        return dataclasses.replace(context, kl=known.kl) if known else context
+        return context
 
     def _read(self, text: str) -> Context | None:
         model, scope, key = text.split("/")
@@ -143,6 +136,18 @@ class ContextIndex:
 
     def _ranks(self, name: SegmentName) -> list[SegmentName]:
         return [dataclasses.replace(name, rank=rank) for rank in self._namer.ranks]
+
+
+def _source(position: int, context: Context, common: int, kl: float | None) -> Source:
+    return Source(
+        position,
+        context.name.scope,
+        context.name.key,
+        context.start,
+        max(common - 1, 0),
+        max(len(context.cubes) - 1, 0),
+        kl,
+    )
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

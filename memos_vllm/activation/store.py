@@ -185,9 +185,13 @@ class SegmentStore:
                     found[name] = self.disk.path(name).stat().st_size
         return found
 
-    def qualities(self, cube: str, scopes: Iterable[str] | None = None) -> list[Quality]:
-        """What was measured of a cube's own KV in other places, the best first. Args: as above."""
-        known = [self.quality.read(name) for name in self.sizes(cube, scopes)]
+    def qualities(self, cube: str, names: Iterable[str]) -> list[Quality]:
+        """What was measured of a cube's own KV in other places, the best first.
+
+        Args:
+            names: of the segments whose prefix contains it (`sizes`).
+        """
+        known = [self.quality.read(name) for name in names]
         return sorted((q for q in known if q and q.cube == cube), key=lambda q: q.kl)
 
     def empty_memory(self) -> None:

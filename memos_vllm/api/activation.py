@@ -74,7 +74,7 @@ class TierView(Strict):
 class Speed(Strict):
     """Tokens a second, measured by this engine; null: not yet."""
 
-    prefill: float | None = Field(description="computed")
+    prefill: float | None = Field(description="computed; null on a GPU, where it is not timed")
     ram: float | None = Field(description="read from shared memory and put in place")
     disk: float | None = Field(description="read from disk and put in place")
 
@@ -89,8 +89,9 @@ class UseView(Strict):
     load_failures: int
     save_failures: int
     load_seconds: float
-    saved_prefill_seconds: float = Field(
-        description="what computing the loaded tokens would have taken, less what loading took"
+    saved_prefill_seconds: float | None = Field(
+        description="what computing the loaded tokens would have taken, less what loading took; null "
+        "where computing is not timed (on a GPU)"
     )
     tokens_per_second: Speed
 
@@ -148,7 +149,7 @@ async def activate_cube(
 def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
     """The KV that is kept of a cube, as far as it serves whoever asks; for an admin, all of it."""
     cube = system.vault.get(caller, ref).meta.id
-    usage = system.kv_usage(caller, cube)
+    usage, qualities = system.kv_usage(caller, cube)
     near = [
         NearView(
             behind=quality.behind,
@@ -157,7 +158,7 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
             probes=quality.probes,
             used=quality.kl <= system.config.kv.near_max_kl,
         )
-        for quality in system.segments.qualities(cube, system.kv_scopes(caller))
+        for quality in qualities
     ]
     return CubeActivation(
         cube=cube, chains=usage.chains, bytes=usage.bytes, pinned=usage.pinned, near=near

@@ -92,7 +92,7 @@ class EngineActivator:
             disk=_each_second(counts["read_tokens_disk"], counts["read_seconds_disk"]),
         )
         loaded = counts["loaded_tokens_ram"] + counts["loaded_tokens_disk"]
-        computed = loaded / speed.prefill if speed.prefill else 0.0
+        saved = loaded / speed.prefill - counts["load_seconds"] if speed.prefill else None
         return UseView(
             hits=int(counts["loaded_segments"]),
             loaded_tokens_ram=int(counts["loaded_tokens_ram"]),
@@ -101,7 +101,7 @@ class EngineActivator:
             load_failures=int(counts["load_failures"]),
             save_failures=int(counts["save_failures"]),
             load_seconds=round(counts["load_seconds"], 3),
-            saved_prefill_seconds=round(computed - counts["load_seconds"], 3),
+            saved_prefill_seconds=None if saved is None else round(saved, 3),
             tokens_per_second=speed,
         )
 

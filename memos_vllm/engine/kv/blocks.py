@@ -68,9 +68,9 @@ class PagedCache:
     def layers(self) -> int:
         return len(self._layers)
 
-    def position(self, name: str) -> int:
-        """Of a layer among all, by its name."""
-        return self._positions[name]
+    def position(self, name: str) -> int | None:
+        """Of a layer among all, by its name; None: it has no KV of its own."""
+        return self._positions.get(name)
 
     @property
     def device(self) -> torch.device:

@@ -11,20 +11,19 @@ import logging
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
     KVConnectorMetadata,
     KVConnectorRole,
-    SupportsHMA,
 )
 
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.config import load_config
+from memos_vllm.engine.kv.base import KeepingConnector
 from memos_vllm.engine.kv.blocks import PagedCache, Unsupported
 from memos_vllm.engine.kv.fingerprint import namer, rank_names
 from memos_vllm.engine.kv.messages import StepOrders
 from memos_vllm.engine.kv.rope import rotation_of
 from memos_vllm.engine.kv.scheduler_side import SchedulerSide
-from memos_vllm.engine.kv.stats import KVPromMetrics, KVStats
+from memos_vllm.engine.kv.stats import COUNTERS, KVStats
 from memos_vllm.engine.kv.support import unsupported_reason
 from memos_vllm.engine.kv.worker_side import RefusingWorker, WorkerSide
 
@@ -33,7 +32,9 @@ log = logging.getLogger("vllm.memos_kv")
 _NAME = "MemosConnector"
 
 
-class MemosConnector(KVConnectorBase_V1, SupportsHMA):
+class MemosConnector(KeepingConnector):
+    counters = COUNTERS
+
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self._vllm_config = vllm_config
@@ -51,10 +52,6 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
             self._scheduler = SchedulerSide(
                 self._store, namer(vllm_config, config.kv_path), config.kv
             )
-
-    @property
-    def requires_kv_delivery(self) -> bool:
-        return False  # a save that is dropped is a miss later
 
     # -- in the engine core -----------------------------------------------------------------------
 
@@ -82,11 +79,6 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         return self._scheduler is not None and self._scheduler.finished(request, block_ids), None
-
-    def request_finished_all_groups(
-        self, request: Any, block_ids: tuple[list[int], ...]
-    ) -> tuple[bool, dict[str, Any] | None]:
-        return self.request_finished(request, block_ids[0])
 
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is not None:
@@ -138,11 +130,6 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
         if self._worker is not None:
             self._worker.wait_for_layer(layer_name)
 
-    def save_kv_layer(
-        self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any
-    ) -> None:
-        """Nothing: saves read the blocks after their request finished."""
-
     def wait_for_save(self) -> None:
         """Saves wait for nothing: the blocks stay until `get_finished` names the request."""
         if self._worker is not None:
@@ -151,7 +138,9 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         if self._worker is None:
             return None, None
-        return self._worker.take_finished(finished_req_ids)
+        if finished_req_ids:
+            self._worker.answered()
+        return self._worker.take_finished()
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return set() if self._worker is None else self._worker.take_bad_blocks()
@@ -163,17 +152,3 @@ class MemosConnector(KVConnectorBase_V1, SupportsHMA):
     def shutdown(self) -> None:
         if self._worker is not None:
             self._worker.close()
-
-    @classmethod
-    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVStats:
-        return KVStats(data=data or {})
-
-    @classmethod
-    def build_prom_metrics(
-        cls,
-        vllm_config: Any,
-        metric_types: dict[Any, Any],
-        labelnames: list[str],
-        per_engine_labelvalues: dict[int, list[object]],
-    ) -> KVPromMetrics:
-        return KVPromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)

@@ -20,8 +20,8 @@ COUNTERS = {
     "load_failures": "Loads that failed and were computed instead",
     "save_failures": "Saves that failed",
     "load_seconds": "Time spent loading KV",
-    "read_tokens_ram": "Tokens in the files that were read from shared memory",
-    "read_tokens_disk": "Tokens in the files that were read from disk",
+    "read_tokens_ram": "Tokens in the files read from shared memory, the measurement at the start included",
+    "read_tokens_disk": "Tokens in the files read from disk, the measurement at the start included",
     "read_seconds_ram": "Time spent reading them and putting them in their places",
     "read_seconds_disk": "Time spent reading them and putting them in their places",
     "prefill_tokens": "Tokens of prompts that were computed in steps without a load",
@@ -65,7 +65,7 @@ class KVPromMetrics(KVConnectorPromMetrics):
         metric_types: dict[Any, Any],
         labelnames: list[str],
         per_engine_labelvalues: dict[int, list[object]],
-        counters: Mapping[str, str] = COUNTERS,
+        counters: Mapping[str, str],
     ) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
         self._counters: dict[str, Any] = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import torch
 from memos_vllm.activation.files import Scratch
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
+from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.loading import Loader, Progress, finishing
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 600.0
 
 
-class WorkerSide:
+class WorkerSide(Reports):
     def __init__(
         self,
         store: SegmentKeeper,
@@ -41,15 +41,11 @@ class WorkerSide:
         prefetches: bool = False,
     ) -> None:
         """Args: prefetches: what was used last comes into shared memory at once."""
+        super().__init__()
         self._store = store
         self._prefetches = prefetches
         self._cache = cache
         self._rank = rank
-        self._lock = threading.Lock()
-        self._loaded: set[str] = set()
-        self._saved: set[str] = set()
-        self._bad_blocks: set[int] = set()
-        self._counts: Counter[str] = Counter()
         self._used: list[SegmentName] = []
         self._loads = ThreadPoolExecutor(1, "memos-kv-load")
         self._saver = ThreadPoolExecutor(1, "memos-kv-save")
@@ -84,7 +80,11 @@ class WorkerSide:
     def wait_for_layer(self, name: str) -> None:
         """Before a layer computes attention on what is being loaded."""
         for _, progress in self._step.loading:
-            progress.wait(self._cache.position(name))
+            position = self._cache.position(name)
+            if position is None:  # it attends to what another layer keeps
+                progress.wait_until_over()
+            else:
+                progress.wait(position)
 
     def step_ends(self) -> None:
         """What the step computed on has been loaded, or is reported as not loaded."""
@@ -102,34 +102,23 @@ class WorkerSide:
             self._count("prefill_seconds", time.perf_counter() - step.started)
         self._step = _Step()
 
-    def take_finished(self, finished: set[str]) -> tuple[set[str], set[str]]:
-        """Requests whose (saving, loading) is over. Args: finished: those that were answered."""
-        if finished:
-            self._saver.submit(self._promote)  # not before: the first token waits for nothing
-        with self._lock:
-            saved, loaded = self._saved, self._loaded
-            self._saved, self._loaded = set(), set()
-        return saved, loaded
-
-    def take_bad_blocks(self) -> set[int]:
-        with self._lock:
-            bad, self._bad_blocks = self._bad_blocks, set()
-        return bad
-
-    def take_counts(self) -> dict[str, float]:
-        with self._lock:
-            counts, self._counts = self._counts, Counter()
-        return dict(counts)
+    def answered(self) -> None:
+        """A request has its reply: what it used may move up. The first token waits for nothing."""
+        self._saver.submit(self._promote)
 
     def close(self) -> None:
         self._loads.shutdown(wait=True, cancel_futures=True)
         self._saver.shutdown(wait=True)
 
     def _load(self, loader: Loader, load: Load, progress: Progress | None = None) -> None:
-        started, counts = time.perf_counter(), Counter[str]()
+        started, counts, reached = time.perf_counter(), Counter[str](), load.start
         with finishing(progress):
-            reached = loader.load(load, counts, progress)
-            loader.wait_for_device()
+            try:
+                reached = loader.load(load, counts, progress)
+                loader.wait_for_device()
+            except Exception:
+                log.exception("KV that could not be loaded is computed")
+                reached = load.start
             counts["load_seconds"] += time.perf_counter() - started  # type: ignore[assignment]
             if reached < load.end:
                 counts["load_failures"] += 1
@@ -230,10 +219,11 @@ class RefusingWorker(WorkerSide):
     """Stands in where the KV of this worker cannot be carried: every load is computed instead."""
 
     def __init__(self, block_size: int) -> None:
+        Reports.__init__(self)
         self._block_size = block_size
-        self._lock = threading.Lock()
-        self._loaded, self._saved, self._bad_blocks = set(), set(), set()
-        self._counts = Counter()
+
+    def answered(self) -> None:
+        """Nothing was used."""
 
     def step_begins(self, orders: StepOrders) -> None:
         """Nothing is measured."""
@@ -251,10 +241,6 @@ class RefusingWorker(WorkerSide):
             if not load.at_once:
                 self._loaded.add(load.request_id)
         self._saved.update(save.request_id for save in orders.saves)
-
-    def take_finished(self, finished: set[str]) -> tuple[set[str], set[str]]:
-        saved, loaded, self._saved, self._loaded = self._saved, self._loaded, set(), set()
-        return saved, loaded
 
     def close(self) -> None:
         """Nothing runs here."""

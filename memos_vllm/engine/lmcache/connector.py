@@ -11,16 +11,15 @@ import logging
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
     KVConnectorMetadata,
     KVConnectorRole,
-    SupportsHMA,
 )
 
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config import load_config
+from memos_vllm.engine.kv.base import KeepingConnector
 from memos_vllm.engine.kv.fingerprint import namer
-from memos_vllm.engine.kv.stats import LMCACHE_COUNTERS, KVPromMetrics, KVStats
+from memos_vllm.engine.kv.stats import LMCACHE_COUNTERS, KVStats
 from memos_vllm.engine.kv.support import unsupported_reason
 from memos_vllm.engine.lmcache.adapters import Endpoint, model_name
 from memos_vllm.engine.lmcache.ledger import Ledger
@@ -32,7 +31,9 @@ from memos_vllm.engine.lmcache.worker_side import WorkerSide
 log = logging.getLogger("vllm.memos_kv")
 
 
-class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
+class MemosLMCacheConnector(KeepingConnector):
+    counters = LMCACHE_COUNTERS
+
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self._endpoint: Endpoint | None = None
@@ -54,10 +55,6 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
             ledger = Ledger(SegmentStore(config.kv, config.kv_path), self._endpoint.keys)
             self._scheduler = SchedulerSide(ledger, self._endpoint, self._link)
 
-    @property
-    def requires_kv_delivery(self) -> bool:
-        return False
-
     # -- in the engine core -----------------------------------------------------------------------
 
     def get_num_new_matched_tokens(
@@ -78,11 +75,6 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         return self._scheduler is not None and self._scheduler.finished(request, block_ids), None
-
-    def request_finished_all_groups(
-        self, request: Any, block_ids: tuple[list[int], ...]
-    ) -> tuple[bool, dict[str, Any] | None]:
-        return self.request_finished(request, block_ids[0])
 
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is None:
@@ -106,17 +98,6 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
         if self._worker is not None and isinstance(orders, StepTransfers):
             self._worker.begin(orders)
 
-    def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing: loads are whole before their request is scheduled."""
-
-    def save_kv_layer(
-        self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any
-    ) -> None:
-        """Nothing: saves read the blocks after their request finished."""
-
-    def wait_for_save(self) -> None:
-        """Nothing: the blocks stay until `get_finished` names the request."""
-
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         return (None, None) if self._worker is None else self._worker.take_finished()
 
@@ -137,19 +118,3 @@ class MemosLMCacheConnector(KVConnectorBase_V1, SupportsHMA):
             self._worker.close()
         if self._link is not None:
             self._link.close()
-
-    @classmethod
-    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVStats:
-        return KVStats(data=data or {})
-
-    @classmethod
-    def build_prom_metrics(
-        cls,
-        vllm_config: Any,
-        metric_types: dict[Any, Any],
-        labelnames: list[str],
-        per_engine_labelvalues: dict[int, list[object]],
-    ) -> KVPromMetrics:
-        return KVPromMetrics(
-            vllm_config, metric_types, labelnames, per_engine_labelvalues, LMCACHE_COUNTERS
-        )

@@ -7,11 +7,10 @@ thread.  Whatever goes wrong there is a load that is computed instead, or a save
 from __future__ import annotations
 
 import logging
-import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.lmcache.adapters import operation
 from memos_vllm.engine.lmcache.link import Link
 from memos_vllm.engine.lmcache.messages import StepTransfers, Transfer
@@ -19,15 +18,11 @@ from memos_vllm.engine.lmcache.messages import StepTransfers, Transfer
 log = logging.getLogger("vllm.memos_kv")
 
 
-class WorkerSide:
+class WorkerSide(Reports):
     def __init__(self, link: Link[Any]) -> None:
+        super().__init__()
         self._link = link
-        self._lock = threading.Lock()
-        self._loaded: set[str] = set()
-        self._saved: set[str] = set()
         self._failed_saves: set[str] = set()
-        self._bad_blocks: set[int] = set()
-        self._counts: Counter[str] = Counter()
         self._loader = ThreadPoolExecutor(1, "memos-lmcache-load")
         self._saver = ThreadPoolExecutor(1, "memos-lmcache-save")
 
@@ -41,28 +36,11 @@ class WorkerSide:
         for load in orders.loads:
             self._loader.submit(self._load, load, adapter, event)
 
-    def take_finished(self) -> tuple[set[str], set[str]]:
-        """Requests whose (saving, loading) is over."""
-        with self._lock:
-            saved, loaded = self._saved, self._loaded
-            self._saved, self._loaded = set(), set()
-        return saved, loaded
-
     def take_failed_saves(self) -> set[str]:
         """Before `take_finished` names them, or together with it."""
         with self._lock:
             failed, self._failed_saves = self._failed_saves, set()
         return failed
-
-    def take_bad_blocks(self) -> set[int]:
-        with self._lock:
-            bad, self._bad_blocks = self._bad_blocks, set()
-        return bad
-
-    def take_counts(self) -> dict[str, float]:
-        with self._lock:
-            counts, self._counts = self._counts, Counter()
-        return dict(counts)
 
     def close(self) -> None:
         self._loader.shutdown(wait=False, cancel_futures=True)
