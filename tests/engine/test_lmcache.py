@@ -144,9 +144,13 @@ def test_the_longest_that_is_kept_is_loaded(setup):
     assert cached_tokens(again) > reply.usage.prompt_tokens - 2 * CHUNK
     assert text_of(again) == text_of(reply)
     from_lmcache = setup.metric(LOADED)
-    setup.empty_engine()
-    other = setup.say("gus", [{"role": "user", "content": "Hello?"}], memory=memory)
-    assert cached_tokens(other) > 300, "the cube alone"
+
+    def cube_alone() -> bool:  # its files are written beside LMCache's
+        setup.empty_engine()
+        other = setup.say("gus", [{"role": "user", "content": "Hello?"}], memory=memory)
+        return cached_tokens(other) > 300
+
+    wait_for(cube_alone, "the cube alone")
     assert setup.metric(LOADED) == from_lmcache
     setup.empty_engine()
 
