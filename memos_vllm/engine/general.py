@@ -1,16 +1,17 @@
 """Entry point `vllm.general_plugins`: runs in every process of the engine, more than once.
 
-What it has to install is what `patches/` lists: nothing so far.  It stays an entry point so that the
-engine side of activation and parametric memory has its place.
+It installs what `patches/` lists.
 """
 
 from __future__ import annotations
 
 import logging
 
+from memos_vllm.engine import patches
+
 log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Idempotent; installs no patch, because none is needed (see patches/README.md)."""
-    log.debug("memos_vllm is on the path of this process; no patch is installed")
+    """Idempotent."""
+    log.debug("patches of vLLM in this process: %s", ", ".join(patches.install()) or "none")

@@ -1,0 +1,12 @@
+"""What memos_vllm changes of vLLM: each module one entry of the ledger in `patches/`."""
+
+from __future__ import annotations
+
+from memos_vllm.engine.patches import cpu_lora
+
+PATCHES = (cpu_lora,)
+
+
+def install() -> list[str]:
+    """Install what this process's vLLM needs; returns the names. Idempotent."""
+    return [patch.NAME for patch in PATCHES if patch.install()]

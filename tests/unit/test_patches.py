@@ -1,0 +1,148 @@
+"""The patch ledger: each patch against what vLLM does by itself."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from memos_vllm.engine import patches
+from memos_vllm.engine.patches import cpu_lora
+
+pytest.importorskip("vllm", reason="there is nothing to patch: make venv")
+LEDGER = Path(__file__).parents[2] / "patches"
+ADAPTERS, RANK, IN, OUT = 3, 4, 16, 24
+ROWS = [0, -1, 2, 2, -1, 1, 0]
+
+
+def numbers(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def shrink() -> torch.Tensor:
+    return numbers(ADAPTERS, 1, RANK, IN, seed=1)
+
+
+@pytest.fixture
+def expand() -> torch.Tensor:
+    return numbers(ADAPTERS, 1, OUT, RANK, seed=2)
+
+
+def by_hand(inputs: torch.Tensor, weights: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Row by row, in words: an adapter's row is its product; the base model's is what it was."""
+    rows = [
+        inputs[row] @ weights[index, 0].T if index >= 0 else before[row]
+        for row, index in enumerate(ROWS)
+    ]
+    return torch.stack(rows)
+
+
+def runs(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    found, lengths = torch.unique_consecutive(torch.tensor(indices), return_counts=True)
+    return found, lengths
+
+
+def test_every_patch_has_its_page():
+    pages = {path.stem for path in LEDGER.glob("0*.md")}
+    assert pages == {patch.NAME for patch in patches.PATCHES}
+    for page in pages:
+        assert page in (LEDGER / "README.md").read_text()
+
+
+def test_rows_of_the_base_model_stay_as_they_are(shrink):
+    inputs, output = numbers(len(ROWS), IN, seed=3), torch.full((len(ROWS), RANK), 7.0)
+    expected = by_hand(inputs, shrink, output)
+    cpu_lora.bgmv_shrink(inputs, shrink, output, torch.tensor(ROWS))
+    assert torch.allclose(output, expected, atol=1e-5)
+    assert (output[1] == 7).all()
+
+
+def test_vllm_itself_gives_the_base_model_another_one_s_adapter():
+    """Fails once vLLM does better: then the patch can go."""
+    code = """
+import torch
+from vllm.lora.ops.torch_ops.lora_ops import bgmv_expand
+weights, output = torch.ones(2, 1, 8, 4), torch.zeros(2, 8)
+bgmv_expand(torch.ones(2, 4), weights, output, torch.tensor([0, -1]))
+assert output[1].any(), "the base model's row is untouched"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_run_of_rows_is_the_same_as_its_rows(shrink, expand, adds, dtype):
+    inputs = numbers(len(ROWS), IN, seed=3).to(dtype)
+    found, lengths = runs(ROWS)
+    buffers = [torch.zeros(len(ROWS), RANK) for _ in range(2)]
+    cpu_lora.bgmv_shrink(inputs, shrink.to(dtype), buffers[0], torch.tensor(ROWS), 0.5)
+    about = (None, lengths, found, len(found), 0, 0)
+    cpu_lora.sgmv_shrink(inputs, shrink.to(dtype), buffers[1], *about, 0.5)
+    assert torch.equal(*buffers)
+    outputs = [torch.ones(len(ROWS), OUT, dtype=dtype) for _ in range(2)]
+    cpu_lora.bgmv_expand(buffers[0], expand.to(dtype), outputs[0], torch.tensor(ROWS), adds)
+    cpu_lora.sgmv_expand(buffers[0], expand.to(dtype), outputs[1], *about, adds)
+    assert torch.equal(*outputs)
+    assert (outputs[0][1] == 1).all()
+    product = buffers[0].to(dtype) @ expand[0, 0].to(dtype).T
+    assert torch.allclose(outputs[0][0], product[0] + adds, atol=1e-2)
+
+
+def test_a_slice_is_written_where_it_belongs(expand):
+    inputs = numbers(len(ROWS), RANK, seed=4)
+    found, lengths = runs(ROWS)
+    output = torch.zeros(len(ROWS), OUT + 10)
+    cpu_lora.sgmv_expand_slice(
+        inputs, expand, output, None, lengths, found, len(found), 0, 0, 5, OUT, True
+    )
+    expected = by_hand(inputs, expand, torch.zeros(len(ROWS), OUT))
+    assert torch.allclose(output[:, 5 : 5 + OUT], expected, atol=1e-5)
+    assert not output[:, :5].any()
+    assert not output[:, 5 + OUT :].any()
+
+
+def test_padding_of_adapter_and_model_may_differ(expand):
+    for width in (OUT - 4, OUT + 4):
+        output = torch.zeros(len(ROWS), width)
+        cpu_lora.bgmv_expand(
+            numbers(len(ROWS), RANK, seed=4), expand, output, torch.tensor(ROWS), True
+        )
+        assert output[0].any()
+        assert not output[:, OUT:].any()
+
+
+def test_a_batch_of_one_adapter_gives_what_vllm_gives(expand):
+    inputs, indices = numbers(5, RANK, seed=6), torch.full((5,), 2)
+    ours = torch.zeros(5, OUT)
+    cpu_lora.bgmv_expand(inputs, expand, ours, indices)
+    assert torch.allclose(ours, torch.einsum("bi,boi->bo", inputs, expand[indices, 0]), atol=1e-5)
+
+
+def test_they_are_installed_where_they_are_looked_up_and_twice_is_once():
+    code = """
+from memos_vllm.engine import general
+from memos_vllm.engine.patches import cpu_lora
+general.register(); general.register()
+from vllm.lora.punica_wrapper import punica_cpu
+from vllm.lora.ops import torch_ops
+for function in cpu_lora.REPLACEMENTS:
+    assert getattr(punica_cpu, function.__name__) is function
+    assert getattr(torch_ops, function.__name__) is function
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_names_and_parameters_are_those_of_vllm():
+    import inspect
+
+    theirs = importlib.import_module("vllm.lora.ops.torch_ops.lora_ops")
+    source = inspect.getsource(theirs)
+    for function in cpu_lora.REPLACEMENTS:
+        assert f"def {function.__name__}(" in source
+        for name in inspect.signature(function).parameters:
+            assert f"    {name}: " in source
