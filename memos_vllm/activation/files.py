@@ -79,28 +79,43 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
         self._file: BinaryIO = path.open("rb", buffering=0)
         try:
             self.metadata, self.shape, self._checksums = self._read_header()
+            self._data = self._file.tell()
         except BaseException:
             self._file.close()
             raise
 
     def layers(self, scratch: Scratch) -> Iterator[torch.Tensor]:
-        """Each layer, (2, tokens, heads, head_dim), checked; gone when the next one is asked for."""
-        for checksum in self._checksums:
-            raw = scratch.take(self.shape.layer_bytes)
-            plain: Any = raw.numpy()
-            view = memoryview(plain)
-            self._fill(view)
-            if xxh3_128_hexdigest(view) != checksum:
-                raise DamagedPayload("the checksum does not match")
-            yield raw.view(self.shape.dtype).view(self.shape.sizes()[1:])
+        """Each layer in turn, as `layer` gives it."""
+        for index in range(self.shape.layers):
+            yield self.layer(index, scratch)
+
+    def layer(self, index: int, scratch: Scratch) -> torch.Tensor:
+        """One layer, (2, tokens, heads, head_dim), checked; gone at the next use of `scratch`.
+
+        Several threads may read at a time, each with a scratch of its own.
+        """
+        raw = scratch.take(self.shape.layer_bytes)
+        plain: Any = raw.numpy()
+        view = memoryview(plain)
+        self._fill(view, self._data + index * len(view))
+        if xxh3_128_hexdigest(view) != self._checksums[index]:
+            raise DamagedPayload("the checksum does not match")
+        return raw.view(self.shape.dtype).view(self.shape.sizes()[1:])
+
+    def will_need(self, index: int) -> None:
+        """Have the system read a layer while others are being used."""
+        if index < self.shape.layers:
+            size = self.shape.layer_bytes
+            start = self._data + index * size
+            os.posix_fadvise(self._file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _fill(self, view: memoryview) -> None:
+    def _fill(self, view: memoryview, offset: int) -> None:
         done = 0
         while done < len(view):
-            count = self._file.readinto(view[done:])  # type: ignore[attr-defined]
+            count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
             if not count:
                 raise DamagedPayload("the file is shorter than its header says")
             done += count

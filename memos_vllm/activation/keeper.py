@@ -42,16 +42,16 @@ class SegmentKeeper(SegmentStore):
             raise
         tier.used(text)
 
-    def will_need(self, name: SegmentName) -> None:
-        """Have the system read a segment's file while others are still being loaded."""
-        self.read_ahead(str(name))
+    def will_need(self, name: SegmentName, size: int) -> None:
+        """Have the system read the beginning of a segment's file while others are being opened."""
+        self.read_ahead(str(name), size)
 
-    def read_ahead(self, text: str) -> None:
-        """The same, of a name as text."""
+    def read_ahead(self, text: str, size: int = 0) -> None:
+        """The same, of a name as text. Args: size: in bytes; 0: the whole file."""
         if self.ram is not None and self.ram.has(text):
             return
         with contextlib.suppress(OSError), self.disk.path(text).open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)
 
     def warm(self, text: str) -> bool:
         """Copy a segment into shared memory while there is room; False: there is none.

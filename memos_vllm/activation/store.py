@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import os
 import shutil
@@ -62,6 +63,14 @@ class Namer:
 
     model: bytes
     ranks: tuple[str, ...] = ("",)
+
+    def under(self, adapter: str) -> Namer:
+        """The same model with an adapter attached: none of its KV is the model's own.
+
+        Args: adapter: its name in the engine, which is a digest of its contents.
+        """
+        model = hashlib.sha256(self.model + adapter.encode()).digest()
+        return dataclasses.replace(self, model=model)
 
     def at(self, scope: str, key: str) -> SegmentName:
         """A segment by its folder and key, on the first worker."""

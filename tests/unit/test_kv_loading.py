@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiKV
 
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.wiping import SUFFIX
 from memos_vllm.engine.kv.connector import MemosConnector
 from memos_vllm.engine.kv.loading import Loader, Progress, finishing
 from memos_vllm.engine.kv.messages import Load, Piece, StepOrders
@@ -82,9 +84,11 @@ def cache() -> Cache:
     return Cache()
 
 
-@pytest.fixture
-def loader(keeper, cache) -> Loader:
-    return Loader(keeper, cache, lambda piece: piece.name, None)
+@pytest.fixture(params=[1, 3], ids=lambda threads: f"{threads} threads")
+def loader(keeper, cache, request):
+    loader = Loader(keeper, cache, lambda piece: piece.name, None, threads=request.param)
+    yield loader
+    loader.close()
 
 
 def kept(count: int) -> torch.Tensor:
@@ -108,7 +112,7 @@ def test_more_segments_than_may_be_open_at_once(loader, cache, monkeypatch):
     monkeypatch.setattr("memos_vllm.engine.kv.loading._OPEN_AT_ONCE", 2)
     progress = Progress()
     seen = []
-    cache.before_layer = lambda layer: seen.append((layer, progress._placed))
+    cache.before_layer = lambda layer: seen.append((layer, len(progress._placed)))
     assert loader.load(load_of(3), Counter(), progress) == 3 * TOKENS
     assert torch.equal(cache.kv[:, :, :48], kept(3))
     assert [placed for _, placed in seen[:6]] == [0] * 6, "nothing is whole before the last group"
@@ -146,15 +150,44 @@ def test_a_layer_waits_for_itself_alone():
     for thread in threads:
         thread.start()
     progress.placed(1)
-    threads[0].join(5)
-    assert passed == [0]
-    progress.placed(2)
     threads[1].join(5)
-    assert passed == [0, 1]
+    assert passed == [1]
+    progress.placed(0)
+    threads[0].join(5)
+    assert passed == [1, 0]
     with pytest.raises(OSError, match="broken"), finishing(progress):
         raise OSError("broken")
     threads[2].join(5)
-    assert passed == [0, 1, 2], "nobody waits for a load that failed"
+    assert passed == [1, 0, 2], "nobody waits for a load that failed"
+
+
+def test_layers_are_loaded_side_by_side(keeper, cache):
+    both = threading.Barrier(2, timeout=5)
+    cache.before_layer = lambda layer: both.wait() if layer < 2 else None
+    loader = Loader(keeper, cache, lambda piece: piece.name, None, threads=2)
+    assert loader.load(load_of(3), Counter()) == 3 * TOKENS, "layers 0 and 1 waited for each other"
+    assert torch.equal(cache.kv[:, :, :48], kept(3))
+    loader.close()
+
+
+def test_what_fails_in_one_layer_is_not_tried_in_the_others(loader, cache):
+    def breaks(layer: int) -> None:
+        raise RuntimeError("unforeseen")
+
+    cache.before_layer = breaks
+    counts = Counter()
+    assert loader.load(load_of(3), counts) == 0
+    assert counts["loaded_segments"] == 0
+
+
+def test_what_fails_while_it_is_opened_leaves_no_file_open(loader, cache, monkeypatch):
+    def breaks(*_):
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(cache, "slots", breaks)
+    assert loader.load(load_of(3), Counter()) == 0
+    opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert not [path for path in opened if path.name.endswith(SUFFIX)]
 
 
 # -- the worker ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tombstones import short
+from memos_vllm.adapters.folders import engine_name
 from tests.unit.test_kv_files import layers_of
 from tests.unit.test_kv_store import MODEL, open_keeper, settings
 
@@ -180,7 +182,7 @@ def test_requests_without_orders_or_whose_tokens_do_not_say_everything_are_left_
         FakeRequest(None),
         FakeRequest(None, kv_transfer_params={"another": 1}),
         FakeRequest(mm_features=["an image"]),
-        FakeRequest(lora_request="an adapter"),
+        FakeRequest(lora_request=SimpleNamespace(lora_name="somebody-s")),
         FakeRequest(prompt_token_ids=None),
     ):
         assert engine.matched(request) == 0
@@ -188,7 +190,21 @@ def test_requests_without_orders_or_whose_tokens_do_not_say_everything_are_left_
         assert engine.side.take_orders({}).loads == []
     engine.keeper.forget("a")
     assert engine.saves(FakeRequest(mm_features=["an image"])) == []
-    assert engine.saves(FakeRequest(lora_request="an adapter")) == []
+    assert engine.saves(FakeRequest(lora_request=SimpleNamespace(lora_name="somebody-s"))) == []
+
+
+def test_kv_under_an_adapter_is_the_adapter_s_alone(engine):
+    adapters = [SimpleNamespace(lora_name=engine_name(digit * 64)) for digit in "ab"]
+    engine.keep()
+    assert [engine.matched(FakeRequest(lora_request=each)) for each in adapters] == [0, 0]
+    names = [NAMER, *(NAMER.under(each.lora_name) for each in adapters)]
+    keys = {namer.names(TOKENS, ORDERS.segments)[0][0] for namer in names}
+    assert len(keys) == 3
+    for request in (FakeRequest(), FakeRequest(lora_request=adapters[0])):
+        engine.keeper.forget("a")
+        (save,) = engine.saves(request)
+        expected = NAMER if request.lora_request is None else NAMER.under(adapters[0].lora_name)
+        assert save.pieces[-1].name == expected.names(TOKENS, ORDERS.segments)[-1][0]
 
 
 def test_alone_a_request_is_loaded_at_once_and_in_company_meanwhile(engine):

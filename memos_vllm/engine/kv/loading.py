@@ -1,22 +1,25 @@
 """Loading a request's KV, layer by layer, while the engine may be computing on it already.
 
 All segments of a chain are open at once: first their first layers are put in place, then their second
-ones, and so on.  A step that computes on what is being loaded waits, in each attention layer, for that
-layer alone, so that reading and computing overlap.
+ones, and so on, several threads taking a layer each.  A step that computes on what is being loaded
+waits, in each attention layer, for that layer alone, so that reading and computing overlap.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import torch
 
-from memos_vllm.activation.files import Scratch
+from memos_vllm.activation.files import Scratch, SegmentReader
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.blocks import PagedCache
@@ -26,22 +29,25 @@ from memos_vllm.errors import DamagedPayload
 
 log = logging.getLogger(__name__)
 _OPEN_AT_ONCE = 256
+_LAYERS_AHEAD = 4
+"""That the system reads from disk while one is put in place."""
+_MOST_THREADS = 4
 Keys = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Progress:
-    """Up to which layer a load that a step computes on has come."""
+    """Which layers of a load that a step computes on are in their places."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._placed = 0
+        self._placed: set[int] = set()
         self._over = False
         self.waited: set[int] = set()
         """Layers that asked."""
 
-    def placed(self, layers: int) -> None:
+    def placed(self, layer: int) -> None:
         with self._condition:
-            self._placed = layers
+            self._placed.add(layer)
             self._condition.notify_all()
 
     def finish(self) -> None:
@@ -53,15 +59,40 @@ class Progress:
     def wait(self, layer: int) -> None:
         self.waited.add(layer)
         with self._condition:
-            self._condition.wait_for(lambda: self._over or self._placed > layer)
+            self._condition.wait_for(lambda: self._over or layer in self._placed)
 
     def wait_until_over(self) -> None:
         with self._condition:
             self._condition.wait_for(lambda: self._over)
 
 
+class _Open:
+    """A segment that is being put in its place."""
+
+    def __init__(
+        self,
+        piece: Piece,
+        context: contextlib.AbstractContextManager[tuple[SegmentReader, str]],
+    ) -> None:
+        """Raises DamagedPayload or OSError."""
+        self.piece = piece
+        self._context = context
+        self.reader, self.tier = context.__enter__()
+        self.slots = torch.empty(0)
+        self.window = slice(0)
+        self.turn: Keys = _as_it_is
+
+    def close(self, error: Exception | None = None) -> None:
+        """Args: error: what was wrong with it; the store may want to do something about it."""
+        if error is None:
+            self._context.__exit__(None, None, None)
+            return
+        with contextlib.suppress(type(error)):
+            self._context.__exit__(type(error), error, error.__traceback__)
+
+
 class Loader:
-    """Puts segments in their places in the paged cache. One thread at a time."""
+    """Puts segments in their places in the paged cache. One load at a time."""
 
     def __init__(
         self,
@@ -69,12 +100,14 @@ class Loader:
         cache: PagedCache,
         named: Callable[[Piece], SegmentName],
         rotation: Rotation | None,
+        threads: int = 1,
     ) -> None:
         self._store = store
         self._cache = cache
         self._named = named
         self._rotation = rotation
-        self._scratch = Scratch(cache.device.type == "cuda")
+        self._pool = ThreadPoolExecutor(threads, "memos-kv-layers", _unbind)
+        self._scratches = [Scratch(cache.device.type == "cuda") for _ in range(threads)]
 
     def load(self, load: Load, counts: Counter[str], progress: Progress | None = None) -> int:
         """Returns the token that was reached: `load.end`, unless something is damaged or missing.
@@ -82,8 +115,6 @@ class Loader:
         Args:
             counts: of tokens and seconds, by the names of `stats.COUNTERS`; added to.
         """
-        for piece in load.pieces:
-            self._store.will_need(self._named(piece))
         groups = [
             load.pieces[i : i + _OPEN_AT_ONCE] for i in range(0, len(load.pieces), _OPEN_AT_ONCE)
         ]
@@ -95,6 +126,9 @@ class Loader:
                 return max(failed.start, load.start)
         return load.end
 
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
     def _load_together(
         self,
         load: Load,
@@ -102,60 +136,91 @@ class Loader:
         counts: Counter[str],
         progress: Progress | None,
     ) -> Piece | None:
-        """Layer by layer; returns the first piece that could not be loaded."""
-        streams = [self._place(load, piece, counts) for piece in pieces]
-        whole = len(streams)
-        for layer in range(self._cache.layers + 1):  # the last turn closes the files
-            for position in range(whole):
-                if not self._advance(streams[position], counts):
-                    whole = position  # those before it are not touched by that
-                    break
-            if progress is not None:
-                progress.placed(layer + 1)
-        for stream in streams:
-            stream.close()
-        return None if whole == len(pieces) else pieces[whole]
+        """Returns the first piece that could not be loaded."""
+        for piece in pieces:
+            first_layers = _LAYERS_AHEAD * self._cache.shape(piece.end - piece.start).layer_bytes
+            self._store.will_need(self._named(piece), first_layers)
+        turn = _Turn(self._cache.layers, len(pieces), progress)
+        opened: list[_Open] = []
+        for position, piece in enumerate(pieces):
+            try:
+                opened.append(self._open(load, piece))
+            except (DamagedPayload, OSError) as error:
+                log.warning("KV that could not be loaded is computed: %s", error)
+                turn.fail(position, error)
+                break
+            except Exception as error:
+                log.exception("KV that could not be loaded is computed")
+                turn.fail(position, error)
+                break
+        # This thread only waits: it may be one of those that the engine binds to a core.
+        workers = [self._pool.submit(self._work, opened, turn, s) for s in self._scratches]
+        wait(workers)
+        for worker in workers:
+            worker.result()
+        for tier, seconds in turn.seconds.items():
+            counts[f"read_seconds_{tier}"] += seconds
+        for position, segment in enumerate(opened):
+            segment.close(turn.errors.get(position))
+            if position < turn.whole:
+                self._count(load, segment, counts)
+        return None if turn.whole == len(pieces) else pieces[turn.whole]
 
-    def _advance(self, stream: Iterator[str | None], counts: Counter[str]) -> bool:
-        started = time.perf_counter()
+    def _open(self, load: Load, piece: Piece) -> _Open:
+        segment = _Open(piece, self._store.open(self._named(piece)))
         try:
-            tier = next(stream, None)
-        except (DamagedPayload, OSError) as error:
-            log.warning("KV that could not be loaded is computed: %s", error)
-            return False
-        except Exception:
-            log.exception("KV that could not be loaded is computed")
-            return False
-        if tier is not None:
-            counts[f"read_seconds_{tier}"] += time.perf_counter() - started  # type: ignore[assignment]
-        return True
-
-    def _place(
-        self, load: Load, piece: Piece, counts: Counter[str]
-    ) -> Generator[str | None, None, None]:
-        """One segment into its place, a layer at a turn. Yields the tier that it comes from."""
-        start, end = max(piece.start, load.start), min(piece.end, load.end)
-        expected = self._cache.shape(piece.end - piece.start)
-        with self._store.open(self._named(piece)) as (reader, tier):
-            if reader.shape != expected:
-                raise DamagedPayload(f"KV of another shape: {reader.shape}, not {expected}")
-            if reader.metadata.get("digest") != piece.digest:
+            expected = self._cache.shape(piece.end - piece.start)
+            if segment.reader.shape != expected:
+                raise DamagedPayload(f"KV of another shape: {segment.reader.shape}, not {expected}")
+            if segment.reader.metadata.get("digest") != piece.digest:
                 raise DamagedPayload("KV of other tokens than its name says")
-            slots = self._cache.slots(load.block_ids, start, end)
-            window = slice(start - piece.start, end - piece.start)
-            turn = self._turn(piece.shift)
-            for layer, (k, v) in enumerate(reader.layers(self._scratch)):
-                self._cache.write(layer, slots, turn(k[window]), v[window])
-                self.wait_for_device()  # before the memory is used for the next layer
-                yield tier
-        counts[f"loaded_tokens_{tier}"] += end - start
-        counts[f"read_tokens_{tier}"] += piece.end - piece.start
+            segment.turn = self._turn(piece.shift)
+            start, end = max(piece.start, load.start), min(piece.end, load.end)
+            segment.slots = self._cache.slots(load.block_ids, start, end)
+            segment.window = slice(start - piece.start, end - piece.start)
+        except Exception as error:
+            segment.close(error)
+            raise
+        return segment
+
+    def _work(self, opened: Sequence[_Open], turn: _Turn, scratch: Scratch) -> None:
+        """Layers into their places, until none is left or none is wanted."""
+        while (layer := turn.next_layer()) is not None:
+            for position, segment in enumerate(opened):
+                if position >= turn.whole:
+                    break  # those before it are not touched by that
+                started = time.perf_counter()
+                try:
+                    self._place(segment, layer, scratch)
+                except (DamagedPayload, OSError) as error:
+                    log.warning("KV that could not be loaded is computed: %s", error)
+                    turn.fail(position, error)
+                except Exception as error:
+                    log.exception("KV that could not be loaded is computed")
+                    turn.fail(position, error)
+                turn.took(segment.tier, time.perf_counter() - started)
+            turn.placed(layer)
+
+    def _place(self, segment: _Open, layer: int, scratch: Scratch) -> None:
+        if segment.tier == "disk":
+            segment.reader.will_need(layer + _LAYERS_AHEAD)
+        k, v = segment.reader.layer(layer, scratch)
+        keys = k[segment.window].to(self._cache.device, non_blocking=True)
+        self._cache.write(layer, segment.slots, segment.turn(keys), v[segment.window])
+        self.wait_for_device()  # before the memory is used for the next one
+
+    def _count(self, load: Load, segment: _Open, counts: Counter[str]) -> None:
+        piece = segment.piece
+        counts[f"loaded_tokens_{segment.tier}"] += min(piece.end, load.end) - max(
+            piece.start, load.start
+        )
+        counts[f"read_tokens_{segment.tier}"] += piece.end - piece.start
         counts["loaded_segments"] += 1
 
     def _turn(self, shift: int) -> Keys:
         """Brings keys to a place `shift` tokens later. Raises DamagedPayload: not for this model."""
         if shift == 0:
-            return lambda k: k
+            return _as_it_is
         if self._rotation is None:
             raise DamagedPayload("the keys of this model cannot be moved")
         return self._rotation.by(shift)
@@ -163,6 +228,63 @@ class Loader:
     def wait_for_device(self) -> None:
         if self._cache.device.type == "cuda":
             torch.cuda.current_stream(self._cache.device).synchronize()
+
+
+class _Turn:
+    """What several threads share of one load."""
+
+    def __init__(self, layers: int, pieces: int, progress: Progress | None) -> None:
+        self._layers = iter(range(layers))
+        self._progress = progress
+        self._lock = threading.Lock()
+        self.whole = pieces
+        """Pieces, from the first on, of which nothing has failed."""
+        self.errors: dict[int, Exception] = {}
+        self.seconds: Counter[str] = Counter()
+
+    def next_layer(self) -> int | None:
+        with self._lock:
+            return next(self._layers, None)
+
+    def placed(self, layer: int) -> None:
+        if self._progress is not None:
+            self._progress.placed(layer)
+
+    def took(self, tier: str, seconds: float) -> None:
+        with self._lock:
+            self.seconds[tier] += seconds  # type: ignore[assignment]
+
+    def fail(self, position: int, error: Exception) -> None:
+        with self._lock:
+            self.whole = min(self.whole, position)
+            self.errors[position] = error
+
+
+def loading_threads() -> int:
+    """Threads that a load beside a step may use: the engine's own wait for what they bring."""
+    return min(_MOST_THREADS, len(_cores()))
+
+
+def _cores() -> set[int]:
+    """Those that this process's threads may run on."""
+    cores: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            cores |= os.sched_getaffinity(int(task.name))
+    return cores
+
+
+def _unbind() -> None:
+    """Let this thread run on all cores of the process, and compute alone.
+
+    The engine binds each of its threads to a core, and a thread inherits that of whoever starts it.
+    """
+    os.sched_setaffinity(0, _cores())
+    torch.set_num_threads(1)
+
+
+def _as_it_is(keys: torch.Tensor) -> torch.Tensor:
+    return keys
 
 
 @contextlib.contextmanager

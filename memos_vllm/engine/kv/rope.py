@@ -8,6 +8,7 @@ depend on the length of the prompt.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,20 +35,50 @@ class Rotation:
     """(rotated dims / 2,) radians per token, float64."""
 
     def by(self, shift: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function that moves keys (tokens, heads, head_dim) by `shift` tokens."""
+        """A function that moves keys (tokens, heads, head_dim) by `shift` tokens.
+
+        By vLLM's own kernel where it is loaded (angles in the keys' type, as the engine has them; one
+        pass over the keys), else by torch (angles in float32).
+        """
         angle = self.frequencies * shift
         cos, sin = angle.cos().float(), angle.sin().float()
-        half = len(cos)
+
+        @functools.lru_cache(maxsize=4)
+        def prepared(
+            dtype: torch.dtype, device: torch.device, tokens: int
+        ) -> tuple[Callable[..., None] | None, torch.Tensor, torch.Tensor]:
+            table = torch.cat((cos, sin)).view(1, -1).to(device, dtype)
+            return _kernel(device), torch.zeros(tokens, dtype=torch.int64, device=device), table
 
         def move(keys: torch.Tensor) -> torch.Tensor:
-            first, second = keys[..., :half].float(), keys[..., half : 2 * half].float()
-            moved = torch.empty_like(keys)
-            moved[..., :half] = first * cos - second * sin
-            moved[..., half : 2 * half] = second * cos + first * sin
-            moved[..., 2 * half :] = keys[..., 2 * half :]
+            kernel, positions, table = prepared(keys.dtype, keys.device, len(keys))
+            if kernel is None:
+                return _rotated(keys, cos, sin)
+            moved = keys.clone(memory_format=torch.contiguous_format)
+            kernel(positions, moved.view(len(keys), -1), None, keys.shape[-1], table, True)
             return moved
 
         return move
+
+
+def _kernel(device: torch.device) -> Callable[..., None] | None:
+    """vLLM's in-place rotation for tensors on this device; None: it is not loaded."""
+    kernel = getattr(torch.ops._C, "rotary_embedding", None)
+    if kernel is None:
+        return None
+    name = kernel.default.name()  # a build of vLLM has it for one kind of device
+    known = torch._C._dispatch_has_kernel_for_dispatch_key(name, device.type.upper())
+    return kernel if known else None
+
+
+def _rotated(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = len(cos)
+    first, second = keys[..., :half].float(), keys[..., half : 2 * half].float()
+    moved = torch.empty_like(keys)
+    moved[..., :half] = first * cos - second * sin
+    moved[..., half : 2 * half] = second * cos + first * sin
+    moved[..., 2 * half :] = keys[..., 2 * half :]
+    return moved
 
 
 def rotation_problem(vllm_config: Any) -> str | None:

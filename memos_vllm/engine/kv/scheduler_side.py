@@ -10,6 +10,7 @@ from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.orders import Orders, Source, read_orders
 from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
 from memos_vllm.activation.tombstones import short
+from memos_vllm.adapters.folders import is_engine_name
 from memos_vllm.config import KVConfig
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.rates import Rates
@@ -160,10 +161,15 @@ class SchedulerSide:
         orders: Orders | None = read_orders(request.kv_transfer_params)
         if orders is None or not request.prompt_token_ids:
             return None
-        if request.mm_features or request.lora_request is not None:
+        if request.mm_features:
             return None  # the tokens alone do not say what was computed
+        namer = self._namer
+        if (adapter := request.lora_request) is not None:
+            if not is_engine_name(adapter.lora_name):
+                return None  # whatever lies at its path may change
+            namer = namer.under(adapter.lora_name)
         segments = tuple(s for s in orders.segments if s.end <= request.num_prompt_tokens)
-        names = self._namer.names(request.prompt_token_ids, segments)
+        names = namer.names(request.prompt_token_ids, segments)
         near = {source.segment: source for source in orders.near}
         for i, source in near.items():
             if i < len(names):

@@ -23,7 +23,7 @@ from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
-from memos_vllm.engine.kv.loading import Loader, Progress, finishing
+from memos_vllm.engine.kv.loading import Loader, Progress, finishing, loading_threads
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.rope import Rotation
 
@@ -53,9 +53,10 @@ class WorkerSide(Reports):
         self._step = _Step()
         # On a device, attention may be part of a recorded graph, which asks for nothing.
         self._overlaps = cache.device.type == "cpu"
-        self._at_once, self._beside = (
-            Loader(store, cache, self._named, rotation) for _ in range(2)
-        )
+        # A device copies by itself; and what is loaded beside other requests leaves them the cores.
+        threads = loading_threads() if self._overlaps else 1
+        self._at_once = Loader(store, cache, self._named, rotation, threads)
+        self._beside = Loader(store, cache, self._named, rotation)
         self._saving = Scratch(cache.device.type == "cuda")
         self._saver.submit(self._first_look)
 
@@ -108,6 +109,8 @@ class WorkerSide(Reports):
 
     def close(self) -> None:
         self._loads.shutdown(wait=True, cancel_futures=True)
+        self._at_once.close()
+        self._beside.close()
         self._saver.shutdown(wait=True)
 
     def _load(self, loader: Loader, load: Load, progress: Progress | None = None) -> None:
