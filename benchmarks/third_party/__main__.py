@@ -84,9 +84,21 @@ def measure(folder: Path, is_ours: bool, tokens: int, requests: int) -> dict[str
             # Whatever else a first request has to wait for is over after one of another prompt.
             bench.ask("anybody", bench.text(tokens, MEMORY + 1), [], max_tokens=1)
             memory_text = bench.text(tokens - 30, MEMORY) + "\n\n"
-        questions = [bench.text(QUESTION, 100 + number) for number in range(requests)]
+        questions = [bench.text(QUESTION, 100 + number) for number in range(requests + 1)]
         prompts = [f"{memory_text}{question} Which number is it?" for question in questions]
-        return run_tool(folder, running, prompts, extra)
+        seen = run_tool(folder, running, prompts[:-1], extra)
+        return seen | {"computed_tokens": computed_tokens(bench, prompts[-1], extra)}
+
+
+def computed_tokens(bench: Bench, prompt: str, extra: dict[str, Any]) -> int:
+    """Of a prompt whose memory is cached: what is left for the engine."""
+    message = {"role": "user", "content": prompt}
+    body = {"model": MODEL, "messages": [message], "max_tokens": 1, "temperature": 0, **extra}
+    reply = bench.http.post("/v1/chat/completions", json=body)
+    reply.raise_for_status()
+    usage = reply.json()["usage"]
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return int(usage["prompt_tokens"]) - int(cached)
 
 
 def run_tool(
