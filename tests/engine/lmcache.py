@@ -18,6 +18,7 @@ from memos_vllm.config import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import Server, chat, free_port, wait_for
+from tests.engine.kv import LISTED
 
 CHUNK = 64
 SAVED = "memos_kv_lmcache_saved_tokens_total"
@@ -127,7 +128,13 @@ class Setup:
     def say(self, person: str, talk: Talk, key: str | None = None, **extra: Any) -> Any:
         memory = {"retrieve": False, **extra.pop("memory", {})}
         return chat(
-            self.server, key or self.acme, person, "", messages=talk, memory=memory, **extra
+            self.server,
+            key or self.acme,
+            person,
+            "",
+            messages=talk,
+            memory=memory,
+            **(LISTED | extra),
         )
 
     def metric(self, name: str) -> float:

@@ -15,8 +15,8 @@ from tests.engine.kv import (
     explain,
     in_ram,
     make,
+    same,
     served,
-    text_of,
 )
 
 # -- sharing, on the server that everything else runs on ---------------------------------------------
@@ -38,12 +38,12 @@ def test_a_shared_cube_is_computed_once_for_all_people_of_a_tenant(server, keys)
     )
     second = ask(server, "kv-cid", cube, keys.kv)
     assert tokens - cached_tokens(second) < 40, "only the question is computed"
-    assert text_of(second) == text_of(first)
+    assert same(second, first)
     assert second.memory["cubes"][0]["form"] == "kv"
     assert first.memory["cubes"][0]["form"] == "text"
     stranger = ask(server, "gus", "rules", keys.kv_other)
     assert cached_tokens(stranger) == 0, "the same words in another tenant are computed there"
-    assert text_of(stranger) == text_of(first)
+    assert same(stranger, first)
 
 
 def test_a_person_s_own_cube_serves_nobody_else(server, keys):
@@ -57,7 +57,7 @@ def test_a_person_s_own_cube_serves_nobody_else(server, keys):
     assert cached_tokens(ask(server, "kv-dora", "diary", keys.kv)) > 300
     other = ask(server, "kv-emil", "diary", keys.kv)
     assert cached_tokens(other) == 0
-    assert text_of(other) == text_of(first)
+    assert same(other, first)
 
 
 def test_a_system_message_is_a_person_s_until_several_have_sent_it(server, keys):

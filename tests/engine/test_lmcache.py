@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.engine.harness import cached_tokens, free_port, wait_for
-from tests.engine.kv import RULES, make, text_of
+from tests.engine.kv import RULES, make, same, text_of
 from tests.engine.lmcache import CHUNK, SAVED, Setup, Talk
 
 pytest.importorskip("lmcache")
@@ -61,7 +61,7 @@ def test_absent_at_start_and_used_once_it_is_there(alone):
     alone.empty_engine()
     again = alone.say("ann", talk)
     assert cached_tokens(again) == 0
-    assert text_of(again) == text_of(first)
+    assert same(again, first)
     wait_for(lambda: alone.metric(UNANSWERED) >= 2, "the metric", 15)
     alone.lmcache.start()
 
@@ -71,7 +71,7 @@ def test_absent_at_start_and_used_once_it_is_there(alone):
         return cached_tokens(reply) and reply
 
     reply = wait_for(loaded, "a load", 60)
-    assert text_of(reply) == text_of(first)
+    assert same(reply, first)
 
 
 def test_a_conversation_goes_on_after_a_restart_of_the_engine(setup):
@@ -90,7 +90,7 @@ def test_a_conversation_goes_on_after_a_restart_of_the_engine(setup):
 
     third = wait_for(loaded, "a load")
     assert cached_tokens(third) >= tokens - tokens % CHUNK - CHUNK
-    assert text_of(third) == text_of(second)
+    assert same(third, second)
     assert setup.metric(LOADED) > 300
 
 
@@ -118,7 +118,7 @@ def test_it_is_nobody_else_s(setup):
     setup.empty_engine()
     mine = setup.say("dora", talk)
     assert cached_tokens(mine) > 300
-    assert text_of(mine) == text_of(first)
+    assert same(mine, first)
 
 
 def test_what_must_not_be_kept_is_neither_saved_nor_loaded(setup):
@@ -142,7 +142,7 @@ def test_the_longest_that_is_kept_is_loaded(setup):
     setup.empty_engine()
     again = setup.say("gus", talk, memory=memory)
     assert cached_tokens(again) > reply.usage.prompt_tokens - 2 * CHUNK
-    assert text_of(again) == text_of(reply)
+    assert same(again, reply)
     from_lmcache = setup.metric(LOADED)
 
     def cube_alone() -> bool:  # its files are written beside LMCache's
@@ -169,10 +169,10 @@ def test_without_its_server_the_answer_is_the_same_and_computed(setup, away):
         started = time.monotonic()
         again = setup.say("hal", talk)
         assert time.monotonic() - started < 20
-        assert text_of(again) == text_of(reply)
+        assert same(again, reply)
         assert cached_tokens(again) == 0
         setup.empty_engine()
-        assert text_of(setup.say("hal", talk)) == text_of(reply)
+        assert same(setup.say("hal", talk), reply)
         wait_for(
             lambda: setup.metric(UNANSWERED) + setup.metric(FAILED_LOADS) > before, "the metric", 15
         )
@@ -197,27 +197,27 @@ def test_a_quick_restart_of_its_server(setup):
         setup.empty_engine()
         setup.lmcache.kill()
         setup.lmcache.start()
-        assert text_of(setup.say("ida", talk)) == text_of(reply)
+        assert same(setup.say("ida", talk), reply)
         new = talk_of(f"quick {time.monotonic()}")
-        assert text_of(setup.say("ida", new)) == text_of(setup.say("jon", new))
+        assert same(setup.say("ida", new), setup.say("jon", new))
 
     def loaded() -> Any:
         setup.empty_engine()
         again = setup.say("ida", talk)
         return cached_tokens(again) > 300 and again
 
-    assert text_of(wait_for(loaded, "a load", 60)) == text_of(reply)
+    assert same(wait_for(loaded, "a load", 60), reply)
 
 
 def test_killed_while_it_works(setup):
     """Between a request's arrival and its reply, at several moments."""
     for delay in (0.05, 0.15, 0.4):
         talk = talk_of(f"working {delay}")
-        right = text_of(setup.kept("kim", talk))
+        right = setup.kept("kim", talk)
         setup.empty_engine()
         timer = threading.Timer(delay, setup.lmcache.kill)
         timer.start()
-        assert text_of(setup.say("kim", talk)) == right
+        assert same(setup.say("kim", talk), right)
         timer.join()
         setup.lmcache.start()
 
@@ -237,7 +237,7 @@ def test_damaged_objects_are_computed(setup):
     setup.empty_engine()
     again = setup.say("lea", talk)
     assert cached_tokens(again) == 0
-    assert text_of(again) == text_of(reply)
+    assert same(again, reply)
 
 
 def keys_of(setup: Setup, cube: str) -> list[dict[str, Any]]:
@@ -361,7 +361,7 @@ def test_redis_keeps_conversations_too_and_forgets_them(setup, redis):
         again = setup.say("ned", talk, memory=memory)
         return setup.metric(LOADED) > before and again
 
-    assert text_of(wait_for(loaded, "a load from Redis", 60)) == text_of(reply)
+    assert same(wait_for(loaded, "a load from Redis", 60), reply)
     with setup.server.http(setup.acme, "ned") as http:
         assert http.delete(f"/v1/memory/cubes/{cube}").is_success
     assert redis_keys(redis) == []

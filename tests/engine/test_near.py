@@ -8,21 +8,24 @@ import pytest
 
 from memos_vllm.activation.quality import Quality, QualityNotes
 from tests.engine.harness import Server, cached_tokens, chat, wait_for
-from tests.engine.kv import QUESTION, RULES, ask, chains, contexts_of, make, served
+from tests.engine.kv import (
+    LISTED,
+    QUESTION,
+    RULES,
+    SAME,
+    ask,
+    chains,
+    contexts_of,
+    distance,
+    make,
+    same,
+    served,
+)
 
 
 def near(server: Server, key: str, person: str, cubes: list[str], kv: str = "near") -> Any:
     memory = {"cubes": cubes, "retrieve": False, "write": False, "kv": kv}
-    return chat(server, key, person, QUESTION, memory=memory, logprobs=True, top_logprobs=20)
-
-
-def distance(one: Any, other: Any) -> float:
-    """Largest difference of the first token's log-probabilities, over tokens that both list."""
-    left, right = (
-        {top.token: top.logprob for top in reply.choices[0].logprobs.content[0].top_logprobs}
-        for reply in (one, other)
-    )
-    return max(abs(left[token] - right[token]) for token in left.keys() & right.keys())
+    return chat(server, key, person, QUESTION, memory=memory, **LISTED)
 
 
 def qualities(server: Server, cube: str) -> list[Quality]:
@@ -68,7 +71,7 @@ def test_near_puts_cubes_together_in_any_order_and_heals(server, keys, trio):
         ),
         "the exact chain",
     )
-    assert distance(full, healed) < 0.2
+    assert same(full, healed)
 
 
 def test_what_near_costs_is_measured_shown_and_bounded(server, keys):
@@ -116,10 +119,11 @@ def test_approximate_blocks_are_never_handed_on(server, keys, trio):
     planted = near(server, keys.kv, person, order)
     assert "near" in served(planted)
     plain = near(server, keys.kv, person, order, kv="exact")
-    assert distance(full, plain) < 0.2
+    assert same(full, plain)
+    assert distance(full, plain) < distance(full, planted)
     assert "near" not in served(plain)
     again = near(server, keys.kv, person, order, kv="none")
-    assert distance(full, again) < 0.2
+    assert same(full, again)
 
 
 def test_near_looks_only_into_contexts_that_the_person_may_read(server, keys):
@@ -183,8 +187,7 @@ def test_kv_from_behind_a_secret_does_not_say_it(server, keys):
             ],
             memory=memory,
             max_tokens=1,
-            logprobs=True,
-            top_logprobs=20,
+            **LISTED,
             add_generation_prompt=False,
             continue_final_message=True,
         )
@@ -200,4 +203,4 @@ def test_kv_from_behind_a_secret_does_not_say_it(server, keys):
     assert token.strip()
     near_one, none_one = (them.get(token, min(them.values())) for them in (carried, without))
     assert known[token] - none_one > 3, "the measure sees what is in the prompt"
-    assert near_one - none_one < 0.2 * (known[token] - none_one)
+    assert near_one - none_one < SAME * (known[token] - none_one)
