@@ -199,11 +199,58 @@ def kv_growth(record: Mapping[str, Any]) -> str:
     return f"{_table(header, lines)}\n\n{note}"
 
 
+def lora(record: Mapping[str, Any]) -> str:
+    lines = [
+        [row["way"], f"{row['over_resident']:.2f}"]
+        for row in record["rows"]
+        if row["part"] == "first token"
+    ]
+    (many,) = (row for row in record["rows"] if row["part"] == "many adapters")
+    (mixed,) = (row for row in record["rows"] if row["part"] == "mixed batch")
+    config = record["config"]
+    note = (
+        f"Rank {config['rank']} on two modules of each layer, questions of 40 tokens, median of "
+        f"{config['repetitions']} ratios. {many['registered']:,} registered adapters, "
+        f"{many['requests']} requests drawn by Zipf's law over them ({many['different']} different): "
+        f"{many['failed']} failed, the server's resident memory grew by {many['rss_mib_grown']:.0f} MiB. The "
+        f"base model and four adapters together take {mixed['together_over_one_by_one']:.2f} of the "
+        "time of the same requests one by one."
+    )
+    return f"{_table(['First token with an adapter', 'over a resident one'], lines)}\n\n{note}"
+
+
+def third_party(record: Mapping[str, Any]) -> str:
+    rows = {(row["memory_tokens"], row["way"]): row for row in record["rows"]}
+    lines = []
+    for size in dict.fromkeys(row["memory_tokens"] for row in record["rows"]):
+        alone, ours = rows[size, "vLLM"], rows[size, "memos_vllm"]
+        lines.append(
+            [
+                f"{size:,}",
+                *(
+                    f"{ours[f'ttft_ms_{which}'] / alone[f'ttft_ms_{which}']:.2f}"
+                    for which in ("first", "median", "p99")
+                ),
+                f"{ours['computed_tokens']} / {alone['computed_tokens']}",
+            ]
+        )
+    header = [
+        "Memory, tokens",
+        "first request",
+        "median",
+        "p99",
+        "tokens computed behind the memory, ours / vLLM",
+    ]
+    return _table(header, lines)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "locomo_retrieval": locomo_retrieval,
     "owners": owners,
     "overhead": overhead,
     "ttft": ttft,
+    "third_party": third_party,
+    "lora": lora,
     "kv_growth": kv_growth,
 }
 

@@ -1,0 +1,1 @@
+"""Adapters as memory: what attaching costs."""
