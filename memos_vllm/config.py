@@ -181,6 +181,15 @@ class KVConfig(Section):
     )
 
 
+class AdaptersConfig(Section):
+    merge: Literal["auto", "svd", "ties", "dare_ties", "none"] = Field(
+        "auto",
+        description="how several adapters of one request become one; auto: their exact sum where the "
+        "ranks fit `--max-lora-rank`, else the nearest to it (svd); none: the best one alone",
+    )
+    merged_at_most: int = Field(4, ge=2, description="adapters merged into one")
+
+
 class GovernanceConfig(Section):
     isolation: Literal["person", "tenant"] = Field(
         "person", description="who shares a prefix cache"
@@ -207,6 +216,10 @@ class LimitsConfig(Section):
     text_bytes: int = Field(8 << 20, ge=1, description="text in one request")
     items_per_cube: int = Field(10_000, ge=1, description="items in one cube")
     batch_cubes: int = Field(256, ge=1, description="cubes in one batch")
+    adapter_bytes: int = Field(256 << 20, ge=1, description="one adapter's weights")
+    adapters_bytes_per_tenant: int = Field(
+        16 << 30, ge=1, description="all versions of a tenant's adapters"
+    )
     plans_kept_per_tenant: int = Field(10_000, ge=1, description="plans that `explain` can show")
 
 
@@ -231,6 +244,7 @@ class Config(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
     kv: KVConfig = KVConfig()
+    adapters: AdaptersConfig = AdaptersConfig()
     remember: RememberConfig = RememberConfig()
     governance: GovernanceConfig = GovernanceConfig()
     jobs: JobsConfig = JobsConfig()
@@ -256,6 +270,10 @@ class Config(Section):
     @property
     def kv_path(self) -> Path:
         return (self.kv.path or self.root / "kv").expanduser().absolute()
+
+    @property
+    def adapters_path(self) -> Path:
+        return self.root / "adapters"
 
     @property
     def jobs_url(self) -> str:

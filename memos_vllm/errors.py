@@ -16,6 +16,7 @@
         ├── IndexUnavailable         Chroma
         ├── EmbedderUnavailable      the embedding model
         ├── SegmentsUnavailable      the folder that KV is kept in
+        ├── AdapterUnavailable       an adapter, or the engine that should attach it
         └── MemoryTimeout            memory took longer than its deadline
 
 At the edge each one becomes the OpenAI error envelope (see `envelope`).
@@ -99,6 +100,10 @@ class EmbedderUnavailable(Unavailable):
 
 class SegmentsUnavailable(Unavailable):
     reason = "kv"
+
+
+class AdapterUnavailable(Unavailable):
+    reason = "adapter"
 
 
 class MemoryTimeout(Unavailable):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memos_vllm.errors import BadRequest, NotBuilt
+from memos_vllm.errors import BadRequest
 
 
 class MemoryOptions(BaseModel):
@@ -31,7 +31,16 @@ class MemoryOptions(BaseModel):
         description="exact: KV of the same tokens in the same place; near: approximate where "
         "exact is not kept; none: computed for this request, and not kept",
     )
-    adapter: str | None = Field(None, description="parametric memory (501 so far)")
+    adapter: Annotated[str, Field(max_length=200)] | Literal[False] | None = Field(
+        None,
+        description="id or name of the parametric cube to attach; false: none; default: the best of "
+        "those in `cubes` and of those placed `stable`",
+    )
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Every cube that the request names."""
+        return (*self.cubes, self.adapter) if self.adapter else self.cubes
 
 
 def read_options(raw: Any) -> MemoryOptions:
@@ -39,14 +48,13 @@ def read_options(raw: Any) -> MemoryOptions:
 
     Raises:
         BadRequest: not an object, an unknown key (the nearest valid one is named), a bad value.
-        NotBuilt: a kind of memory that this version does not serve.
     """
     if raw is None:
         return MemoryOptions()
     if not isinstance(raw, Mapping):
         raise BadRequest("`memory` must be an object", param="memory")
     try:
-        options = MemoryOptions.model_validate(raw)
+        return MemoryOptions.model_validate(raw)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(["memory", *(str(part) for part in problem["loc"])])
@@ -57,9 +65,3 @@ def read_options(raw: Any) -> MemoryOptions:
                 f"unknown key `{where}`; did you mean `memory.{nearest}`?", param=where
             ) from error
         raise BadRequest(f"`{where}`: {problem['msg']}", param=where) from error
-    if options.adapter is not None:
-        raise NotBuilt(
-            "parametric memory (`memory.adapter`) is not served by this version; leave `adapter` out",
-            param="memory.adapter",
-        )
-    return options

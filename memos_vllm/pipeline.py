@@ -1,6 +1,6 @@
 """The path of a chat request, in one function: `Pipeline.chat`.
 
-    identity → read → permit → resolve → render → vLLM → observe → remember
+    identity → read → permit → resolve → attach → render → vLLM → observe → remember
 
 Identity is settled at the door (`api.door`), before this; `vLLM` is the `answer` that the caller
 hands in.  If memory fails, the chat is answered without it and says so, unless the request insists.
@@ -18,7 +18,15 @@ from typing import Any, Protocol
 
 from memos_vllm import metrics
 from memos_vllm.cube.ids import now_us
-from memos_vllm.errors import EmbedderUnavailable, Forbidden, MemoryTimeout, Unavailable
+from memos_vllm.errors import (
+    AdapterUnavailable,
+    DamagedPayload,
+    EmbedderUnavailable,
+    Forbidden,
+    MemoryTimeout,
+    Unavailable,
+    Unprocessable,
+)
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.operator.search import Found
 from memos_vllm.options import MemoryOptions
@@ -26,10 +34,11 @@ from memos_vllm.reader.messages import Message
 from memos_vllm.reader.query import MemoryQuery, read_query
 from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
+from memos_vllm.scheduler.adapters import choose, merged
 from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.scheduler.scheduler import Draft, MemScheduler, Tokenizer, hottest_first
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.views import OwnerState
+from memos_vllm.vault.views import AdapterCube, OwnerState
 
 log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
@@ -62,6 +71,46 @@ class Chat:
     plan: MemoryPlan = dataclasses.field(default_factory=MemoryPlan)
     draft: Draft | None = None
     """What stands in the prompt, once it is rendered."""
+    parametric: list[AdapterCube] = dataclasses.field(default_factory=list)
+    """Cubes that should be attached, the best first."""
+    adapter: Adapter | None = None
+    """What is attached."""
+
+
+class Adapter(Protocol):
+    """An adapter that the engine has ready; entered while the engine computes with it."""
+
+    @property
+    def request(self) -> Any:
+        """What a request carries into the engine."""
+        ...
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+    @property
+    def cubes(self) -> Sequence[AdapterCube]:
+        """What it is made of."""
+        ...
+
+
+class Adapters(Protocol):
+    """What the pipeline needs of an engine that attaches adapters."""
+
+    @property
+    def most_merged(self) -> int:
+        """Adapters that it can make one of."""
+        ...
+
+    def problem(self, cube: AdapterCube) -> str | None:
+        """Why it cannot attach this one; None: it can."""
+        ...
+
+    async def prepare(self, cubes: Sequence[AdapterCube]) -> Adapter:
+        """Have them ready in the engine, as one; the first alone while they are being merged.
+
+        Raises Unavailable, DamagedPayload, Unprocessable.
+        """
+        ...
 
 
 Answer = Callable[[list[dict[str, Any]] | None], Awaitable[Any]]
@@ -74,12 +123,15 @@ class Pipeline:
         self._rememberer = rememberer
         self._scheduler = MemScheduler(system.config.prompt)
         self._background: set[asyncio.Task[Any]] = set()
+        self.adapters: Adapters | None = None
+        """None: the engine attaches none."""
 
     async def chat(self, chat: Chat, model: Model, answer: Answer) -> Any:
         """Answer a chat with what the person asking may remember."""
         query = self.read(chat)
         self.permit(chat)
         draft = await self.resolve(chat, query, model)
+        await self.attach(chat)
         messages = await self.render(chat, draft, model)
         return await answer(messages)  # when the reply is complete, the caller calls `finish`
 
@@ -110,6 +162,24 @@ class Pipeline:
         except Unavailable as error:
             self._degrade(chat, error)
         return None
+
+    async def attach(self, chat: Chat) -> None:
+        """Have the plan's adapter ready in the engine."""
+        if not chat.parametric or self.adapters is None:
+            return
+        with self._step(chat, "attach"):
+            try:
+                chat.adapter = await self.adapters.prepare(chat.parametric)
+            except (Unavailable, DamagedPayload, Unprocessable) as error:
+                if isinstance(error, Unprocessable) and chat.options.adapter:
+                    raise  # it was asked for by name
+                best = chat.parametric[0].cube_id
+                entry = next(e for e in chat.plan.entries if e.cube == best)
+                entry.decision, entry.reason = "rejected", str(error)
+                self._degrade(chat, AdapterUnavailable(str(error)))
+                return
+        if len(chat.adapter.cubes) > 1:
+            merged(chat.plan.entries, chat.adapter.cubes)
 
     async def render(
         self, chat: Chat, draft: Draft | None, model: Model
@@ -166,11 +236,14 @@ class Pipeline:
         options, views = chat.options, self._system.views
         with self._step(chat, "stable"):
             owners = await asyncio.to_thread(views.owners, chat.principal)
-            if not owners and not options.cubes:
+            if not owners and not options.named and self.adapters is None:
                 return None
-            stable = await asyncio.to_thread(views.stable, chat.principal, options.cubes)
+            cubes = await asyncio.to_thread(views.stable, chat.principal, options.named)
+            most = self.adapters.most_merged if self.adapters is not None else 1
+            chat.parametric, attached = choose(cubes.adapters, options, self._adapter_problem, most)
+            stable = cubes.texts
             if options.order == "hottest":
-                stable = hottest_first(stable, len(options.cubes))
+                stable = hottest_first(stable, cubes.named)
         found: list[Found] = []
         further: list[Found] = []
         top_k = self._system.config.retrieval.top_k if options.top_k is None else options.top_k
@@ -192,12 +265,17 @@ class Pipeline:
                 found,
                 budget,
                 model.tokenizer,
-                named=len(options.cubes),
+                named=cubes.named,
                 further=further,
             )
-        chat.plan.entries, chat.plan.budget = draft.plan.entries, budget
+        chat.plan.entries, chat.plan.budget = [*draft.plan.entries, *attached], budget
         draft.plan = chat.plan
         return draft
+
+    def _adapter_problem(self, cube: AdapterCube) -> str | None:
+        if self.adapters is None:
+            return "the server attaches no adapters: start it with --enable-lora"
+        return self.adapters.problem(cube)
 
     async def _embed(self, chat: Chat, query: MemoryQuery, owners: list[OwnerState]) -> Any:
         try:

@@ -10,18 +10,22 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from memos_vllm.activation.quality import Quality
 from memos_vllm.activation.store import SegmentStore
+from memos_vllm.adapters.packed import Adapter, read_upload, upload_of_file
 from memos_vllm.config import Config
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import (
     CubePatch,
     ExplicitPayload,
     Item,
+    Kind,
     KVUsage,
     MemCube,
     NewCube,
+    ParametricPayload,
     Payload,
 )
 from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
@@ -46,6 +50,19 @@ from memos_vllm.vault.views import OwnerState, VaultViews
 log = logging.getLogger(__name__)
 
 
+class ServedModel(Protocol):
+    """What adapters have to fit."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the base model's weights."""
+        ...
+
+    def check(self, adapter: Adapter) -> None:
+        """Raises Unprocessable."""
+        ...
+
+
 class MemorySystem:
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -63,6 +80,10 @@ class MemorySystem:
         self.segments = SegmentStore(config.kv, config.kv_path)
         self.text_changed: Callable[[str], None] | None = None
         """Told of a cube whose kept KV was wiped because its text changed."""
+        self.served: ServedModel | None = None
+        """What adapters are checked against; None: no engine runs in this process."""
+        self.adapters_changed: Callable[[], None] = lambda: None
+        """Told when an adapter was deleted."""
         self.indexer = Indexer(
             self.outbox, self.payloads, self.embedder, self.index, self._forget_kv
         )
@@ -90,6 +111,7 @@ class MemorySystem:
             TooLarge, Forbidden, Conflict, NotBuilt: nothing was stored.
         """
         cut = [new.model_copy(update={"payload": self._cut(new.payload)}) for new in cubes]
+        self._check_quota(principal, [new.payload for new in cut])
         made = self.vault.create_many(principal, cut, once)
         self.settle([CubeId(cube.meta.id) for cube in made])
         return made
@@ -98,7 +120,9 @@ class MemorySystem:
         self, principal: Principal, ref: str, patch: CubePatch, if_match: str | None = None
     ) -> MemCube:
         if patch.payload is not None:
-            patch = patch.model_copy(update={"payload": self._cut(patch.payload)})
+            payload = self._cut(patch.payload)
+            self._check_quota(principal, [payload])
+            patch = patch.model_copy(update={"payload": payload})
         if patch.append is not None:
             patch = patch.model_copy(update={"append": self.cut_items(patch.append)})
         cube = self.vault.update(principal, ref, patch, if_match=if_match)
@@ -120,7 +144,17 @@ class MemorySystem:
         Whatever Chroma still holds, no search returns it: results are looked up in the vault.
         """
         cube = self.vault.delete(principal, ref, if_match=if_match)
-        return cube, self.settle([cube])
+        settled = self.settle([cube])
+        self.adapters_changed()
+        return cube, settled
+
+    def portable(self, principal: Principal, ref: str) -> MemCube:
+        """A cube with all that it takes to store it again. Raises NotFound, DamagedPayload."""
+        cube = self.vault.get(principal, ref)
+        if cube.meta.kind is Kind.PARAMETRIC:
+            data = self.vault.file(principal, cube.meta.id, cube.meta.version)
+            cube.payload = ParametricPayload(content=upload_of_file(data))
+        return cube
 
     def cut_items(self, content: Sequence[Item]) -> list[Item]:
         """Items as they are; one longer than a passage becomes several with the same source."""
@@ -215,12 +249,35 @@ class MemorySystem:
             self.text_changed(work.cube)
 
     def _cut(self, payload: Payload) -> Payload:
+        if isinstance(payload, ParametricPayload):
+            return self._checked(payload)
         if not isinstance(payload, ExplicitPayload):
             return payload  # the vault answers with 501
         content = payload.content
         if isinstance(content, str):
             content = [Item(text=content)] if content.strip() else []
         return ExplicitPayload(content=self.cut_items(content))
+
+    def _checked(self, payload: ParametricPayload) -> ParametricPayload:
+        """An adapter, checked and packed. Raises TooLarge, Unprocessable."""
+        adapter = read_upload(payload.content, self.config.limits.adapter_bytes)
+        checked = ParametricPayload()
+        if self.served is not None:
+            self.served.check(adapter)
+            checked._model = self.served.fingerprint
+        checked._file = adapter.pack()
+        return checked
+
+    def _check_quota(self, principal: Principal, payloads: Sequence[Payload]) -> None:
+        """Raises TooLarge."""
+        files = [p._file or b"" for p in payloads if isinstance(p, ParametricPayload)]
+        limit = self.config.limits.adapters_bytes_per_tenant
+        if files and self.views.adapter_bytes(principal) + sum(map(len, files)) > limit:
+            raise TooLarge(
+                f"the tenant's adapters would take more than {limit} bytes "
+                "(limits.adapters_bytes_per_tenant): delete some, older versions count, too",
+                param="payload",
+            )
 
     def _count(self) -> Callable[[str], int]:
         """The embedder's own tokens; where it cannot be loaded, four characters a token."""

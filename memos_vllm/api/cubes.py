@@ -24,13 +24,14 @@ from memos_vllm.api.models import (
 from memos_vllm.cube.ids import canonical_json, sha256
 from memos_vllm.cube.model import (
     CubePatch,
+    Kind,
     MemCube,
     NewCube,
     Placement,
     State,
     VersionDiff,
 )
-from memos_vllm.errors import BadRequest, NotBuilt, TooLarge
+from memos_vllm.errors import BadRequest, NotBuilt, TooLarge, Unprocessable
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.views import CubeFilter
 
@@ -167,11 +168,28 @@ def rollback_cube(
     return _tagged(response, system.rollback(caller, ref, target.version, _version_of(if_match)))
 
 
+@router.get(
+    "/{ref}/adapter",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)
+def get_adapter(system: System, caller: Caller, ref: Ref, version: Word = None) -> Response:
+    """A parametric cube's weights, as a safetensors file; its configuration is in the metadata."""
+    cube = system.vault.get(caller, ref, version)
+    if cube.meta.kind is not Kind.PARAMETRIC:
+        raise Unprocessable(f"{ref!r} is a cube of text and has no adapter")
+    data = system.vault.file(caller, ref, cube.meta.version)
+    return Response(data, media_type="application/octet-stream")
+
+
 @router.post("/{ref}/distill", responses={501: ERRORS[501]})
 def distill_cube(system: System, caller: Caller, ref: Ref) -> None:
-    """Train an adapter from a cube (parametric memory). Not served by this version."""
+    """Train an adapter from a cube. Not served by this version: store one that you have trained."""
     system.vault.history(caller, ref)
-    raise NotBuilt("parametric memory is not served by this version: a cube's text is prefilled")
+    raise NotBuilt(
+        "this version attaches adapters and does not train them: store one as a cube of the kind "
+        "`parametric`"
+    )
 
 
 def _once(key: str | None, cubes: list[NewCube]) -> IdempotencyKey | None:

@@ -231,13 +231,13 @@ def _embedder(system: MemorySystem) -> Check:
 def check_features(config: Config, cuda: bool | None) -> Iterator[Check]:
     yield Check("plaintext memory", "ok", "usable")
     yield _activation(config)
-    yield Check(
-        "parametric memory", "note", "not built yet (a request for it is answered with 501)"
-    )
+    flags = {key.lstrip("-").replace("_", "-"): value for key, value in config.serve.flags.items()}
+    attaches = bool(flags.get("enable-lora"))
+    how = "usable" if attaches else "off unless the server is started with --enable-lora"
+    yield Check("parametric memory", "ok" if attaches else "note", how)
     if cuda:
         yield Check("device", "ok", "GPU")
         return
-    flags = {key.lstrip("-").replace("_", "-"): value for key, value in config.serve.flags.items()}
     if flags.get("block-size") == CPU_BLOCK_SIZE:
         yield Check("device", "ok", f"CPU, block-size {CPU_BLOCK_SIZE}")
         return

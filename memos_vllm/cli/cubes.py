@@ -26,6 +26,8 @@ from memos_vllm.cube.model import (
     MemCube,
     NewCube,
     NewMeta,
+    ParametricPayload,
+    Payload,
     Placement,
     Provenance,
     State,
@@ -88,7 +90,10 @@ def show(
     header = found.meta.model_dump(mode="json", exclude_none=True)
     print_table(("field", "value"), list(header.items()), "")
     stdout().print()
-    _print_items(_items(found))
+    if isinstance(found.payload, ParametricPayload):
+        print_table(("adapter", "value"), list(found.payload.content.items()), "")
+    else:
+        _print_items(_items(found))
 
 
 @app.command()
@@ -96,6 +101,12 @@ def create(
     text: Annotated[str | None, typer.Option("--text", help="What to remember.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Its text; `-` for stdin.")
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter", metavar="FOLDER", help="A LoRA that PEFT saved, instead of text."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="May be given again.")] = None,
@@ -108,8 +119,8 @@ def create(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remember a text: for a person, or, without --person, for everyone in the tenant."""
-    content = _given_text(text, file)
+    """Remember a text, or an adapter: for a person, or, without --person, for the whole tenant."""
+    payload = _given(text, file, adapter)
     try:
         meta = NewMeta(
             name=name,
@@ -118,7 +129,7 @@ def create(
             priority=priority,
             provenance=Provenance(origin="cli"),
         )
-        new = NewCube(meta=meta, payload=ExplicitPayload(content=[Item(text=content)]))
+        new = NewCube(meta=meta, payload=payload)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
@@ -210,6 +221,16 @@ def diff(
     print_table(
         ("", f"{found.older} → {found.newer}"), rows, "the two versions hold the same items"
     )
+
+
+def _given(text: str | None, file: Path | None, adapter: Path | None) -> Payload:
+    if adapter is None:
+        return ExplicitPayload(content=[Item(text=_given_text(text, file))])
+    if text is not None or file is not None:
+        raise BadRequest("give --adapter, or a text; a cube is one of them")
+    from memos_vllm.adapters.packed import upload_of_folder  # torch takes a while
+
+    return ParametricPayload(content=upload_of_folder(adapter))
 
 
 def _given_text(text: str | None, file: Path | None) -> str:

@@ -5,7 +5,7 @@ header; only the payload differs:
 
     explicit    text   items (turns, facts, passages), each with its source and time
     activation  kv     KV cache of a cube's tokens                 (answered with 501 so far)
-    parametric  lora   an adapter                                  (answered with 501 so far)
+    parametric  lora   a LoRA adapter of the served model
 
 Source: MemOS (arXiv 2507.03724), sections 4.2 and 5.
 """
@@ -16,7 +16,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]+$")]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
@@ -152,9 +152,19 @@ class ActivationPayload(Strict):
 
 
 class ParametricPayload(Strict):
-    type: Literal["parametric"]
+    """A LoRA adapter. Sent with its weights, shown without them (`GET …/adapter` has the file)."""
+
+    type: Literal["parametric"] = "parametric"
     format: Literal["lora"] = "lora"
-    content: dict[str, Any] = Field(default_factory=dict)
+    content: dict[str, Any] = Field(
+        default_factory=dict,
+        description="to store: `adapter_config` (the object in PEFT's adapter_config.json) and "
+        "`adapter_model` (PEFT's adapter_model.safetensors, base64); shown: what the adapter is",
+    )
+    _file: bytes | None = PrivateAttr(None)
+    """The checked adapter, packed; set by whoever checked it."""
+    _model: str | None = PrivateAttr(None)
+    """Fingerprint of the model that it was found to fit."""
 
 
 Payload = Annotated[

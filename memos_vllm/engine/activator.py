@@ -50,7 +50,9 @@ class EngineActivator:
         started = time.perf_counter()
         messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": "."})
-        options = MemoryOptions(cubes=tuple(cubes), retrieve=False, write=False, required=True)
+        options = MemoryOptions(
+            cubes=tuple(cubes), retrieve=False, write=False, required=True, adapter=False
+        )
         chat = Chat(caller, options, messages, self.memory.default_model, max_reply=1)
         model = _Rendering(self.memory)
         draft = await self.pipeline.resolve(chat, read_query(messages), model)

@@ -24,6 +24,7 @@ from memos_vllm.governance.scope import Scopes
 from memos_vllm.scheduler import render
 from memos_vllm.scheduler.plan import KVPlan, KVSegment, PlanEntry
 from memos_vllm.scheduler.scheduler import Draft
+from memos_vllm.vault.views import AdapterCube
 
 log = logging.getLogger(__name__)
 _CACHED_TEXTS = 4096
@@ -79,6 +80,14 @@ class Chained:
                 entry.expected_kl = source.kl
 
 
+def _under(adapters: Sequence[AdapterCube], segment: Segment, mine: str) -> Segment:
+    return dataclasses.replace(
+        segment,
+        scope=mine if any(adapter.person for adapter in adapters) else segment.scope,
+        cubes=(*(f"{a.cube_id}@{a.sequence}" for a in adapters), *segment.cubes),
+    )
+
+
 def _context(shared: int) -> str:
     return (
         f"behind the same {shared} cubes"
@@ -120,9 +129,19 @@ class ChainPlanner:
         self._control = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
     def chain(
-        self, principal: Principal, draft: Draft | None, prompt: Prompt, writes: Writes
+        self,
+        principal: Principal,
+        draft: Draft | None,
+        prompt: Prompt,
+        writes: Writes,
+        adapters: Sequence[AdapterCube] = (),
     ) -> Chained:
-        """Where to cut this prompt. Never raises for a prompt that cannot be cut: it is computed."""
+        """Where to cut this prompt. Never raises for a prompt that cannot be cut: it is computed.
+
+        Args:
+            adapters: attached to the model, as one; what is computed with them is their owner's and
+                goes with each of them.
+        """
         mine = self._scopes.person(principal, prompt.client_salt)
         segments: list[Segment] = []
         ends: list[tuple[PlanEntry, int]] = []
@@ -144,9 +163,11 @@ class ChainPlanner:
         conversation = None
         if self._config.history and writes.history:
             conversation = self._conversation(prompt, draft, mine)
-            if self._config.tier != "lmcache":
+            if self._config.tier != "lmcache" or adapters:
                 segments += self._cut(prompt, conversation, segments[-1].end if segments else 0)
                 conversation = None
+        if adapters:
+            segments = [_under(adapters, segment, mine) for segment in segments]
         generations = {scope: self._generation(scope) for scope in {s.scope for s in segments}}
         segments = [dataclasses.replace(s, generation=generations[s.scope]) for s in segments]
         orders = Orders(tuple(segments), writes.head, conversation=conversation)

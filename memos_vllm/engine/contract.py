@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from memos_vllm.engine.patches import cpu_lora
+
 
 class Broken(Exception):
     """What was found instead of what we rely on."""
@@ -136,6 +138,7 @@ def _refusal_is_an_exception() -> None:
 _CLIENT_ERROR = "vllm.exceptions:VLLMClientError"
 _CONNECTOR = "vllm.distributed.kv_transfer.kv_connector.v1.base"
 _MULTI = "vllm.distributed.kv_transfer.kv_connector.v1.multi_connector:MultiConnector"
+_MODELS = "vllm.entrypoints.openai.models.serving:OpenAIServingModels"
 _CHAT = "vllm.entrypoints.openai.chat_completion"
 SURFACES: tuple[Surface, ...] = (
     _module("vllm.entrypoints.openai.api_server"),
@@ -194,7 +197,19 @@ SURFACES: tuple[Surface, ...] = (
     _callable(
         "vllm.v1.engine.async_llm:AsyncLLM.encode", ["prompt", "pooling_params", "request_id"]
     ),
-    _parameters("vllm.v1.engine.async_llm:AsyncLLM.generate", ["priority"]),
+    _parameters("vllm.v1.engine.async_llm:AsyncLLM.generate", ["priority", "lora_request"]),
+    _callable("vllm.v1.engine.async_llm:AsyncLLM.add_lora", ["lora_request"]),
+    _callable("vllm.v1.engine.async_llm:AsyncLLM.remove_lora", ["lora_id"]),
+    _parameters("vllm.lora.request:LoRARequest", ["lora_name", "lora_int_id", "lora_path"]),
+    _callable(f"{_MODELS}.show_available_models", []),
+    _callable(f"{_MODELS}.is_base_model", ["model_name"]),
+    _says(_MODELS, "self.lora_requests: dict"),
+    *(
+        _parameters(
+            f"vllm.lora.ops.torch_ops:{ours.__name__}", list(inspect.signature(ours).parameters)
+        )
+        for ours in cpu_lora.REPLACEMENTS
+    ),
     _parameters("vllm.outputs:RequestOutput", ["prompt_token_ids", "num_cached_tokens"]),
     _parameters("vllm:SamplingParams", ["extra_args"]),
     _says("vllm.v1.engine.input_processor:InputProcessor", 'get("cache_salt")'),

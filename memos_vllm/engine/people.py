@@ -1,4 +1,4 @@
-"""The person whom a request's body names, for every route that has a body to name one in."""
+"""What a request's body names, for every route that has one: the person, and an adapter as `model`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from memos_vllm.api.context import PRINCIPAL
-from memos_vllm.errors import BadRequest
+from memos_vllm.engine.adapters import EngineAdapters
+from memos_vllm.engine.salting import ADAPTER
+from memos_vllm.errors import BadRequest, NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
+from memos_vllm.vault.views import AdapterCube
 
 # vLLM's other handlers on `app.state`, with the method that serves a request.
 HANDLERS = (
@@ -39,20 +42,52 @@ def person_of(principal: Principal, request: Any) -> Principal:
     return principal.as_person(person, session)
 
 
-def install(state: Any) -> None:
+def install(state: Any, adapters: EngineAdapters | None) -> None:
     """Make every other handler set the person before it reaches the engine. Once per handler."""
     for attribute, method in HANDLERS:
         handler = getattr(state, attribute, None)
         if handler is not None and not getattr(handler, _MARK, False):
-            setattr(handler, method, _with_person(getattr(handler, method)))
+            setattr(handler, method, _with_person(getattr(handler, method), adapters))
             setattr(handler, _MARK, True)
 
 
-def _with_person(serve: Callable[..., Any]) -> Callable[..., Any]:
+async def adapter_of(
+    adapters: EngineAdapters | None, principal: Principal, request: Any
+) -> tuple[AdapterCube | None, Any]:
+    """The adapter that a request names as its `model`, and the request with the base model's name.
+
+    A name that is nobody's, somebody else's or expired is left as it is: vLLM answers 404 to all.
+
+    Raises:
+        NotFound: instead of that, where vLLM would ask resolvers of its own: they know no tenants.
+    """
+    model = getattr(request, "model", None)
+    if adapters is None or not model or adapters.is_served(model):
+        return None, request
+    cube = await adapters.find(principal, model)
+    if cube is None and not adapters.resolvers_are_on:
+        return None, request
+    if cube is None:
+        raise NotFound(f"The model `{model}` does not exist.", param="model")
+    return cube, request.model_copy(update={"model": adapters.base_model})
+
+
+async def attach(adapters: EngineAdapters | None, cube: AdapterCube | None) -> None:
+    """To whatever this request asks of the engine. Raises what is wrong with the adapter."""
+    if adapters is not None and cube is not None:
+        if (problem := adapters.problem(cube)) is not None:
+            raise Unprocessable(problem, param="model")
+        ADAPTER.set(await adapters.prepare([cube]))
+
+
+def _with_person(serve: Callable[..., Any], adapters: EngineAdapters | None) -> Callable[..., Any]:
     async def served(request: Any, raw_request: Any = None) -> Any:
         principal = PRINCIPAL.get()
         if principal is not None:
-            PRINCIPAL.set(person_of(principal, request))
+            principal = person_of(principal, request)
+            PRINCIPAL.set(principal)
+            cube, request = await adapter_of(adapters, principal, request)
+            await attach(adapters, cube)
         return await serve(request, raw_request)
 
     return served

@@ -19,7 +19,9 @@ from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
 from memos_vllm.config import load_config
 from memos_vllm.engine import people, salting
+from memos_vllm.engine.adapters import EngineAdapters, EngineModel
 from memos_vllm.engine.attach import attach_kv, has_connector
+from memos_vllm.engine.kv.fingerprint import weights_digest
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.jobs.queue import JobQueue
@@ -61,13 +63,20 @@ class MemosPlugin:
             secret, governance.isolation, governance.trust_client_kv_transfer_params
         )
         salting.install(engine_client, salter)
-        people.install(state)
+        vllm_config = engine_client.vllm_config
+        kept = system.config.kv_path / "weights"
+        digest = await asyncio.to_thread(weights_digest, vllm_config.model_config, kept)
+        system.served = EngineModel(vllm_config, digest or vllm_config.model_config.model)
+        adapters = await _adapters(system, engine_client, state)
+        people.install(state, adapters)
         rememberer = Rememberer(system, JobQueue(system.config))
         state.memos_pipeline = Pipeline(system, rememberer)
+        state.memos_pipeline.adapters = adapters
         serving = getattr(state, "openai_serving_chat", None)
         if serving is not None:
             model = (args.served_model_name or [args.model])[0]
             memory = ChatMemory(serving, state.memos_pipeline, model)
+            memory.adapters = adapters
             memory.install()
             if has_connector(engine_client.vllm_config):
                 state.memos_activator = await asyncio.to_thread(
@@ -89,6 +98,18 @@ class MemosPlugin:
 def create_endpoint_plugin() -> MemosPlugin:
     """The factory that the entry point names."""
     return MemosPlugin()
+
+
+async def _adapters(system: MemorySystem, engine_client: Any, state: Any) -> EngineAdapters | None:
+    """None: the engine attaches none."""
+    models = getattr(state, "openai_serving_models", None)
+    if models is None or engine_client.vllm_config.lora_config is None:
+        return None
+    adapters = EngineAdapters(engine_client, models, system, asyncio.get_running_loop())
+    adapters.install_listing()
+    await asyncio.to_thread(adapters.sweep)
+    system.adapters_changed = adapters.sweep
+    return adapters
 
 
 def _start(system: MemorySystem, rememberer: Rememberer) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from memos_vllm.activation.orders import FIELD
 from memos_vllm.api.context import PRINCIPAL
@@ -24,6 +24,16 @@ from memos_vllm.governance.salt import cache_salt
 ENGINE_ITSELF = Principal(TenantId(""), Role.READER, "engine")
 """Whoever asks outside a request (warm-up, health checks): a salt that no tenant can have."""
 
+
+class Adapter(Protocol):
+    """An adapter on its way into the engine; entered while the engine computes with it."""
+
+    @property
+    def request(self) -> Any: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
 Watcher = Callable[[Any], None]
 WATCHER: ContextVar[Watcher | None] = ContextVar("memos_watcher", default=None)
 """Called with each of the engine's outputs for the current request."""
@@ -33,6 +43,9 @@ KV_ORDERS: ContextVar[dict[str, Any] | None] = ContextVar("memos_kv_orders", def
 
 FRESH_SALT: ContextVar[str | None] = ContextVar("memos_fresh_salt", default=None)
 """Narrows the current request's salt to itself: its blocks are approximate."""
+
+ADAPTER: ContextVar[Adapter | None] = ContextVar("memos_adapter", default=None)
+"""What is attached to the model for the current request."""
 
 BACKGROUND: ContextVar[bool] = ContextVar("memos_background", default=False)
 """Work of ours that gives way to people's requests."""
@@ -120,8 +133,14 @@ def install(engine_client: Any, salter: Salter) -> None:
     ) -> AsyncGenerator[Any, None]:
         salter.strip(sampling_params)
         _order(sampling_params, KV_ORDERS.get())
-        outputs = generate(salter.salted(prompt), sampling_params, request_id, **kwargs)
-        return outputs if BACKGROUND.get() else _watched(outputs, WATCHER.get(), salter.in_flight)
+        if (adapter := ADAPTER.get()) is not None:
+            kwargs["lora_request"] = adapter.request
+        outputs: AsyncGenerator[Any, None] = generate(
+            salter.salted(prompt), sampling_params, request_id, **kwargs
+        )
+        if BACKGROUND.get():
+            return outputs
+        return _watched(outputs, WATCHER.get(), salter.in_flight, adapter)
 
     def salted_encode(
         prompt: Any, pooling_params: Any, request_id: str, *args: Any, **kwargs: Any
@@ -144,9 +163,12 @@ def _order(params: Any, orders: dict[str, Any] | None) -> None:
 
 
 async def _watched(
-    outputs: AsyncGenerator[Any, None], watcher: Watcher | None, in_flight: InFlight
+    outputs: AsyncGenerator[Any, None],
+    watcher: Watcher | None,
+    in_flight: InFlight,
+    adapter: Adapter | None,
 ) -> AsyncGenerator[Any, None]:
-    with in_flight:
+    with in_flight, adapter or contextlib.nullcontext():
         try:
             async for output in outputs:
                 if watcher is not None:

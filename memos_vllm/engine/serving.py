@@ -14,12 +14,14 @@ from contextvars import ContextVar
 from typing import Any
 
 from memos_vllm.api.context import PRINCIPAL
+from memos_vllm.engine import people
+from memos_vllm.engine.adapters import EngineAdapters
 from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt, Writes
 from memos_vllm.engine.near import NearPlanner
 from memos_vllm.engine.people import person_of
 from memos_vllm.engine.prefetch import Prefetcher
 from memos_vllm.engine.promoter import Head, Promoter
-from memos_vllm.engine.salting import FRESH_SALT, KV_ORDERS, WATCHER
+from memos_vllm.engine.salting import ADAPTER, FRESH_SALT, KV_ORDERS, WATCHER
 from memos_vllm.engine.stream import StreamWatch, pass_through
 from memos_vllm.options import read_options
 from memos_vllm.pipeline import Chat, Pipeline
@@ -49,6 +51,7 @@ class ChatMemory:
         self.near: NearPlanner | None = None
         self.promoter: Promoter | None = None
         self.prefetcher: Prefetcher | None = None
+        self.adapters: EngineAdapters | None = None
 
     def install(self) -> None:
         """Once per handler; a second call does nothing."""
@@ -110,8 +113,12 @@ class ChatMemory:
         options = read_options(getattr(request, "memory", None))
         principal = person_of(principal, request)
         PRINCIPAL.set(principal)  # for the engine's salt; this task's context ends with the request
+        named, request = await people.adapter_of(self.adapters, principal, request)
         if not options.enabled:
+            await people.attach(self.adapters, named)
             return await self._answer(request, raw_request)
+        if named is not None:
+            options = options.model_copy(update={"adapter": named.cube_id})
         if self.prefetcher is not None and options.kv != "none":
             self.prefetcher.arrived(principal)
         chat = Chat(
@@ -188,6 +195,7 @@ class _Turn:
         async def with_messages(messages: list[dict[str, Any]] | None) -> Any:
             request = self.request if messages is None else self.rendered
             WATCHER.set(self._watch)
+            ADAPTER.set(self.chat.adapter)
             _TURN.set(self)
             self.started = time.perf_counter()
             return await answer(request, self.raw_request)
@@ -217,12 +225,14 @@ class _Turn:
             self.chat.draft,
             prompt,
             Writes(head=self.chat.store, history=self.chat.plan.written),
+            self.chat.adapter.cubes if self.chat.adapter is not None else (),
         )
         self.chat.plan.kv = self.chained.plan
-        if self.chat.options.kv == "near" and self.memory.near is not None:
-            await self.memory.near.plan(self.chat.principal, prompt, self.chained)
-            FRESH_SALT.set(self.chained.salt)
-        self._note_head()
+        if self.chat.adapter is None:  # near, building and prefetching are the base model's
+            if self.chat.options.kv == "near" and self.memory.near is not None:
+                await self.memory.near.plan(self.chat.principal, prompt, self.chained)
+                FRESH_SALT.set(self.chained.salt)
+            self._note_head()
         if self.chained.orders is not None:
             KV_ORDERS.set(self.chained.orders.to_params())
 
@@ -244,7 +254,7 @@ class _Turn:
 
     def _note_use(self, chained: Chained) -> None:
         prefetcher, orders = self.memory.prefetcher, chained.orders
-        if prefetcher is None or self.prompt is None or orders is None:
+        if prefetcher is None or self.prompt is None or orders is None or self.chat.adapter:
             return
         if orders.save:  # nothing of what is not to be stored, and nothing approximate
             prefetcher.answered(self.chat.principal, self.prompt, orders.segments)

@@ -91,7 +91,7 @@ def _write_cubes(
     with _private(path) as file:
         for position, cube_id in enumerate(ids, start=1):
             with suppress(NotFound):  # deleted since the list was read
-                file.write(_line(system.vault.get(principal, cube_id).model_dump(mode="json")))
+                file.write(_line(system.portable(principal, cube_id).model_dump(mode="json")))
                 count += 1
             progress(position, len(ids))
     return count

@@ -18,8 +18,10 @@ class PlanEntry(PlanModel):
     version: str
     name: str | None = None
     kind: Kind = Kind.EXPLICIT
-    form: Literal["text", "kv"] = Field(
-        "text", description="kv: the engine had its KV; text: it was computed for this request"
+    form: Literal["text", "kv", "adapter"] = Field(
+        "text",
+        description="kv: the engine had its KV; text: it was computed for this request; adapter: it was "
+        "attached to the model",
     )
     kv: Literal["exact", "near", "prefill"] | None = Field(
         None, description="how its KV was had; null: activation memory had no part"

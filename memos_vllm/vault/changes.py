@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from memos_vllm.cube.ids import SHARED, PersonId, to_us
 from memos_vllm.cube.lifecycle import check_transition, check_writable
-from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewMeta, Payload, State
-from memos_vllm.errors import BadRequest, Conflict, NotBuilt, TooLarge
+from memos_vllm.cube.model import CubePatch, NewMeta, State
+from memos_vllm.errors import BadRequest, Conflict, Unprocessable
 from memos_vllm.governance.principal import Principal, Role, check_person
 from memos_vllm.vault import records
+from memos_vllm.vault.contents import Content, appended, of_payload
 from memos_vllm.vault.tables import CubeRow
 
 
 def apply(
-    row: CubeRow, patch: CubePatch, current: Callable[[], list[Item]]
-) -> tuple[str, Sequence[Item] | None]:
-    """Change the header by the patch; returns the action and the new items (None: unchanged)."""
+    row: CubeRow, patch: CubePatch, current: Callable[[], Content], most_items: int
+) -> tuple[str, Content | None]:
+    """Change the header by the patch; returns the action and the new content (None: unchanged)."""
     if patch.payload is not None and patch.append is not None:
         raise BadRequest(
             "`payload` replaces what `append` would add to: give one of them", param="append"
@@ -40,29 +41,16 @@ def apply(
     if patch.expires is not None:
         row.expires_us = to_us(patch.expires)
     if patch.append is not None:
-        return "append", [*current(), *patch.append]
+        return "append", appended(current(), patch.append)
     if patch.payload is not None:
-        return "update", items_of(patch.payload)
+        content = of_payload(patch.payload, most_items)
+        if content.kind != row.kind:
+            raise Unprocessable(
+                f"a cube keeps its kind: this one is {row.kind}, the payload {content.kind}",
+                param="payload",
+            )
+        return "update", content
     return "update", None
-
-
-def items_of(payload: Payload) -> list[Item]:
-    if not isinstance(payload, ExplicitPayload):
-        raise NotBuilt(
-            f"memory of the kind `{payload.type}` is not served by this version; store `explicit` text"
-        )
-    if isinstance(payload.content, str):
-        return [Item(text=payload.content)] if payload.content.strip() else []
-    return payload.content
-
-
-def built_items(payload: Payload, limit: int) -> list[Item]:
-    content = items_of(payload)
-    if len(content) > limit:
-        raise TooLarge(
-            f"a cube holds at most {limit} items; this one has {len(content)}", param="payload"
-        )
-    return content
 
 
 def owner_of_new(principal: Principal, meta: NewMeta) -> PersonId:

@@ -82,6 +82,11 @@ def drop_cube(session: Session, cube: CubeRow) -> None:
     touch_owner(session, cube, items=-count, cubes=-1)
 
 
+def content_changed(session: Session, cube: CubeRow) -> None:
+    """The outbox removes what was made from the cube's older versions, though no item changed."""
+    _tell_outbox(session, "changed", cube, "")
+
+
 def touch_owner(session: Session, cube: CubeRow, items: int = 0, cubes: int = 0) -> None:
     changed = session.execute(
         update(OwnerRow)

@@ -34,14 +34,16 @@ from memos_vllm.cube.model import (
     Kind,
     MemCube,
     NewCube,
+    Payload,
     Provenance,
     Version,
     VersionDiff,
 )
-from memos_vllm.errors import Conflict, NotFound, TooLarge
+from memos_vllm.errors import Conflict, NotFound, TooLarge, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import audit, changes, idempotency, items, records
+from memos_vllm.vault import audit, changes, contents, idempotency, items, records
+from memos_vllm.vault.contents import Content
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.tables import CubeRow, VersionRow
@@ -70,11 +72,15 @@ class MemVault:
             row = self._find(session, principal, ref)
             chosen = self._version(session, row, version or row.head_version)
             header = records.header(row, chosen)
-        data = self._payloads.get(
-            TenantId(row.tenant), CubeId(row.id), Sha256(chosen.payload_sha256)
-        )
-        content = records.payload_items(data, row.id)
-        return MemCube(meta=header, payload=ExplicitPayload(content=content))
+        payload = self._content(row, chosen).payload(CubeId(row.id))
+        return MemCube(meta=header, payload=payload)
+
+    def file(self, principal: Principal, ref: str, version: str | None = None) -> bytes:
+        """The payload as it is kept. Raises NotFound, DamagedPayload."""
+        with self._database.read() as session:
+            row = self._find(session, principal, ref)
+            chosen = self._version(session, row, version or row.head_version)
+        return self._content(row, chosen).file(CubeId(row.id))
 
     def history(self, principal: Principal, ref: str) -> list[Version]:
         """All versions, newest first."""
@@ -93,8 +99,7 @@ class MemVault:
         self, principal: Principal, ref: str, older: str, newer: str | None = None
     ) -> VersionDiff:
         before, after = self.get(principal, ref, older), self.get(principal, ref, newer)
-        old = {item.id: item for item in changes.items_of(before.payload)}
-        new = {item.id: item for item in changes.items_of(after.payload)}
+        old, new = _by_id(before.payload), _by_id(after.payload)
         return VersionDiff(
             cube=after.meta.id,
             older=before.meta.version,
@@ -165,10 +170,10 @@ class MemVault:
             Unprocessable: an illegal change of state, or of a frozen cube.
         """
 
-        def change(session: Session, row: CubeRow) -> tuple[str, Sequence[Item] | None]:
+        def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             if along:
                 along(session)
-            return changes.apply(row, patch, lambda: self._current_items(session, row))
+            return changes.apply(row, patch, lambda: self._current(session, row), self._max_items)
 
         return self._change(principal, ref, if_match, change, patch.provenance)
 
@@ -177,10 +182,10 @@ class MemVault:
     ) -> MemCube:
         """A new version that holds what an older one held; nothing in between is lost."""
 
-        def change(session: Session, row: CubeRow) -> tuple[str, Sequence[Item] | None]:
+        def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             check_writable(records.effective_state(row))
             target = self._version(session, row, version)
-            return "rollback", self._payload_items(row, target)
+            return "rollback", self._content(row, target)
 
         origin = Provenance(origin="rollback", note=f"back to {version}")
         return self._change(principal, ref, if_match, change, origin)
@@ -207,7 +212,7 @@ class MemVault:
         return None if known is None else [self.get(principal, cube_id) for cube_id in known]
 
     def _create(self, session: Session, principal: Principal, new: NewCube) -> MemCube:
-        content = changes.built_items(new.payload, self._max_items)
+        content = contents.of_payload(new.payload, self._max_items)
         meta, created = new.meta, now_us()
         person = changes.owner_of_new(principal, meta)
         check_write(principal, person, meta.access.writers)
@@ -216,7 +221,8 @@ class MemVault:
             tenant=principal.tenant,
             person=person,
             name=meta.name,
-            kind=Kind.EXPLICIT,
+            kind=content.kind,
+            model_fingerprint=content.model,
             state=meta.state,
             placement=meta.placement,
             priority=meta.priority,
@@ -235,19 +241,18 @@ class MemVault:
         version = self._commit_version(
             session, principal, row, "create", content, meta.provenance, created
         )
-        detail = {"person": person, "version": version.id, "items": len(content)}
+        detail = {"person": person, "version": version.id, "items": len(content.items)}
+        if content.kind is not Kind.EXPLICIT:
+            detail |= {"kind": content.kind, "sha256": version.payload_sha256}
         audit.record(session, principal.tenant, principal.author, "cube.create", row.id, detail)
-        identified = records.identify(CubeId(row.id), content)
-        return MemCube(
-            meta=records.header(row, version), payload=ExplicitPayload(content=identified)
-        )
+        return MemCube(meta=records.header(row, version), payload=content.payload(CubeId(row.id)))
 
     def _change(
         self,
         principal: Principal,
         ref: str,
         if_match: str | None,
-        change: Callable[[Session, CubeRow], tuple[str, Sequence[Item] | None]],
+        change: Callable[[Session, CubeRow], tuple[str, Content | None]],
         provenance: Provenance | None,
     ) -> MemCube:
         try:
@@ -255,10 +260,12 @@ class MemVault:
                 row = self._find(session, principal, ref, lock=True)
                 check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
                 changes.check_current(row, if_match)
-                current = self._current_items(session, row)
+                current = self._current(session, row)
                 action, replaced = change(session, row)
-                content = list(current if replaced is None else replaced)
-                if len(content) > self._max_items:
+                content = current if replaced is None else replaced
+                if replaced is not None:
+                    row.model_fingerprint = content.model  # of an older version: checked again
+                if len(content.items) > self._max_items:
                     raise TooLarge(f"a cube holds at most {self._max_items} items", param="payload")
                 moment = max(now_us(), row.updated_us + 1)
                 version = self._commit_version(
@@ -268,11 +275,11 @@ class MemVault:
                 audit.record(
                     session, principal.tenant, principal.author, f"cube.{action}", row.id, detail
                 )
-                identified = records.identify(CubeId(row.id), content)
                 header = records.header(row, version)
+                payload = content.payload(CubeId(row.id))
         except IntegrityError as error:
             raise Conflict("the owner has another cube of that name", param="name") from error
-        return MemCube(meta=header, payload=ExplicitPayload(content=identified))
+        return MemCube(meta=header, payload=payload)
 
     def _commit_version(
         self,
@@ -280,13 +287,12 @@ class MemVault:
         principal: Principal,
         row: CubeRow,
         action: str,
-        content: Sequence[Item],
+        content: Content,
         provenance: Provenance,
         moment_us: int,
     ) -> VersionRow:
         tenant, cube = TenantId(row.tenant), CubeId(row.id)
-        identified = records.identify(cube, list(content))
-        data = records.payload_bytes(identified)
+        data = content.file(cube)
         digest = self._payloads.put(tenant, cube, data)
         parent = VersionId(row.head_version) if row.head_version else None
         version = VersionRow(
@@ -307,18 +313,19 @@ class MemVault:
             version.sequence,
             moment_us,
         )
-        items.sync_items(session, row, identified)
+        items.sync_items(session, row, records.identify(cube, list(content.items)))
+        if content.kind is not Kind.EXPLICIT and parent is not None:
+            items.content_changed(session, row)
         session.flush()
         return version
 
-    def _current_items(self, session: Session, row: CubeRow) -> list[Item]:
-        return self._payload_items(row, self._version(session, row, row.head_version))
+    def _current(self, session: Session, row: CubeRow) -> Content:
+        return self._content(row, self._version(session, row, row.head_version))
 
-    def _payload_items(self, row: CubeRow, version: VersionRow) -> list[Item]:
-        data = self._payloads.get(
-            TenantId(row.tenant), CubeId(row.id), Sha256(version.payload_sha256)
-        )
-        return records.payload_items(data, row.id)
+    def _content(self, row: CubeRow, version: VersionRow) -> Content:
+        digest = Sha256(version.payload_sha256)
+        data = self._payloads.get(TenantId(row.tenant), CubeId(row.id), digest)
+        return contents.of_file(row.kind, data, row.id)
 
     @staticmethod
     def _find(session: Session, principal: Principal, ref: str, *, lock: bool = False) -> CubeRow:
@@ -340,3 +347,9 @@ class MemVault:
         if found is None or found.cube_id != row.id:
             raise NotFound(f"cube {row.id} has no version {version!r}", param="version")
         return found
+
+
+def _by_id(payload: Payload) -> dict[str | None, Item]:
+    if not isinstance(payload, ExplicitPayload) or isinstance(payload.content, str):
+        raise Unprocessable("only versions of text can be compared item by item")
+    return {item.id: item for item in payload.content}

@@ -11,18 +11,20 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from memos_vllm.cube.ids import SHARED, PersonId, TenantId, now_us
+from memos_vllm.cube.ids import SHARED, PersonId, Sha256, TenantId, now_us
 from memos_vllm.cube.lifecycle import READABLE
-from memos_vllm.cube.model import Header, Item, Placement, State
+from memos_vllm.cube.model import Header, Item, Kind, Placement, State
 from memos_vllm.errors import BadRequest, NotFound
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import items, records
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.items import IndexedItem, Owner
 from memos_vllm.vault.tables import CubeRow, ItemRow, OwnerRow, VersionRow
+
+_SQL_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +67,35 @@ class StableCube:
     reads: int
     created_us: int
     items: tuple[Item, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdapterCube:
+    """A parametric cube that may serve the principal who asked."""
+
+    cube_id: str
+    name: str | None
+    version: str
+    sequence: int
+    tenant: str
+    person: str
+    priority: int
+    placement: Placement
+    digest: Sha256
+    model: str | None
+    """Fingerprint of the model that it was checked against."""
+    created_us: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForPrompts:
+    """What every prompt of somebody gets, or this one by name."""
+
+    texts: list[StableCube]
+    """For the head of the prompt, in its order."""
+    named: int
+    """So many of them, the first, were asked for by name."""
+    adapters: list[AdapterCube]
 
 
 class VaultViews:
@@ -138,8 +169,8 @@ class VaultViews:
                 if _usable(principal, cube)
             }
 
-    def stable(self, principal: Principal, refs: Iterable[str]) -> list[StableCube]:
-        """Cubes for the head of the prompt: those named (in that order), then the placed ones.
+    def stable(self, principal: Principal, refs: Iterable[str]) -> ForPrompts:
+        """Cubes for every prompt: those named (in that order), then the placed ones.
 
         Raises:
             NotFound: a named cube is absent, not yours, or not in a readable state.
@@ -170,7 +201,46 @@ class VaultViews:
             rows = named + [
                 row for row in placed if row.id not in chosen and _usable(principal, row)
             ]
-            return [_stable(session, row) for row in rows]
+            return ForPrompts(
+                [_stable(session, row) for row in rows if row.kind == Kind.EXPLICIT],
+                sum(row.kind == Kind.EXPLICIT for row in named),
+                _adapters(session, [row for row in rows if row.kind == Kind.PARAMETRIC]),
+            )
+
+    def adapters(self, principal: Principal) -> list[AdapterCube]:
+        """All parametric cubes that may serve this principal."""
+        query = _adapters_for(principal).order_by(CubeRow.created_us, CubeRow.id)
+        with self._database.read() as session:
+            rows = session.scalars(query)
+            return _adapters(session, [row for row in rows if _usable(principal, row)])
+
+    def adapter(self, principal: Principal, ref: str) -> AdapterCube | None:
+        """One of them, by id or name: the person's own before the tenant's."""
+        query = _adapters_for(principal).where(or_(CubeRow.id == ref, CubeRow.name == ref))
+        with self._database.read() as session:
+            rows = session.scalars(query.order_by(CubeRow.person.desc()))
+            row = next((row for row in rows if _usable(principal, row)), None)
+            return _adapters(session, [row])[0] if row is not None else None
+
+    def adapter_payloads(self) -> set[tuple[TenantId, Sha256]]:
+        """Every version of every adapter. For whoever keeps copies: it shows nothing to anybody."""
+        query = (
+            select(CubeRow.tenant, VersionRow.payload_sha256)
+            .join(VersionRow, VersionRow.cube_id == CubeRow.id)
+            .where(CubeRow.kind == Kind.PARAMETRIC)
+        )
+        with self._database.read() as session:
+            return {(TenantId(t), Sha256(digest)) for t, digest in session.execute(query)}
+
+    def adapter_bytes(self, principal: Principal) -> int:
+        """All versions of all adapters of the principal's tenant."""
+        query = (
+            select(func.sum(VersionRow.payload_bytes))
+            .join(CubeRow, VersionRow.cube_id == CubeRow.id)
+            .where(CubeRow.tenant == principal.tenant, CubeRow.kind == Kind.PARAMETRIC)
+        )
+        with self._database.read() as session:
+            return int(session.scalar(query) or 0)
 
     def may_use(self, principal: Principal, cube_ids: Sequence[str]) -> bool:
         """Whether the principal's prompts may hold every one of these cubes."""
@@ -192,6 +262,14 @@ class VaultViews:
                 )
 
 
+def _adapters_for(principal: Principal) -> Select[CubeRow]:
+    return select(CubeRow).where(
+        CubeRow.tenant == principal.tenant,
+        CubeRow.person.in_((principal.person, SHARED)),
+        CubeRow.kind == Kind.PARAMETRIC,
+    )
+
+
 def _usable(principal: Principal, cube: CubeRow) -> bool:
     return records.effective_state(cube) in READABLE and records.injectable(principal, cube)
 
@@ -203,12 +281,22 @@ def _matches(row: CubeRow, where: CubeFilter) -> bool:
 
 
 def _headers(session: Session, rows: Sequence[CubeRow]) -> list[Header]:
-    heads = [row.head_version for row in rows]
-    versions = {
-        version.id: version
-        for version in session.scalars(select(VersionRow).where(VersionRow.id.in_(heads)))
-    }
+    versions = _head_versions(session, rows)
     return [records.header(row, versions[row.head_version]) for row in rows]
+
+
+def _adapters(session: Session, rows: Sequence[CubeRow]) -> list[AdapterCube]:
+    versions = _head_versions(session, rows)
+    return [_adapter(row, versions[row.head_version]) for row in rows]
+
+
+def _head_versions(session: Session, rows: Sequence[CubeRow]) -> dict[str, VersionRow]:
+    found: dict[str, VersionRow] = {}
+    heads = [row.head_version for row in rows]
+    for start in range(0, len(heads), _SQL_BATCH):
+        query = select(VersionRow).where(VersionRow.id.in_(heads[start : start + _SQL_BATCH]))
+        found.update({version.id: version for version in session.scalars(query)})
+    return found
 
 
 def _recalled(item: ItemRow, cube: CubeRow) -> Recalled:
@@ -231,6 +319,22 @@ def _stable(session: Session, row: CubeRow) -> StableCube:
         reads=row.reads,
         created_us=row.created_us,
         items=tuple(records.item_model(item) for item in content),
+    )
+
+
+def _adapter(row: CubeRow, version: VersionRow) -> AdapterCube:
+    return AdapterCube(
+        cube_id=row.id,
+        name=row.name,
+        version=row.head_version,
+        sequence=row.head_sequence,
+        tenant=row.tenant,
+        person=row.person,
+        priority=row.priority,
+        placement=Placement(row.placement),
+        digest=Sha256(version.payload_sha256),
+        model=row.model_fingerprint,
+        created_us=row.created_us,
     )
 
 

@@ -21,6 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.engine)
 
 
+LORA = ("--enable-lora", "--max-loras", "3", "--max-cpu-loras", "3", "--max-lora-rank", "8")
+
+
 @dataclasses.dataclass(frozen=True)
 class Keys:
     acme: str
@@ -32,7 +35,9 @@ class Keys:
     kv_reader: str
     kv_admin: str
     kv_other: str
-    """The tests of activation memory have tenants of their own: they share many cubes."""
+    lora: str
+    lora_admin: str
+    """The tests of activation memory have and of adapters have tenants of their own: they share many cubes."""
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +58,8 @@ def keys(homes) -> Keys:
         kv_reader=system.keys.create("initech", Role.READER)[1],
         kv_admin=system.keys.create("initech", Role.ADMIN)[1],
         kv_other=system.keys.create("hooli", Role.WRITER)[1],
+        lora=system.keys.create("umbrella", Role.WRITER)[1],
+        lora_admin=system.keys.create("umbrella", Role.ADMIN)[1],
     )
     system.close()
     return made
@@ -60,8 +67,8 @@ def keys(homes) -> Keys:
 
 @pytest.fixture(scope="session")
 def server(homes, keys) -> Iterator[Server]:
-    """With the plugin, under vLLM's own server module, keys on."""
-    with Server(homes, home=homes / "home").running() as running:
+    """With the plugin, under vLLM's own server module, keys and adapters on."""
+    with Server(homes, home=homes / "home", flags=LORA).running() as running:
         yield running
 
 

@@ -148,7 +148,7 @@ def test_a_request_id_of_the_clients_choosing_does_not_overwrite_anothers_plan(s
         ("yes", 400, "`memory` must be an object"),
         ({"top_k": -1}, 400, "memory.top_k"),
         ({"kv": "about right"}, 400, "memory.kv"),
-        ({"adapter": "x"}, 501, "parametric memory"),
+        ({"adapter": "x"}, 404, "there is no cube 'x' here"),
         ({"cubes": ["no-such-cube"]}, 404, "there is no cube 'no-such-cube' here"),
     ],
 )

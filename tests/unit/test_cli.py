@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from memos_vllm.config import Config, load_config
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import BadRequest
 from memos_vllm.operator.chroma import VectorIndex
+from tests.adapters import small
 from tests.unit.test_importers import locomo_conversation, write, write_lines
 
 Memos = Callable[..., Result]
@@ -152,6 +154,30 @@ def test_cube_text_from_stdin_and_a_file(memos: Memos, tmp_path: Path) -> None:
     memos("cubes", "create", "--file", str(tmp_path / "t.txt"), "--name", "b")
     assert "from stdin" in memos("cubes", "show", "a").stdout
     assert "from a file" in memos("cubes", "show", "b").stdout
+
+
+@pytest.mark.usefixtures("server_holds_index")
+def test_an_adapter_that_peft_saved_is_stored_exported_and_stored_again(
+    memos: Memos, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    content = small()
+    (folder / "adapter_config.json").write_text(json.dumps(content["adapter_config"]))
+    weights = base64.b64decode(content["adapter_model"])
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    _create(memos, "--adapter", str(folder), "--name", "style")
+    shown = json.loads(memos("cubes", "show", "style", "--json").stdout)
+    assert shown["payload"]["content"]["rank"] == 4
+    assert "rank" in memos("cubes", "show", "style").stdout
+    assert "one of them" in memos(
+        "cubes", "create", "--adapter", str(folder), "--text", "x", code=1
+    ).output.replace("\n", " ")
+    bundle = tmp_path / "all.jsonl"
+    memos("export", str(bundle))
+    memos("import", "cubes", str(bundle), "--tenant", "other")
+    again = json.loads(memos("cubes", "show", "style", "--tenant", "other", "--json").stdout)
+    assert again["payload"] == shown["payload"]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_sound_installation_is_healthy_and_nothing_was_made(
     assert found["database"]["status"] == "note"
     assert found["plaintext memory"]["status"] == "ok"
     assert found["activation memory"]["status"] == "ok"
-    assert "501" in found["parametric memory"]["found"]
+    assert "--enable-lora" in found["parametric memory"]["found"]
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
 
 

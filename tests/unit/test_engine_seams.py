@@ -136,8 +136,8 @@ def test_other_handlers_take_the_person_from_their_body():
 
     handler = types.SimpleNamespace(create_completion=create_completion)
     state = types.SimpleNamespace(openai_serving_completion=handler)
-    people.install(state)
-    people.install(state)
+    people.install(state, None)
+    people.install(state, None)
     request = types.SimpleNamespace(user="bob", metadata=None)
 
     async def run():

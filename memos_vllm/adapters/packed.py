@@ -1,0 +1,197 @@
+"""An adapter as one safetensors file, its configuration inside: the same adapter is the same bytes.
+
+The digest of the file is the adapter's name in the engine (`cube@<sha256>`), so weights, rank and
+scaling cannot change under a name that KV was computed with.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors.torch import load as parse_safetensors
+
+from memos_vllm.adapters.peft_config import AdapterConfig, read_config
+from memos_vllm.cube.ids import Sha256
+from memos_vllm.errors import BadRequest, DamagedPayload, TooLarge, Unprocessable
+
+_KEY = "memos_adapter"
+_NAME = re.compile(r"^base_model\.model\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight$")
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+Shapes = Mapping[str, tuple[int, int]]
+"""Linear layer of the base model → (out, in)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A checked adapter: pairs of matrices by the module that they change."""
+
+    config: AdapterConfig
+    tensors: dict[str, torch.Tensor]
+    """`base_model.model.<module>.lora_A.weight` (rank, in), `….lora_B.weight` (out, rank)."""
+
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """Module → (out, in)."""
+        found: dict[str, list[int]] = {}
+        for name, tensor in self.tensors.items():
+            module, side = _parts(name)
+            size = found.setdefault(module, [0, 0])
+            size[side == "A"] = tensor.shape[0 if side == "B" else 1]
+        return {module: (out, wide) for module, (out, wide) in found.items()}
+
+    def summary(self, digest: Sha256, size: int) -> dict[str, Any]:
+        """What the Memory API shows of it."""
+        return {
+            "adapter": digest,
+            "bytes": size,
+            "rank": self.config.r,
+            "alpha": self.config.lora_alpha,
+            "rslora": self.config.use_rslora,
+            "target_modules": list(self.config.target_modules),
+            "modules": len(self.tensors) // 2,
+            "dtype": _DTYPES[next(iter(self.tensors.values())).dtype],
+        }
+
+    def pack(self) -> bytes:
+        """The file. The same adapter gives the same bytes."""
+        about = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        return safetensors.torch.save(dict(sorted(self.tensors.items())), {_KEY: about})
+
+
+def read_upload(content: Mapping[str, Any], limit: int) -> Adapter:
+    """From a payload's `content`: `adapter_config` (an object), `adapter_model` (base64).
+
+    Raises:
+        TooLarge, Unprocessable: it says what is wrong.
+    """
+    if set(content) != {"adapter_config", "adapter_model"}:
+        raise Unprocessable(
+            "an adapter's `content` is `adapter_config` (the object in PEFT's adapter_config.json) and "
+            "`adapter_model` (PEFT's adapter_model.safetensors, base64)",
+            param="payload.content",
+        )
+    encoded = content["adapter_model"]
+    if not isinstance(encoded, str):
+        raise Unprocessable("`adapter_model` must be a string: base64 of a safetensors file")
+    if len(encoded) * 3 // 4 > limit:
+        raise TooLarge(
+            f"the adapter has more than {limit} bytes (limits.adapter_bytes)",
+            param="payload.content.adapter_model",
+        )
+    try:
+        weights = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise Unprocessable(f"`adapter_model` is not base64: {error}") from error
+    return check(read_config(content["adapter_config"]), _load(weights))
+
+
+def upload_of_folder(folder: Path) -> dict[str, Any]:
+    """What PEFT's `save_pretrained` wrote, as a payload's `content`. Raises BadRequest."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        weights = (folder / "adapter_model.safetensors").read_bytes()
+    except FileNotFoundError as error:
+        raise BadRequest(
+            f"{folder} is not an adapter: there is no {Path(str(error.filename)).name} (PEFT's "
+            "save_pretrained writes adapter_config.json and adapter_model.safetensors; files of "
+            "pickle are not read)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{folder} cannot be read: {error}") from error
+    return {"adapter_config": config, "adapter_model": base64.b64encode(weights).decode()}
+
+
+def upload_of_file(data: bytes) -> dict[str, Any]:
+    """A file of ours, as a payload's `content`. Raises DamagedPayload."""
+    config = unpack(data).config.model_dump(mode="json")
+    return {"adapter_config": config, "adapter_model": base64.b64encode(data).decode()}
+
+
+def load_folder(folder: Path) -> Adapter:
+    """A folder of PEFT's form that we made. Raises Unprocessable, OSError."""
+    config = read_config(json.loads((folder / "adapter_config.json").read_bytes()))
+    return check(config, _load((folder / "adapter_model.safetensors").read_bytes()))
+
+
+def unpack(data: bytes) -> Adapter:
+    """From a file of ours. Raises DamagedPayload."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        about = json.loads(data[8 : 8 + length])["__metadata__"][_KEY]
+        return check(read_config(json.loads(about)), _load(data))
+    except (ValueError, KeyError, TypeError, Unprocessable) as error:
+        raise DamagedPayload(f"the payload is not an adapter of ours: {error}") from error
+
+
+def check(config: AdapterConfig, tensors: dict[str, torch.Tensor]) -> Adapter:
+    """Names, pairs, shapes, types and numbers. Raises Unprocessable."""
+    if not tensors:
+        raise Unprocessable("the adapter holds no weights")
+    sides: dict[str, set[str]] = {}
+    types = {tensor.dtype for tensor in tensors.values()}
+    if len(types) != 1 or not types <= set(_DTYPES):
+        raise Unprocessable(
+            f"its weights are of {', '.join(sorted(map(str, types)))}; one of float32, float16, "
+            "bfloat16 is served"
+        )
+    for name, tensor in tensors.items():
+        module, side = _parts(name)
+        sides.setdefault(module, set()).add(side)
+        if not any(module == t or module.endswith(f".{t}") for t in config.target_modules):
+            raise Unprocessable(f"{name} is not among `target_modules`")
+        if tensor.dim() != 2 or tensor.shape[0 if side == "A" else 1] != config.r:
+            shape = tuple(tensor.shape)
+            raise Unprocessable(f"{name} is {shape}, which is not of rank {config.r}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise Unprocessable(f"{name} holds a number that is not finite")
+    for module, found in sides.items():
+        if found != {"A", "B"}:
+            raise Unprocessable(f"{module} has only one of its two matrices")
+    if not math.isfinite(config.scaling):
+        raise Unprocessable("its scaling is not finite")
+    return Adapter(config, tensors)
+
+
+def check_fits(adapter: Adapter, shapes: Shapes, max_rank: int | None) -> None:
+    """Against the served model. Args: max_rank: None where no adapters are served.
+
+    Raises Unprocessable.
+    """
+    if max_rank is not None and adapter.config.r > max_rank:
+        raise Unprocessable(
+            f"the adapter has rank {adapter.config.r}; this server was started with "
+            f"--max-lora-rank {max_rank}"
+        )
+    for module, (out, wide) in adapter.modules().items():
+        if module not in shapes:
+            raise Unprocessable(f"the served model has no linear layer {module}")
+        if shapes[module] != (out, wide):
+            raise Unprocessable(
+                f"{module} is {shapes[module]} in the served model and {(out, wide)} in the adapter: it "
+                "was made for another model"
+            )
+
+
+def _parts(name: str) -> tuple[str, str]:
+    match = _NAME.match(name)
+    if match is None:
+        raise Unprocessable(f"{name!r} is not the name of a LoRA matrix of PEFT's")
+    return match[1], match[2]
+
+
+def _load(data: bytes) -> dict[str, torch.Tensor]:
+    try:
+        return parse_safetensors(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise Unprocessable(f"`adapter_model` is not a safetensors file: {error}") from error

@@ -1,0 +1,256 @@
+"""Parametric cubes attached to requests while the server runs.
+
+A request carries its adapter into the engine as vLLM's own `LoRARequest`, put there by the one way
+into the engine (`engine.salting`).  No adapter is ever among vLLM's served models, so no name of a
+model, guessed or overheard, reaches one: whose it is was decided before, by the vault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from memos_vllm.adapters.folders import (
+    AdapterFolders,
+    engine_id,
+    engine_name,
+    served_name,
+)
+from memos_vllm.adapters.packed import Adapter, Shapes, check_fits
+from memos_vllm.adapters.uses import Uses
+from memos_vllm.api.context import PRINCIPAL
+from memos_vllm.cube.ids import CubeId, TenantId
+from memos_vllm.engine.merging import Merging
+from memos_vllm.errors import AdapterUnavailable, Unprocessable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.system import MemorySystem
+from memos_vllm.vault.views import AdapterCube
+
+log = logging.getLogger(__name__)
+_REMOVAL_SECONDS = 5.0
+
+
+class EngineModel:
+    """The served model, as far as adapters have to fit it."""
+
+    def __init__(self, vllm_config: Any, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self._config = vllm_config.model_config.hf_config
+        lora = vllm_config.lora_config
+        self._max_rank: int | None = None if lora is None else lora.max_lora_rank
+        self._lock = threading.Lock()
+
+    def check(self, adapter: Adapter) -> None:
+        """Raises Unprocessable."""
+        with self._lock:
+            shapes = self._shapes
+        check_fits(adapter, shapes, self._max_rank)
+
+    @functools.cached_property
+    def _shapes(self) -> Shapes:
+        """Of the layers that take an adapter; the model is built without its weights."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with torch.device("meta"):
+                build: Any = AutoModelForCausalLM.from_config
+                model = build(self._config)
+        except (ValueError, ImportError) as error:
+            raise Unprocessable(f"the served model's layers are not known: {error}") from error
+        return {
+            name: (module.out_features, module.in_features)
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and name != "lm_head"
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Attached:
+    """An adapter as a request carries it; entered while the engine computes with it."""
+
+    request: Any
+    """vLLM's `LoRARequest`."""
+    name: str
+    cubes: Sequence[AdapterCube]
+    uses: Uses
+
+    def __enter__(self) -> None:
+        self.uses.begin(self.name)
+
+    def __exit__(self, *_: object) -> None:
+        self.uses.end(self.name)
+
+
+class EngineAdapters:
+    """Implements the pipeline's `Adapters`."""
+
+    def __init__(
+        self,
+        engine_client: Any,
+        models: Any,
+        system: MemorySystem,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Args: models: vLLM's handler of served models."""
+        assert system.served is not None
+        self._engine = engine_client
+        self._models = models
+        self._system = system
+        self._served = system.served
+        self._loop = loop
+        self._folders = AdapterFolders(system.config.adapters_path)
+        self._numbers: dict[int, str] = {}
+        self._loaded: set[int] = set()
+        self._loading = asyncio.Lock()
+        self.uses = Uses(self._folders, self._forget)
+        rank = engine_client.vllm_config.lora_config.max_lora_rank
+        self._model = f"{self._served.fingerprint} {rank}"
+        self._merged = Merging(self._folders, self, system.config.adapters.merge, rank)
+
+    @property
+    def base_model(self) -> str:
+        name: str = self._models.base_model_paths[0].name
+        return name
+
+    def is_served(self, model: str) -> bool:
+        """Whether vLLM itself knows a model of this name."""
+        return bool(self._models.is_base_model(model)) or model in self._models.lora_requests
+
+    @property
+    def resolvers_are_on(self) -> bool:
+        """Whether vLLM looks for names that it does not know."""
+        from vllm import envs
+
+        return bool(envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING and self._models.lora_resolvers)
+
+    def install_listing(self) -> None:
+        """`/v1/models` names, beside the base model, the adapters that whoever asks may use."""
+        show = self._models.show_available_models
+
+        async def show_available_models() -> Any:
+            listed = await show()
+            for card in listed.data:
+                if card.parent is not None:
+                    card.root = card.parent  # where an adapter lies is nobody's business
+            if (principal := PRINCIPAL.get()) is not None:
+                listed.data += await self._cards(principal, type(listed.data[0]))
+            return listed
+
+        self._models.show_available_models = show_available_models
+
+    async def _cards(self, principal: Principal, card: type) -> list[Any]:
+        cubes = await asyncio.to_thread(self._system.views.adapters, principal)
+        base = self.base_model
+        names = [c.cube_id if not c.name or self.is_served(c.name) else c.name for c in cubes]
+        return [card(id=name, root=base, parent=base) for name in names]
+
+    def problem(self, cube: AdapterCube) -> str | None:
+        if cube.model is not None and cube.model != self._served.fingerprint:
+            return "it was made for another model than the one that is served"
+        return None
+
+    @property
+    def most_merged(self) -> int:
+        config = self._system.config.adapters
+        return 1 if config.merge == "none" else config.merged_at_most
+
+    async def prepare(self, cubes: Sequence[AdapterCube]) -> Attached:
+        """The adapter's folder is there and the engine knows it.
+
+        Several are merged in the background; until that is done it is the first of them.
+
+        Raises:
+            Unprocessable: it does not fit the served model.
+            AdapterUnavailable, VaultUnavailable, DamagedPayload
+        """
+        from vllm.lora.request import LoRARequest
+
+        name = self.name(cubes[0])
+        if len(cubes) > 1:
+            whole = self._merged.name(cubes)
+            if await asyncio.to_thread(self._folders.has, whole):
+                name = whole
+            else:
+                self._merged.begin(cubes)
+                cubes = cubes[:1]
+        self.uses.wanted(name)
+        if len(cubes) == 1:
+            await asyncio.to_thread(self.put_in_place, cubes[0])
+        path = self._folders.path(name)
+        number = engine_id(name)
+        request = LoRARequest(lora_name=engine_name(name), lora_int_id=number, lora_path=str(path))
+        if self._numbers.setdefault(number, name) != name:
+            raise AdapterUnavailable("two adapters share a number; store one of them again")
+        await self._known_to_the_engine(request)
+        return Attached(request, name, tuple(cubes), self.uses)
+
+    async def find(self, principal: Principal, ref: str) -> AdapterCube | None:
+        """The parametric cube of this id or name that may serve the principal."""
+        return await asyncio.to_thread(self._system.views.adapter, principal, ref)
+
+    def sweep(self) -> None:
+        """Remove copies of adapters that the vault has no more. Blocks."""
+        if not (names := self._folders.names()):
+            return
+        payloads = self._system.views.adapter_payloads()
+        known = {served_name(tenant, digest, self._model) for tenant, digest in payloads}
+        for name in names:
+            if not known.issuperset(self._folders.parents(name)):
+                self.uses.remove(name)
+
+    def name(self, cube: AdapterCube) -> str:
+        """Of its folder, and in the engine."""
+        return served_name(TenantId(cube.tenant), cube.digest, self._model)
+
+    def put_in_place(self, cube: AdapterCube) -> None:
+        """Its folder, from its payload. Raises AdapterUnavailable and what `prepare` raises."""
+
+        def read() -> bytes:
+            tenant, digest = TenantId(cube.tenant), cube.digest
+            return self._system.payloads.get(tenant, CubeId(cube.cube_id), digest)
+
+        try:
+            self._folders.ready(self.name(cube), read, self._served.check)
+        except OSError as error:
+            raise AdapterUnavailable(f"the adapter cannot be put on disk: {error}") from error
+
+    async def _known_to_the_engine(self, request: Any) -> None:
+        """A first load is asked for: one that fails inside a step would end the engine.
+
+        Later ones, after it has made room for others, it does by itself.
+        """
+        number = request.lora_int_id
+        if number in self._loaded:
+            return
+        async with self._loading:
+            if number in self._loaded:
+                return
+            try:
+                await self._engine.add_lora(request)
+            except Exception as error:
+                log.exception("the engine does not load %s", request.lora_name)
+                raise AdapterUnavailable(f"the engine does not load it: {error}") from error
+            self._loaded.add(number)
+
+    def _forget(self, name: str) -> None:
+        number = engine_id(name)
+
+        async def forget() -> None:
+            async with self._loading:
+                if number in self._loaded:
+                    self._loaded.discard(number)
+                    await self._engine.remove_lora(number)
+            await asyncio.to_thread(self._folders.remove, name)
+
+        done = asyncio.run_coroutine_threadsafe(forget(), self._loop)
+        if threading.current_thread() is threading.main_thread():
+            return  # the loop's own thread does not wait for itself
+        with contextlib.suppress(TimeoutError):
+            done.result(_REMOVAL_SECONDS)

@@ -1,0 +1,97 @@
+"""Which adapters a request gets: the engine attaches one, which may be several that were merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from memos_vllm.cube.model import Kind
+from memos_vllm.errors import Unprocessable
+from memos_vllm.options import MemoryOptions
+from memos_vllm.scheduler.plan import PlanEntry
+from memos_vllm.vault.views import AdapterCube
+
+
+def choose(
+    cubes: Sequence[AdapterCube],
+    options: MemoryOptions,
+    problem: Callable[[AdapterCube], str | None],
+    most: int = 1,
+) -> tuple[list[AdapterCube], list[PlanEntry]]:
+    """Those that the request should get, the best first, and what the plan says of each.
+
+    Best is what the request names for it (and then it is the only one), then what `cubes` names, in its
+    order, then what is placed: by priority, the person's own before the tenant's, the oldest first.
+    The plan says `used` of the best alone; `merged` says so of all of them.
+
+    Args:
+        problem: why the engine cannot serve an adapter; None: it can.
+        most: adapters that can be merged into one.
+    Raises:
+        Unprocessable: the one that `memory.adapter` names cannot be served.
+    """
+    if options.adapter is False:
+        return [], [_entry(cube, "the request wants no adapter") for cube in cubes]
+    if options.adapter and not any(_is(cube, options.adapter) for cube in cubes):
+        raise Unprocessable(
+            f"{options.adapter!r} is a cube of text: `memory.adapter` names a parametric one",
+            param="memory.adapter",
+        )
+
+    def rank(cube: AdapterCube) -> tuple[bool, int, int, bool, int, str]:
+        position = min((i for i, ref in enumerate(options.cubes) if _is(cube, ref)), default=999)
+        is_wanted = bool(options.adapter) and _is(cube, str(options.adapter))
+        order = (-cube.priority, not cube.person, cube.created_us, cube.cube_id)
+        return (not is_wanted, position, *order)
+
+    chosen: list[AdapterCube] = []
+    entries = []
+    limit = 1 if options.adapter else most
+    for cube in sorted(cubes, key=rank):
+        is_named = any(_is(cube, ref) for ref in options.named)
+        if len(chosen) == limit:
+            entries.append(_entry(cube, f"one adapter for a request, and {_names(chosen)} is it"))
+        elif (why_not := problem(cube)) is not None:
+            if options.adapter and _is(cube, options.adapter):
+                raise Unprocessable(
+                    f"{options.adapter!r} cannot be attached: {why_not}", param="memory.adapter"
+                )
+            entries.append(_entry(cube, why_not))
+        elif chosen:
+            chosen.append(cube)
+            entries.append(
+                _entry(cube, f"being merged with {_names(chosen[:1])}, for the next requests")
+            )
+        else:
+            chosen.append(cube)
+            reason = "named in the request" if is_named else "placed at the head of every prompt"
+            entries.append(_entry(cube, reason, used=True))
+    return chosen, entries
+
+
+def merged(entries: Sequence[PlanEntry], cubes: Sequence[AdapterCube]) -> None:
+    """The plan, once it is known that these are attached as one."""
+    for entry in entries:
+        others = [cube for cube in cubes if cube.cube_id != entry.cube]
+        if len(others) < len(cubes):
+            entry.decision, entry.reason = "used", f"merged with {_names(others)}"
+
+
+def _is(cube: AdapterCube, ref: str) -> bool:
+    return ref in (cube.cube_id, cube.name)
+
+
+def _names(cubes: Sequence[AdapterCube]) -> str:
+    return ", ".join(cube.name or cube.cube_id for cube in cubes)
+
+
+def _entry(cube: AdapterCube, reason: str, used: bool = False) -> PlanEntry:
+    return PlanEntry(
+        cube=cube.cube_id,
+        version=cube.version,
+        name=cube.name,
+        kind=Kind.PARAMETRIC,
+        form="adapter",
+        placement=cube.placement,
+        decision="used" if used else "rejected",
+        reason=reason,
+    )

@@ -1,0 +1,74 @@
+"""What a version holds, whatever its kind: items of text, or an adapter's file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from memos_vllm.adapters.packed import unpack
+from memos_vllm.cube.ids import CubeId, sha256
+from memos_vllm.cube.model import ExplicitPayload, Item, Kind, ParametricPayload, Payload
+from memos_vllm.errors import NotBuilt, TooLarge, Unprocessable
+from memos_vllm.vault import records
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Content:
+    kind: Kind
+    items: Sequence[Item] = ()
+    adapter: bytes = b""
+    model: str | None = None
+    """Fingerprint of the model that an adapter was checked against."""
+
+    def file(self, cube: CubeId) -> bytes:
+        """The payload file."""
+        if self.kind is Kind.PARAMETRIC:
+            return self.adapter
+        return records.payload_bytes(records.identify(cube, list(self.items)))
+
+    def payload(self, cube: CubeId) -> Payload:
+        """As the Memory API shows it."""
+        if self.kind is Kind.PARAMETRIC:
+            summary = unpack(self.adapter).summary(sha256(self.adapter), len(self.adapter))
+            return ParametricPayload(content=summary)
+        return ExplicitPayload(content=records.identify(cube, list(self.items)))
+
+
+def of_payload(payload: Payload, most_items: int) -> Content:
+    """What somebody wants to store; text has been cut and adapters checked by the caller.
+
+    Raises:
+        NotBuilt: a kind that nobody stores from outside.
+        TooLarge
+    """
+    if isinstance(payload, ParametricPayload):
+        if payload._file is None:
+            raise Unprocessable("an adapter has to be checked before it is stored")
+        return Content(Kind.PARAMETRIC, adapter=payload._file, model=payload._model)
+    if not isinstance(payload, ExplicitPayload):
+        raise NotBuilt(
+            f"memory of the kind `{payload.type}` is made by the server itself: store `explicit` text, "
+            "and its KV is kept when it is used (or at once: POST \u2026/activate)"
+        )
+    content = payload.content
+    if isinstance(content, str):
+        content = [Item(text=content)] if content.strip() else []
+    if len(content) > most_items:
+        raise TooLarge(
+            f"a cube holds at most {most_items} items; this one has {len(content)}", param="payload"
+        )
+    return Content(Kind.EXPLICIT, content)
+
+
+def of_file(kind: str, data: bytes, cube: str) -> Content:
+    """Raises DamagedPayload."""
+    if kind == Kind.PARAMETRIC:
+        return Content(Kind.PARAMETRIC, adapter=data)
+    return Content(Kind.EXPLICIT, records.payload_items(data, cube))
+
+
+def appended(content: Content, items: Sequence[Item]) -> Content:
+    """Raises Unprocessable."""
+    if content.kind is not Kind.EXPLICIT:
+        raise Unprocessable("only text can be appended to: replace the `payload`", param="append")
+    return dataclasses.replace(content, items=[*content.items, *items])
