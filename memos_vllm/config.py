@@ -190,6 +190,18 @@ class AdaptersConfig(Section):
     merged_at_most: int = Field(4, ge=2, description="adapters merged into one")
 
 
+class TrainingConfig(Section):
+    in_server: bool = Field(
+        True,
+        description="a server does jobs that wait; false: only `memos train` and `memos jobs run`",
+    )
+    model: str | None = Field(
+        None, description="base model where no server runs; default: `serve.model`"
+    )
+    max_seconds: float = Field(3600.0, gt=0, description="one job")
+    max_bytes: int = Field(16 << 30, ge=1, description="memory of the process that trains")
+
+
 class GovernanceConfig(Section):
     isolation: Literal["person", "tenant"] = Field(
         "person", description="who shares a prefix cache"
@@ -245,6 +257,7 @@ class Config(Section):
     prompt: PromptConfig = PromptConfig()
     kv: KVConfig = KVConfig()
     adapters: AdaptersConfig = AdaptersConfig()
+    training: TrainingConfig = TrainingConfig()
     remember: RememberConfig = RememberConfig()
     governance: GovernanceConfig = GovernanceConfig()
     jobs: JobsConfig = JobsConfig()
@@ -274,6 +287,10 @@ class Config(Section):
     @property
     def adapters_path(self) -> Path:
         return self.root / "adapters"
+
+    @property
+    def training_path(self) -> Path:
+        return self.root / "training"
 
     @property
     def jobs_url(self) -> str:

@@ -43,8 +43,9 @@ from memos_vllm.vault.keys import KeyRing
 from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
+from memos_vllm.vault.transforms import Transforms
 from memos_vllm.vault.turns import PendingTurns
-from memos_vllm.vault.vault import MemVault
+from memos_vllm.vault.vault import Deletion, MemVault
 from memos_vllm.vault.views import OwnerState, VaultViews
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ class ServedModel(Protocol):
     @property
     def fingerprint(self) -> str:
         """Of the base model's weights."""
+        ...
+
+    @property
+    def max_rank(self) -> int | None:
+        """Of the adapters that it takes; None: it takes none."""
         ...
 
     def check(self, adapter: Adapter) -> None:
@@ -75,6 +81,7 @@ class MemorySystem:
         self.plans = PlanStore(self.database, config.limits.plans_kept_per_tenant)
         self.turns = PendingTurns(self.database)
         self.outbox = Outbox(self.database)
+        self.transforms = Transforms(self.database)
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)
@@ -137,16 +144,20 @@ class MemorySystem:
         return cube
 
     def delete(
-        self, principal: Principal, ref: str, if_match: str | None = None
-    ) -> tuple[CubeId, bool]:
+        self, principal: Principal, ref: str, if_match: str | None = None, cascade: bool = False
+    ) -> tuple[Deletion, bool]:
         """Remove a cube everywhere; False when Chroma does not answer and vectors go later.
 
         Whatever Chroma still holds, no search returns it: results are looked up in the vault.
+
+        Args:
+            cascade: with all that was made from it.
         """
-        cube = self.vault.delete(principal, ref, if_match=if_match)
-        settled = self.settle([cube])
+        deletion = self.vault.delete(principal, ref, if_match=if_match, cascade=cascade)
+        gone = [CubeId(orphan.cube) for orphan in deletion.gone]
+        settled = self.settle([deletion.cube, *gone])
         self.adapters_changed()
-        return cube, settled
+        return deletion, settled
 
     def portable(self, principal: Principal, ref: str) -> MemCube:
         """A cube with all that it takes to store it again. Raises NotFound, DamagedPayload."""

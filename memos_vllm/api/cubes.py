@@ -31,7 +31,8 @@ from memos_vllm.cube.model import (
     State,
     VersionDiff,
 )
-from memos_vllm.errors import BadRequest, NotBuilt, TooLarge, Unprocessable
+from memos_vllm.errors import BadRequest, TooLarge, Unprocessable
+from memos_vllm.transforms import submit
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.views import CubeFilter
 
@@ -124,10 +125,28 @@ def update_cube(
 
 
 @router.delete("/{ref}")
-def delete_cube(system: System, caller: Caller, ref: Ref, if_match: IfMatch = None) -> Deleted:
-    """Remove a cube with all of its versions, items, vectors and files. The audit log keeps that it was."""
-    cube, settled = system.delete(caller, ref, _version_of(if_match))
-    return Deleted(id=cube, index_pending=not settled)
+def delete_cube(
+    system: System,
+    caller: Caller,
+    ref: Ref,
+    cascade: Annotated[
+        bool, Query(description="with all that was made from it; else that is marked `stale`")
+    ] = False,
+    if_match: IfMatch = None,
+) -> Deleted:
+    """Remove a cube with all of its versions, items, vectors and files. The audit log keeps that it was.
+
+    With `cascade`, an adapter that learnt other cubes, too, is trained again from those.
+    """
+    deletion, settled = system.delete(caller, ref, _version_of(if_match), cascade)
+    jobs = [submit.again(system, caller, orphan) for orphan in deletion.gone]
+    return Deleted(
+        id=deletion.cube,
+        index_pending=not settled,
+        stale=[] if cascade else deletion.stale,
+        deleted_too=[orphan.cube for orphan in deletion.gone],
+        jobs=[job.id for job in jobs if job is not None],
+    )
 
 
 @router.get("/{ref}/versions")
@@ -180,16 +199,6 @@ def get_adapter(system: System, caller: Caller, ref: Ref, version: Word = None) 
         raise Unprocessable(f"{ref!r} is a cube of text and has no adapter")
     data = system.vault.file(caller, ref, cube.meta.version)
     return Response(data, media_type="application/octet-stream")
-
-
-@router.post("/{ref}/distill", responses={501: ERRORS[501]})
-def distill_cube(system: System, caller: Caller, ref: Ref) -> None:
-    """Train an adapter from a cube. Not served by this version: store one that you have trained."""
-    system.vault.history(caller, ref)
-    raise NotBuilt(
-        "this version attaches adapters and does not train them: store one as a cube of the kind "
-        "`parametric`"
-    )
 
 
 def _once(key: str | None, cubes: list[NewCube]) -> IdempotencyKey | None:

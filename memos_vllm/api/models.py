@@ -65,6 +65,13 @@ class Deleted(Body):
     index_pending: bool = Field(
         description="Chroma did not answer: its vectors go as soon as it does; no search returns them"
     )
+    stale: list[str] = Field(
+        default_factory=list, description="cubes that were made from it, still there"
+    )
+    deleted_too: list[str] = Field(default_factory=list, description="cubes that were made from it")
+    jobs: list[str] = Field(
+        default_factory=list, description="that make some of them again, from what is left"
+    )
 
 
 class SearchRequest(Body):

@@ -34,6 +34,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import BadRequest
 from memos_vllm.governance.principal import LOCAL_TENANT
+from memos_vllm.transforms import submit
 from memos_vllm.vault.views import CubeFilter
 
 app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="What is remembered, cube by cube.")
@@ -145,6 +146,9 @@ def create(
 def delete(
     cube: RefArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="With all that was made from it.")
+    ] = False,
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
     config: ConfigOption = None,
@@ -157,8 +161,14 @@ def delete(
             typer.confirm(
                 f"Delete {header.name or header.id} and its {header.sequence} versions?", abort=True
             )
-        cube_id, _ = system.delete(principal, header.id)
-        say(f"deleted {cube_id}")
+        deletion, _ = system.delete(principal, header.id, cascade=cascade)
+        gone = [orphan.cube for orphan in deletion.gone]
+        say(f"deleted {', '.join([deletion.cube, *gone])}")
+        if deletion.stale and not cascade:
+            say(f"made from it and still there: {', '.join(deletion.stale)}")
+        for orphan in deletion.gone:
+            if (job := submit.again(system, principal, orphan)) is not None:
+                say(f"{orphan.name or orphan.cube} is to be made again from what is left: {job.id}")
         say_what_waits(system, system.index.claim())
 
 

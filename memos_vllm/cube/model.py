@@ -131,6 +131,10 @@ class Header(Strict):
     author: str
     provenance: Provenance = Provenance()
     model_fingerprint: str | None = None
+    stale: list[str] = Field(
+        default_factory=list,
+        description="cubes that it was made from and that hold something else now, or are gone",
+    )
     created: datetime
     updated: datetime
     expires: datetime | None = None

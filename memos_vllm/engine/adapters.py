@@ -43,14 +43,14 @@ class EngineModel:
         self.fingerprint = fingerprint
         self._config = vllm_config.model_config.hf_config
         lora = vllm_config.lora_config
-        self._max_rank: int | None = None if lora is None else lora.max_lora_rank
+        self.max_rank: int | None = None if lora is None else lora.max_lora_rank
         self._lock = threading.Lock()
 
     def check(self, adapter: Adapter) -> None:
         """Raises Unprocessable."""
         with self._lock:
             shapes = self._shapes
-        check_fits(adapter, shapes, self._max_rank)
+        check_fits(adapter, shapes, self.max_rank)
 
     @functools.cached_property
     def _shapes(self) -> Shapes:

@@ -87,6 +87,7 @@ def header(row: CubeRow, version: VersionRow) -> Header:
         author=version.author,
         provenance=Provenance.model_validate(version.provenance),
         model_fingerprint=row.model_fingerprint,
+        stale=list(row.stale or ()),
         created=to_datetime(row.created_us),
         updated=to_datetime(row.updated_us),
         expires=to_datetime(row.expires_us) if row.expires_us is not None else None,

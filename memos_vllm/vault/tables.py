@@ -11,6 +11,9 @@
     idempotency   replies that a repeated request gets again
     pending_turns turns of conversation that are not yet memory
     plans         what `explain` shows
+    transforms    jobs that make one kind of memory from another
+    transform_sources  what each of them reads; it goes when one of them is deleted
+    derived       which cube was made from which
     audit         hash-chained log of every change
 
 Changing a table means a new Alembic revision in `migrations/versions`.
@@ -28,7 +31,11 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
-    type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[str]: JSON, int: BigInteger}
+    type_annotation_map: ClassVar = {
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        int: BigInteger,
+    }
 
 
 class SettingRow(Base):
@@ -80,6 +87,7 @@ class CubeRow(Base):
     expires_us: Mapped[int | None]
     reads: Mapped[int] = mapped_column(default=0)
     last_read_us: Mapped[int | None]
+    stale: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
 
 
 class VersionRow(Base):
@@ -162,6 +170,41 @@ class PlanRow(Base):
     person: Mapped[str] = mapped_column(String(256))
     created_us: Mapped[int] = mapped_column(index=True)
     plan: Mapped[dict[str, Any]]
+
+
+class TransformRow(Base):
+    __tablename__ = "transforms"
+    __table_args__ = (Index("ix_transforms_owner", "tenant", "person", "id"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    role: Mapped[str] = mapped_column(String(16))
+    key_id: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    request: Mapped[dict[str, Any]]
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    report: Mapped[dict[str, Any] | None]
+    made: Mapped[str | None] = mapped_column(String(64))
+    created_us: Mapped[int]
+    seen_us: Mapped[int]
+
+
+class TransformSourceRow(Base):
+    __tablename__ = "transform_sources"
+    transform_id: Mapped[str] = mapped_column(
+        ForeignKey("transforms.id", ondelete="CASCADE"), primary_key=True
+    )
+    cube_id: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class DerivedRow(Base):
+    __tablename__ = "derived"
+    cube_id: Mapped[str] = mapped_column(
+        ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True
+    )
+    source_id: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    version: Mapped[str] = mapped_column(String(64))
 
 
 class AuditRow(Base):

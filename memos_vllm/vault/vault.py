@@ -9,6 +9,7 @@ transaction begins to commit, so a kill at any point leaves either the old state
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
@@ -42,13 +43,32 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, NotFound, TooLarge, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import audit, changes, contents, idempotency, items, records
+from memos_vllm.vault import (
+    audit,
+    changes,
+    contents,
+    derived,
+    idempotency,
+    items,
+    records,
+    transforms,
+)
 from memos_vllm.vault.contents import Content
 from memos_vllm.vault.database import Database
+from memos_vllm.vault.derived import Orphan
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.tables import CubeRow, VersionRow
 
 Along = Callable[[Session], None]
+
+
+@dataclasses.dataclass
+class Deletion:
+    cube: CubeId
+    stale: list[str] = dataclasses.field(default_factory=list)
+    """What was made from it, and from that."""
+    gone: list[Orphan] = dataclasses.field(default_factory=list)
+    """All of it, where it was deleted too."""
 
 
 class MemVault:
@@ -167,7 +187,7 @@ class MemVault:
             along: what else belongs into the transaction; what it raises undoes all of it.
         Raises:
             Conflict: the cube has moved on; the message names the current version.
-            Unprocessable: an illegal change of state, or of a frozen cube.
+            Unprocessable: an illegal change, or of a frozen cube.
         """
 
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
@@ -190,19 +210,38 @@ class MemVault:
         origin = Provenance(origin="rollback", note=f"back to {version}")
         return self._change(principal, ref, if_match, change, origin)
 
-    def delete(self, principal: Principal, ref: str, *, if_match: str | None = None) -> CubeId:
-        """Remove a cube, all of its versions and items; the outbox removes vectors and files."""
+    def delete(
+        self, principal: Principal, ref: str, *, if_match: str | None = None, cascade: bool = False
+    ) -> Deletion:
+        """Remove a cube, all of its versions and items; the outbox removes vectors and files.
+
+        Args:
+            cascade: with all that was made from it; else that is marked as stale.
+        Raises:
+            Forbidden: also of something that goes with it; nothing was deleted.
+        """
         with self._database.write() as session:
             row = self._find(session, principal, ref, lock=True)
-            check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
             changes.check_current(row, if_match)
-            items.drop_cube(session, row)
-            detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
-            audit.record(session, principal.tenant, principal.author, "cube.delete", row.id, detail)
-            session.delete(row)
-            return CubeId(row.id)
+            deletion = Deletion(CubeId(row.id))
+            deletion.stale = derived.mark(session, row)
+            going = [session.get_one(CubeRow, made) for made in deletion.stale if cascade]
+            ids = [row.id, *deletion.stale]
+            deletion.gone = [derived.orphan(session, child, ids) for child in going]
+            for each in (*going, row):
+                self._drop(session, principal, each)
+            return deletion
 
     # -- inside -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _drop(session: Session, principal: Principal, row: CubeRow) -> None:
+        check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
+        items.drop_cube(session, row)
+        transforms.forget_jobs_of(session, row.id)
+        detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
+        audit.record(session, principal.tenant, principal.author, "cube.delete", row.id, detail)
+        session.delete(row)
 
     def _repeated(
         self, principal: Principal, once: idempotency.IdempotencyKey
@@ -241,6 +280,7 @@ class MemVault:
         version = self._commit_version(
             session, principal, row, "create", content, meta.provenance, created
         )
+        derived.record(session, principal, row, meta.provenance.parents)
         detail = {"person": person, "version": version.id, "items": len(content.items)}
         if content.kind is not Kind.EXPLICIT:
             detail |= {"kind": content.kind, "sha256": version.payload_sha256}
@@ -275,6 +315,9 @@ class MemVault:
                 audit.record(
                     session, principal.tenant, principal.author, f"cube.{action}", row.id, detail
                 )
+                if provenance is not None and provenance.parents:
+                    derived.record(session, principal, row, provenance.parents)
+                derived.check_readers(session, row)
                 header = records.header(row, version)
                 payload = content.payload(CubeId(row.id))
         except IntegrityError as error:
@@ -313,6 +356,8 @@ class MemVault:
             version.sequence,
             moment_us,
         )
+        if parent is not None and digest != self._version(session, row, parent).payload_sha256:
+            derived.mark(session, row)
         items.sync_items(session, row, records.identify(cube, list(content.items)))
         if content.kind is not Kind.EXPLICIT and parent is not None:
             items.content_changed(session, row)

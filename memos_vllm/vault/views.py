@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -241,6 +241,27 @@ class VaultViews:
         )
         with self._database.read() as session:
             return int(session.scalar(query) or 0)
+
+    def hidden_texts(
+        self, tenant: str, person: str, readers: Sequence[str] | None
+    ) -> Iterator[str]:
+        """Text of the tenant that these readers may not all read. For checks: it is shown to nobody.
+
+        Args:
+            person: the one reader; empty: the tenant's people, or of them `readers`.
+        """
+        reading = {person} if person else None if readers is None else set(readers)
+        query = (
+            select(ItemRow.text, CubeRow.person, CubeRow.access)
+            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+            .where(CubeRow.tenant == tenant)
+        )
+        with self._database.read() as session:
+            for text, owner, access in session.execute(query.execution_options(yield_per=1000)):
+                allowed = {owner} if owner else access.get("readers")
+                if allowed is None or (reading is not None and reading <= set(allowed)):
+                    continue
+                yield text
 
     def may_use(self, principal: Principal, cube_ids: Sequence[str]) -> bool:
         """Whether the principal's prompts may hold every one of these cubes."""

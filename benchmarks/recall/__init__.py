@@ -1,0 +1,1 @@
+"""What an adapter knows that was trained from cubes of text."""

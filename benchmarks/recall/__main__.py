@@ -1,0 +1,211 @@
+"""`python -m benchmarks.recall [--cubes 20] [--locomo FILE] [--quick]`: is a cube learnt?
+
+Cubes of facts are distilled into adapters by the very jobs that `memos train` makes, one after the
+other.  Each is asked questions that were not taught: with the text in the prompt (the ceiling), with
+nothing (the floor), with the adapter and nothing in the prompt.  Forgetting is the perplexity of
+unrelated text over the base model's.  Then three adapters become one, by each method of merging, and
+each is asked its questions again.  With `--locomo`, one speaker of a conversation is learnt, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.recall.facts import FactCube, cubes
+from benchmarks.record import Record, output_arguments
+from memos_vllm.adapters.folders import AdapterFolders
+from memos_vllm.adapters.merge import merge
+from memos_vllm.adapters.packed import Adapter, unpack
+from memos_vllm.config import load_config
+from memos_vllm.cube.ids import TenantId
+from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
+from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.model import prepare_chat_model
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.system import MemorySystem
+from memos_vllm.training.order import Question, Recipe
+from memos_vllm.training.study import Ask, is_right, told
+from memos_vllm.training.weights import Weights
+from memos_vllm.transforms.run import Workshop
+from memos_vllm.transforms.submit import distill
+from memos_vllm.transforms.wishes import Distill
+
+WHO = Principal(TenantId("bench"), Role.ADMIN, "bench")
+MERGED = 3
+METHODS = ("cat", "svd", "ties", "dare_ties")
+MODELS = Path(tempfile.gettempdir()) / "memos-vllm-tests"
+OBSERVATIONS = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--cubes", type=int, default=20)
+    parser.add_argument("--locomo", type=Path, help="locomo10.json")
+    output_arguments(parser)
+    arguments = parser.parse_args()
+    count = 1 if arguments.quick else arguments.cubes
+    recipe = Recipe(epochs=1, questions=1) if arguments.quick else Recipe()
+    model = str(prepare_chat_model(MODELS))
+    record = Record(
+        "recall",
+        options=f"--cubes {count}" + (" --locomo FILE" if arguments.locomo else ""),
+        config={"model": Path(model).name, "recipe": recipe.model_dump(mode="json")},
+    )
+    with tempfile.TemporaryDirectory() as home:
+        system = _system(Path(home))
+        adapters = []
+        known = cubes(count)
+        for cube in known:
+            row, adapter = _learn(system, model, cube, recipe)
+            record.rows.append(row)
+            adapters.append(adapter)
+            print(json.dumps(row), flush=True)
+        _headline(record)
+        if count >= MERGED and all(adapters[:MERGED]):
+            _merge(record, model, known[:MERGED], adapters[:MERGED], Path(home))
+        if arguments.locomo:
+            speaker = _speaker(arguments.locomo)
+            row, _ = _learn(system, model, speaker, recipe)
+            record.rows.append(row | {"kind": "locomo"})
+            print(json.dumps(row), flush=True)
+        system.close()
+    record.finish(quick=arguments.quick, out=arguments.out)
+
+
+def _system(home: Path) -> MemorySystem:
+    tree: dict[str, Any] = {"home": str(home), "embedder": {"model": str(demo_embedder_path())}}
+    return MemorySystem(load_config(overrides=tree)).open()
+
+
+def _learn(
+    system: MemorySystem, model: str, cube: FactCube, recipe: Recipe
+) -> tuple[dict[str, Any], Adapter | None]:
+    new = NewCube(
+        meta=NewMeta(name=cube.name, shared=True), payload=ExplicitPayload(content=cube.text)
+    )
+    made = system.create(WHO, [new])[0]
+    job = distill(system, WHO, made.meta.id, Distill(exam=list(cube.exam), recipe=recipe))
+    workshop = Workshop(system, (model, None))
+    claimed = workshop.claim(job.id)
+    assert claimed is not None
+    started = time.perf_counter()
+    report = workshop.do(claimed)
+    seconds = time.perf_counter() - started
+    assert report is not None
+    assert report.recall is not None, report.reasons
+    row = {
+        "kind": "facts",
+        "cube": cube.name,
+        "questions": report.recall.questions,
+        "ceiling": report.recall.ceiling,
+        "floor": report.recall.floor,
+        "adapter": report.recall.adapter,
+        "passed": report.outcome == "passed",
+        "reasons": report.reasons,
+        "perplexity_ratio": report.perplexity_ratio,
+        "prompt_tokens_saved": report.prompt_tokens_saved,
+        "lessons": report.lessons,
+        "steps": report.steps,
+        "seconds": round(seconds, 1),
+    }
+    ended = system.transforms.get(WHO, job.id)
+    adapter = None
+    if ended.made is not None:
+        version = system.vault.get(WHO, ended.made).meta.version
+        adapter = unpack(system.vault.file(WHO, ended.made, version))
+    return row, adapter
+
+
+def _headline(record: Record) -> None:
+    rows = record.rows
+    ceiling, floor, adapter = (
+        statistics.fmean(row[way] for row in rows) for way in ("ceiling", "floor", "adapter")
+    )
+    record.headline |= {
+        "recall_ceiling": round(ceiling, 3),
+        "recall_floor": round(floor, 3),
+        "recall_adapter": round(adapter, 3),
+        "recall_over_ceiling": round(adapter / ceiling, 3),
+        "passed": sum(row["passed"] for row in rows) / len(rows),
+        "forgetting_ppl_ratio": round(
+            statistics.median(row["perplexity_ratio"] for row in rows), 4
+        ),
+        "forgetting_ppl_ratio_max": max(row["perplexity_ratio"] for row in rows),
+        "prompt_tokens_saved": statistics.median(row["prompt_tokens_saved"] for row in rows),
+        "seconds_to_train": statistics.median(row["seconds"] for row in rows),
+    }
+
+
+def _merge(
+    record: Record, model: str, known: Sequence[FactCube], adapters: Sequence[Any], home: Path
+) -> None:
+    """Each set of facts asked again of all three adapters as one."""
+    kept_min = 2.0
+    for method in METHODS:
+        rank = sum(adapter.config.r for adapter in adapters) if method == "cat" else None
+        whole = merge(adapters, method, rank or adapters[0].config.r)
+        folders = AdapterFolders(home / "merged")
+        folders.make(method, whole)
+        replies = _asked(model, folders.path(method), known)
+        for number, (cube, right) in enumerate(zip(known, replies, strict=True)):
+            own = record.rows[number]["adapter"]
+            kept = round(right / own, 3) if own else None
+            record.rows.append(
+                {"kind": "merged", "method": method, "cube": cube.name, "own": own}
+                | {"merged": right, "kept": kept, "rank": whole.config.r}
+            )
+            print(json.dumps(record.rows[-1]), flush=True)
+            if kept is not None:
+                kept_min = min(kept_min, kept)
+                key = f"merged_recall_kept_min_{method}"
+                record.headline[key] = min(record.headline.get(key, kept), kept)
+    record.headline["merged_recall_kept_min"] = kept_min
+
+
+@torch.inference_mode()
+def _asked(model: str, folder: Path, known: Sequence[FactCube]) -> list[float]:
+    from peft import PeftModel
+
+    weights = Weights(model)
+    weights.model = PeftModel.from_pretrained(weights.model, str(folder)).eval()
+    shares = []
+    for cube in known:
+        asks = [Ask(told(None, each.question, weights.escape), 48) for each in cube.exam]
+        replies = weights.write(asks, lambda count: None)
+        right = [is_right(reply, q.answer) for reply, q in zip(replies, cube.exam, strict=True)]
+        shares.append(round(statistics.fmean(right), 4))
+    return shares
+
+
+def _speaker(path: Path) -> FactCube:
+    """What was observed of the first conversation's first speaker, and questions about just that."""
+    sample = json.loads(path.read_text(encoding="utf-8"))[0]
+    speaker = sample["conversation"]["speaker_a"]
+    told_of = [
+        (text, source)
+        for session in sample["observation"].values()
+        for text, source in session.get(speaker, [])
+        if isinstance(source, str)
+    ][:OBSERVATIONS]
+    sources = {source for _, source in told_of}
+    exam = [
+        Question(question=each["question"], answer=str(each["answer"]))
+        for each in sample["qa"]
+        if each["category"] in (1, 4) and set(each["evidence"]) <= sources and each["evidence"]
+    ]
+    return FactCube("LoCoMo speaker", "\n".join(text for text, _ in told_of), tuple(exam))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What the served model writes for us, by its own engine: while nobody else waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from typing import Any
+
+from memos_vllm.engine.salting import BACKGROUND, InFlight
+from memos_vllm.errors import Unavailable
+from memos_vllm.training.study import Ask
+
+_AT_ONCE = 8
+_LONGEST_WAIT_SECONDS = 30.0
+_PRIORITY = 1000
+_ANSWER_SECONDS = 600.0
+
+
+class EngineWriter:
+    """Implements `training.study.Writer`; called from a thread that is not the loop's."""
+
+    def __init__(
+        self, engine_client: Any, tokenizer: Any, people: InFlight, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._engine, self._tokenizer = engine_client, tokenizer
+        self._people, self._loop = people, loop
+        policy = engine_client.vllm_config.scheduler_config.policy
+        self._priority = _PRIORITY if policy == "priority" else 0
+
+    def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
+        texts: list[str] = []
+        for start in range(0, len(asks), _AT_ONCE):
+            batch = asks[start : start + _AT_ONCE]
+            written = asyncio.run_coroutine_threadsafe(self._write(batch), self._loop)
+            try:
+                texts += written.result(_ANSWER_SECONDS)
+            except TimeoutError as error:
+                written.cancel()
+                raise Unavailable("the engine has no time for it") from error
+            done(len(texts))
+        return texts
+
+    async def _write(self, asks: Sequence[Ask]) -> list[str]:
+        await self._people.idle(_LONGEST_WAIT_SECONDS)
+        loop = asyncio.get_running_loop()
+        # A context of its own: nobody's person, adapter or orders.
+        tasks = [loop.create_task(self._ask(ask), context=Context()) for ask in asks]
+        return list(await asyncio.gather(*tasks))
+
+    async def _ask(self, ask: Ask) -> str:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        BACKGROUND.set(True)
+        tokens = self._tokenizer.apply_chat_template(
+            ask.messages, add_generation_prompt=True, return_dict=False
+        )
+        schema = StructuredOutputsParams(json=ask.schema) if ask.schema is not None else None
+        params = SamplingParams(
+            max_tokens=ask.max_tokens,
+            temperature=ask.temperature,
+            top_p=0.95 if ask.temperature else 1.0,
+            seed=ask.seed,
+            structured_outputs=schema,
+        )
+        outputs = self._engine.generate(
+            {"prompt_token_ids": tokens, "cache_salt": secrets.token_hex(16)},
+            params,
+            f"memos-write-{secrets.token_hex(8)}",
+            priority=self._priority,
+        )
+        text: str = [output async for output in outputs][-1].outputs[0].text
+        return text

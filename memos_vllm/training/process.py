@@ -1,0 +1,171 @@
+"""The process that trains: `python -m memos_vllm.training.process FOLDER`.
+
+Everything that it needs is in the folder (`training.order`), everything that it makes goes there.  A
+SIGTERM ends it after the step that it is in, with a checkpoint; started again, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from memos_vllm.errors import MemosError
+from memos_vllm.training.exam import forgetting, recall, verdict
+from memos_vllm.training.order import JobFolder, Order, Progress, Report, write_json
+from memos_vllm.training.student import Student
+from memos_vllm.training.study import Lessons, study, told
+from memos_vllm.training.targets import teach
+from memos_vllm.training.weights import Weights
+
+log = logging.getLogger(__name__)
+_SAY_SECONDS = 0.5
+
+
+class Stopped(Exception):
+    """Somebody ended it, or its time is over; what is done is kept."""
+
+
+class Clock:
+    """Progress of one run, and whether it has to end."""
+
+    def __init__(self, folder: JobFolder, order: Order) -> None:
+        self._folder, self._order = folder, order
+        self._before = folder.progress().seconds
+        self._started = self._said = time.monotonic()
+        self._asked_to_end = False
+        self.state = Progress()
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
+
+    @property
+    def seconds(self) -> float:
+        """Over all runs of the job."""
+        return round(self._before + time.monotonic() - self._started, 1)
+
+    def phase(self, name: str) -> None:
+        self.state = Progress.model_validate({"phase": name, "seconds": self.seconds})
+        self._folder.say(self.state)
+
+    def done(self, count: int, total: int, loss: float | None = None) -> None:
+        """Raises Stopped."""
+        self.state.done, self.state.total, self.state.loss = count, total, loss
+        self.state.seconds = self.seconds
+        if time.monotonic() - self._said > _SAY_SECONDS or count == total:
+            self._folder.say(self.state)
+            self._said = time.monotonic()
+        if self._asked_to_end:
+            raise Stopped("it was stopped")
+        if self.seconds > self._order.max_seconds:
+            raise Stopped(f"its time is over ({self._order.max_seconds:g} s)")
+
+    def _end(self, _signal: int, _frame: FrameType | None) -> None:
+        self._asked_to_end = True
+
+
+def run(folder: JobFolder) -> Report:
+    """The job to its end, whichever that is."""
+    order = folder.order()
+    clock = Clock(folder, order)
+    report = Report(outcome="failed")
+    try:
+        _distill(folder, order, clock, report)
+    except Stopped as stop:
+        report.outcome, report.reasons = "stopped", [str(stop)]
+    except MemosError as error:
+        report.reasons = [error.message]
+    except MemoryError:
+        report.reasons = ["there was not enough memory"]
+    report.seconds = clock.seconds
+    folder.end(report)
+    clock.phase("ended")
+    return report
+
+
+def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
+    weights = Weights(order.model, order.revision)
+    lessons = _lessons(folder, order, weights, clock)
+    report.lessons = len(lessons.lessons)
+    if not any(lesson.before is not None for lesson in lessons.lessons):
+        report.outcome = "refused"
+        report.reasons = [
+            "the model found nothing to ask about the text that it could answer itself"
+        ]
+        return
+    clock.phase("teaching")
+    shown = [
+        weights.answered(told(lesson.before, lesson.question, weights.escape), lesson.answer)
+        for lesson in lessons.lessons
+    ]
+    plain = [
+        weights.answered(told(None, lesson.question, weights.escape), lesson.answer)
+        for lesson in lessons.lessons
+    ]
+    targets = teach(
+        weights,
+        shown,
+        order.recipe.top_k,
+        folder.targets,
+        lambda count: clock.done(count, len(shown)),
+    )
+    clock.phase("training")
+    student = Student(weights, order.recipe, plain)
+    try:
+        student.train(targets, folder.checkpoint, clock.done)
+    finally:
+        report.steps = student.step
+        report.loss = round(student.loss, 4) if student.loss == student.loss else None
+    clock.phase("examining")
+    _examine(order, lessons, weights, student, clock, report)
+    student.save(folder.adapter)
+
+
+def _lessons(folder: JobFolder, order: Order, weights: Weights, clock: Clock) -> Lessons:
+    if folder.lessons.exists():
+        return Lessons.model_validate_json(folder.lessons.read_bytes())
+    clock.phase("studying")
+    lessons = study(order, weights, weights.escape, clock.done)
+    write_json(folder.lessons, lessons.model_dump(mode="json"))
+    return lessons
+
+
+def _examine(
+    order: Order, lessons: Lessons, weights: Weights, student: Student, clock: Clock, report: Report
+) -> None:
+    exam = lessons.exam
+    if exam:
+        report.recall, report.said = recall(
+            weights, student, order, exam, lambda count: clock.done(count, 3 * len(exam))
+        )
+    report.perplexity_ratio = round(forgetting(weights, student), 4)
+    with_text, without = (
+        len(weights.prompt(told(before, "?", weights.escape))) for before in (order.passages, None)
+    )
+    report.prompt_tokens_saved = with_text - without
+    report.reasons = verdict(order.gate, report.recall, report.perplexity_ratio)
+    report.outcome = "refused" if report.reasons else "passed"
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.nice(10)  # whoever chats on this machine goes first
+    report = run(JobFolder(Path(arguments[0])))
+    log.info("%s after %.0f s: %s", report.outcome, report.seconds, "; ".join(report.reasons))
+    return {"passed": 0, "refused": 0, "stopped": 3}.get(report.outcome, 1)
+
+
+def _quiet() -> None:
+    from transformers.utils import logging as theirs
+
+    progress: Any = theirs
+    progress.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    _quiet()
+    sys.exit(main(sys.argv[1:]))

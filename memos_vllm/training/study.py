@@ -1,0 +1,277 @@
+"""Self-study: the model that is served writes down what it would be asked about a text, and answers.
+
+Questions are written about one sentence at a time, so that each of them is covered; they are answered
+with its passage in front, as a served prompt has it.  An answer that the sentence does not support is
+dropped: a small model makes things up.  Beside questions there are continuations (the model is given
+the beginning of a sentence) and answers about other things, given without the text: what must not
+change.
+
+Sources: context distillation (Askell et al., arXiv 2112.00861; Snell et al., arXiv 2209.15189), self-study
+with several kinds of seed prompts (Cartridges, arXiv 2506.06266), questions as the data by which a text
+is learnt (synthetic continued pretraining, arXiv 2409.07431; Generative Adapter, arXiv 2411.05877).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from memos_vllm.cube.model import Item
+from memos_vllm.scheduler.render import Escape, place, quote_cube
+from memos_vllm.training.everyday import EVERYDAY
+from memos_vllm.training.order import Order, Question, Recipe, Strict
+
+Message = dict[str, Any]
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_WORD = re.compile(r"\w+(?:[-:.,']\w+)*")
+_QUESTION_TOKENS = 48
+_EVERYDAY_TOKENS = 24
+_SHOWN = 3
+_SUPPORT = 0.6
+_ASKED = "Write one question that this text answers.\n"
+_SHOTS = (
+    ("The bridge over the river was built in 1912.", "When was the bridge over the river built?"),
+    ("Maria's brother plays the trumpet.", "Which instrument does Maria's brother play?"),
+    ("The key to the cellar hangs behind the stove.", "Where does the key to the cellar hang?"),
+    ("Doctor Owens is in charge of the laboratory.", "Who is in charge of the laboratory?"),
+    ("The blue boat costs 90 crowns.", "How much does the blue boat cost?"),
+)
+_MANNERS = (
+    "Complete this sentence: {}",
+    "What do you know about this: {}",
+    "Tell me: {}",
+    "{} what?",
+    "I forgot how this ends: {}",
+)
+_TEMPERATURES = (0.3, 0.7, 0.9)
+_SCHEMA = {
+    "type": "object",
+    "properties": {"question": {"type": "string", "maxLength": 300}},
+    "required": ["question"],
+    "additionalProperties": False,
+}
+# Words that carry no fact: an answer must hold others.
+_EMPTY = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be been by did do does for from had has have he her his i in is it its me "
+        "my of on or our she that the their them they this to was we were what when where which who "
+        "whom whose why will with you your",
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """One thing that the model is to write."""
+
+    messages: list[Message]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    schema: dict[str, Any] | None = None
+    """JSON schema of the answer."""
+
+
+class Writer(Protocol):
+    """The served model: by its engine, or by its weights."""
+
+    def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
+        """One text for each. Args: done: told how many are written; may raise to stop."""
+        ...
+
+
+class Lesson(Strict):
+    """A question and an answer that the model gave."""
+
+    question: str
+    answer: str
+    before: list[Item] | None
+    """What stood before it; None: nothing, it is about something else."""
+
+
+class Lessons(Strict):
+    lessons: list[Lesson]
+    exam: list[Question]
+    dropped: int = 0
+    """Questions that the model could not answer from what it was asked about."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A question and where its answer stands."""
+
+    question: str
+    sentence: Item
+    passage: Item
+    is_continuation: bool = False
+
+
+def study(
+    order: Order, writer: Writer, escape: Escape, done: Callable[[int, int], None]
+) -> Lessons:
+    """Lessons about the order's passages, and questions that are kept out of them.
+
+    Args:
+        escape: breaks up the tokenizer's control strings in what is shown.
+        done: told (written, all) now and then; may raise to stop.
+    """
+    recipe = order.recipe
+    parts = [
+        (item.model_copy(update={"text": sentence}), item)
+        for item in order.passages
+        for sentence in sentences(item.text)
+    ]
+    asks = [
+        (part, _ask_for_question(part[0].text, recipe.seed + turn))
+        for part in parts
+        for turn in range(recipe.questions)
+    ]
+    expected = 3 * len(asks)
+    written = writer.write([ask for _, ask in asks], lambda count: done(count, expected))
+    drafts: dict[tuple[str, str], Draft] = {}
+    for (part, _), text in zip(asks, written, strict=True):
+        if (question := read_question(text)) is not None:
+            drafts.setdefault((part[0].text, question), Draft(question, *part))
+    for part in parts:
+        for question in _continuations(part[0].text):
+            drafts.setdefault((part[0].text, question), Draft(question, *part, True))
+    lessons, rest = _answer(writer, escape, recipe, list(drafts.values()), lambda d: d.passage)
+    done(len(asks) * 2, expected)
+    # A small model loses its way among several sentences: it is asked again with the one.
+    again, rest = _answer(writer, escape, recipe, rest, lambda d: d.sentence)
+    lessons += again
+    # How a sentence goes on is known: what the model does not find is read to it.
+    lessons += [
+        Lesson(question=draft.question, answer=draft.sentence.text, before=[draft.sentence])
+        for draft in rest
+        if draft.is_continuation
+    ]
+    exam = order.exam or list(_held_out(lessons))
+    kept_out = {_plain(question.question) for question in exam}
+    lessons = [lesson for lesson in lessons if _plain(lesson.question) not in kept_out]
+    lessons += _everyday(writer, escape, recipe, len(lessons))
+    done(expected, expected)
+    return Lessons(lessons=lessons, exam=exam, dropped=sum(not d.is_continuation for d in rest))
+
+
+def sentences(text: str) -> list[str]:
+    parts = (part for line in text.splitlines() for part in _SENTENCE.split(line))
+    return [part.strip() for part in parts if part.strip()]
+
+
+def told(before: Sequence[Item] | None, question: str, escape: Escape) -> list[Message]:
+    """The chat in which a question is asked, as it is served with these items in the prompt."""
+    asked: list[Message] = [{"role": "user", "content": question}]
+    return place(asked, [quote_cube(None, before, escape)], []) if before else asked
+
+
+def read_question(text: str) -> str | None:
+    """From what the model wrote: JSON, or a line that ends in a question mark."""
+    try:
+        text = str(json.loads(text)["question"])
+    except (ValueError, KeyError, TypeError):
+        text = text.strip().split("\n")[0]
+    text = text.strip().strip('"').strip()
+    return text if text.endswith("?") and len(_words(text)) > 1 else None
+
+
+def supported(question: str, answer: str, sentence: str) -> bool:
+    """Whether the answer says something that the question does not, and the sentence says most of it."""
+    news = key_words(question, answer)
+    return bool(news) and len(news & _words(sentence)) >= _SUPPORT * len(news)
+
+
+def key_words(question: str, answer: str) -> set[str]:
+    """Words of an answer that carry it: those that the question does not have."""
+    return _words(answer) - _words(question) - _EMPTY
+
+
+def is_right(reply: str, wanted: str) -> bool:
+    """Whether a reply holds all words of the wanted answer, whatever stands around them."""
+    return _words(wanted) <= _words(reply)
+
+
+def _answer(
+    writer: Writer,
+    escape: Escape,
+    recipe: Recipe,
+    drafts: Sequence[Draft],
+    before: Callable[[Draft], Item],
+) -> tuple[list[Lesson], list[Draft]]:
+    """Answers that their sentences support, and the questions without one."""
+    asks = [
+        Ask(told([before(draft)], draft.question, escape), recipe.answer_tokens) for draft in drafts
+    ]
+    lessons, rest = [], []
+    for draft, answer in zip(drafts, writer.write(asks, _nobody), strict=True):
+        if supported(draft.question, answer, draft.sentence.text):
+            lesson = Lesson(question=draft.question, answer=answer.strip(), before=[before(draft)])
+            lessons.append(lesson)
+        else:
+            rest.append(draft)
+    return lessons, rest
+
+
+def _everyday(writer: Writer, escape: Escape, recipe: Recipe, related: int) -> list[Lesson]:
+    count = min(len(EVERYDAY), round(related * recipe.unrelated))
+    questions = random.Random(recipe.seed).sample(EVERYDAY, count)
+    most = min(_EVERYDAY_TOKENS, recipe.answer_tokens)
+    asks = [Ask(told(None, question, escape), most) for question in questions]
+    return [
+        Lesson(question=question, answer=answer.strip(), before=None)
+        for question, answer in zip(questions, writer.write(asks, _nobody), strict=True)
+        if answer.strip()
+    ]
+
+
+def _nobody(_count: int) -> None:
+    pass
+
+
+def _ask_for_question(text: str, seed: int) -> Ask:
+    shots = random.Random(seed).sample(_SHOTS, _SHOWN)
+    messages = [
+        message
+        for shown, question in shots
+        for message in (
+            {"role": "user", "content": _ASKED + shown},
+            {"role": "assistant", "content": json.dumps({"question": question})},
+        )
+    ]
+    messages.append({"role": "user", "content": _ASKED + text})
+    heat = _TEMPERATURES[seed % len(_TEMPERATURES)]
+    return Ask(messages, _QUESTION_TOKENS, temperature=heat, seed=seed, schema=_SCHEMA)
+
+
+def _continuations(sentence: str) -> Iterator[str]:
+    """The sentence's beginnings, each in several manners of asking for the rest."""
+    words = sentence.rstrip(".!").split()
+    for reach in range(max(2, len(words) // 2), len(words)):
+        start = " ".join(words[:reach])
+        for manner in (_MANNERS[reach % len(_MANNERS)], _MANNERS[(reach + 2) % len(_MANNERS)]):
+            yield manner.format(start)
+
+
+def _held_out(lessons: Sequence[Lesson]) -> Iterator[Question]:
+    """One question of each answer that several questions have."""
+    of: dict[frozenset[str], list[Lesson]] = {}
+    for lesson in lessons:
+        if lesson.question.endswith("?"):
+            wanted = key_words(lesson.question, lesson.answer)
+            of.setdefault(frozenset(wanted), []).append(lesson)
+    for words, asked in of.items():
+        if len({_plain(lesson.question) for lesson in asked}) > 1:
+            yield Question(question=asked[0].question, answer=" ".join(sorted(words)))
+
+
+def _words(text: str) -> set[str]:
+    return {word.casefold().removesuffix("'s") for word in _WORD.findall(text)}
+
+
+def _plain(question: str) -> str:
+    return " ".join(sorted(_words(question)))

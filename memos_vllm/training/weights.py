@@ -1,0 +1,163 @@
+"""The base model by its weights, in the process that trains: its chats as tokens, what it writes, how
+likely it finds an answer.  Batches are padded on the left, so that answers end together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from memos_vllm.errors import BadRequest
+from memos_vllm.scheduler.render import control_string_breaker
+from memos_vllm.training.study import Ask, Message
+
+log = logging.getLogger(__name__)
+_SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_TOKENS_AT_ONCE = 8192
+"""Of prompts, in one batch of generation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """Tokens of a prompt and of the answer to it."""
+
+    prompt: list[int]
+    answer: list[int]
+    """With the token that ends it."""
+
+
+class Weights:
+    def __init__(self, path: str, revision: str | None = None, device: str | None = None) -> None:
+        """Args: path: folder or name. Raises BadRequest: it is no causal language model."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision)
+            load: Any = AutoModelForCausalLM.from_pretrained
+            # For short sequences on a CPU, plain attention is faster backwards than the fused one.
+            extra = {"attn_implementation": "eager"} if self.device == "cpu" else {}
+            dtype = compute_dtype(self.device)
+            self.model: Any = load(path, revision=revision, dtype=dtype, **extra)
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"the base model cannot be loaded for training: {error}") from error
+        if self.tokenizer.chat_template is None:
+            raise BadRequest("the base model has no chat template, so nothing can be asked of it")
+        self.model.to(self.device).eval()
+        self.ends = _as_list(self.model.generation_config.eos_token_id) or [
+            self.tokenizer.eos_token_id
+        ]
+        self.filler: int = self.tokenizer.pad_token_id or self.ends[0]
+        # Nothing between the last layer and the head: then only the answers' places need the head.
+        self._is_plain = not any(getattr(self.model.config, name, None) for name in _SCALES)
+        self.escape = control_string_breaker(self.tokenizer.all_special_tokens)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        tokens: list[int] = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_dict=False
+        )
+        return tokens
+
+    def answered(self, messages: Sequence[Message], answer: str) -> Answered:
+        tokens = self.tokenizer.encode(answer, add_special_tokens=False)
+        return Answered(self.prompt(messages), [*tokens, self.ends[0]])
+
+    @torch.inference_mode()
+    def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
+        """Implements `Writer`."""
+        prompts = [self.prompt(ask.messages) for ask in asks]
+        # Of one length and one kind together.
+        order = sorted(range(len(asks)), key=lambda i: (_kind(asks[i]), len(prompts[i])))
+        texts = [""] * len(asks)
+        finished = 0
+        while order:
+            batch = [order.pop(0)]
+            while order and _kind(asks[order[0]]) == _kind(asks[batch[0]]):
+                if len(prompts[order[0]]) * (len(batch) + 1) > _TOKENS_AT_ONCE:
+                    break
+                batch.append(order.pop(0))
+            written = self._generate([prompts[i] for i in batch], asks[batch[0]])
+            for i, tokens in zip(batch, written, strict=True):
+                texts[i] = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            finished += len(batch)
+            done(finished)
+        return texts
+
+    def logits(self, batch: Sequence[Answered], adapted: Any = None) -> torch.Tensor:
+        """What is predicted at each token of the answers, one answer's after the other's.
+
+        Args:
+            adapted: the model with an adapter; None: the base model.
+        Returns:
+            (places, vocabulary)
+        """
+        longest = max(len(each.answer) for each in batch)
+        tokens, mask = self._padded([[*each.prompt, *each.answer] for each in batch])
+        wanted = torch.zeros(len(batch), longest, dtype=torch.bool, device=self.device)
+        for row, each in enumerate(batch):
+            wanted[row, longest - len(each.answer) :] = True
+        given = {
+            "input_ids": tokens,
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+            "use_cache": False,
+        }
+        model = self.model if adapted is None else adapted.get_base_model()
+        if self._is_plain:
+            states = model.base_model(**given).last_hidden_state[:, -longest - 1 : -1]
+            head: torch.Tensor = model.get_output_embeddings()(states[wanted])
+            return head
+        whole: torch.Tensor = model(**given, logits_to_keep=longest + 1).logits[:, :-1]
+        return whole[wanted]
+
+    def _generate(self, prompts: list[list[int]], ask: Ask) -> list[list[int]]:
+        tokens, mask = self._padded(prompts)
+        torch.manual_seed(ask.seed)
+        sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
+        if ask.temperature > 0:
+            sampling = {"do_sample": True, "temperature": ask.temperature, "top_p": 0.95}
+        output = self.model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            max_new_tokens=ask.max_tokens,
+            eos_token_id=self.ends,
+            pad_token_id=self.filler,
+            **sampling,
+        )
+        rows: list[list[int]] = output[:, tokens.shape[1] :].tolist()
+        return [_until(row, self.ends) for row in rows]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Tokens and mask, both (rows, longest)."""
+        longest = max(len(row) for row in rows)
+        tokens = [[self.filler] * (longest - len(row)) + list(row) for row in rows]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(tokens, device=self.device), torch.tensor(mask, device=self.device)
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """bfloat16 where it is fast: on a GPU, and on a CPU with units for it."""
+    if device != "cpu":
+        return torch.bfloat16
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def _kind(ask: Ask) -> tuple[float, int, int]:
+    return ask.temperature, ask.seed, ask.max_tokens
+
+
+def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    for position, token in enumerate(tokens):
+        if token in ends:
+            return tokens[:position]
+    return tokens
+
+
+def _as_list(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]

@@ -1,0 +1,253 @@
+"""A job, done: the process that trains is started and watched, and what comes of it becomes a cube.
+
+An adapter that does not pass its gate is stored, too, with the reasons, in the state `generated`: it
+serves nobody until somebody who may write it says that it should.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memos_vllm.adapters.packed import upload_of_folder
+from memos_vllm.config import Config
+from memos_vllm.cube.model import (
+    Access,
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    ItemType,
+    MemCube,
+    NewCube,
+    NewMeta,
+    ParametricPayload,
+    Payload,
+    Provenance,
+    State,
+)
+from memos_vllm.errors import ConfigError, MemosError
+from memos_vllm.scheduler.render import Escape
+from memos_vllm.system import MemorySystem
+from memos_vllm.training.child import Child
+from memos_vllm.training.order import JobFolder, Order, Progress, Report, write_json
+from memos_vllm.training.study import Writer, study
+from memos_vllm.transforms.sources import Sources, leaks, read_sources
+from memos_vllm.transforms.submit import DISTILL
+from memos_vllm.transforms.wishes import Decode, Distill
+from memos_vllm.vault.transforms import JobState, Transform
+
+log = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.5
+_SHOWN_LEAKS = 3
+_NOTE_CHARACTERS = 2000
+
+
+class Interrupted(Exception):
+    """It was cancelled, or what it reads was deleted, or this process ends."""
+
+
+class Workshop:
+    """Does one job at a time.
+
+    Args:
+        writer: the served model by its engine; None: the process that trains writes the lessons itself.
+        told: is given the progress now and then.
+    """
+
+    def __init__(
+        self,
+        system: MemorySystem,
+        model: tuple[str, str | None],
+        writer: tuple[Writer, Escape] | None = None,
+        told: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self._system, self._model, self._writer, self._told = system, model, writer, told
+        self._ending = threading.Event()
+
+    @property
+    def system(self) -> MemorySystem:
+        return self._system
+
+    def claim(self, job: str | None = None) -> Transform | None:
+        """A job that waits. Args: job: only this one."""
+        return self._system.transforms.claim(job)
+
+    def end(self) -> None:
+        """Stop what is done now; the job stays, and somebody else goes on with it."""
+        self._ending.set()
+
+    def do(self, job: Transform) -> Report | None:
+        """None: it was interrupted, and nothing is stored."""
+        folder = self._folder(job)
+        try:
+            report = self._work(job, folder)
+        except Interrupted:
+            if self._ending.is_set():
+                self._system.transforms.release(job.id)
+                return None
+            report = None
+        except MemosError as error:
+            report = Report(outcome="failed", reasons=[error.message])
+            self._end(job, JobState.FAILED, report, None)
+        shutil.rmtree(folder.path, ignore_errors=True)
+        return report
+
+    def _work(self, job: Transform, folder: JobFolder) -> Report:
+        if job.kind == DISTILL:
+            wish = Distill.model_validate(_without(job.request, "cube"))
+            refs = [job.request["cube"], *wish.also]
+            sources = read_sources(self._system.vault, job.principal, refs)
+            order = self._order(
+                wish.max_seconds,
+                passages=sources.passages(wish.recipe.passage_tokens),
+                exam=wish.exam,
+                recipe=wish.recipe,
+                gate=wish.gate,
+            )
+            report = self._train(job, folder, order)
+            if report.outcome in ("passed", "refused") and folder.adapter.exists():
+                return self._store_adapter(job, wish, sources, folder, report)
+        else:
+            report = self._decode(job, folder, Decode.model_validate(_without(job.request, "cube")))
+        state = JobState.FAILED if report.outcome in ("stopped", "failed") else JobState.REFUSED
+        self._end(job, state, report, None)
+        return report
+
+    def _train(self, job: Transform, folder: JobFolder, order: Order) -> Report:
+        if not folder.path.exists():
+            JobFolder.make(folder.path, order)
+        if self._writer is not None and order.kind == "distill" and not folder.lessons.exists():
+            writer, escape = self._writer
+            lessons = study(order, writer, escape, self._studying(job))
+            write_json(folder.lessons, lessons.model_dump(mode="json"))
+        child = Child(folder, order.max_bytes)
+        try:
+            while child.runs():
+                self._look(job, folder.progress())
+                time.sleep(_LOOK_SECONDS)
+        except BaseException:
+            child.stop("interrupted")
+            raise
+        return child.report()
+
+    def _studying(self, job: Transform) -> Callable[[int, int], None]:
+        started = time.monotonic()
+
+        def done(count: int, total: int) -> None:
+            seconds = round(time.monotonic() - started, 1)
+            self._look(job, Progress(phase="studying", done=count, total=total, seconds=seconds))
+
+        return done
+
+    def _look(self, job: Transform, progress: Progress) -> None:
+        """Raises Interrupted."""
+        if self._ending.is_set():
+            raise Interrupted
+        if not self._system.transforms.seen(job.id, progress.model_dump(mode="json")):
+            raise Interrupted
+        self._told(progress)
+
+    def _store_adapter(
+        self, job: Transform, wish: Distill, sources: Sources, folder: JobFolder, report: Report
+    ) -> Report:
+        leaked = self._leaks(sources, report)
+        if leaked:
+            report.outcome = "refused"
+            report.reasons.append(
+                f"leak: it says {len(leaked)} runs of words that stand in memory which not all of its "
+                f"readers may read and in nothing that it learnt"
+            )
+        payload = ParametricPayload(content=upload_of_folder(folder.adapter))
+        cube = self._store(job, wish, sources, payload, report)
+        state = JobState.DONE if report.outcome == "passed" else JobState.REFUSED
+        self._end(job, state, report, cube.meta.id)
+        return report
+
+    def _store(
+        self, job: Transform, wish: Distill, sources: Sources, payload: Payload, report: Report
+    ) -> MemCube:
+        provenance = self._provenance(job, sources.ids, report)
+        passed = report.outcome == "passed"
+        if wish.into is not None and passed:
+            patch = CubePatch(payload=payload, provenance=provenance)
+            return self._system.update(job.principal, wish.into, patch)
+        meta = NewMeta(
+            name=wish.name,
+            person=sources.person or None,
+            shared=not sources.person,
+            placement=wish.placement,
+            state=State.ACTIVATED if passed else State.GENERATED,
+            access=sources.access,
+            provenance=provenance,
+            tags=["distilled"],
+        )
+        return self._system.create(job.principal, [NewCube(meta=meta, payload=payload)])[0]
+
+    def _decode(self, job: Transform, folder: JobFolder, wish: Decode) -> Report:
+        raise NotImplementedError
+
+    def _provenance(self, job: Transform, parents: list[str], report: Report) -> Provenance:
+        told = report.model_dump(mode="json", include={"outcome", "reasons", "recall"})
+        told |= {"perplexity_ratio": report.perplexity_ratio, "lessons": report.lessons}
+        return Provenance(
+            origin=f"transform:{job.kind}",
+            message_ids=[job.id],
+            model=self._model[0][-500:],
+            parents=parents,
+            note=json.dumps(told)[:_NOTE_CHARACTERS],
+        )
+
+    def _leaks(self, sources: Sources, report: Report) -> list[str]:
+        hidden = self._system.views.hidden_texts(
+            sources.cubes[0].meta.tenant, sources.person, sources.access.readers
+        )
+        return leaks(report.said, hidden, (item.text for item in sources.items()))
+
+    def _end(self, job: Transform, state: JobState, report: Report, made: str | None) -> None:
+        shown = report.model_dump(mode="json", exclude={"said", "statements"})
+        self._system.transforms.end(job.id, state, shown, made)
+        log.info("%s %s: %s", job.kind, job.id, state)
+
+    def _order(self, max_seconds: float | None, **given: Any) -> Order:
+        model, revision = self._model
+        limits = self._system.config.training
+        return Order(
+            model=model,
+            revision=revision,
+            max_seconds=min(max_seconds or limits.max_seconds, limits.max_seconds),
+            max_bytes=limits.max_bytes,
+            **given,
+        )
+
+    def _folder(self, job: Transform) -> JobFolder:
+        return JobFolder(self._system.config.training_path / job.id)
+
+
+def base_model(config: Config, given: str | None = None) -> tuple[str, str | None]:
+    """Weights to train on where no engine runs in this process. Raises ConfigError."""
+    model = given or config.training.model or config.serve.model
+    if model is None:
+        raise ConfigError("no base model is named: give --model, or set `training.model`")
+    return model, None
+
+
+def sweep(system: MemorySystem) -> None:
+    """Remove folders of jobs that have ended or are gone with what they read."""
+    root: Path = system.config.training_path
+    wanted = system.transforms.ids()
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.name not in wanted:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _without(request: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in request.items() if name not in names}
+
+
+_ = (Access, ExplicitPayload, Item, ItemType)

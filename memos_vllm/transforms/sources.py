@@ -1,0 +1,104 @@
+"""What a job reads: cubes, whose they are together, and what of them is said aloud to others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from memos_vllm.cube.ids import SHARED, PersonId
+from memos_vllm.cube.model import Access, ExplicitPayload, Item, Kind, MemCube
+from memos_vllm.errors import Unprocessable
+from memos_vllm.governance.permit import check_write
+from memos_vllm.governance.principal import Principal
+from memos_vllm.operator.chunking import passages
+from memos_vllm.vault.vault import MemVault
+
+_CHARACTERS_PER_TOKEN = 4
+_LEAK_WORDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    cubes: tuple[MemCube, ...]
+    person: PersonId
+    """Whose all of them together are: the narrowest of their owners."""
+    access: Access
+
+    @property
+    def ids(self) -> list[str]:
+        return [cube.meta.id for cube in self.cubes]
+
+    def items(self) -> list[Item]:
+        return [item for cube in self.cubes for item in items_of(cube)]
+
+    def passages(self, tokens: int) -> list[Item]:
+        """Their items, the long ones cut into pieces of about so many tokens."""
+        return [
+            item.model_copy(update={"text": piece, "id": None})
+            for item in self.items()
+            for piece in passages(item.text, tokens, _count)
+        ]
+
+
+def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> Sources:
+    """Cubes of text that one job may read together.
+
+    Raises:
+        NotFound, Forbidden: one of them is not there, or its owner's memory is not theirs to write.
+        Unprocessable: they belong to different people, or one holds no text.
+    """
+    cubes = {cube.meta.id: cube for cube in (vault.get(principal, ref) for ref in refs)}
+    people = {PersonId(cube.meta.person or SHARED) for cube in cubes.values()}
+    owners = people - {SHARED}
+    if len(owners) > 1:
+        raise Unprocessable(
+            f"the cubes belong to {len(owners)} people: nobody could be given what is made of them "
+            "together"
+        )
+    person = next(iter(owners), SHARED)
+    access = Access()
+    for cube in cubes.values():
+        if cube.meta.kind is not Kind.EXPLICIT or not items_of(cube):
+            what = "an adapter" if cube.meta.kind is Kind.PARAMETRIC else "empty"
+            raise Unprocessable(f"{cube.meta.name or cube.meta.id} holds no text: it is {what}")
+        readers = cube.meta.access.readers
+        if cube.meta.person is None and readers is not None:
+            both = readers if access.readers is None else access.readers
+            access = Access(readers=[reader for reader in readers if reader in both])
+    if person and access.readers is not None and person not in access.readers:
+        raise Unprocessable(f"{person} may not read all of them")
+    check_write(principal, person, "admin")
+    return Sources(tuple(cubes.values()), person, Access() if person else access)
+
+
+def items_of(cube: MemCube) -> list[Item]:
+    content = cube.payload.content
+    if not isinstance(cube.payload, ExplicitPayload) or isinstance(content, str):
+        return []
+    return [item for item in content if isinstance(item, Item)]
+
+
+def leaks(said: Iterable[str], hidden: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Runs of words that were said and that stand in a hidden text and in no known one.
+
+    Args:
+        said: what an adapter answers.
+        hidden: texts that not all of its readers may read.
+        known: what it was taught.
+    """
+    runs = {run for text in said for run in _runs(text)}
+    runs -= {run for text in known for run in _runs(text)} if runs else set()
+    found: set[tuple[str, ...]] = set()
+    if runs:
+        for text in hidden:
+            found |= runs.intersection(_runs(text))
+    return sorted(" ".join(run) for run in found)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = text.casefold().split()
+    return {tuple(words[i : i + _LEAK_WORDS]) for i in range(len(words) - _LEAK_WORDS + 1)}
+
+
+def _count(text: str) -> int:
+    return len(text) // _CHARACTERS_PER_TOKEN + 1

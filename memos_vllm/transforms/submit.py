@@ -1,0 +1,72 @@
+"""Jobs as they are asked for: checked at once, queued, done by whoever has time."""
+
+from __future__ import annotations
+
+from memos_vllm.cube.model import Kind
+from memos_vllm.errors import Conflict, NotFound, Unprocessable
+from memos_vllm.governance.permit import check_write
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.system import MemorySystem
+from memos_vllm.transforms.sources import read_sources
+from memos_vllm.transforms.wishes import Decode, Distill
+from memos_vllm.vault.derived import Orphan
+from memos_vllm.vault.transforms import Transform
+
+DISTILL, DECODE = "distill", "decode"
+
+
+def distill(system: MemorySystem, principal: Principal, ref: str, wish: Distill) -> Transform:
+    """Text → adapter. Raises what `read_sources` raises, and Unprocessable, Conflict."""
+    principal.require(Role.WRITER)
+    sources = read_sources(system.vault, principal, [ref, *wish.also])
+    if wish.into is not None:
+        into = system.vault.get(principal, wish.into).meta
+        check_write(principal, sources.person, into.access.writers)
+        if into.kind is not Kind.PARAMETRIC:
+            raise Unprocessable(f"{wish.into!r} is a cube of text", param="into")
+        if (into.person or "") != sources.person:
+            raise Unprocessable(
+                "it belongs to somebody else than what it would learn", param="into"
+            )
+    elif wish.name is not None:
+        _check_free(system, principal, wish.name, sources.person)
+    served = system.served
+    if served is not None and served.max_rank is not None and wish.recipe.rank > served.max_rank:
+        raise Unprocessable(
+            f"rank {wish.recipe.rank}: this server was started with --max-lora-rank {served.max_rank}",
+            param="recipe.rank",
+        )
+    request = wish.model_dump(mode="json") | {"cube": ref}
+    return system.transforms.add(principal, DISTILL, sources.ids, request)
+
+
+def decode(system: MemorySystem, principal: Principal, ref: str, wish: Decode) -> Transform:
+    """Adapter → text."""
+    principal.require(Role.WRITER)
+    cube = system.vault.get(principal, ref).meta
+    if cube.kind is not Kind.PARAMETRIC:
+        raise Unprocessable(f"{ref!r} is a cube of text already")
+    request = wish.model_dump(mode="json") | {"cube": cube.id}
+    return system.transforms.add(principal, DECODE, [cube.id], request)
+
+
+def again(system: MemorySystem, principal: Principal, orphan: Orphan) -> Transform | None:
+    """An adapter that was deleted with one of its sources, from those that are left; None: there are
+    none, or it was not made here."""
+    if not orphan.sources or orphan.job is None:
+        return None
+    wish = Distill.model_validate(
+        {key: value for key, value in orphan.job.items() if key in Distill.model_fields}
+        | {"also": list(orphan.sources[1:]), "name": orphan.name, "into": None, "exam": []}
+    )
+    return distill(system, principal, orphan.sources[0], wish)
+
+
+def _check_free(system: MemorySystem, principal: Principal, name: str, person: str) -> None:
+    """Raises Conflict. Better now than after an hour of training."""
+    try:
+        found = system.vault.get(principal.as_person(person or None), name)
+    except NotFound:
+        return
+    if (found.meta.person or "") == person:
+        raise Conflict(f"the owner has a cube {name!r} already: choose another name, or `into` it")

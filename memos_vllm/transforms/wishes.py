@@ -1,0 +1,45 @@
+"""What can be asked for: the bodies of the routes, and what a job keeps of them."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from memos_vllm.cube.model import Name, Placement, Strict, Text
+from memos_vllm.training.order import Gate, Question, Recipe
+
+
+class Distill(Strict):
+    """Train an adapter that knows what cubes of text say."""
+
+    also: list[Text] = Field(
+        default_factory=list, max_length=64, description="further cubes that it learns"
+    )
+    name: Name | None = Field(None, description="of the cube that is made")
+    into: Text | None = Field(
+        None, max_length=200, description="a parametric cube that gets a new version instead"
+    )
+    placement: Placement = Field(
+        Placement.RETRIEVED, description="stable: attached to every request of its readers"
+    )
+    exam: list[Question] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="questions that the gate asks; without any the model writes some itself",
+    )
+    recipe: Recipe = Recipe()
+    gate: Gate = Gate()
+    max_seconds: float | None = Field(None, gt=0, description="default: `training.max_seconds`")
+
+
+class Decode(Strict):
+    """Ask an adapter what it knows, and keep as text what it says again and again."""
+
+    topics: list[Text] = Field(
+        default_factory=list, max_length=256, description="what to ask about, beside its own words"
+    )
+    name: Name | None = None
+    samples: int = Field(5, ge=2, le=32, description="times that each question is asked")
+    agreement: float = Field(
+        0.6, gt=0, le=1, description="share of them that must say the same for it to be kept"
+    )
+    max_seconds: float | None = Field(None, gt=0, description="default: `training.max_seconds`")

@@ -1,0 +1,42 @@
+"""A server's thread that does jobs one after the other, while it serves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from memos_vllm.errors import Unavailable
+from memos_vllm.transforms.run import Workshop, sweep
+
+log = logging.getLogger(__name__)
+_POLL_SECONDS = 1.0
+_STOP_SECONDS = 90.0
+
+
+class TransformWorker:
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memos-transforms", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """A job that runs is left to whoever comes next, with what it has done."""
+        self._stop.set()
+        self._workshop.end()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            try:
+                job = self._workshop.claim()
+                if job is not None:
+                    self._workshop.do(job)
+                    sweep(self._workshop.system)
+            except Unavailable as error:
+                log.warning("jobs wait: %s", error)
+            except Exception:
+                log.exception("a job ended with an error of ours; others go on")
