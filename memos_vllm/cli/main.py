@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import memos_vllm
-from memos_vllm.cli import cubes, doctor, keys, transfer
+from memos_vllm.cli import cubes, doctor, keys, training, transfer
 from memos_vllm.cli.reindex import reindex
 from memos_vllm.cli.search import search
 from memos_vllm.cli.serve import serve
@@ -29,6 +29,8 @@ app.command(
 app.add_typer(keys.app, name="keys")
 app.add_typer(cubes.app, name="cubes")
 app.command()(search)
+app.command()(training.train)
+app.add_typer(training.app, name="jobs")
 app.add_typer(transfer.app, name="import")
 app.command()(transfer.export)
 app.command()(reindex)

@@ -23,11 +23,14 @@ from memos_vllm.engine.adapters import EngineAdapters, EngineModel
 from memos_vllm.engine.attach import attach_kv, has_connector
 from memos_vllm.engine.kv.fingerprint import weights_digest
 from memos_vllm.engine.serving import ChatMemory
+from memos_vllm.engine.writer import EngineWriter
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.remember import Rememberer
 from memos_vllm.system import MemorySystem
+from memos_vllm.transforms.run import Workshop
+from memos_vllm.transforms.worker import TransformWorker
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,8 @@ class MemosPlugin:
             else:
                 log.info("activation memory is off: the engine runs without its KV connector")
         await asyncio.to_thread(_start, system, rememberer)
+        if serving is not None and system.config.training.in_server:
+            _do_jobs(system, memory, engine_client, salter)
         log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
 
 
@@ -120,6 +125,19 @@ def _start(system: MemorySystem, rememberer: Rememberer) -> None:
     rememberer.start()
     atexit.register(rememberer.stop)
     system.indexer.start()
+
+
+def _do_jobs(
+    system: MemorySystem, memory: ChatMemory, engine_client: Any, salter: salting.Salter
+) -> None:
+    """Jobs that make memory from memory, one after the other, while nobody waits for the engine."""
+    model = engine_client.vllm_config.model_config
+    inner = memory.inner_tokenizer
+    writer = EngineWriter(engine_client, inner, salter.in_flight, asyncio.get_running_loop())
+    workshop = Workshop(system, (model.model, model.revision), (writer, memory.tokenizer.escape))
+    worker = TransformWorker(workshop)
+    worker.start()
+    atexit.register(worker.stop)
 
 
 def _log_like_vllm() -> None:

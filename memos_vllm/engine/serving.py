@@ -64,7 +64,7 @@ class ChatMemory:
     def tokenizer(self) -> Tokenizer:
         """The served model's, for counting and for breaking up its control strings."""
         if self._tokenizer is None:
-            inner = self._serving.renderer.get_tokenizer()
+            inner = self.inner_tokenizer
             added: dict[str, int] = getattr(inner, "get_added_vocab", dict)()
             strings = [*getattr(inner, "all_special_tokens", []), *added]
             self._tokenizer = Tokenizer(
@@ -73,6 +73,11 @@ class ChatMemory:
                 context=self._serving.model_config.max_model_len,
             )
         return self._tokenizer
+
+    @property
+    def inner_tokenizer(self) -> Any:
+        """As vLLM has it."""
+        return self._serving.renderer.get_tokenizer()
 
     @property
     def block_size(self) -> int:
@@ -86,7 +91,7 @@ class ChatMemory:
     async def planner(self) -> ChainPlanner | None:
         """None while activation memory is off."""
         if self._planner is None and self._make_planner is not None:
-            planner = self._make_planner(self._serving.renderer.get_tokenizer())
+            planner = self._make_planner(self.inner_tokenizer)
             plain = await self.render_prompt([{"role": "user", "content": _MARK}])
             if plain is not None:
                 planner.plain_head = plain.text.partition(_MARK)[0]

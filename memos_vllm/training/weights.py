@@ -54,7 +54,9 @@ class Weights:
         self.filler: int = self.tokenizer.pad_token_id or self.ends[0]
         # Nothing between the last layer and the head: then only the answers' places need the head.
         self._is_plain = not any(getattr(self.model.config, name, None) for name in _SCALES)
-        self.escape = control_string_breaker(self.tokenizer.all_special_tokens)
+        self.escape = control_string_breaker(
+            [*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()]
+        )
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         tokens: list[int] = self.tokenizer.apply_chat_template(

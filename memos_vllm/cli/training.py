@@ -1,0 +1,242 @@
+"""`memos train`, `memos jobs`: adapters made from cubes of text, with or without a running server."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from memos_vllm.cli.terminal import MemosGroup, print_json, print_table, progress_bar, say
+from memos_vllm.cli.vault import (
+    ConfigOption,
+    JsonOption,
+    PersonOption,
+    TenantOption,
+    administrator,
+    opened,
+)
+from memos_vllm.cube.model import Placement
+from memos_vllm.errors import BadRequest, Conflict
+from memos_vllm.governance.principal import LOCAL_TENANT
+from memos_vllm.training.order import Progress, Question, Recipe
+from memos_vllm.transforms import submit
+from memos_vllm.transforms.wishes import Distill
+from memos_vllm.vault.transforms import JobState, Transform
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="Jobs that make memory from memory.")
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Base model; default: `training.model`, else `serve.model`."),
+]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB")]
+
+
+def train(
+    cubes: Annotated[
+        list[str], typer.Argument(metavar="CUBE...", help="Cubes of text, by id or name.")
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Of the adapter's cube.")] = None,
+    into: Annotated[
+        str | None, typer.Option("--into", help="An adapter that gets a new version instead.")
+    ] = None,
+    placement: Annotated[
+        Placement, typer.Option("--placement", help="stable: attached to every request.")
+    ] = Placement.RETRIEVED,
+    exam: Annotated[
+        Path | None,
+        typer.Option(
+            "--exam",
+            metavar="FILE",
+            help='Questions of the gate: JSON, [{"question": …, "answer": …}, …].',
+        ),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Of the recipe, e.g. rank=32."),
+    ] = None,
+    max_minutes: Annotated[float | None, typer.Option("--max-minutes", min=0.01)] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it to a running server; prints the job's id.")
+    ] = False,
+    model: ModelOption = None,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: PersonOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an adapter that knows what cubes of text say; it serves if it passes its gate.
+
+    Ctrl-C stops it; `memos jobs run` goes on from its last checkpoint.
+    """
+    wish = Distill(
+        also=cubes[1:],
+        name=name,
+        into=into,
+        placement=placement,
+        exam=_exam(exam),
+        recipe=_recipe(recipe or []),
+        max_seconds=max_minutes * 60 if max_minutes else None,
+    )
+    with opened(config) as system:
+        job = submit.distill(system, administrator(tenant, person), cubes[0], wish)
+        if detach:
+            _show(job, as_json)
+        else:
+            _do(system, job.id, model, as_json)
+
+
+@app.command("list")
+def list_jobs(
+    tenant: TenantOption = LOCAL_TENANT,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The tenant's jobs, newest first."""
+    with opened(config) as system:
+        jobs = system.transforms.page(administrator(tenant), limit)
+    if as_json:
+        print_json([_told(job) for job in jobs])
+        return
+    rows = [(j.id, j.kind, j.state, _phase(j), j.made, j.created) for j in jobs]
+    columns = ("id", "kind", "state", "progress", "made", "created (UTC)")
+    print_table(columns, rows, f"tenant {tenant} has no jobs")
+
+
+@app.command()
+def show(
+    job: JobArgument, tenant: TenantOption = LOCAL_TENANT, config: ConfigOption = None
+) -> None:
+    """All that is known of a job."""
+    with opened(config) as system:
+        print_json(_told(system.transforms.get(administrator(tenant), job)))
+
+
+@app.command()
+def cancel(
+    job: JobArgument, tenant: TenantOption = LOCAL_TENANT, config: ConfigOption = None
+) -> None:
+    """Stop a job for good; nothing of it is kept."""
+    with opened(config) as system:
+        system.transforms.cancel(administrator(tenant), job)
+    say(f"cancelled {job}")
+
+
+@app.command()
+def run(
+    job: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="Default: the oldest that waits.")
+    ] = None,
+    model: ModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do a job that waits, here: one that was detached, or stopped before its end."""
+    with opened(config) as system:
+        _do(system, job, model, as_json)
+
+
+def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool) -> None:
+    from memos_vllm.transforms.run import Workshop, base_model
+
+    base = base_model(system.config, model)
+    with progress_bar("waiting") as bar:
+
+        def told(progress: Progress) -> None:
+            bar.update(
+                bar.task_ids[0],
+                description=progress.phase,
+                completed=progress.done,
+                total=progress.total or None,
+            )
+
+        workshop = Workshop(system, base, told=told)
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            workshop.end()
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            claimed = workshop.claim(job)
+            if claimed is None:
+                raise Conflict("no such job waits: `memos jobs list` says what became of it")
+            workshop.do(claimed)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    ended = system.transforms.get(claimed.principal, claimed.id)
+    _show(ended, as_json)
+    if ended.state is JobState.QUEUED:
+        say(f"stopped; `memos jobs run {ended.id}` goes on with it")
+    if ended.state is not JobState.DONE:
+        raise typer.Exit(1)
+
+
+def _exam(file: Path | None) -> list[Question]:
+    """Raises BadRequest."""
+    if file is None:
+        return []
+    try:
+        return TypeAdapter(list[Question]).validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadRequest(f"{file} holds no questions: {error}") from error
+
+
+def _recipe(given: list[str]) -> Recipe:
+    """Raises BadRequest, naming what a recipe has."""
+    values: dict[str, Any] = {}
+    for each in given:
+        name, separator, value = each.partition("=")
+        if not separator:
+            raise BadRequest(f"--set takes NAME=VALUE, not {each!r}")
+        values[name] = value
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise BadRequest(
+            f"--set {problem['loc'][0]}: {problem['msg']}; a recipe has "
+            f"{', '.join(Recipe.model_fields)}"
+        ) from error
+
+
+def _show(job: Transform, as_json: bool) -> None:
+    if as_json:
+        print_json(_told(job))
+        return
+    rows: list[tuple[str, object]] = [("job", job.id), ("state", job.state), ("made", job.made)]
+    rows += [(name, _cell(value)) for name, value in (job.report or {}).items() if value]
+    print_table(("", ""), rows, "")
+
+
+def _told(job: Transform) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state,
+        "sources": list(job.sources),
+        "made": job.made,
+        "progress": job.progress,
+        "report": job.report,
+        "created": job.created.isoformat(),
+    }
+
+
+def _phase(job: Transform) -> str:
+    progress = Progress.model_validate(job.progress)
+    return f"{progress.phase} {progress.done}/{progress.total}" if progress.total else ""
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)
