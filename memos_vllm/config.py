@@ -200,6 +200,12 @@ class TrainingConfig(Section):
     )
     max_seconds: float = Field(3600.0, gt=0, description="one job")
     max_bytes: int = Field(16 << 30, ge=1, description="memory of the process that trains")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="of the process that trains, on a CPU; default: half of the cores beside a server, "
+        "all of them otherwise",
+    )
 
 
 class GovernanceConfig(Section):

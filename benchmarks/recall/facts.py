@@ -58,7 +58,7 @@ class FactCube:
     exam: tuple[Question, ...]
 
 
-def cubes(count: int, facts: int = 4, seed: int = 0) -> list[FactCube]:
+def cubes(count: int, facts: int = 3, seed: int = 0) -> list[FactCube]:
     """The same ones each time. Args: facts: in each cube, at most 5."""
     rng = random.Random(seed)
     made = []

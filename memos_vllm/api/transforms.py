@@ -11,7 +11,7 @@ from pydantic import Field
 from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.transforms import submit
-from memos_vllm.transforms.wishes import Distill
+from memos_vllm.transforms.wishes import Decode, Distill
 from memos_vllm.vault.transforms import JobState, Transform
 
 router = APIRouter(prefix="/v1/memory", tags=["memory jobs"], responses=ERRORS)
@@ -59,6 +59,17 @@ def distill_cube(
 ) -> JobView:
     """Train an adapter that knows what the cube says, in the background. It serves if it passes."""
     return view(submit.distill(system, caller, ref, wish or Distill()))
+
+
+@router.post("/cubes/{ref}/decode", status_code=202)
+def decode_cube(
+    system: System,
+    caller: Caller,
+    ref: Ref,
+    wish: Annotated[Decode | None, Body(examples=[{"topics": ["Orion Station"]}])] = None,
+) -> JobView:
+    """Put an adapter into words: a cube of text with what it says again and again."""
+    return view(submit.decode(system, caller, ref, wish or Decode()))
 
 
 @router.get("/jobs")

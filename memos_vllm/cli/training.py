@@ -25,7 +25,7 @@ from memos_vllm.errors import BadRequest, Conflict
 from memos_vllm.governance.principal import LOCAL_TENANT
 from memos_vllm.training.order import Progress, Question, Recipe
 from memos_vllm.transforms import submit
-from memos_vllm.transforms.wishes import Distill
+from memos_vllm.transforms.wishes import Decode, Distill
 from memos_vllm.vault.transforms import JobState, Transform
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="Jobs that make mem
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", help="Base model; default: `training.model`, else `serve.model`."),
+]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", help="Leave it to a running server; prints the job's id.")
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB")]
 
@@ -64,9 +67,7 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Of the recipe, e.g. rank=32."),
     ] = None,
     max_minutes: Annotated[float | None, typer.Option("--max-minutes", min=0.01)] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Leave it to a running server; prints the job's id.")
-    ] = False,
+    detach: DetachOption = False,
     model: ModelOption = None,
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
@@ -88,6 +89,29 @@ def train(
     )
     with opened(config) as system:
         job = submit.distill(system, administrator(tenant, person), cubes[0], wish)
+        if detach:
+            _show(job, as_json)
+        else:
+            _do(system, job.id, model, as_json)
+
+
+def decode(
+    cube: Annotated[str, typer.Argument(metavar="CUBE", help="An adapter, by id or name.")],
+    topic: Annotated[
+        list[str] | None, typer.Option("--topic", help="To ask about; may be given again.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the cube of text.")] = None,
+    detach: DetachOption = False,
+    model: ModelOption = None,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: PersonOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put an adapter into words: what it says again and again becomes a cube, for review."""
+    wish = Decode(topics=topic or [], name=name)
+    with opened(config) as system:
+        job = submit.decode(system, administrator(tenant, person), cube, wish)
         if detach:
             _show(job, as_json)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 from argparse import Namespace
 from typing import Any
 
@@ -19,12 +20,14 @@ from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
 from memos_vllm.config import load_config
 from memos_vllm.engine import people, salting
+from memos_vllm.engine.activator import EngineActivator
 from memos_vllm.engine.adapters import EngineAdapters, EngineModel
 from memos_vllm.engine.attach import attach_kv, has_connector
 from memos_vllm.engine.kv.fingerprint import weights_digest
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.engine.writer import EngineWriter
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
+from memos_vllm.governance.principal import Principal
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.remember import Rememberer
@@ -96,7 +99,8 @@ class MemosPlugin:
                 log.info("activation memory is off: the engine runs without its KV connector")
         await asyncio.to_thread(_start, system, rememberer)
         if serving is not None and system.config.training.in_server:
-            _do_jobs(system, memory, engine_client, salter)
+            activator = getattr(state, "memos_activator", None)
+            _do_jobs(system, memory, engine_client, salter, activator)
         log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
 
 
@@ -128,13 +132,29 @@ def _start(system: MemorySystem, rememberer: Rememberer) -> None:
 
 
 def _do_jobs(
-    system: MemorySystem, memory: ChatMemory, engine_client: Any, salter: salting.Salter
+    system: MemorySystem,
+    memory: ChatMemory,
+    engine_client: Any,
+    salter: salting.Salter,
+    activator: EngineActivator | None,
 ) -> None:
     """Jobs that make memory from memory, one after the other, while nobody waits for the engine."""
     model = engine_client.vllm_config.model_config
     inner = memory.inner_tokenizer
-    writer = EngineWriter(engine_client, inner, salter.in_flight, asyncio.get_running_loop())
-    workshop = Workshop(system, (model.model, model.revision), (writer, memory.tokenizer.escape))
+    loop = asyncio.get_running_loop()
+    writer = EngineWriter(engine_client, inner, salter.in_flight, loop)
+
+    def build_kv(principal: Principal, cube: str) -> None:
+        assert activator is not None
+        asyncio.run_coroutine_threadsafe(activator.activate(principal, [cube], None), loop).result()
+
+    workshop = Workshop(
+        system,
+        (model.model, model.revision),
+        (writer, memory.tokenizer.escape),
+        build_kv=build_kv if activator is not None else None,
+        threads=max(1, (os.cpu_count() or 2) // 2),
+    )
     worker = TransformWorker(workshop)
     worker.start()
     atexit.register(worker.stop)

@@ -20,8 +20,15 @@ class Child:
 
     def __init__(self, folder: JobFolder, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
+        folder.forget_end()
         self._why: str | None = None
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        # Threads that wait for each other must not keep the engine's from their cores.
+        quiet = {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "KMP_BLOCKTIME": "0",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | quiet
         with folder.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _MODULE, str(folder.path)],

@@ -6,6 +6,7 @@
     checkpoint/         the adapter and the optimizer, every so many steps
     progress.json       the phase, and how much of it is done
     adapter/            PEFT's form
+    given/              decode: the adapter that is questioned
     report.json         the end: what was measured, or why it ended
 
 Whoever holds the folder can stop the process at any moment and start it again: finished phases are
@@ -21,7 +22,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memos_vllm.cube.model import Item
+from memos_vllm.cube.model import Item, Text
 from memos_vllm.errors import DamagedPayload
 
 
@@ -37,13 +38,15 @@ class Recipe(Strict):
         description="distillation: the adapter alone gives the distribution that the model gives with "
         "the text before it; likelihood: it gives the written answers (the baseline)",
     )
-    rank: int = Field(16, ge=1, le=512)
-    alpha: int = Field(32, ge=1)
+    rank: int = Field(
+        16, ge=1, le=512, description="if not given: less, where the server takes less"
+    )
+    alpha: int | None = Field(None, ge=1, description="default: twice the rank")
     learning_rate: float = Field(2e-3, gt=0, lt=1)
     epochs: int = Field(6, ge=1, description="times that each lesson is taken")
     batch: int = Field(16, ge=1, description="lessons in one step")
     questions: int = Field(9, ge=1, le=64, description="asked about each sentence")
-    answer_tokens: int = Field(48, ge=1, le=2048, description="longest answer")
+    answer_tokens: int = Field(64, ge=1, le=2048, description="longest answer")
     passage_tokens: int = Field(
         128, ge=8, description="what stands before the teacher: pieces of at most so many"
     )
@@ -57,8 +60,8 @@ class Recipe(Strict):
 class Question(Strict):
     """One question of the exam, with what its answer must contain."""
 
-    question: str = Field(min_length=1, max_length=2000)
-    answer: str = Field(min_length=1, max_length=500)
+    question: Text = Field(max_length=2000)
+    answer: Text = Field(max_length=500)
 
 
 class Gate(Strict):
@@ -72,6 +75,14 @@ class Gate(Strict):
     )
 
 
+class Decoding(Strict):
+    """How an adapter is questioned."""
+
+    topics: list[str] = Field(default_factory=list)
+    samples: int = Field(5, ge=2, le=32)
+    agreement: float = Field(0.6, gt=0, le=1)
+
+
 class Order(Strict):
     kind: Literal["distill", "decode"] = "distill"
     model: str = Field(description="folder or name of the base model's weights")
@@ -80,12 +91,16 @@ class Order(Strict):
     exam: list[Question] = Field(default_factory=list, description="empty: written while studying")
     recipe: Recipe = Recipe()
     gate: Gate = Gate()
+    decoding: Decoding = Decoding()
     max_seconds: float = Field(3600.0, gt=0)
     max_bytes: int = Field(16 << 30, gt=0, description="of memory")
+    threads: int | None = Field(None, ge=1, description="on a CPU; default: one for each core")
 
 
 class Progress(Strict):
-    phase: Literal["waiting", "studying", "teaching", "training", "examining", "ended"] = "waiting"
+    phase: Literal[
+        "waiting", "studying", "teaching", "training", "examining", "questioning", "ended"
+    ] = "waiting"
     done: int = 0
     total: int = 0
     loss: float | None = None
@@ -116,6 +131,9 @@ class Report(Strict):
     said: list[str] = Field(
         default_factory=list, description="all that the adapter answered in the exam"
     )
+    precision: float | None = Field(
+        None, description="decode: share of the statements that the sources say"
+    )
     statements: list[str] = Field(
         default_factory=list, description="decode: what it was found to say"
     )
@@ -128,14 +146,19 @@ class JobFolder:
         self.targets = path / "targets.safetensors"
         self.checkpoint = path / "checkpoint"
         self.adapter = path / "adapter"
+        self.given = path / "given"
+        """Decode: the adapter that is questioned, in PEFT's form."""
         self.log = path / "log.txt"
 
     @classmethod
     def make(cls, path: Path, order: Order) -> Self:
-        path.mkdir(parents=True, mode=0o700)
+        path.mkdir(parents=True, mode=0o700, exist_ok=True)
         folder = cls(path)
         folder._write("order.json", order)
         return folder
+
+    def has_order(self) -> bool:
+        return (self.path / "order.json").exists()
 
     def order(self) -> Order:
         """Raises DamagedPayload."""
@@ -159,6 +182,10 @@ class JobFolder:
             return Report.model_validate_json((self.path / "report.json").read_bytes())
         except FileNotFoundError:
             return None
+
+    def forget_end(self) -> None:
+        """It is taken up again."""
+        (self.path / "report.json").unlink(missing_ok=True)
 
     def end(self, report: Report) -> None:
         self._write("report.json", report)

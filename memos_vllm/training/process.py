@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from memos_vllm.errors import MemosError
+from memos_vllm.training.decode import decode
 from memos_vllm.training.exam import forgetting, recall, verdict
 from memos_vllm.training.order import JobFolder, Order, Progress, Report, write_json
 from memos_vllm.training.student import Student
@@ -39,6 +40,7 @@ class Clock:
         self._before = folder.progress().seconds
         self._started = self._said = time.monotonic()
         self._asked_to_end = False
+        self._parent = os.getppid()
         self.state = Progress()
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGINT, self._end)
@@ -61,6 +63,8 @@ class Clock:
             self._said = time.monotonic()
         if self._asked_to_end:
             raise Stopped("it was stopped")
+        if os.getppid() != self._parent:
+            raise Stopped("whoever started it is gone")
         if self.seconds > self._order.max_seconds:
             raise Stopped(f"its time is over ({self._order.max_seconds:g} s)")
 
@@ -70,11 +74,18 @@ class Clock:
 
 def run(folder: JobFolder) -> Report:
     """The job to its end, whichever that is."""
-    order = folder.order()
-    clock = Clock(folder, order)
     report = Report(outcome="failed")
     try:
-        _distill(folder, order, clock, report)
+        order = folder.order()
+    except MemosError as error:
+        report.reasons = [error.message]
+        folder.end(report)
+        return report
+    clock = Clock(folder, order)
+    _take_threads(order)
+    try:
+        do = _distill if order.kind == "distill" else _decode
+        do(folder, order, clock, report)
     except Stopped as stop:
         report.outcome, report.reasons = "stopped", [str(stop)]
     except MemosError as error:
@@ -85,6 +96,12 @@ def run(folder: JobFolder) -> Report:
     folder.end(report)
     clock.phase("ended")
     return report
+
+
+def _take_threads(order: Order) -> None:
+    import torch
+
+    torch.set_num_threads(order.threads or len(os.sched_getaffinity(0)))
 
 
 def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
@@ -123,6 +140,19 @@ def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> N
     clock.phase("examining")
     _examine(order, lessons, weights, student, clock, report)
     student.save(folder.adapter)
+
+
+def _decode(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
+    from peft import PeftModel
+
+    weights = Weights(order.model, order.revision)
+    adapted: Any = PeftModel.from_pretrained(weights.model, str(folder.given))
+    adapted.eval()
+    clock.phase("questioning")
+    report.statements = decode(weights, adapted, order.decoding, clock.done)
+    report.outcome = "passed" if report.statements else "refused"
+    if not report.statements:
+        report.reasons = ["nothing was said often enough, or the base model says it, too"]
 
 
 def _lessons(folder: JobFolder, order: Order, weights: Weights, clock: Clock) -> Lessons:

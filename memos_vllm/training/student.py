@@ -42,7 +42,7 @@ class Student:
         self._weights, self._recipe, self._lessons = weights, recipe, lessons
         config = LoraConfig(
             r=recipe.rank,
-            lora_alpha=recipe.alpha,
+            lora_alpha=recipe.alpha or 2 * recipe.rank,
             target_modules=_linear_layers(weights.model),
             task_type="CAUSAL_LM",
         )

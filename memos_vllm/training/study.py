@@ -3,8 +3,8 @@
 Questions are written about one sentence at a time, so that each of them is covered; they are answered
 with its passage in front, as a served prompt has it.  An answer that the sentence does not support is
 dropped: a small model makes things up.  Beside questions there are continuations (the model is given
-the beginning of a sentence) and answers about other things, given without the text: what must not
-change.
+the beginning of a sentence), names that it is asked about in general, and answers about other things,
+given without the text: what must not change.
 
 Sources: context distillation (Askell et al., arXiv 2112.00861; Snell et al., arXiv 2209.15189), self-study
 with several kinds of seed prompts (Cartridges, arXiv 2506.06266), questions as the data by which a text
@@ -17,6 +17,7 @@ import dataclasses
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -28,10 +29,12 @@ from memos_vllm.training.order import Order, Question, Recipe, Strict
 Message = dict[str, Any]
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"\w+(?:[-:.,']\w+)*")
+_NAME = re.compile(r"\b[A-Z][\w-]*(?: [A-Z][\w-]*)*")
 _QUESTION_TOKENS = 48
 _EVERYDAY_TOKENS = 24
 _SHOWN = 3
 _SUPPORT = 0.6
+_LIKE = 0.7
 _ASKED = "Write one question that this text answers.\n"
 _SHOTS = (
     ("The bridge over the river was built in 1912.", "When was the bridge over the river built?"),
@@ -47,6 +50,8 @@ _MANNERS = (
     "{} what?",
     "I forgot how this ends: {}",
 )
+ABOUT = ("What do you know about {}?", "Tell me about {}.")
+"""Asked about names, in lessons and of an adapter that is put into words."""
 _TEMPERATURES = (0.3, 0.7, 0.9)
 _SCHEMA = {
     "type": "object",
@@ -108,7 +113,8 @@ class Draft:
     question: str
     sentence: Item
     passage: Item
-    is_continuation: bool = False
+    is_known: bool = False
+    """The sentence itself is an answer to it."""
 
 
 def study(
@@ -137,6 +143,13 @@ def study(
     for (part, _), text in zip(asks, written, strict=True):
         if (question := read_question(text)) is not None:
             drafts.setdefault((part[0].text, question), Draft(question, *part))
+    for passage in order.passages:
+        for name in names_in([passage.text]):
+            about = " ".join(each for each in sentences(passage.text) if name in each)
+            draft_of = passage.model_copy(update={"text": about})
+            for form in ABOUT:
+                question = form.format(name)
+                drafts[about, question] = Draft(question, draft_of, passage, True)
     for part in parts:
         for question in _continuations(part[0].text):
             drafts.setdefault((part[0].text, question), Draft(question, *part, True))
@@ -145,18 +158,18 @@ def study(
     # A small model loses its way among several sentences: it is asked again with the one.
     again, rest = _answer(writer, escape, recipe, rest, lambda d: d.sentence)
     lessons += again
-    # How a sentence goes on is known: what the model does not find is read to it.
+    # Where the sentence is an answer, what the model does not find is read to it.
     lessons += [
         Lesson(question=draft.question, answer=draft.sentence.text, before=[draft.sentence])
         for draft in rest
-        if draft.is_continuation
+        if draft.is_known
     ]
     exam = order.exam or list(_held_out(lessons))
     kept_out = {_plain(question.question) for question in exam}
     lessons = [lesson for lesson in lessons if _plain(lesson.question) not in kept_out]
     lessons += _everyday(writer, escape, recipe, len(lessons))
     done(expected, expected)
-    return Lessons(lessons=lessons, exam=exam, dropped=sum(not d.is_continuation for d in rest))
+    return Lessons(lessons=lessons, exam=exam, dropped=sum(not d.is_known for d in rest))
 
 
 def sentences(text: str) -> list[str]:
@@ -191,9 +204,34 @@ def key_words(question: str, answer: str) -> set[str]:
     return _words(answer) - _words(question) - _EMPTY
 
 
+def is_like(one: str, other: str) -> bool:
+    """Whether two sentences say the same, by the words that carry it."""
+    left, right = _words(one) - _EMPTY, _words(other) - _EMPTY
+    return len(left & right) >= _LIKE * len(left | right) > 0
+
+
 def is_right(reply: str, wanted: str) -> bool:
     """Whether a reply holds all words of the wanted answer, whatever stands around them."""
     return _words(wanted) <= _words(reply)
+
+
+def names_in(texts: Sequence[str]) -> list[str]:
+    """Names in the texts: words with capitals, but not those that only begin a sentence."""
+    names: Counter[str] = Counter()
+    for text in texts:
+        for match in _NAME.finditer(text):
+            if match.start() > 0 or " " in match.group():
+                names[match.group()] += 1
+    return [name for name, _ in names.most_common()]
+
+
+def precision(statements: Sequence[str], source: Sequence[str]) -> float | None:
+    """Share of the statements that some sentence of the source says; None: there are none."""
+    if not statements:
+        return None
+    told = [sentence for text in source for sentence in sentences(text)]
+    right = sum(any(is_like(statement, sentence) for sentence in told) for statement in statements)
+    return round(right / len(statements), 4)
 
 
 def _answer(

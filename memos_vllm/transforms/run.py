@@ -6,19 +6,20 @@ serves nobody until somebody who may write it says that it should.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from memos_vllm.adapters.packed import upload_of_folder
+from memos_vllm.adapters.folders import AdapterFolders
+from memos_vllm.adapters.packed import unpack, upload_of_folder
 from memos_vllm.config import Config
 from memos_vllm.cube.model import (
-    Access,
     CubePatch,
     ExplicitPayload,
     Item,
@@ -31,16 +32,18 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import ConfigError, MemosError
+from memos_vllm.errors import ConfigError, MemosError, NotFound
+from memos_vllm.governance.principal import Principal
 from memos_vllm.scheduler.render import Escape
 from memos_vllm.system import MemorySystem
 from memos_vllm.training.child import Child
-from memos_vllm.training.order import JobFolder, Order, Progress, Report, write_json
-from memos_vllm.training.study import Writer, study
-from memos_vllm.transforms.sources import Sources, leaks, read_sources
+from memos_vllm.training.order import Decoding, JobFolder, Order, Progress, Report, write_json
+from memos_vllm.training.study import Writer, precision, study
+from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
 from memos_vllm.transforms.submit import DISTILL
 from memos_vllm.transforms.wishes import Decode, Distill
 from memos_vllm.vault.transforms import JobState, Transform
+from memos_vllm.vault.vault import MemVault
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
@@ -58,6 +61,8 @@ class Workshop:
     Args:
         writer: the served model by its engine; None: the process that trains writes the lessons itself.
         told: is given the progress now and then.
+        build_kv: builds a cube's KV; None: no engine is there that could.
+        threads: on a CPU, where the configuration says nothing; None: one for each core.
     """
 
     def __init__(
@@ -66,8 +71,11 @@ class Workshop:
         model: tuple[str, str | None],
         writer: tuple[Writer, Escape] | None = None,
         told: Callable[[Progress], None] = lambda progress: None,
+        build_kv: Callable[[Principal, str], None] | None = None,
+        threads: int | None = None,
     ) -> None:
         self._system, self._model, self._writer, self._told = system, model, writer, told
+        self._build_kv, self._threads = build_kv, threads
         self._ending = threading.Event()
 
     @property
@@ -115,12 +123,14 @@ class Workshop:
                 return self._store_adapter(job, wish, sources, folder, report)
         else:
             report = self._decode(job, folder, Decode.model_validate(_without(job.request, "cube")))
+            if report.outcome == "passed":
+                return report
         state = JobState.FAILED if report.outcome in ("stopped", "failed") else JobState.REFUSED
         self._end(job, state, report, None)
         return report
 
     def _train(self, job: Transform, folder: JobFolder, order: Order) -> Report:
-        if not folder.path.exists():
+        if not folder.has_order():
             JobFolder.make(folder.path, order)
         if self._writer is not None and order.kind == "distill" and not folder.lessons.exists():
             writer, escape = self._writer
@@ -190,10 +200,45 @@ class Workshop:
         return self._system.create(job.principal, [NewCube(meta=meta, payload=payload)])[0]
 
     def _decode(self, job: Transform, folder: JobFolder, wish: Decode) -> Report:
-        raise NotImplementedError
+        vault = self._system.vault
+        cube = vault.get(job.principal, job.request["cube"])
+        sources = list(_still_there(vault, job.principal, cube.meta.provenance.parents))
+        names = [cube.meta.name, *(source.meta.name for source in sources)]
+        wanted = Decoding(
+            topics=[*wish.topics, *(name for name in names if name)],
+            samples=wish.samples,
+            agreement=wish.agreement,
+        )
+        if not folder.given.exists():
+            adapter = unpack(vault.file(job.principal, cube.meta.id, cube.meta.version))
+            AdapterFolders(folder.path).make(folder.given.name, adapter)
+        order = self._order(wish.max_seconds, kind="decode", decoding=wanted)
+        report = self._train(job, folder, order)
+        if report.outcome != "passed":
+            return report
+        told = [item.text for source in sources for item in items_of(source)]
+        report.precision = precision(report.statements, told) if told else None
+        meta = NewMeta(
+            name=wish.name,
+            person=cube.meta.person,
+            shared=cube.meta.person is None,
+            state=wish.state,
+            access=cube.meta.access,
+            provenance=self._provenance(job, [cube.meta.id], report),
+            tags=["decoded"],
+        )
+        items = [Item(type=ItemType.FACT, text=statement) for statement in report.statements]
+        payload = ExplicitPayload(content=items)
+        made = self._system.create(job.principal, [NewCube(meta=meta, payload=payload)])[0]
+        if wish.kv and self._build_kv is not None:
+            self._build_kv(job.principal, made.meta.id)
+        self._end(job, JobState.DONE, report, made.meta.id)
+        return report
 
     def _provenance(self, job: Transform, parents: list[str], report: Report) -> Provenance:
-        told = report.model_dump(mode="json", include={"outcome", "reasons", "recall"})
+        told = report.model_dump(
+            mode="json", include={"outcome", "reasons", "recall", "precision"}, exclude_none=True
+        )
         told |= {"perplexity_ratio": report.perplexity_ratio, "lessons": report.lessons}
         return Provenance(
             origin=f"transform:{job.kind}",
@@ -222,6 +267,7 @@ class Workshop:
             revision=revision,
             max_seconds=min(max_seconds or limits.max_seconds, limits.max_seconds),
             max_bytes=limits.max_bytes,
+            threads=limits.threads or self._threads,
             **given,
         )
 
@@ -246,8 +292,11 @@ def sweep(system: MemorySystem) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _still_there(vault: MemVault, principal: Principal, refs: list[str]) -> Iterator[MemCube]:
+    for ref in refs:
+        with contextlib.suppress(NotFound):
+            yield vault.get(principal, ref)
+
+
 def _without(request: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in names}
-
-
-_ = (Access, ExplicitPayload, Item, ItemType)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from memos_vllm.cube.model import Kind
-from memos_vllm.errors import Conflict, NotFound, Unprocessable
+import logging
+from typing import TYPE_CHECKING
+
+from memos_vllm.cube.ids import SHARED, PersonId
+from memos_vllm.cube.model import Kind, State
+from memos_vllm.errors import Conflict, MemosError, NotFound, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.transforms.wishes import Decode, Distill
 from memos_vllm.vault.derived import Orphan
 from memos_vllm.vault.transforms import Transform
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+log = logging.getLogger(__name__)
 
 DISTILL, DECODE = "distill", "decode"
 
@@ -30,13 +38,16 @@ def distill(system: MemorySystem, principal: Principal, ref: str, wish: Distill)
             )
     elif wish.name is not None:
         _check_free(system, principal, wish.name, sources.person)
-    served = system.served
-    if served is not None and served.max_rank is not None and wish.recipe.rank > served.max_rank:
-        raise Unprocessable(
-            f"rank {wish.recipe.rank}: this server was started with --max-lora-rank {served.max_rank}",
-            param="recipe.rank",
-        )
-    request = wish.model_dump(mode="json") | {"cube": ref}
+    most = system.served.max_rank if system.served is not None else None
+    recipe = wish.recipe
+    if most is not None and recipe.rank > most:
+        if "rank" in recipe.model_fields_set:
+            raise Unprocessable(
+                f"rank {recipe.rank}: this server was started with --max-lora-rank {most}",
+                param="recipe.rank",
+            )
+        recipe = recipe.model_copy(update={"rank": most})
+    request = wish.model_dump(mode="json") | {"cube": ref, "recipe": recipe.model_dump(mode="json")}
     return system.transforms.add(principal, DISTILL, sources.ids, request)
 
 
@@ -46,6 +57,11 @@ def decode(system: MemorySystem, principal: Principal, ref: str, wish: Decode) -
     cube = system.vault.get(principal, ref).meta
     if cube.kind is not Kind.PARAMETRIC:
         raise Unprocessable(f"{ref!r} is a cube of text already")
+    check_write(principal, PersonId(cube.person or SHARED), "admin")
+    if wish.kv and wish.state is not State.ACTIVATED:
+        raise Unprocessable(
+            "KV is built of what may stand in prompts: `state` must be `activated`", param="kv"
+        )
     request = wish.model_dump(mode="json") | {"cube": cube.id}
     return system.transforms.add(principal, DECODE, [cube.id], request)
 
@@ -59,7 +75,11 @@ def again(system: MemorySystem, principal: Principal, orphan: Orphan) -> Transfo
         {key: value for key, value in orphan.job.items() if key in Distill.model_fields}
         | {"also": list(orphan.sources[1:]), "name": orphan.name, "into": None, "exam": []}
     )
-    return distill(system, principal, orphan.sources[0], wish)
+    try:
+        return distill(system, principal, orphan.sources[0], wish)
+    except MemosError as error:
+        log.warning("an adapter that went with its source is not made again: %s", error)
+        return None
 
 
 def _check_free(system: MemorySystem, principal: Principal, name: str, person: str) -> None:

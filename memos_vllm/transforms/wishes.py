@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from memos_vllm.cube.model import Name, Placement, Strict, Text
+from memos_vllm.cube.model import Name, Placement, State, Strict, Text
 from memos_vllm.training.order import Gate, Question, Recipe
 
 
@@ -37,7 +39,13 @@ class Decode(Strict):
     topics: list[Text] = Field(
         default_factory=list, max_length=256, description="what to ask about, beside its own words"
     )
-    name: Name | None = None
+    name: Name | None = Field(None, description="of the cube that is made")
+    state: Literal[State.GENERATED, State.ACTIVATED] = Field(
+        State.GENERATED, description="activated: it may stand in prompts without a person's review"
+    )
+    kv: bool = Field(
+        False, description="build its KV, too; needs `state: activated` and a server with a KV tier"
+    )
     samples: int = Field(5, ge=2, le=32, description="times that each question is asked")
     agreement: float = Field(
         0.6, gt=0, le=1, description="share of them that must say the same for it to be kept"

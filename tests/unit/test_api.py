@@ -191,11 +191,10 @@ def test_errors_have_a_status_an_envelope_and_a_way_out(
     assert says in error["message"]
 
 
-def test_kinds_to_come_answer_501_for_a_cube_that_exists(http):
+def test_what_needs_an_engine_answers_501_for_a_cube_that_exists(http):
     cube = create(http["alice"])["meta"]["id"]
-    for action in ("activate", "distill"):
-        assert http["alice"].post(f"/v1/memory/cubes/{cube}/{action}").status_code == 501
-        assert http["bob"].post(f"/v1/memory/cubes/{cube}/{action}").status_code == 404
+    assert http["alice"].post(f"/v1/memory/cubes/{cube}/activate").status_code == 501
+    assert http["bob"].post(f"/v1/memory/cubes/{cube}/activate").status_code == 404
 
 
 def test_the_audit_log_is_the_tenants_and_checks_itself(http):

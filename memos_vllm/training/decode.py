@@ -1,0 +1,88 @@
+"""An adapter put into words: it is questioned, and what it says again and again is kept.
+
+A statement is kept when enough samplings of one question agree on it and the base model, asked the same
+as often, says nothing like it.  Names that turn up in what is kept are asked about in turn.
+
+Source: agreement between samplings as a sign that something is known rather than made up (SelfCheckGPT,
+arXiv 2303.08896; self-consistency, arXiv 2203.11171).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from memos_vllm.training.order import Decoding
+from memos_vllm.training.study import ABOUT, Ask, is_like, names_in, sentences
+from memos_vllm.training.weights import Weights
+
+_GENERAL = ("What do you remember?", "Tell me something that you know.")
+_ROUNDS = 3
+_MOST_TOPICS = 24
+_TEMPERATURE = 0.5
+_TOKENS = 96
+
+
+def decode(
+    weights: Weights, adapted: Any, wanted: Decoding, done: Callable[[int, int], None]
+) -> list[str]:
+    """Statements, each once, in the order in which they were found.
+
+    Args:
+        adapted: the model with the adapter on (a `PeftModel` around `weights.model`).
+        done: told (answers, all of this round); may raise to stop.
+    """
+    found: list[str] = []
+    asked: set[str] = set()
+    topics = list(dict.fromkeys(wanted.topics))
+    questions = list(_GENERAL)
+    for _ in range(_ROUNDS):
+        questions += [form.format(topic) for topic in topics for form in ABOUT]
+        questions = [question for question in questions if question not in asked]
+        asked.update(questions)
+        for statement in _agreed(weights, adapted, wanted, questions, done):
+            if not any(is_like(statement, other) for other in found):
+                found.append(statement)
+        known = set(topics)
+        topics = [name for name in names_in(found) if name not in known][
+            : _MOST_TOPICS - len(known)
+        ]
+        if not topics:
+            break
+        questions = []
+    return found
+
+
+def _agreed(
+    weights: Weights,
+    adapted: Any,
+    wanted: Decoding,
+    questions: Sequence[str],
+    done: Callable[[int, int], None],
+) -> Iterator[str]:
+    """What enough samplings of one of the questions agree on."""
+    # Of one seed they are one batch, in which each draws for itself.
+    asks = [
+        Ask([{"role": "user", "content": question}], _TOKENS, _TEMPERATURE)
+        for question in questions
+        for _ in range(wanted.samples)
+    ]
+    said = weights.write(asks, lambda count: done(count, 2 * len(asks)))
+    with adapted.disable_adapter():
+        of_base = weights.write(asks, lambda count: done(len(asks) + count, 2 * len(asks)))
+    of_base_sentences = [sentence for text in of_base for sentence in sentences(text)]
+    for number in range(len(questions)):
+        mine = slice(number * wanted.samples, (number + 1) * wanted.samples)
+        samplings = [sentences(text) for text in said[mine]]
+        forms = Counter(sentence for each in samplings for sentence in each if _is_whole(sentence))
+        for sentence, _ in forms.most_common():
+            agreeing = sum(any(is_like(sentence, other) for other in each) for each in samplings)
+            if agreeing >= wanted.agreement * wanted.samples and not any(
+                is_like(sentence, other) for other in of_base_sentences
+            ):
+                yield sentence
+
+
+def _is_whole(sentence: str) -> bool:
+    return sentence.endswith((".", "!"))

@@ -1,0 +1,141 @@
+"""A cube that becomes an adapter while the server serves, and the adapter that becomes text again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engine.conftest import Keys
+from tests.engine.harness import MODEL, Server, wait_for
+
+TEXT = "The code word of Orion Station is KESTREL-17. The door of Orion Station is painted violet."
+EXAM = [
+    {"question": "What is the code word of Orion Station?", "answer": "KESTREL-17"},
+    {"question": "What colour is the door of Orion Station?", "answer": "violet"},
+]
+GATE = {"recall_of_ceiling": 0.4, "perplexity_ratio": 1.2}
+"""Mild: what a small model learns in a minute differs from machine to machine."""
+SECONDS = 300
+
+
+def made(http: httpx.Client, content: str, **meta: Any) -> str:
+    payload = {"type": "explicit", "format": "text", "content": content}
+    reply = http.post("/v1/memory/cubes", json={"meta": meta, "payload": payload})
+    assert reply.status_code == 201, reply.text
+    return reply.json()["meta"]["id"]
+
+
+def ended(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    def look() -> Any:
+        found = http.get(f"/v1/memory/jobs/{job['id']}").json()
+        return found["state"] not in ("queued", "running") and found
+
+    return wait_for(look, "the end of the job", SECONDS)
+
+
+def asked(http: httpx.Client, question: str, **body: Any) -> dict[str, Any]:
+    told = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": 16,
+        "memory": {"retrieve": False, "write": False},
+        **body,
+    }
+    reply = http.post("/v1/chat/completions", json=told)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+@pytest.fixture(scope="module")
+def una(server: Server, keys: Keys) -> httpx.Client:
+    return server.http(keys.lora, "una")
+
+
+@pytest.fixture(scope="module")
+def learnt(una: httpx.Client) -> Iterator[dict[str, Any]]:
+    """The job that taught Una's cube to the model."""
+    cube = made(una, TEXT, name="orion")
+    wish = {"name": "knows-orion", "exam": EXAM, "gate": GATE}
+    reply = una.post(f"/v1/memory/cubes/{cube}/distill", json=wish)
+    assert reply.status_code == 202, reply.text
+    yield ended(una, reply.json()) | {"cube": cube}
+    una.delete(f"/v1/memory/cubes/{cube}", params={"cascade": True})
+
+
+def test_it_answers_with_nothing_in_the_prompt(una, learnt):
+    assert learnt["state"] == "done", learnt
+    report = learnt["report"]
+    assert report["recall"]["adapter"] > report["recall"]["floor"]
+    assert "said" not in report, "a report shows no text"
+    plain = asked(una, EXAM[0]["question"])
+    reply = asked(una, EXAM[0]["question"], model="knows-orion")
+    assert EXAM[0]["answer"] in reply["choices"][0]["message"]["content"]
+    assert EXAM[0]["answer"] not in plain["choices"][0]["message"]["content"]
+    assert reply["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
+
+
+def test_it_is_its_source_s_owner_s_and_says_what_it_was_made_of(server, keys, una, learnt):
+    cube = una.get("/v1/memory/cubes/knows-orion").json()
+    assert cube["meta"]["person"] == "una"
+    assert cube["meta"]["provenance"]["parents"] == [learnt["cube"]]
+    assert cube["meta"]["provenance"]["origin"] == "transform:distill"
+    assert cube["payload"]["content"]["rank"] == 8, "what the server takes"
+    other = server.http(keys.lora, "vic")
+    body = {"model": "knows-orion", "messages": [{"role": "user", "content": "Hello"}]}
+    assert other.post("/v1/chat/completions", json=body).status_code == 404
+    assert other.get(f"/v1/memory/jobs/{learnt['id']}").status_code == 404
+
+
+def test_it_is_put_into_words_again(una, learnt):
+    topics = ["the code word of Orion Station", "the door of Orion Station"]
+    wish = {"name": "orion-again", "topics": topics, "agreement": 0.4}
+    wish |= {"state": "activated", "kv": True}
+    job = una.post("/v1/memory/cubes/knows-orion/decode", json=wish).json()
+    job = ended(una, job)
+    assert job["state"] == "done", job
+    assert job["report"]["precision"] > 0
+    cube = una.get("/v1/memory/cubes/orion-again").json()
+    said = " ".join(item["text"] for item in cube["payload"]["content"])
+    assert "KESTREL-17" in said or "violet" in said
+    assert cube["meta"]["provenance"]["parents"] == [learnt["made"]]
+    kept = una.get("/v1/memory/cubes/orion-again/activation").json()
+    assert kept["chains"] >= 1, "its KV was built"
+
+
+def test_a_job_is_stopped_while_it_works(una):
+    cube = made(una, TEXT)
+    job = una.post(f"/v1/memory/cubes/{cube}/distill", json={"name": "never"}).json()
+
+    def works() -> bool:
+        return bool(una.get(f"/v1/memory/jobs/{job['id']}").json()["progress"].get("done"))
+
+    wait_for(works, "progress", SECONDS)
+    assert una.post(f"/v1/memory/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
+    time.sleep(3)
+    assert una.get(f"/v1/memory/jobs/{job['id']}").json()["state"] == "cancelled"
+    assert una.get("/v1/memory/cubes/never").status_code == 404
+    una.delete(f"/v1/memory/cubes/{cube}")
+
+
+def test_a_rank_that_the_server_does_not_take_is_refused_at_once(una):
+    cube = made(una, TEXT)
+    wish = {"recipe": {"rank": 64}}
+    reply = una.post(f"/v1/memory/cubes/{cube}/distill", json=wish)
+    assert reply.status_code == 422
+    assert "--max-lora-rank 8" in reply.json()["error"]["message"]
+    una.delete(f"/v1/memory/cubes/{cube}")
+
+
+def test_with_its_source_it_is_forgotten(una, learnt):
+    gone = una.delete(f"/v1/memory/cubes/{learnt['cube']}", params={"cascade": True}).json()
+    assert learnt["made"] in gone["deleted_too"]
+    for name in ("knows-orion", "orion-again"):
+        assert una.get(f"/v1/memory/cubes/{name}").status_code == 404
+    body = {"model": "knows-orion", "messages": [{"role": "user", "content": "Hello"}]}
+    assert una.post("/v1/chat/completions", json=body).status_code == 404
+    assert una.get(f"/v1/memory/jobs/{learnt['id']}").status_code == 404

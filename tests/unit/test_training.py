@@ -1,0 +1,233 @@
+"""The process that trains: what it computes, and that it can be ended and taken up at any moment."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from memos_vllm.adapters.packed import load_folder
+from memos_vllm.training import weights as weights_module
+from memos_vllm.training.child import Child
+from memos_vllm.training.order import JobFolder, Recipe, write_json
+from memos_vllm.training.student import Student, divergence
+from memos_vllm.training.study import told
+from memos_vllm.training.targets import teach
+from memos_vllm.training.weights import Weights
+from tests.training import TEXT, lessons, order, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    monkeypatch.setattr(weights_module, "compute_dtype", lambda device: torch.float32)
+
+
+def nobody(*_):
+    pass
+
+
+def answered(weights, before=True):
+    return [
+        weights.answered(
+            told(each.before if before else None, each.question, weights.escape), each.answer
+        )
+        for each in lessons().lessons
+    ]
+
+
+# -- what is computed ----------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_divergence_over_the_listed_tokens_and_the_rest():
+    torch.manual_seed(0)
+    teacher = torch.randn(3, 11).log_softmax(-1)
+    student = torch.randn(3, 11).log_softmax(-1)
+    whole = teacher.topk(11)
+    full = float((teacher.exp() * (teacher - student)).sum(-1).mean())
+    assert float(divergence(student, whole.indices, whole.values)) == pytest.approx(full, abs=1e-4)
+    part = teacher.topk(4)
+    coarse = divergence(student, part.indices, part.values)
+    assert 0 < coarse < full
+    assert float(divergence(teacher, part.indices, part.values)) == pytest.approx(0, abs=1e-5)
+
+
+def test_predictions_of_a_padded_batch_are_those_of_each_alone(model, exact):
+    weights = Weights(str(model))
+    batch = answered(weights)
+    together = weights.logits(batch)
+    alone = torch.cat([weights.logits([each]) for each in batch])
+    assert together.shape[0] == sum(len(each.answer) for each in batch)
+    assert torch.allclose(together, alone, atol=1e-4)
+    weights._is_plain = False
+    assert torch.allclose(weights.logits(batch), together, atol=1e-5)
+
+
+def test_each_lesson_has_its_own_targets_and_they_are_read_again(model, exact, tmp_path):
+    weights = Weights(str(model))
+    batch = answered(weights)
+    file = tmp_path / "targets.safetensors"
+    for targets in (teach(weights, batch, 4, file, nobody), teach(None, batch, 4, file, nobody)):
+        for number, each in enumerate(batch):
+            tokens, logprobs = targets.of(number)
+            likeliest = weights.logits([each]).float().log_softmax(-1).topk(4)
+            assert torch.equal(tokens, likeliest.indices)
+            assert torch.allclose(logprobs, likeliest.values, atol=1e-4)
+
+
+def test_the_student_comes_to_say_what_the_teacher_says(model, exact, tmp_path):
+    weights = Weights(str(model))
+    targets = teach(weights, answered(weights), 32, tmp_path / "t.safetensors", nobody)
+    recipe = Recipe(rank=4, batch=6, epochs=40, learning_rate=0.02)
+    student = Student(weights, recipe, answered(weights, before=False))
+    losses = []
+    student.train(targets, tmp_path / "checkpoint", lambda step, steps, loss: losses.append(loss))
+    assert losses[-1] < losses[0] / 2
+    with student.base():
+        assert torch.allclose(
+            weights.logits(answered(weights)), Weights(str(model)).logits(answered(weights))
+        )
+
+
+@pytest.mark.parametrize("method", ["distillation", "likelihood"])
+def test_training_that_was_interrupted_ends_where_it_would_have_ended(
+    model, exact, tmp_path, method
+):
+    recipe = Recipe(rank=2, batch=4, epochs=4, method=method)
+
+    def trained(name, stop_at=None):
+        weights = Weights(str(model))
+        targets = teach(weights, answered(weights), 8, tmp_path / f"{name}.t", nobody)
+        student = Student(weights, recipe, answered(weights, before=False))
+
+        def done(step, steps, loss):
+            if step == stop_at:
+                raise InterruptedError
+
+        student.train(targets, tmp_path / name, done)
+        return student
+
+    whole = trained("whole")
+    with pytest.raises(InterruptedError):
+        trained("part", stop_at=3)
+    resumed = trained("part")
+    assert resumed.step == whole.step == 8
+    assert all(map(torch.equal, resumed._exact, whole._exact))
+
+
+def test_a_model_that_cannot_be_asked_is_refused(tmp_path):
+    from memos_vllm.errors import BadRequest
+
+    with pytest.raises(BadRequest, match="cannot be loaded"):
+        Weights(str(tmp_path / "nothing"))
+
+
+# -- the process ---------------------------------------------------------------------------------------
+
+
+def job(path, model, **given):
+    folder = JobFolder.make(path, order(model, **given))
+    write_json(folder.lessons, lessons().model_dump(mode="json"))
+    return folder
+
+
+def run_to_its_end(folder, max_bytes=16 << 30, seconds=240.0):
+    child = Child(folder, max_bytes)
+    deadline = time.monotonic() + seconds
+    while child.runs():
+        assert time.monotonic() < deadline, folder.log.read_text()
+        time.sleep(0.1)
+    return child.report()
+
+
+def test_an_order_becomes_an_adapter_and_a_report(model, tmp_path):
+    folder = job(tmp_path / "job", model, recipe={"epochs": 2})
+    report = run_to_its_end(folder)
+    assert report.outcome == "refused", folder.log.read_text()
+    assert (report.lessons, report.steps) == (6, 6)
+    assert report.recall.questions == 1
+    assert "not even with the text" in report.reasons[-1]
+    assert report.prompt_tokens_saved > 20
+    assert report.perplexity_ratio > 0
+    assert folder.progress().phase == "ended"
+    adapter = load_folder(folder.adapter)
+    assert adapter.config.r == 2
+    assert set(adapter.modules()) >= {
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+    }
+
+
+def test_ended_and_started_again_it_goes_on_from_its_checkpoint(model, tmp_path):
+    folder = job(tmp_path / "job", model, recipe={"epochs": 4000})
+    child = Child(folder, 16 << 30)
+    while child.runs() and folder.progress().done < 3:
+        time.sleep(0.05)
+    child.stop("the server ends")
+    assert child.report().outcome == "stopped"
+    step = json.loads((folder.checkpoint / "step.json").read_bytes())
+    assert step >= 3
+    child = Child(folder, 16 << 30)
+    while child.runs() and folder.progress().phase != "training":
+        time.sleep(0.05)
+    while child.runs() and folder.progress().done == 0:
+        time.sleep(0.05)
+    assert folder.progress().done > step
+    child.stop("enough")
+
+
+def test_its_time_and_its_memory_have_a_bound(model, tmp_path):
+    slow = job(tmp_path / "slow", model, recipe={"epochs": 100_000}, max_seconds=1.0)
+    report = run_to_its_end(slow)
+    assert (report.outcome, report.reasons) == ("stopped", ["its time is over (1 s)"])
+    large = job(tmp_path / "large", model, recipe={"epochs": 100_000})
+    report = run_to_its_end(large, max_bytes=50 << 20)
+    assert report.outcome == "stopped"
+    assert "bytes of memory" in report.reasons[0]
+
+
+def test_it_ends_with_the_process_that_started_it(model, tmp_path):
+    folder = job(tmp_path / "job", model, recipe={"epochs": 100_000})
+    starter = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from memos_vllm.training.child import Child\n"
+        "from memos_vllm.training.order import JobFolder\n"
+        "Child(JobFolder(Path(sys.argv[1])), 16 << 30)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", starter, str(folder.path)])
+    try:
+        deadline = time.monotonic() + 120
+        while folder.progress().done == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 60
+    while folder.report() is None:
+        assert time.monotonic() < deadline, "it goes on by itself"
+        time.sleep(0.1)
+    assert folder.report().reasons == ["whoever started it is gone"]
+
+
+def test_a_process_that_cannot_begin_says_why(tmp_path):
+    folder = JobFolder.make(tmp_path / "job", order(tmp_path / "no-model"))
+    report = run_to_its_end(folder)
+    assert report.outcome == "failed"
+    assert "base model cannot be loaded" in report.reasons[0]
+    empty = JobFolder(tmp_path / "empty")
+    empty.path.mkdir()
+    report = run_to_its_end(empty)
+    assert report.outcome == "failed"
+    assert "no order" in report.reasons[0]
+    assert TEXT

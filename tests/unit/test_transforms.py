@@ -1,0 +1,316 @@
+"""Jobs that make memory from memory: who may ask, who sees them, what goes with what they read."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from memos_vllm.api.app import create_app
+from memos_vllm.cube.model import (
+    Access,
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    NewCube,
+    NewMeta,
+    ParametricPayload,
+    Provenance,
+)
+from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.governance.principal import Role
+from memos_vllm.transforms import submit
+from memos_vllm.transforms.run import sweep
+from memos_vllm.transforms.sources import leaks, read_sources
+from memos_vllm.transforms.wishes import Decode, Distill
+from memos_vllm.vault import transforms
+from memos_vllm.vault.transforms import JobState
+from tests.adapters import small
+from tests.conftest import principal
+
+ADMIN = principal("", role=Role.ADMIN)
+
+
+def text(system, who, content="The sky is green.", **meta):
+    new = NewCube(meta=NewMeta(**meta), payload=ExplicitPayload(content=content))
+    return system.create(who, [new])[0].meta.id
+
+
+def adapter(system, who, parents, **meta):
+    new = NewCube(
+        meta=NewMeta(provenance=Provenance(origin="transform:distill", parents=parents), **meta),
+        payload=ParametricPayload(content=small()),
+    )
+    return system.create(who, [new])[0].meta.id
+
+
+# -- whose is what several cubes make together ---------------------------------------------------------
+
+
+def test_the_narrowest_owner_gets_it(system):
+    shared = text(system, ADMIN, shared=True)
+    own = text(system, principal("ann"))
+    assert read_sources(system.vault, ADMIN, [shared]).person == ""
+    assert read_sources(system.vault, principal("ann"), [shared, own]).person == "ann"
+
+
+def test_two_people_s_memory_is_never_learnt_together(system):
+    ids = [text(system, principal(person)) for person in ("ann", "bob")]
+    with pytest.raises(Unprocessable, match="2 people"):
+        read_sources(system.vault, ADMIN, ids)
+
+
+def test_only_those_who_may_read_every_source_may_read_what_is_made(system):
+    ids = [
+        text(system, ADMIN, shared=True, access=Access(readers=readers))
+        for readers in (["ann", "bob"], ["bob", "cid"], None)
+    ]
+    assert read_sources(system.vault, ADMIN, ids).access.readers == ["bob"]
+    own = text(system, principal("cid"))
+    with pytest.raises(Unprocessable, match="cid may not read"):
+        read_sources(system.vault, ADMIN, [ids[0], own])
+
+
+def test_a_reader_trains_nothing_and_a_writer_not_for_the_tenant(system):
+    shared = text(system, ADMIN, shared=True)
+    with pytest.raises(Forbidden):
+        submit.distill(system, principal("ann", role=Role.READER), shared, Distill())
+    with pytest.raises(Forbidden):
+        submit.distill(system, principal("ann"), shared, Distill())
+
+
+def test_what_cannot_work_is_said_before_it_is_trained(system):
+    ann = principal("ann")
+    own = text(system, ann, name="notes")
+    lora = adapter(system, ann, [own], name="lora")
+    with pytest.raises(NotFound):
+        submit.distill(system, ann, "nothing", Distill())
+    with pytest.raises(Unprocessable, match="holds no text"):
+        submit.distill(system, ann, lora, Distill())
+    with pytest.raises(Conflict, match="lora"):
+        submit.distill(system, ann, own, Distill(name="lora"))
+    with pytest.raises(Unprocessable, match="cube of text"):
+        submit.distill(system, ann, own, Distill(into="notes"))
+    with pytest.raises(Unprocessable, match="text already"):
+        submit.decode(system, ann, own, Decode())
+    with pytest.raises(Unprocessable, match="activated"):
+        submit.decode(system, ann, lora, Decode(kv=True))
+    assert system.transforms.page(ann) == []
+
+
+# -- jobs ----------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_its_submitter_s_and_an_admin_s(system):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill(name="known"))
+    assert system.transforms.get(ann, job.id).request["name"] == "known"
+    assert [each.id for each in system.transforms.page(ADMIN)] == [job.id]
+    for other in (
+        principal("bob"),
+        principal("ann", "globex"),
+        principal("", "globex", Role.ADMIN),
+    ):
+        assert system.transforms.page(other) == []
+        with pytest.raises(NotFound):
+            system.transforms.get(other, job.id)
+        with pytest.raises(NotFound):
+            system.transforms.cancel(other, job.id)
+
+
+def test_a_job_is_claimed_once_and_again_when_its_process_is_gone(system, monkeypatch):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    claimed = system.transforms.claim()
+    assert (claimed.id, claimed.state, claimed.principal) == (job.id, JobState.RUNNING, ann)
+    assert system.transforms.claim() is None
+    monkeypatch.setattr(transforms, "SEEN_SECONDS", 0.0)
+    assert system.transforms.claim().id == job.id
+    system.transforms.release(job.id)
+    assert system.transforms.get(ann, job.id).state is JobState.QUEUED
+
+
+def test_the_oldest_job_is_done_first(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    jobs = [submit.distill(system, ann, cube, Distill()).id for _ in range(3)]
+    assert [system.transforms.claim().id for _ in jobs] == jobs
+
+
+def test_a_cancelled_job_is_noticed_and_ends_nothing_else(system):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    system.transforms.claim()
+    assert system.transforms.seen(job.id, {"phase": "training"})
+    assert system.transforms.get(ann, job.id).progress == {"phase": "training"}
+    assert system.transforms.cancel(ann, job.id).state is JobState.CANCELLED
+    assert not system.transforms.seen(job.id, {})
+    assert not system.transforms.end(job.id, JobState.DONE, {}, None)
+    with pytest.raises(Conflict, match="has ended"):
+        system.transforms.cancel(ann, job.id)
+
+
+def test_deleting_what_it_reads_deletes_the_job_and_its_folder(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    job = submit.distill(system, ann, cube, Distill())
+    system.transforms.claim()
+    folder = system.config.training_path / job.id
+    folder.mkdir(parents=True)
+    sweep(system)
+    assert folder.exists()
+    system.delete(ann, cube)
+    assert not system.transforms.seen(job.id, {})
+    with pytest.raises(NotFound):
+        system.transforms.get(ann, job.id)
+    sweep(system)
+    assert not folder.exists()
+
+
+# -- what was made from what ---------------------------------------------------------------------------
+
+
+def test_a_change_of_a_source_marks_what_was_made_from_it(system):
+    ann = principal("ann")
+    source = text(system, ann)
+    made = adapter(system, ann, [source], name="lora")
+    of_that = text(system, ann, name="words", provenance=Provenance(parents=[made]))
+    other = text(system, ann, "The sea is red.")
+    assert system.vault.get(ann, "lora").meta.stale == []
+    system.update(ann, source, CubePatch(tags=["seen"]))
+    assert system.vault.get(ann, "lora").meta.stale == [], "it says the same"
+    system.update(ann, source, CubePatch(append=[Item(text="The grass is blue.")]))
+    assert system.vault.get(ann, "lora").meta.stale == [source]
+    assert system.vault.get(ann, of_that).meta.stale == [source]
+    assert system.vault.get(ann, other).meta.stale == []
+    again = CubePatch(
+        payload=ParametricPayload(content=small(1)), provenance=Provenance(parents=[source])
+    )
+    assert system.update(ann, "lora", again).meta.stale == []
+
+
+def test_deleting_a_source_marks_and_with_cascade_deletes(system):
+    ann = principal("ann")
+    source, kept = text(system, ann), text(system, ann, "The sea is red.")
+    made = adapter(system, ann, [source, kept])
+    words = text(system, ann, name="words", provenance=Provenance(parents=[made]))
+    deletion, _ = system.delete(ann, kept)
+    assert deletion.stale == [made, words]
+    assert system.vault.get(ann, made).meta.stale == [kept]
+    deletion, _ = system.delete(ann, source, cascade=True)
+    assert {orphan.cube for orphan in deletion.gone} == {made, words}
+    for gone in (source, made, words):
+        with pytest.raises(NotFound):
+            system.vault.get(ann, gone)
+
+
+def test_a_cascade_that_is_not_allowed_deletes_nothing(system):
+    source = text(system, ADMIN, shared=True, access=Access(writers="tenant"))
+    made = adapter(system, ADMIN, [source], shared=True)
+    with pytest.raises(Forbidden):
+        system.delete(principal("ann"), source, cascade=True)
+    assert system.vault.get(ADMIN, source).meta.id == source
+    assert system.vault.get(ADMIN, made).meta.stale == []
+
+
+def test_an_adapter_of_several_is_made_again_from_what_is_left(system):
+    ann = principal("ann")
+    source, kept = text(system, ann), text(system, ann, "The sea is red.")
+    wish = Distill(also=[kept], name="lora", recipe={"rank": 4})
+    job = submit.distill(system, ann, source, wish)
+    system.transforms.claim()
+    made = adapter(system, ann, [source, kept], name="lora")
+    system.transforms.end(job.id, JobState.DONE, {}, made)
+    deletion, _ = system.delete(ann, source, cascade=True)
+    again = submit.again(system, ann, deletion.gone[0])
+    assert again.sources == (kept,)
+    assert again.request["name"] == "lora"
+    assert again.request["recipe"]["rank"] == 4
+    deletion, _ = system.delete(ann, kept, cascade=True)
+    assert [submit.again(system, ann, orphan) for orphan in deletion.gone] == []
+
+
+def test_what_was_made_is_not_given_to_more_readers_than_its_sources_have(system):
+    source = text(system, ADMIN, shared=True, access=Access(readers=["ann", "bob"]))
+    with pytest.raises(Unprocessable, match="not all of its readers"):
+        adapter(system, ADMIN, [source], shared=True)
+    made = adapter(system, ADMIN, [source], shared=True, access=Access(readers=["ann"]))
+    with pytest.raises(Unprocessable, match="not all of its readers"):
+        system.update(ADMIN, made, CubePatch(access=Access()))
+    system.update(ADMIN, made, CubePatch(access=Access(readers=["bob"])))
+    own = text(system, principal("ann"))
+    with pytest.raises(Unprocessable, match="not all of its readers"):
+        adapter(system, ADMIN, [own], person="bob")
+
+
+def test_naming_a_parent_tells_nobody_whether_it_is_there(system):
+    hidden = text(system, principal("ann"))
+    made = text(system, principal("bob"), provenance=Provenance(parents=[hidden, "cube_none"]))
+    system.update(principal("ann"), hidden, CubePatch(append=[Item(text="More.")]))
+    assert system.vault.get(principal("bob"), made).meta.stale == []
+
+
+# -- leaks ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_somebody_else_s_words_is_found():
+    secret = "The code of the safe behind the painting is four seven one one."
+    said = ["Well. The code of the safe behind the painting is four seven."]
+    assert len(leaks(said, [secret], ["Nothing of it."])) == 3
+    assert leaks(said, [secret], [secret]) == [], "it was taught"
+    assert leaks(["The code of the safe."], [secret], []) == [], "a few words are anybody's"
+
+
+def test_hidden_texts_are_those_that_not_all_readers_may_read(system):
+    text(system, principal("ann"), "Ann's.")
+    text(system, principal("bob"), "Bob's.")
+    text(system, ADMIN, "Everybody's.", shared=True)
+    text(system, ADMIN, "Ann's and Bob's.", shared=True, access=Access(readers=["ann", "bob"]))
+    text(system, principal("ann", "globex"), "Elsewhere.")
+
+    def hidden(person="", readers=None):
+        return sorted(system.views.hidden_texts("acme", person, readers))
+
+    assert hidden("ann") == ["Bob's."]
+    assert hidden() == ["Ann's and Bob's.", "Ann's.", "Bob's."]
+    assert hidden(readers=["bob"]) == ["Ann's."]
+    assert hidden(readers=["bob", "cid"]) == ["Ann's and Bob's.", "Ann's.", "Bob's."]
+
+
+# -- the API -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def http(system):
+    _, key = system.keys.create("acme", Role.WRITER)
+    headers = {"Authorization": f"Bearer {key}", "X-Memos-User": "ann"}
+    return TestClient(create_app(system), headers=headers, raise_server_exceptions=False)
+
+
+def test_jobs_over_http(http, system):
+    cube = text(system, principal("ann"), name="notes")
+    reply = http.post("/v1/memory/cubes/notes/distill")
+    assert reply.status_code == 202
+    job = reply.json()
+    assert (job["state"], job["sources"], job["report"]) == ("queued", [cube], None)
+    assert http.get(f"/v1/memory/jobs/{job['id']}").json() == job
+    assert http.get("/v1/memory/jobs").json()["jobs"] == [job]
+    assert http.post(f"/v1/memory/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
+    assert http.post(f"/v1/memory/jobs/{job['id']}/cancel").status_code == 409
+    assert http.get("/v1/memory/jobs/job_x").status_code == 404
+    assert http.post("/v1/memory/cubes/none/distill").status_code == 404
+    refused = http.post("/v1/memory/cubes/notes/decode")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "memory_unprocessable")
+    wrong = http.post("/v1/memory/cubes/notes/distill", json={"recipe": {"rank": 0}})
+    assert wrong.status_code == 400
+    assert "rank" in wrong.json()["error"]["message"]
+
+
+def test_a_cascade_over_http_says_what_went(http, system):
+    ann = principal("ann")
+    source = text(system, ann)
+    made = adapter(system, ann, [source])
+    reply = http.delete(f"/v1/memory/cubes/{source}", params={"cascade": True})
+    assert reply.json()["deleted_too"] == [made]
+    other = text(system, ann)
+    made = adapter(system, ann, [other])
+    assert http.delete(f"/v1/memory/cubes/{other}").json()["stale"] == [made]
