@@ -219,6 +219,34 @@ def lora(record: Mapping[str, Any]) -> str:
     return f"{_table(['First token with an adapter', 'over a resident one'], lines)}\n\n{note}"
 
 
+def recall(record: Mapping[str, Any]) -> str:
+    headline, rows = record["headline"], record["rows"]
+    facts = [row for row in rows if row["kind"] == "facts"]
+    lines = [
+        ["text in the prompt (the ceiling)", f"{headline['recall_ceiling']:.0%}"],
+        ["**the adapter, nothing in the prompt**", f"{headline['recall_adapter']:.0%}"],
+        ["nothing (the floor)", f"{headline['recall_floor']:.0%}"],
+    ]
+    kept = {
+        name.removeprefix("merged_recall_kept_min_"): value
+        for name, value in headline.items()
+        if name.startswith("merged_recall_kept_min_")
+    }
+    merged = ", ".join(f"{method} {value:.0%}" for method, value in kept.items())
+    note = (
+        f"{len(facts)} cubes, {sum(row['questions'] for row in facts)} questions, {record['config']['model']}. "
+        f"{headline['passed']:.0%} passed their gate. Perplexity of unrelated text, of the base model's: median "
+        f"{headline['forgetting_ppl_ratio']:.2f}, at most {headline['forgetting_ppl_ratio_max']:.2f}. "
+        f"{headline['prompt_tokens_saved']:.0f} tokens of prompt saved in each request. "
+        + (
+            f"Three adapters as one; of its own recall the worst set keeps: {merged}."
+            if kept
+            else ""
+        )
+    )
+    return f"{_table(['Right answers', ''], lines)}\n\n{note}"
+
+
 def third_party(record: Mapping[str, Any]) -> str:
     rows = {(row["memory_tokens"], row["way"]): row for row in record["rows"]}
     lines = []
@@ -251,6 +279,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "ttft": ttft,
     "third_party": third_party,
     "lora": lora,
+    "recall": recall,
     "kv_growth": kv_growth,
 }
 

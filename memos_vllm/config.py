@@ -200,6 +200,13 @@ class TrainingConfig(Section):
     )
     max_seconds: float = Field(3600.0, gt=0, description="one job")
     max_bytes: int = Field(16 << 30, ge=1, description="memory of the process that trains")
+    promote: bool = Field(
+        False,
+        description="text that is read often, is stable and large becomes an adapter by itself",
+    )
+    promote_after_days: float = Field(7.0, ge=0, description="without a change")
+    promote_reads: int = Field(100, ge=1, description="requests that it was read by")
+    promote_characters: int = Field(4000, ge=1, description="of its text")
     threads: int | None = Field(
         None,
         ge=1,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import memos_vllm
-from memos_vllm.cli import cubes, doctor, keys, training, transfer
+from memos_vllm.cli import cubes, doctor, keys, plan, training, transfer
 from memos_vllm.cli.reindex import reindex
 from memos_vllm.cli.search import search
 from memos_vllm.cli.serve import serve
@@ -32,6 +32,7 @@ app.command()(search)
 app.command()(training.train)
 app.command()(training.decode)
 app.add_typer(training.app, name="jobs")
+app.add_typer(plan.app, name="plan")
 app.add_typer(transfer.app, name="import")
 app.command()(transfer.export)
 app.command()(reindex)

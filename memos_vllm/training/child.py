@@ -18,7 +18,7 @@ _MODULE = "memos_vllm.training.process"
 class Child:
     """Ends when it is told to, when it has taken too much memory, or with the process that holds it."""
 
-    def __init__(self, folder: JobFolder, max_bytes: int) -> None:
+    def __init__(self, folder: JobFolder, max_bytes: int, beside_engine: bool = False) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         folder.forget_end()
         self._why: str | None = None

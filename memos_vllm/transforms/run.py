@@ -136,7 +136,7 @@ class Workshop:
             writer, escape = self._writer
             lessons = study(order, writer, escape, self._studying(job))
             write_json(folder.lessons, lessons.model_dump(mode="json"))
-        child = Child(folder, order.max_bytes)
+        child = Child(folder, order.max_bytes, beside_engine=self._writer is not None)
         try:
             while child.runs():
                 self._look(job, folder.progress())

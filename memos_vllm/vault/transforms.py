@@ -13,15 +13,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import PersonId, TenantId, new_id, now_us, to_datetime
+from memos_vllm.cube.model import Kind, State
 from memos_vllm.errors import Conflict, NotFound
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.vault import audit
 from memos_vllm.vault.database import Database
-from memos_vllm.vault.tables import TransformRow, TransformSourceRow
+from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, TransformRow, TransformSourceRow
 
 SEEN_SECONDS = 30.0
 """A running job that nobody has seen for so long is taken up by another process."""
@@ -54,6 +55,19 @@ class Transform:
     made: str | None
     """The cube that came of it."""
     created: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Promotable:
+    """A cube of text that is worth being an adapter."""
+
+    id: str
+    tenant: TenantId
+    person: PersonId
+    name: str | None
+    reads: int
+    characters: int
+    updated: datetime
 
 
 class Transforms:
@@ -180,6 +194,44 @@ class Transforms:
         query = select(TransformRow.id).where(TransformRow.state.not_in(ENDED))
         with self._database.read() as session:
             return set(session.scalars(query))
+
+    def promotable(
+        self, before_us: int, least_reads: int, least_characters: int, tenant: str | None = None
+    ) -> list[Promotable]:
+        """Cubes of text that have not changed since, are read so often and are so large, and that
+        nothing was made of and no job has read; the most read first."""
+        characters = func.sum(func.length(ItemRow.text)).label("characters")
+        query = (
+            select(CubeRow, characters)
+            .join(ItemRow, ItemRow.cube_id == CubeRow.id)
+            .where(
+                CubeRow.kind == Kind.EXPLICIT,
+                CubeRow.state == State.ACTIVATED,
+                CubeRow.updated_us < before_us,
+                CubeRow.reads >= least_reads,
+                CubeRow.id.not_in(select(DerivedRow.source_id)),
+                CubeRow.id.not_in(select(TransformSourceRow.cube_id)),
+            )
+            .group_by(CubeRow.id)
+            .having(characters >= least_characters)
+            .order_by(CubeRow.reads.desc(), CubeRow.id)
+        )
+        if tenant is not None:
+            query = query.where(CubeRow.tenant == tenant)
+        with self._database.read() as session:
+            return [
+                Promotable(
+                    row.id,
+                    TenantId(row.tenant),
+                    PersonId(row.person),
+                    row.name,
+                    row.reads,
+                    int(size),
+                    to_datetime(row.updated_us),
+                )
+                for row, size in session.execute(query)
+                if row.expires_us is None
+            ]
 
     @staticmethod
     def _find(session: Session, principal: Principal, job: str) -> TransformRow:
