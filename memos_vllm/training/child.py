@@ -22,13 +22,10 @@ class Child:
         self._folder, self._max_bytes = folder, max_bytes
         folder.forget_end()
         self._why: str | None = None
-        # Threads that wait for each other must not keep the engine's from their cores.
-        quiet = {
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "KMP_BLOCKTIME": "0",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | quiet
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+        environment["TOKENIZERS_PARALLELISM"] = "false"
+        if beside_engine:  # threads that wait must not keep its threads from their cores
+            environment |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
         with folder.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _MODULE, str(folder.path)],

@@ -94,8 +94,13 @@ class Student:
         in_epoch = -(-len(self._lessons) // self._recipe.batch)
         epoch, place = divmod(step, in_epoch)
         order = list(range(len(self._lessons)))
-        random.Random(f"{self._recipe.seed} {epoch}").shuffle(order)
-        return order[place * self._recipe.batch : (place + 1) * self._recipe.batch]
+        rng = random.Random(f"{self._recipe.seed} {epoch}")
+        rng.shuffle(order)
+        order.sort(key=lambda i: len(self._lessons[i].prompt) + len(self._lessons[i].answer))
+        size = self._recipe.batch
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        rng.shuffle(batches)  # of one length each: little of them is padding
+        return batches[place]
 
     def _take(self, batch: list[int], targets: Targets) -> float:
         for group in self._optimizer.param_groups:
