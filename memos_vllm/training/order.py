@@ -44,7 +44,7 @@ class Recipe(Strict):
     alpha: int | None = Field(None, ge=1, description="default: twice the rank")
     learning_rate: float = Field(2e-3, gt=0, lt=1)
     epochs: int = Field(6, ge=1, description="times that each lesson is taken")
-    batch: int = Field(16, ge=1, description="lessons in one step")
+    batch: int = Field(8, ge=1, description="lessons in one step")
     questions: int = Field(9, ge=1, le=64, description="asked about each sentence")
     answer_tokens: int = Field(64, ge=1, le=2048, description="longest answer")
     passage_tokens: int = Field(
