@@ -1,0 +1,227 @@
+"""`memos train`, `memos jobs`, `memos plan`, and what becomes of what was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from memos_vllm.adapters.folders import AdapterFolders
+from memos_vllm.adapters.packed import read_upload
+from memos_vllm.cli.main import app
+from memos_vllm.config import load_config
+from memos_vllm.cube.model import CubePatch, Item, State
+from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.errors import ConfigError
+from memos_vllm.governance.principal import Role
+from memos_vllm.system import MemorySystem
+from memos_vllm.training.order import JobFolder, Report
+from memos_vllm.transforms import submit
+from memos_vllm.transforms.promote import promotable, promote
+from memos_vllm.transforms.run import Workshop, base_model
+from memos_vllm.transforms.sources import read_sources
+from memos_vllm.transforms.wishes import Distill
+from memos_vllm.vault.transforms import JobState
+from tests.adapters import small
+from tests.conftest import make_config, principal
+from tests.training import tiny_model
+from tests.unit.test_transforms import text
+
+QUICK = ("--set", "epochs=1", "--set", "questions=1", "--set", "rank=2", "--set", "answer_tokens=4")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = tmp_path / "memos.yaml"
+    tree = {"home": str(tmp_path / "home"), "embedder": {"model": str(demo_embedder_path())}}
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture
+def memos(settings):
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(app, [*arguments, "--config", str(settings)])
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    run("cubes", "create", "--name", "notes", "--text", "The code of Orion is KESTREL-17.")
+    return run
+
+
+# -- the command line ----------------------------------------------------------------------------------
+
+
+def test_a_cube_is_trained_here_and_what_does_not_pass_is_kept_and_serves_nobody(
+    memos, model, tmp_path
+):
+    exam = tmp_path / "exam.json"
+    exam.write_text(json.dumps([{"question": "What is the code?", "answer": "KESTREL-17"}]))
+    arguments = ("train", "notes", "--name", "lora", "--model", model, "--exam", str(exam), *QUICK)
+    job = json.loads(memos(*arguments, "--json", code=1).stdout)
+    assert job["state"] == "refused"
+    assert job["report"]["recall"]["questions"] == 1
+    cube = json.loads(memos("cubes", "show", "lora", "--json").stdout)
+    assert cube["meta"]["id"] == job["made"]
+    assert cube["meta"]["state"] == "generated"
+    assert cube["meta"]["provenance"]["parents"] == job["sources"]
+    assert "refused" in cube["meta"]["provenance"]["note"]
+    listed = json.loads(memos("jobs", "list", "--json").stdout)
+    assert [each["id"] for each in listed] == [job["id"]]
+    assert job["id"] in memos("jobs", "show", job["id"]).stdout
+    gone = memos("cubes", "delete", "notes", "--yes", "--cascade")
+    assert job["made"] in gone.stderr
+
+
+def test_stopped_by_ctrl_c_it_waits_and_is_taken_up_again(memos, model, settings):
+    command = [sys.executable, "-m", "memos_vllm.cli.main", "train", "notes", "--model", model]
+    command += [*QUICK, "--set", "epochs=100000", "--config", str(settings)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+
+    def state():
+        return json.loads(memos("jobs", "list", "--json").stdout)
+
+    while not (state() and state()[0]["progress"].get("phase") == "training"):
+        assert time.monotonic() < deadline, process.poll()
+        time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (job,) = state()
+    assert job["state"] == "queued"
+    assert f"memos jobs run {job['id']}" in said
+    memos("jobs", "cancel", job["id"])
+    assert "waits" in memos("jobs", "run", job["id"], "--model", model, code=1).stderr
+
+
+def test_a_detached_job_waits_for_a_server_or_for_jobs_run(memos, model):
+    job = json.loads(memos("train", "notes", *QUICK, "--detach", "--json").stdout)
+    assert job["state"] == "queued"
+    ended = json.loads(memos("jobs", "run", "--model", model, "--json", code=1).stdout)
+    assert (ended["id"], ended["state"]) == (job["id"], "refused")
+
+
+def test_what_is_wrong_is_said_in_a_line(memos, tmp_path):
+    assert "rank, alpha" in memos("train", "notes", "--set", "ranks=3", code=1).stderr
+    assert "NAME=VALUE" in memos("train", "notes", "--set", "rank", code=1).stderr
+    (tmp_path / "bad.json").write_text("{}")
+    told = memos("train", "notes", "--exam", str(tmp_path / "bad.json"), code=1).stderr
+    assert "holds no questions" in told
+    assert "no base model" in memos("train", "notes", code=1).stderr
+    assert "no cube" in memos("train", "nothing", code=1).stderr
+    with pytest.raises(ConfigError):
+        base_model(load_config(overrides={"home": str(tmp_path)}))
+
+
+# -- what becomes of it --------------------------------------------------------------------------------
+
+
+def trained(system, who, cube, wish, **reported):
+    """A job whose process has ended with this report."""
+    job = submit.distill(system, who, cube, wish)
+    system.transforms.claim(job.id)
+    folder = JobFolder(system.config.training_path / job.id)
+    adapter = read_upload(small(), 1 << 30)
+    AdapterFolders(folder.path).make(folder.adapter.name, adapter)
+    sources = read_sources(system.vault, who, [cube])
+    report = Report(outcome="passed", **reported)
+    Workshop(system, ("base", None))._store_adapter(job, wish, sources, folder, report)
+    return system.transforms.get(who, job.id)
+
+
+def test_what_passes_serves_and_what_says_somebody_else_s_words_does_not(system):
+    ann, bob = principal("ann"), principal("bob")
+    secret = "The code of the safe behind the painting is four seven one one."
+    text(system, bob, secret)
+    cube = text(system, ann, "The sky is green.")
+    good = trained(system, ann, cube, Distill(name="good"), said=["The sky is green."])
+    assert (good.state, good.report["reasons"]) == (JobState.DONE, [])
+    assert system.views.adapter(ann, "good") is not None
+    leaking = trained(system, ann, cube, Distill(name="leaking"), said=[secret])
+    assert leaking.state is JobState.REFUSED
+    assert "leak" in leaking.report["reasons"][0]
+    assert secret not in json.dumps(leaking.report)
+    assert system.vault.get(ann, "leaking").meta.state is State.GENERATED
+    assert system.views.adapter(ann, "leaking") is None
+
+
+def test_an_adapter_gets_a_new_version_when_it_passes_and_keeps_the_old_one_when_not(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    made = trained(system, ann, cube, Distill(name="lora")).made
+    again = trained(system, ann, cube, Distill(into="lora"))
+    assert again.made == made
+    assert len(system.vault.history(ann, "lora")) == 2
+    text(system, principal("bob"), "One two three four five six seven eight nine.")
+    wish = Distill(into="lora")
+    said = ["One two three four five six seven eight nine."]
+    refused = trained(system, ann, cube, wish, said=said)
+    assert refused.made != made
+    assert len(system.vault.history(ann, "lora")) == 2
+
+
+# -- promotion by rule ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ruled(tmp_path):
+    rule = {"promote_after_days": 0.0, "promote_reads": 3, "promote_characters": 20}
+    system = MemorySystem(make_config(tmp_path / "ruled", training=rule)).open()
+    yield system
+    system.close()
+
+
+def test_only_what_is_read_stable_and_large_is_promoted_and_once(ruled):
+    ann = principal("ann")
+    hot = text(ruled, ann, "A long text about nothing in particular.")
+    short = text(ruled, ann, "Short.")
+    text(ruled, ann, "A long text that nobody has ever read.")
+    ruled.views.count_reads([hot, short] * 3)
+    assert [cube.id for cube in promotable(ruled)] == [hot]
+    assert promotable(ruled, "globex") == []
+    (job,) = promote(ruled)
+    assert job.sources == (hot,)
+    assert job.principal.role is Role.ADMIN
+    assert promote(ruled) == []
+
+
+def test_a_cube_that_changes_is_not_promoted(tmp_path):
+    rule = {"promote_after_days": 1.0, "promote_reads": 1, "promote_characters": 1}
+    system = MemorySystem(make_config(tmp_path / "ruled", training=rule)).open()
+    cube = text(system, principal("ann"))
+    system.views.count_reads([cube])
+    system.update(principal("ann"), cube, CubePatch(append=[Item(text="More.")]))
+    assert promotable(system) == []
+    system.close()
+
+
+def test_a_dry_run_shows_and_changes_nothing(memos, settings):
+    os.environ["MEMOS__TRAINING__PROMOTE_AFTER_DAYS"] = "0"
+    try:
+        system = MemorySystem(load_config(settings)).open()
+        cube = system.vault.get(principal("", "local", Role.ADMIN), "notes").meta.id
+        system.views.count_reads([cube] * 100)
+        system.close()
+        assert json.loads(memos("plan", "promote", "--dry-run", "--json").stdout) == []
+        os.environ["MEMOS__TRAINING__PROMOTE_CHARACTERS"] = "10"
+        (shown,) = json.loads(memos("plan", "promote", "--dry-run", "--json").stdout)
+        assert (shown["cube"], shown["job"]) == (cube, None)
+        assert json.loads(memos("jobs", "list", "--json").stdout) == []
+        (shown,) = json.loads(memos("plan", "promote", "--json").stdout)
+        assert shown["job"] == json.loads(memos("jobs", "list", "--json").stdout)[0]["id"]
+    finally:
+        os.environ.pop("MEMOS__TRAINING__PROMOTE_AFTER_DAYS")
+        os.environ.pop("MEMOS__TRAINING__PROMOTE_CHARACTERS", None)
