@@ -19,7 +19,8 @@ EXAM = [
 ]
 GATE = {"recall_of_ceiling": 0.4, "perplexity_ratio": 1.2}
 """Mild: what a small model learns in a minute differs from machine to machine."""
-SECONDS = 300
+SECONDS = 900
+pytestmark = pytest.mark.timeout(1200)
 
 
 def made(http: httpx.Client, content: str, **meta: Any) -> str:
@@ -93,7 +94,7 @@ def test_it_is_its_source_s_owner_s_and_says_what_it_was_made_of(server, keys, u
 
 def test_it_is_put_into_words_again(una, learnt):
     topics = ["the code word of Orion Station", "the door of Orion Station"]
-    wish = {"name": "orion-again", "topics": topics, "agreement": 0.4}
+    wish = {"name": "orion-again", "topics": topics, "samples": 3, "agreement": 0.4}
     wish |= {"state": "activated", "kv": True}
     job = una.post("/v1/memory/cubes/knows-orion/decode", json=wish).json()
     job = ended(una, job)
