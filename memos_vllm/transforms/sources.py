@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from memos_vllm.cube.ids import SHARED, PersonId
 from memos_vllm.cube.model import Access, ExplicitPayload, Item, Kind, MemCube
@@ -11,7 +12,9 @@ from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
 from memos_vllm.operator.chunking import passages
-from memos_vllm.vault.vault import MemVault
+
+if TYPE_CHECKING:
+    from memos_vllm.vault.vault import MemVault
 
 _CHARACTERS_PER_TOKEN = 4
 _LEAK_WORDS = 8

@@ -79,6 +79,9 @@ def test_create_read_change_delete(http):
         "id": made["meta"]["id"],
         "deleted": True,
         "index_pending": False,
+        "stale": [],
+        "deleted_too": [],
+        "jobs": [],
     }
     assert alice.get(path).status_code == 404
 
