@@ -199,6 +199,7 @@ class TrainingConfig(Section):
         None, description="base model where no server runs; default: `serve.model`"
     )
     max_seconds: float = Field(3600.0, gt=0, description="one job")
+    jobs_per_tenant: int = Field(16, ge=1, description="that wait or run")
     max_bytes: int = Field(16 << 30, ge=1, description="memory of the process that trains")
     promote: bool = Field(
         False,

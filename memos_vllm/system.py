@@ -38,6 +38,7 @@ from memos_vllm.operator.indexer import Indexer
 from memos_vllm.operator.search import MemOperator, SearchResult
 from memos_vllm.vault.audit import AuditLog
 from memos_vllm.vault.database import Database
+from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.keys import KeyRing
 from memos_vllm.vault.outbox import Outbox, Work
@@ -45,7 +46,7 @@ from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
 from memos_vllm.vault.transforms import Transforms
 from memos_vllm.vault.turns import PendingTurns
-from memos_vllm.vault.vault import Deletion, MemVault
+from memos_vllm.vault.vault import MemVault
 from memos_vllm.vault.views import OwnerState, VaultViews
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from memos_vllm.cube.model import Item
 from memos_vllm.training.everyday import UNRELATED
 from memos_vllm.training.order import Gate, Order, Question, Recall
-from memos_vllm.training.study import Ask, is_right, told
+from memos_vllm.training.study import Ask, by_overlap, is_right, told
 from memos_vllm.training.weights import Weights
 
 _BATCH = 4
@@ -37,10 +38,17 @@ def recall(
     escape = weights.escape
     counts: dict[str, int] = {}
     said: list[str] = []
-    ways = (("ceiling", order.passages, True), ("floor", None, True), ("adapter", None, False))
-    for turn, (way, before, without_adapter) in enumerate(ways):
+    ways = (("ceiling", True, True), ("floor", False, True), ("adapter", False, False))
+    for turn, (way, with_text, without_adapter) in enumerate(ways):
         asks = [
-            Ask(told(before, question.question, escape), order.recipe.answer_tokens)
+            Ask(
+                told(
+                    _shown(weights, order, question) if with_text else None,
+                    question.question,
+                    escape,
+                ),
+                order.recipe.answer_tokens,
+            )
             for question in exam
         ]
 
@@ -59,6 +67,19 @@ def recall(
     return Recall(
         questions=len(exam), **{way: round(count / most, 4) for way, count in counts.items()}
     ), said
+
+
+def _shown(weights: Weights, order: Order, question: Question) -> list[Item]:
+    """The text before a question: all of it, or of a long one what shares most words with it."""
+    sizes = [len(weights.tokenizer.encode(item.text)) for item in order.passages]
+    if sum(sizes) <= order.shown_tokens:
+        return order.passages
+    left, chosen = order.shown_tokens, set()
+    for place in by_overlap(question.question, [item.text for item in order.passages]):
+        if sizes[place] <= left:
+            left -= sizes[place]
+            chosen.add(place)
+    return [item for place, item in enumerate(order.passages) if place in chosen]
 
 
 @torch.inference_mode()

@@ -88,6 +88,9 @@ class Order(Strict):
     model: str = Field(description="folder or name of the base model's weights")
     revision: str | None = None
     passages: list[Item] = Field(default_factory=list, description="what is taught")
+    shown_tokens: int = Field(
+        1024, ge=1, description="of the text before a question of the exam, as in a served prompt"
+    )
     exam: list[Question] = Field(default_factory=list, description="empty: written while studying")
     recipe: Recipe = Recipe()
     gate: Gate = Gate()

@@ -210,6 +210,13 @@ def is_like(one: str, other: str) -> bool:
     return len(left & right) >= _LIKE * len(left | right) > 0
 
 
+def by_overlap(question: str, texts: Sequence[str]) -> list[int]:
+    """Places of the texts, those first that share most words with the question."""
+    asked = _words(question) - _EMPTY
+    shared = [len(asked & _words(text)) for text in texts]
+    return sorted(range(len(texts)), key=lambda place: -shared[place])
+
+
 def is_right(reply: str, wanted: str) -> bool:
     """Whether a reply holds all words of the wanted answer, whatever stands around them."""
     return _words(wanted) <= _words(reply)

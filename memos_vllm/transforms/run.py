@@ -32,7 +32,7 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import ConfigError, MemosError, NotFound
+from memos_vllm.errors import ConfigError, MemosError, NotFound, Unavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.scheduler.render import Escape
 from memos_vllm.system import MemorySystem
@@ -100,8 +100,14 @@ class Workshop:
                 self._system.transforms.release(job.id)
                 return None
             report = None
+        except Unavailable:
+            raise  # it is taken up again
         except MemosError as error:
             report = Report(outcome="failed", reasons=[error.message])
+            self._end(job, JobState.FAILED, report, None)
+        except Exception:
+            log.exception("job %s", job.id)
+            report = Report(outcome="failed", reasons=["an error of ours: the log tells more"])
             self._end(job, JobState.FAILED, report, None)
         shutil.rmtree(folder.path, ignore_errors=True)
         return report
@@ -134,7 +140,7 @@ class Workshop:
             JobFolder.make(folder.path, order)
         if self._writer is not None and order.kind == "distill" and not folder.lessons.exists():
             writer, escape = self._writer
-            lessons = study(order, writer, escape, self._studying(job))
+            lessons = study(order, writer, escape, self._studying(job, order.max_seconds))
             write_json(folder.lessons, lessons.model_dump(mode="json"))
         child = Child(folder, order.max_bytes, beside_engine=self._writer is not None)
         try:
@@ -146,12 +152,14 @@ class Workshop:
             raise
         return child.report()
 
-    def _studying(self, job: Transform) -> Callable[[int, int], None]:
+    def _studying(self, job: Transform, max_seconds: float) -> Callable[[int, int], None]:
         started = time.monotonic()
 
         def done(count: int, total: int) -> None:
             seconds = round(time.monotonic() - started, 1)
             self._look(job, Progress(phase="studying", done=count, total=total, seconds=seconds))
+            if seconds > max_seconds:
+                raise Unprocessable(f"its time is over ({max_seconds:g} s)")
 
         return done
 
@@ -268,6 +276,7 @@ class Workshop:
             max_seconds=min(max_seconds or limits.max_seconds, limits.max_seconds),
             max_bytes=limits.max_bytes,
             threads=limits.threads or self._threads,
+            shown_tokens=self._system.config.prompt.budget_tokens,
             **given,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memos_vllm.cube.ids import SHARED, PersonId
 from memos_vllm.cube.model import Kind, State
@@ -48,7 +48,7 @@ def distill(system: MemorySystem, principal: Principal, ref: str, wish: Distill)
             )
         recipe = recipe.model_copy(update={"rank": most})
     request = wish.model_dump(mode="json") | {"cube": ref, "recipe": recipe.model_dump(mode="json")}
-    return system.transforms.add(principal, DISTILL, sources.ids, request)
+    return _added(system, principal, DISTILL, sources.ids, request)
 
 
 def decode(system: MemorySystem, principal: Principal, ref: str, wish: Decode) -> Transform:
@@ -63,7 +63,7 @@ def decode(system: MemorySystem, principal: Principal, ref: str, wish: Decode) -
             "KV is built of what may stand in prompts: `state` must be `activated`", param="kv"
         )
     request = wish.model_dump(mode="json") | {"cube": cube.id}
-    return system.transforms.add(principal, DECODE, [cube.id], request)
+    return _added(system, principal, DECODE, [cube.id], request)
 
 
 def again(system: MemorySystem, principal: Principal, orphan: Orphan) -> Transform | None:
@@ -80,6 +80,23 @@ def again(system: MemorySystem, principal: Principal, orphan: Orphan) -> Transfo
     except MemosError as error:
         log.warning("an adapter that went with its source is not made again: %s", error)
         return None
+
+
+def _added(
+    system: MemorySystem,
+    principal: Principal,
+    kind: str,
+    sources: list[str],
+    request: dict[str, Any],
+) -> Transform:
+    """Raises Conflict: one tenant does not make all others wait."""
+    most = system.config.training.jobs_per_tenant
+    if system.transforms.count_open(principal) >= most:
+        raise Conflict(
+            f"{most} jobs of the tenant wait or run already (training.jobs_per_tenant): wait for one of "
+            "them, or cancel it"
+        )
+    return system.transforms.add(principal, kind, sources, request)
 
 
 def _check_free(system: MemorySystem, principal: Principal, name: str, person: str) -> None:

@@ -49,5 +49,3 @@ class TransformWorker:
                     sweep(self._workshop.system)
             except Unavailable as error:
                 log.warning("jobs wait: %s", error)
-            except Exception:
-                log.exception("a job ended with an error of ours; others go on")

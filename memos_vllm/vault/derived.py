@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from memos_vllm.cube.ids import CubeId
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import records
@@ -30,6 +31,15 @@ class Orphan:
     """What it was made from that is still there."""
     job: dict[str, Any] | None
     """What the job that made it was asked."""
+
+
+@dataclasses.dataclass
+class Deletion:
+    cube: CubeId
+    stale: list[str] = dataclasses.field(default_factory=list)
+    """What was made from it, and from that, as far as whoever deletes may read it."""
+    gone: list[Orphan] = dataclasses.field(default_factory=list)
+    """All of it, where it was deleted too."""
 
 
 def record(session: Session, principal: Principal, cube: CubeRow, parents: Sequence[str]) -> None:
@@ -52,10 +62,10 @@ def record(session: Session, principal: Principal, cube: CubeRow, parents: Seque
     check_readers(session, cube)
 
 
-def mark(session: Session, source: CubeRow) -> list[str]:
+def mark(session: Session, source: CubeRow) -> list[CubeRow]:
     """The source holds something else now, or goes: what was made from it is stale, and what was made
-    from that. Returns the ids of all of it."""
-    marked: list[str] = []
+    from that. Returns all of it."""
+    marked: dict[str, CubeRow] = {}
     sources = [source.id]
     while sources:
         here = sources.pop()
@@ -68,11 +78,11 @@ def mark(session: Session, source: CubeRow) -> list[str]:
         for cube in made:
             if cube.id in marked or cube.id == source.id:
                 continue
-            marked.append(cube.id)
+            marked[cube.id] = cube
             sources.append(cube.id)
             if source.id not in cube.stale:
                 cube.stale = [*cube.stale, source.id]
-    return marked
+    return list(marked.values())
 
 
 def orphan(session: Session, cube: CubeRow, going: Sequence[str]) -> Orphan:

@@ -105,6 +105,14 @@ class Transforms:
             )
         return self.get(principal, row.id)
 
+    def count_open(self, principal: Principal) -> int:
+        """Jobs of the tenant that wait or run."""
+        query = select(func.count()).where(
+            TransformRow.tenant == principal.tenant, TransformRow.state.not_in(ENDED)
+        )
+        with self._database.read() as session:
+            return session.scalar(query) or 0
+
     def get(self, principal: Principal, job: str) -> Transform:
         """Raises NotFound."""
         with self._database.read() as session:

@@ -9,7 +9,6 @@ transaction begins to commit, so a kill at any point leaves either the old state
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
@@ -55,20 +54,11 @@ from memos_vllm.vault import (
 )
 from memos_vllm.vault.contents import Content
 from memos_vllm.vault.database import Database
-from memos_vllm.vault.derived import Orphan
+from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.tables import CubeRow, VersionRow
 
 Along = Callable[[Session], None]
-
-
-@dataclasses.dataclass
-class Deletion:
-    cube: CubeId
-    stale: list[str] = dataclasses.field(default_factory=list)
-    """What was made from it, and from that."""
-    gone: list[Orphan] = dataclasses.field(default_factory=list)
-    """All of it, where it was deleted too."""
 
 
 class MemVault:
@@ -224,9 +214,10 @@ class MemVault:
             row = self._find(session, principal, ref, lock=True)
             changes.check_current(row, if_match)
             deletion = Deletion(CubeId(row.id))
-            deletion.stale = derived.mark(session, row)
-            going = [session.get_one(CubeRow, made) for made in deletion.stale if cascade]
-            ids = [row.id, *deletion.stale]
+            made = derived.mark(session, row)
+            deletion.stale = [child.id for child in made if records.readable(principal, child)]
+            going = made if cascade else []
+            ids = [row.id, *(child.id for child in going)]
             deletion.gone = [derived.orphan(session, child, ids) for child in going]
             for each in (*going, row):
                 self._drop(session, principal, each)
@@ -280,7 +271,8 @@ class MemVault:
         version = self._commit_version(
             session, principal, row, "create", content, meta.provenance, created
         )
-        derived.record(session, principal, row, meta.provenance.parents)
+        if meta.provenance.parents:
+            derived.record(session, principal, row, meta.provenance.parents)
         detail = {"person": person, "version": version.id, "items": len(content.items)}
         if content.kind is not Kind.EXPLICIT:
             detail |= {"kind": content.kind, "sha256": version.payload_sha256}

@@ -11,14 +11,18 @@ import pytest
 import torch
 
 from memos_vllm.adapters.packed import load_folder
+from memos_vllm.cube.model import Item
+from memos_vllm.training import exam
 from memos_vllm.training import weights as weights_module
 from memos_vllm.training.child import Child
-from memos_vllm.training.order import JobFolder, Recipe, write_json
+from memos_vllm.training.order import JobFolder, Question, Recipe, write_json
 from memos_vllm.training.student import Student, divergence
 from memos_vllm.training.study import told
 from memos_vllm.training.targets import teach
 from memos_vllm.training.weights import Weights
 from tests.training import TEXT, lessons, order, tiny_model
+
+WORDS = ("cat", "dog", "sky", "bread", "sea", "door", "wind", "song")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,19 @@ def test_a_model_that_cannot_be_asked_is_refused(tmp_path):
 
     with pytest.raises(BadRequest, match="cannot be loaded"):
         Weights(str(tmp_path / "nothing"))
+
+
+def test_a_long_text_is_shown_as_far_as_a_served_prompt_shows_it(model):
+    weights = Weights(str(model))
+    passages = [Item(text=f"Rule {n} is about the {word}.") for n, word in enumerate(WORDS)]
+    question = Question(question="What is rule 2 about, the sea or the sky?", answer="sky")
+    whole = order(model).model_copy(update={"passages": passages})
+    assert exam._shown(weights, whole, question) == passages
+    short = whole.model_copy(update={"shown_tokens": 24})
+    shown = exam._shown(weights, short, question)
+    assert passages[2] in shown
+    assert len(shown) < len(passages)
+    assert shown == [passage for passage in passages if passage in shown]
 
 
 # -- the process ---------------------------------------------------------------------------------------

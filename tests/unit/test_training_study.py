@@ -10,6 +10,7 @@ from memos_vllm.cube.model import Item
 from memos_vllm.training.order import Gate, Order, Question, Recall, Recipe
 from memos_vllm.training.study import (
     Ask,
+    by_overlap,
     is_like,
     is_right,
     key_words,
@@ -162,6 +163,11 @@ def test_precision_is_the_share_that_some_sentence_says():
     said = ["The door of Orion is violet.", "The door of Orion is made of cheese."]
     assert precision(said, [TEXT]) == 0.5
     assert precision([], [TEXT]) is None
+
+
+def test_texts_that_share_words_with_a_question_come_first():
+    texts = ["The sea is red.", "The door is violet.", "The code of Orion is violet."]
+    assert by_overlap("Which code is violet?", texts) == [2, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,26 @@ def test_deleting_what_it_reads_deletes_the_job_and_its_folder(system):
     assert not folder.exists()
 
 
+def test_one_tenant_does_not_make_all_others_wait(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    jobs = [submit.distill(system, ann, cube, Distill()) for _ in range(16)]
+    with pytest.raises(Conflict, match="jobs_per_tenant"):
+        submit.distill(system, ann, cube, Distill())
+    other = principal("ann", "globex")
+    submit.distill(system, other, text(system, other), Distill())
+    system.transforms.cancel(ann, jobs[0].id)
+    submit.distill(system, ann, cube, Distill())
+
+
+def test_whoever_deletes_is_told_of_what_they_may_read(system):
+    source = text(system, ADMIN, shared=True, access=Access(writers="tenant"))
+    adapter(system, principal("bob"), [source])
+    mine = adapter(system, principal("ann"), [source])
+    deletion, _ = system.delete(principal("ann"), source)
+    assert deletion.stale == [mine]
+
+
 # -- what was made from what ---------------------------------------------------------------------------
 
 
