@@ -46,7 +46,7 @@ from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
 from memos_vllm.vault.transforms import Transforms
 from memos_vllm.vault.turns import PendingTurns
-from memos_vllm.vault.vault import MemVault
+from memos_vllm.vault.vault import Along, MemVault
 from memos_vllm.vault.views import OwnerState, VaultViews
 
 log = logging.getLogger(__name__)
@@ -111,21 +111,32 @@ class MemorySystem:
     # -- changing ---------------------------------------------------------------------------------
 
     def create(
-        self, principal: Principal, cubes: Sequence[NewCube], once: IdempotencyKey | None = None
+        self,
+        principal: Principal,
+        cubes: Sequence[NewCube],
+        once: IdempotencyKey | None = None,
+        along: Along | None = None,
     ) -> list[MemCube]:
         """Store cubes (all or none), their text cut into passages, and index them.
 
+        Args:
+            along: what else belongs into the transaction; what it raises undoes all of it.
         Raises:
             TooLarge, Forbidden, Conflict, NotBuilt: nothing was stored.
         """
         cut = [new.model_copy(update={"payload": self._cut(new.payload)}) for new in cubes]
         self._check_quota(principal, [new.payload for new in cut])
-        made = self.vault.create_many(principal, cut, once)
+        made = self.vault.create_many(principal, cut, once, along)
         self.settle([CubeId(cube.meta.id) for cube in made])
         return made
 
     def update(
-        self, principal: Principal, ref: str, patch: CubePatch, if_match: str | None = None
+        self,
+        principal: Principal,
+        ref: str,
+        patch: CubePatch,
+        if_match: str | None = None,
+        along: Along | None = None,
     ) -> MemCube:
         if patch.payload is not None:
             payload = self._cut(patch.payload)
@@ -133,7 +144,7 @@ class MemorySystem:
             patch = patch.model_copy(update={"payload": payload})
         if patch.append is not None:
             patch = patch.model_copy(update={"append": self.cut_items(patch.append)})
-        cube = self.vault.update(principal, ref, patch, if_match=if_match)
+        cube = self.vault.update(principal, ref, patch, if_match=if_match, along=along)
         self.settle([CubeId(cube.meta.id)])
         return cube
 

@@ -243,16 +243,9 @@ def _show(job: Transform, as_json: bool) -> None:
 
 
 def _told(job: Transform) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "kind": job.kind,
-        "state": job.state,
-        "sources": list(job.sources),
-        "made": job.made,
-        "progress": job.progress,
-        "report": job.report,
-        "created": job.created.isoformat(),
-    }
+    from memos_vllm.api.transforms import view
+
+    return view(job).model_dump(mode="json")
 
 
 def _phase(job: Transform) -> str:

@@ -93,6 +93,9 @@ class Provenance(Strict):
     model: Label | None = None
     prompt_sha256: str | None = None
     parents: list[Label] = Field(default_factory=list, description="cubes this one was made from")
+    parent_versions: list[Label] = Field(
+        default_factory=list, description="which versions of them, in the same order"
+    )
     note: str | None = Field(None, max_length=2000, pattern=r"^[^\x00]*$")
 
 

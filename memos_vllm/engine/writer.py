@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import secrets
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextvars import Context
 from typing import Any
 
@@ -35,12 +39,22 @@ class EngineWriter:
             batch = asks[start : start + _AT_ONCE]
             written = asyncio.run_coroutine_threadsafe(self._write(batch), self._loop)
             try:
-                texts += written.result(_ANSWER_SECONDS)
-            except TimeoutError as error:
+                texts += self._waited(written, functools.partial(done, len(texts)))
+            except BaseException:
                 written.cancel()
-                raise Unavailable("the engine has no time for it") from error
+                raise
             done(len(texts))
         return texts
+
+    @staticmethod
+    def _waited(written: Future[list[str]], alive: Callable[[], None]) -> list[str]:
+        """Args: alive: called every second meanwhile; may raise. Raises Unavailable."""
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(TimeoutError):
+                return written.result(1.0)
+            alive()
+        raise Unavailable("the engine has no time for it")
 
     async def _write(self, asks: Sequence[Ask]) -> list[str]:
         await self._people.idle(_LONGEST_WAIT_SECONDS)

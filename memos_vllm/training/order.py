@@ -87,6 +87,9 @@ class Order(Strict):
     kind: Literal["distill", "decode"] = "distill"
     model: str = Field(description="folder or name of the base model's weights")
     revision: str | None = None
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="cubes that it was made from, and which versions"
+    )
     passages: list[Item] = Field(default_factory=list, description="what is taught")
     shown_tokens: int = Field(
         1024, ge=1, description="of the text before a question of the exam, as in a served prompt"

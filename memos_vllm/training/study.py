@@ -86,7 +86,11 @@ class Writer(Protocol):
     """The served model: by its engine, or by its weights."""
 
     def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
-        """One text for each. Args: done: told how many are written; may raise to stop."""
+        """One text for each.
+
+        Args:
+            done: told how many are written, again and again; may raise to stop.
+        """
         ...
 
 
@@ -137,8 +141,7 @@ def study(
         for part in parts
         for turn in range(recipe.questions)
     ]
-    expected = 3 * len(asks)
-    written = writer.write([ask for _, ask in asks], lambda count: done(count, expected))
+    written = writer.write([ask for _, ask in asks], lambda count: done(count, 3 * len(asks)))
     drafts: dict[tuple[str, str], Draft] = {}
     for (part, _), text in zip(asks, written, strict=True):
         if (question := read_question(text)) is not None:
@@ -153,10 +156,19 @@ def study(
     for part in parts:
         for question in _continuations(part[0].text):
             drafts.setdefault((part[0].text, question), Draft(question, *part, True))
-    lessons, rest = _answer(writer, escape, recipe, list(drafts.values()), lambda d: d.passage)
-    done(len(asks) * 2, expected)
+    begun = len(asks)
+    # If every question were asked twice, and each of the everyday ones.
+    expected = begun + 2 * len(drafts) + len(EVERYDAY)
+
+    def so_far(count: int) -> None:
+        done(begun + count, expected)
+
+    lessons, rest = _answer(
+        writer, escape, recipe, list(drafts.values()), lambda d: d.passage, so_far
+    )
+    begun += len(drafts)
     # A small model loses its way among several sentences: it is asked again with the one.
-    again, rest = _answer(writer, escape, recipe, rest, lambda d: d.sentence)
+    again, rest = _answer(writer, escape, recipe, rest, lambda d: d.sentence, so_far)
     lessons += again
     # Where the sentence is an answer, what the model does not find is read to it.
     lessons += [
@@ -167,7 +179,8 @@ def study(
     exam = order.exam or list(_held_out(lessons))
     kept_out = {_plain(question.question) for question in exam}
     lessons = [lesson for lesson in lessons if _plain(lesson.question) not in kept_out]
-    lessons += _everyday(writer, escape, recipe, len(lessons))
+    begun = expected - len(EVERYDAY)
+    lessons += _everyday(writer, escape, recipe, len(lessons), so_far)
     done(expected, expected)
     return Lessons(lessons=lessons, exam=exam, dropped=sum(not d.is_known for d in rest))
 
@@ -247,13 +260,14 @@ def _answer(
     recipe: Recipe,
     drafts: Sequence[Draft],
     before: Callable[[Draft], Item],
+    done: Callable[[int], None],
 ) -> tuple[list[Lesson], list[Draft]]:
     """Answers that their sentences support, and the questions without one."""
     asks = [
         Ask(told([before(draft)], draft.question, escape), recipe.answer_tokens) for draft in drafts
     ]
     lessons, rest = [], []
-    for draft, answer in zip(drafts, writer.write(asks, _nobody), strict=True):
+    for draft, answer in zip(drafts, writer.write(asks, done), strict=True):
         if supported(draft.question, answer, draft.sentence.text):
             lesson = Lesson(question=draft.question, answer=answer.strip(), before=[before(draft)])
             lessons.append(lesson)
@@ -262,20 +276,18 @@ def _answer(
     return lessons, rest
 
 
-def _everyday(writer: Writer, escape: Escape, recipe: Recipe, related: int) -> list[Lesson]:
+def _everyday(
+    writer: Writer, escape: Escape, recipe: Recipe, related: int, done: Callable[[int], None]
+) -> list[Lesson]:
     count = min(len(EVERYDAY), round(related * recipe.unrelated))
     questions = random.Random(recipe.seed).sample(EVERYDAY, count)
     most = min(_EVERYDAY_TOKENS, recipe.answer_tokens)
     asks = [Ask(told(None, question, escape), most) for question in questions]
     return [
         Lesson(question=question, answer=answer.strip(), before=None)
-        for question, answer in zip(questions, writer.write(asks, _nobody), strict=True)
+        for question, answer in zip(questions, writer.write(asks, done), strict=True)
         if answer.strip()
     ]
-
-
-def _nobody(_count: int) -> None:
-    pass
 
 
 def _ask_for_question(text: str, seed: int) -> Ask:

@@ -32,7 +32,14 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import ConfigError, MemosError, NotFound, Unavailable, Unprocessable
+from memos_vllm.errors import (
+    ConfigError,
+    Conflict,
+    MemosError,
+    NotFound,
+    Unavailable,
+    Unprocessable,
+)
 from memos_vllm.governance.principal import Principal
 from memos_vllm.scheduler.render import Escape
 from memos_vllm.system import MemorySystem
@@ -42,12 +49,11 @@ from memos_vllm.training.study import Writer, precision, study
 from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
 from memos_vllm.transforms.submit import DISTILL
 from memos_vllm.transforms.wishes import Decode, Distill
-from memos_vllm.vault.transforms import JobState, Transform
+from memos_vllm.vault.transforms import JobIsGone, JobState, Transform
 from memos_vllm.vault.vault import MemVault
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
-_SHOWN_LEAKS = 3
 _NOTE_CHARACTERS = 2000
 
 
@@ -95,7 +101,7 @@ class Workshop:
         folder = self._folder(job)
         try:
             report = self._work(job, folder)
-        except Interrupted:
+        except (Interrupted, JobIsGone):
             if self._ending.is_set():
                 self._system.transforms.release(job.id)
                 return None
@@ -123,6 +129,7 @@ class Workshop:
                 exam=wish.exam,
                 recipe=wish.recipe,
                 gate=wish.gate,
+                sources={cube.meta.id: cube.meta.version for cube in sources.cubes},
             )
             report = self._train(job, folder, order)
             if report.outcome in ("passed", "refused") and folder.adapter.exists():
@@ -174,27 +181,40 @@ class Workshop:
     def _store_adapter(
         self, job: Transform, wish: Distill, sources: Sources, folder: JobFolder, report: Report
     ) -> Report:
-        leaked = self._leaks(sources, report)
-        if leaked:
+        if leaked := self._leaks(sources, report):
             report.outcome = "refused"
             report.reasons.append(
                 f"leak: it says {len(leaked)} runs of words that stand in memory which not all of its "
-                f"readers may read and in nothing that it learnt"
+                "readers may read, and in nothing that it learnt; it is not kept"
             )
+            self._end(job, JobState.REFUSED, report, None)
+            return report
         payload = ParametricPayload(content=upload_of_folder(folder.adapter))
-        cube = self._store(job, wish, sources, payload, report)
+        try:
+            cube = self._store(job, wish, sources, payload, report, folder.order())
+        except Conflict as error:  # somebody took the name meanwhile: the work is kept without it
+            report.reasons.append(error.message)
+            wish = wish.model_copy(update={"name": None})
+            cube = self._store(job, wish, sources, payload, report, folder.order())
         state = JobState.DONE if report.outcome == "passed" else JobState.REFUSED
         self._end(job, state, report, cube.meta.id)
         return report
 
     def _store(
-        self, job: Transform, wish: Distill, sources: Sources, payload: Payload, report: Report
+        self,
+        job: Transform,
+        wish: Distill,
+        sources: Sources,
+        payload: Payload,
+        report: Report,
+        order: Order,
     ) -> MemCube:
-        provenance = self._provenance(job, sources.ids, report)
+        provenance = self._provenance(job, order.sources, report)
+        along = self._system.transforms.still_running(job.id)
         passed = report.outcome == "passed"
         if wish.into is not None and passed:
             patch = CubePatch(payload=payload, provenance=provenance)
-            return self._system.update(job.principal, wish.into, patch)
+            return self._system.update(job.principal, wish.into, patch, along=along)
         meta = NewMeta(
             name=wish.name,
             person=sources.person or None,
@@ -205,7 +225,8 @@ class Workshop:
             provenance=provenance,
             tags=["distilled"],
         )
-        return self._system.create(job.principal, [NewCube(meta=meta, payload=payload)])[0]
+        new = NewCube(meta=meta, payload=payload)
+        return self._system.create(job.principal, [new], along=along)[0]
 
     def _decode(self, job: Transform, folder: JobFolder, wish: Decode) -> Report:
         vault = self._system.vault
@@ -220,7 +241,12 @@ class Workshop:
         if not folder.given.exists():
             adapter = unpack(vault.file(job.principal, cube.meta.id, cube.meta.version))
             AdapterFolders(folder.path).make(folder.given.name, adapter)
-        order = self._order(wish.max_seconds, kind="decode", decoding=wanted)
+        order = self._order(
+            wish.max_seconds,
+            kind="decode",
+            decoding=wanted,
+            sources={cube.meta.id: cube.meta.version},
+        )
         report = self._train(job, folder, order)
         if report.outcome != "passed":
             return report
@@ -232,18 +258,30 @@ class Workshop:
             shared=cube.meta.person is None,
             state=wish.state,
             access=cube.meta.access,
-            provenance=self._provenance(job, [cube.meta.id], report),
+            provenance=self._provenance(job, folder.order().sources, report),
             tags=["decoded"],
         )
         items = [Item(type=ItemType.FACT, text=statement) for statement in report.statements]
         payload = ExplicitPayload(content=items)
-        made = self._system.create(job.principal, [NewCube(meta=meta, payload=payload)])[0]
-        if wish.kv and self._build_kv is not None:
-            self._build_kv(job.principal, made.meta.id)
+        along = self._system.transforms.still_running(job.id)
+        new = NewCube(meta=meta, payload=payload)
+        made = self._system.create(job.principal, [new], along=along)[0]
+        if wish.kv:
+            self._keep_kv(job, made, report)
         self._end(job, JobState.DONE, report, made.meta.id)
         return report
 
-    def _provenance(self, job: Transform, parents: list[str], report: Report) -> Provenance:
+    def _keep_kv(self, job: Transform, made: MemCube, report: Report) -> None:
+        if self._build_kv is None:
+            report.reasons.append("its KV is not built: no engine with a KV tier runs here")
+            return
+        try:
+            self._build_kv(job.principal, made.meta.id)
+        except MemosError as error:
+            report.reasons.append(f"its KV is not built: {error.message}")
+
+    def _provenance(self, job: Transform, parents: dict[str, str], report: Report) -> Provenance:
+        """Args: parents: cube → the version that was read."""
         told = report.model_dump(
             mode="json", include={"outcome", "reasons", "recall", "precision"}, exclude_none=True
         )
@@ -252,7 +290,8 @@ class Workshop:
             origin=f"transform:{job.kind}",
             message_ids=[job.id],
             model=self._model[0][-500:],
-            parents=parents,
+            parents=list(parents),
+            parent_versions=list(parents.values()),
             note=json.dumps(told)[:_NOTE_CHARACTERS],
         )
 

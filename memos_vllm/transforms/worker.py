@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from memos_vllm.errors import Unavailable
+from memos_vllm.errors import MemosError
 from memos_vllm.transforms.promote import promote
 from memos_vllm.transforms.run import Workshop, sweep
 
@@ -47,5 +47,5 @@ class TransformWorker:
                 if job is not None:
                     self._workshop.do(job)
                     sweep(self._workshop.system)
-            except Unavailable as error:
+            except (MemosError, OSError) as error:
                 log.warning("jobs wait: %s", error)

@@ -41,6 +41,10 @@ class JobState(StrEnum):
 ENDED = frozenset({JobState.DONE, JobState.REFUSED, JobState.CANCELLED, JobState.FAILED})
 
 
+class JobIsGone(Exception):
+    """It was cancelled, or what it reads was deleted; whatever it was about to store is undone."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Transform:
     id: str
@@ -188,12 +192,12 @@ class Transforms:
             return True
 
     def still_running(self, job: str) -> Callable[[Session], None]:
-        """For the transaction that stores what came of it; raises Conflict if it must not be stored."""
+        """For the transaction that stores what came of it; raises JobIsGone."""
 
         def check(session: Session) -> None:
-            row = session.get(TransformRow, job)
+            row = session.get(TransformRow, job, with_for_update=True)
             if row is None or row.state != JobState.RUNNING:
-                raise Conflict("the job was cancelled, or what it reads was deleted")
+                raise JobIsGone(job)
 
         return check
 

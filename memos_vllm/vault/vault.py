@@ -272,7 +272,7 @@ class MemVault:
             session, principal, row, "create", content, meta.provenance, created
         )
         if meta.provenance.parents:
-            derived.record(session, principal, row, meta.provenance.parents)
+            derived.record(session, principal, row, meta.provenance)
         detail = {"person": person, "version": version.id, "items": len(content.items)}
         if content.kind is not Kind.EXPLICIT:
             detail |= {"kind": content.kind, "sha256": version.payload_sha256}
@@ -308,8 +308,13 @@ class MemVault:
                     session, principal.tenant, principal.author, f"cube.{action}", row.id, detail
                 )
                 if provenance is not None and provenance.parents:
-                    derived.record(session, principal, row, provenance.parents)
+                    derived.record(session, principal, row, provenance)
                 derived.check_readers(session, row)
+                if narrowed := derived.narrow(session, row):
+                    told = {"cubes": narrowed}
+                    audit.record(
+                        session, principal.tenant, principal.author, "cube.narrow", row.id, told
+                    )
                 header = records.header(row, version)
                 payload = content.payload(CubeId(row.id))
         except IntegrityError as error:

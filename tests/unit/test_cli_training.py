@@ -19,16 +19,16 @@ from memos_vllm.cli.main import app
 from memos_vllm.config import load_config
 from memos_vllm.cube.model import CubePatch, Item, State
 from memos_vllm.demo.embedder import demo_embedder_path
-from memos_vllm.errors import ConfigError
+from memos_vllm.errors import ConfigError, NotFound
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
-from memos_vllm.training.order import JobFolder, Report
+from memos_vllm.training.order import JobFolder, Order, Report
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.promote import promotable, promote
 from memos_vllm.transforms.run import Workshop, base_model
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.transforms.wishes import Distill
-from memos_vllm.vault.transforms import JobState
+from memos_vllm.vault.transforms import JobIsGone, JobState
 from tests.adapters import small
 from tests.conftest import make_config, principal
 from tests.training import tiny_model
@@ -129,17 +129,52 @@ def test_what_is_wrong_is_said_in_a_line(memos, tmp_path):
 # -- what becomes of it --------------------------------------------------------------------------------
 
 
-def trained(system, who, cube, wish, **reported):
+def trained(system, who, cube, wish, meanwhile=lambda: None, **reported):
     """A job whose process has ended with this report."""
     job = submit.distill(system, who, cube, wish)
     system.transforms.claim(job.id)
-    folder = JobFolder(system.config.training_path / job.id)
+    sources = read_sources(system.vault, who, [cube])
+    versions = {source.meta.id: source.meta.version for source in sources.cubes}
+    order = Order(model="base", sources=versions)
+    folder = JobFolder.make(system.config.training_path / job.id, order)
     adapter = read_upload(small(), 1 << 30)
     AdapterFolders(folder.path).make(folder.adapter.name, adapter)
-    sources = read_sources(system.vault, who, [cube])
-    report = Report(outcome="passed", **reported)
+    meanwhile()
+    report = Report(**({"outcome": "passed"} | reported))
     Workshop(system, ("base", None))._store_adapter(job, wish, sources, folder, report)
     return system.transforms.get(who, job.id)
+
+
+def test_what_was_deleted_while_it_was_learnt_is_not_kept(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    with pytest.raises(JobIsGone):
+        trained(system, ann, cube, Distill(name="lora"), lambda: system.delete(ann, cube))
+    with pytest.raises(NotFound):
+        system.vault.get(ann, "lora")
+
+
+def test_what_changed_while_it_was_learnt_makes_it_stale_at_once(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    more = CubePatch(append=[Item(text="More.")])
+    trained(system, ann, cube, Distill(name="lora"), lambda: system.update(ann, cube, more))
+    made = system.vault.get(ann, "lora").meta
+    assert made.stale == [cube]
+    first = system.vault.history(ann, cube)[-1].id
+    assert made.provenance.parent_versions == [first]
+    tagged = CubePatch(tags=["seen"])
+    trained(system, ann, cube, Distill(name="b"), lambda: system.update(ann, cube, tagged))
+    assert system.vault.get(ann, "b").meta.stale == [], "it says the same"
+
+
+def test_a_name_that_was_taken_meanwhile_costs_the_name_and_not_the_work(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    job = trained(system, ann, cube, Distill(name="x"), lambda: text(system, ann, name="x"))
+    assert job.state is JobState.DONE
+    assert system.vault.get(ann, job.made).meta.name is None
+    assert "'x'" in job.report["reasons"][0]
 
 
 def test_what_passes_serves_and_what_says_somebody_else_s_words_does_not(system):
@@ -154,8 +189,9 @@ def test_what_passes_serves_and_what_says_somebody_else_s_words_does_not(system)
     assert leaking.state is JobState.REFUSED
     assert "leak" in leaking.report["reasons"][0]
     assert secret not in json.dumps(leaking.report)
-    assert system.vault.get(ann, "leaking").meta.state is State.GENERATED
-    assert system.views.adapter(ann, "leaking") is None
+    assert leaking.made is None
+    with pytest.raises(NotFound):
+        system.vault.get(ann, "leaking")
 
 
 def test_an_adapter_gets_a_new_version_when_it_passes_and_keeps_the_old_one_when_not(system):
@@ -165,10 +201,9 @@ def test_an_adapter_gets_a_new_version_when_it_passes_and_keeps_the_old_one_when
     again = trained(system, ann, cube, Distill(into="lora"))
     assert again.made == made
     assert len(system.vault.history(ann, "lora")) == 2
-    text(system, principal("bob"), "One two three four five six seven eight nine.")
-    wish = Distill(into="lora")
-    said = ["One two three four five six seven eight nine."]
-    refused = trained(system, ann, cube, wish, said=said)
+    refused = trained(system, ann, cube, Distill(into="lora"), outcome="refused")
+    assert system.vault.get(ann, refused.made).meta.state is State.GENERATED
+    assert system.views.adapter(ann, refused.made) is None
     assert refused.made != made
     assert len(system.vault.history(ann, "lora")) == 2
 

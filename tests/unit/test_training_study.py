@@ -117,6 +117,14 @@ def test_it_can_be_stopped_while_it_writes():
         study(order(), FakeWriter(), same, stop)
 
 
+def test_progress_never_goes_back_and_ends_whole():
+    told = []
+    study(order(), FakeWriter(forgets="code"), same, lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == told[-1][1]
+    assert len(told) >= 5
+
+
 @pytest.mark.parametrize(
     ("written", "question"),
     [

@@ -15,6 +15,7 @@ from memos_vllm.cube.model import (
     NewMeta,
     ParametricPayload,
     Provenance,
+    State,
 )
 from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import Role
@@ -260,6 +261,30 @@ def test_what_was_made_is_not_given_to_more_readers_than_its_sources_have(system
     own = text(system, principal("ann"))
     with pytest.raises(Unprocessable, match="not all of its readers"):
         adapter(system, ADMIN, [own], person="bob")
+
+
+def test_when_fewer_may_read_a_source_fewer_may_read_what_was_made_from_it(system):
+    source = text(system, ADMIN, shared=True)
+    shared = adapter(system, ADMIN, [source], shared=True)
+    words = text(system, ADMIN, shared=True, provenance=Provenance(parents=[shared]))
+    mine, theirs = (adapter(system, principal(who), [source], name="own") for who in ("ann", "bob"))
+    system.update(ADMIN, source, CubePatch(access=Access(readers=["ann"])))
+    for cube in (shared, words):
+        assert system.vault.get(ADMIN, cube).meta.access.readers == ["ann"]
+    assert system.views.adapter(principal("bob"), shared) is None
+    assert system.views.adapter(principal("ann"), shared) is not None
+    assert system.vault.get(ADMIN, theirs).meta.state is State.ARCHIVED
+    assert system.vault.get(ADMIN, mine).meta.state is State.ACTIVATED
+
+
+def test_what_an_older_version_was_made_from_is_not_forgotten(system):
+    ann = principal("ann")
+    first, second = text(system, ann), text(system, ann, "The sea is red.")
+    made = adapter(system, ann, [first])
+    again = ParametricPayload(content=small(1))
+    system.update(ann, made, CubePatch(payload=again, provenance=Provenance(parents=[second])))
+    deletion, _ = system.delete(ann, first, cascade=True)
+    assert [orphan.cube for orphan in deletion.gone] == [made], "a rollback would bring it back"
 
 
 def test_naming_a_parent_tells_nobody_whether_it_is_there(system):
