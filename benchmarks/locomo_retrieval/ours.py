@@ -115,7 +115,7 @@ def rank(
 
 def _item(turn: Turn) -> Item:
     return Item(
-        type=ItemType.TURN,
+        type=ItemType.EPISODE,
         text=turn.text,
         speaker=turn.speaker,
         time=turn.time,

@@ -50,13 +50,53 @@ class Placement(StrEnum):
 
 
 class ItemType(StrEnum):
-    TURN = "turn"
+    EPISODE = "episode"
+    """A turn of a conversation, word by word."""
     FACT = "fact"
+    PREFERENCE = "preference"
+    """How somebody wants things, or wants to be treated."""
+    EVENT = "event"
+    """Something that happened or will happen at a time."""
+    PROCEDURE = "procedure"
+    """How something is done."""
+    TOOL_TRACE = "tool_trace"
+    """What a tool was called with and what it returned."""
     PASSAGE = "passage"
+    """A piece of a document."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> ItemType | None:
+        return cls.EPISODE if value == "turn" else None  # its name before schema revision 0003
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class Claim(Strict):
+    """What was read out of something that was said: about whom, since when, and how surely.
+
+    Two times: `begins` to `ends` is when it holds in the world; `Item.time` is when it was said, and
+    the versions of the cube are when it was recorded.
+    """
+
+    subject: Label = Field(description="who or what it is about")
+    attribute: Label | None = Field(
+        None,
+        description="which of the subject's properties: a newer claim about the same supersedes",
+    )
+    value: Label | None = Field(None, description="what that property is")
+    begins: datetime | None = None
+    ends: datetime | None = Field(None, description="null: it still holds")
+    confidence: float = Field(1.0, ge=0, le=1)
+    sources: list[Label] = Field(
+        default_factory=list, description="messages that say it, the first one first"
+    )
+    seen: int = Field(1, ge=1, description="times that it was said")
+    last_seen: datetime | None = None
+    entities: list[Label] = Field(
+        default_factory=list, description="people, places and things that it names"
+    )
 
 
 class Item(Strict):
@@ -74,6 +114,9 @@ class Item(Strict):
     session: Label | None = None
     source: Label | None = Field(
         None, description="message id, document name, turn id of a data set"
+    )
+    claim: Claim | None = Field(
+        None, description="of what was extracted; null: it stands as it was said or written"
     )
 
 

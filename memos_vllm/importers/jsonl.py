@@ -38,7 +38,7 @@ class Line(Strict):
         return storable(value) if isinstance(value, str) else value
 
     def item(self) -> Item:
-        kind = self.type or (ItemType.TURN if self.speaker else ItemType.PASSAGE)
+        kind = self.type or (ItemType.EPISODE if self.speaker else ItemType.PASSAGE)
         return Item(
             type=kind,
             text=self.text,

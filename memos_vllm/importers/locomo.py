@@ -98,7 +98,7 @@ def session_cubes(conversation: Conversation, person: str) -> Iterator[NewCube]:
         label = f"session_{session.number}"
         items = [
             Item(
-                type=ItemType.TURN,
+                type=ItemType.EPISODE,
                 text=turn.shown,
                 speaker=turn.speaker,
                 # The data set dates sessions only; a second a turn keeps their order.

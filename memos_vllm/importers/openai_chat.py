@@ -196,7 +196,7 @@ def _cubes(chat: Chat, person: str | None, size: int) -> Iterator[ImportedCube]:
     owner = chat.person or person
     items = [
         Item(
-            type=ItemType.TURN,
+            type=ItemType.EPISODE,
             text=message.text,
             speaker=owner if owner and message.role == "user" else message.role,
             time=message.time,

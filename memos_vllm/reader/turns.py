@@ -40,7 +40,7 @@ def turn_items(body: Mapping[str, Any], person: str, session: str) -> list[Item]
     said = [(person, body["user"], "user"), (ASSISTANT, body["reply"], "reply")]
     return [
         Item(
-            type=ItemType.TURN,
+            type=ItemType.EPISODE,
             text=text.replace("\x00", "").strip(),
             speaker=speaker,
             time=moment,

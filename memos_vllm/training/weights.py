@@ -145,7 +145,8 @@ def compute_dtype(device: str) -> torch.dtype:
     """bfloat16 where it is fast: on a GPU, and on a CPU with units for it."""
     if device != "cpu":
         return torch.bfloat16
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if has_units else torch.float32
 
 
 def _kind(ask: Ask) -> tuple[float, int, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
@@ -63,6 +64,7 @@ def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
             _tell_outbox(session, "upsert", cube, item.id)
         else:
             row.ordinal = ordinal
+            row.claim = _claim(item)
             if row.window_sha256 != window:
                 row.window_sha256 = window
                 _tell_outbox(session, "upsert", cube, item.id)
@@ -172,7 +174,12 @@ def _new_row(cube: CubeRow, item: Item, ordinal: int, window: str) -> ItemRow:
         session=item.session,
         source=item.source,
         window_sha256=window,
+        claim=_claim(item),
     )
+
+
+def _claim(item: Item) -> dict[str, Any] | None:
+    return item.claim.model_dump(mode="json", exclude_defaults=True) if item.claim else None
 
 
 def _tell_outbox(session: Session, op: str, cube: CubeRow, item_id: str) -> None:

@@ -22,6 +22,7 @@ from memos_vllm.cube.ids import (
 )
 from memos_vllm.cube.model import (
     Access,
+    Claim,
     Header,
     Item,
     Kind,
@@ -122,6 +123,7 @@ def item_model(row: ItemRow) -> Item:
         time=to_datetime(row.time_us) if row.time_us is not None else None,
         session=row.session,
         source=row.source,
+        claim=Claim.model_validate(row.claim) if row.claim else None,
     )
 
 
@@ -133,6 +135,7 @@ def identify(cube: CubeId, items: list[Item]) -> list[Item]:
     for item in items:
         body = _item_json(item)
         body.pop("id")
+        body.pop("claim", None)  # said once more, or no longer true: it is the same item
         key = sha256(canonical_json([cube, body]))
         digest = sha256(f"{key}#{seen[key]}".encode()) if seen[key] else key
         seen[key] += 1
@@ -158,4 +161,6 @@ def _item_json(item: Item) -> dict[str, Any]:
     tree = item.model_dump(mode="json")
     if item.time is not None:
         tree["time"] = to_datetime(to_us(item.time)).isoformat()
+    if item.claim is None:
+        del tree["claim"]
     return tree

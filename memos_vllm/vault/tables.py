@@ -123,6 +123,7 @@ class ItemRow(Base):
     session: Mapped[str | None] = mapped_column(String(500))
     source: Mapped[str | None] = mapped_column(String(500))
     window_sha256: Mapped[str] = mapped_column(String(64))
+    claim: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class OwnerRow(Base):

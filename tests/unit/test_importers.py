@@ -72,7 +72,7 @@ def test_locomo_makes_one_cube_per_session_for_both_speakers(tmp_path: Path) -> 
     first = items(cubes[0])
     assert [i.source for i in first] == ["D1:1", "D1:2", "D1:3"]
     assert first[1].speaker == "Bob"
-    assert first[1].type is ItemType.TURN
+    assert first[1].type is ItemType.EPISODE
     assert first[1].time == datetime(2023, 5, 8, 13, 1, 1, tzinfo=UTC)
 
 
@@ -163,7 +163,7 @@ def test_jsonl_groups_by_person_and_session_in_full_cubes(tmp_path: Path) -> Non
     first, _, last = source.cubes()
     assert first.new.meta.tags == ["import", "jsonl", "x"]
     assert items(first)[0].type is ItemType.PASSAGE
-    assert items(last)[0].type is ItemType.TURN
+    assert items(last)[0].type is ItemType.EPISODE
 
 
 def test_jsonl_lines_without_person_are_announced_as_shared(tmp_path: Path) -> None:

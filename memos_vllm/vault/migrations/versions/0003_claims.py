@@ -1,0 +1,25 @@
+"""Items carry what was read out of something said; a `turn` is an `episode`.
+
+Revision 0003.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("items", sa.Column("claim", sa.JSON(), nullable=True))
+    op.execute("UPDATE items SET type = 'episode' WHERE type = 'turn'")
+
+
+def downgrade() -> None:
+    op.execute("UPDATE items SET type = 'turn' WHERE type = 'episode'")
+    with op.batch_alter_table("items") as items:
+        items.drop_column("claim")
