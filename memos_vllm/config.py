@@ -208,6 +208,10 @@ class TrainingConfig(Section):
     promote_after_days: float = Field(7.0, ge=0, description="without a change")
     promote_reads: int = Field(100, ge=1, description="requests that it was read by")
     promote_characters: int = Field(4000, ge=1, description="of its text")
+    device: str | None = Field(
+        None, description="torch device of the process that trains; default: CUDA where it is"
+    )
+    jobs_kept_days: float = Field(30.0, ge=0, description="jobs that have ended are shown so long")
     threads: int | None = Field(
         None,
         ge=1,

@@ -75,6 +75,8 @@ class Chat:
     """Cubes that should be attached, the best first."""
     adapter: Adapter | None = None
     """What is attached."""
+    preparing: asyncio.Task[Adapter] | None = None
+    """It is made ready while memory is searched."""
 
 
 class Adapter(Protocol):
@@ -169,7 +171,7 @@ class Pipeline:
             return
         with self._step(chat, "attach"):
             try:
-                chat.adapter = await self.adapters.prepare(chat.parametric)
+                chat.adapter = await (chat.preparing or self.adapters.prepare(chat.parametric))
             except (Unavailable, DamagedPayload, Unprocessable) as error:
                 if isinstance(error, Unprocessable) and chat.options.adapter:
                     raise  # it was asked for by name
@@ -241,6 +243,9 @@ class Pipeline:
             cubes = await asyncio.to_thread(views.stable, chat.principal, options.named)
             most = self.adapters.most_merged if self.adapters is not None else 1
             chat.parametric, attached = choose(cubes.adapters, options, self._adapter_problem, most)
+            if self.adapters is not None and chat.parametric:
+                chat.preparing = asyncio.ensure_future(self.adapters.prepare(chat.parametric))
+                chat.preparing.add_done_callback(_noticed)
             stable = cubes.texts
             if options.order == "hottest":
                 stable = hottest_first(stable, cubes.named)
@@ -341,6 +346,12 @@ class Pipeline:
             seconds = time.perf_counter() - started
             chat.plan.steps_ms[name] = round(seconds * 1000, 3)
             metrics.STEP_SECONDS.labels(name).observe(seconds)
+
+
+def _noticed(task: asyncio.Task[Any]) -> None:
+    """An error of a request that did not come so far as to ask is nobody's."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _tokens(plan: MemoryPlan) -> int:

@@ -238,10 +238,10 @@ class MemorySystem:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def kv_usage(self, caller: Principal, cube: str) -> tuple[KVUsage, list[Quality]]:
+    def kv_usage(self, caller: Principal, cube: str) -> tuple[KVUsage, list[Quality], list[str]]:
         """The KV that is kept of a cube, as far as it serves the caller; all of it for an admin.
 
-        And what was measured of it in other places, the best first.
+        And what was measured of it in other places, the best first; and the keys of its segments.
         """
         everybody = caller.can(Role.ADMIN)
         scopes = None if everybody else [self.scopes.person(caller), self.scopes.tenant(caller)]
@@ -254,7 +254,7 @@ class MemorySystem:
             near_kl=round(qualities[0].kl, 4) if qualities else None,
             near_refused=sum(q.kl > self.config.kv.near_max_kl for q in qualities),
         )
-        return usage, qualities
+        return usage, qualities, [name.rpartition("/")[2] for name in sizes]
 
     def _forget_kv(self, work: Work) -> None:
         """Wipe KV that holds what a cube said before; with a person's cube, their conversations'.

@@ -124,6 +124,18 @@ class SegmentStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / str(name).replace("/", "+")).touch()
 
+    def named(self, key: str) -> list[SegmentName]:
+        """Segments on disk with this key, whosever they are: of one worker where there are several."""
+        if not key.isalnum():
+            return []
+        found = sorted(self.disk.folder.glob(f"*/*/{key}*{SUFFIX}"))
+        parts = [(path.parts[-3], path.parts[-2], path.name.removesuffix(SUFFIX)) for path in found]
+        return [
+            SegmentName(model, scope, *name.split(".", 1))
+            for model, scope, name in parts
+            if name.partition(".")[0] == key
+        ]
+
     # -- forgetting -------------------------------------------------------------------------------
 
     def forget(self, cube: str, sequence: int | None = None) -> int:

@@ -14,6 +14,7 @@ from memos_vllm.cube.model import Placement, Text
 from memos_vllm.errors import Forbidden, NotBuilt
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 
+_SHOWN_SEGMENTS = 100
 router = APIRouter(prefix="/v1/memory", tags=["activation memory"], responses=ERRORS)
 
 
@@ -61,6 +62,7 @@ class CubeActivation(Strict):
     chains: int = Field(description="segments that hold the cube, in whichever context")
     bytes: int
     pinned: bool
+    segments: list[str] = Field(description="their keys; a hundred at most")
     near: list[NearView] = Field(description="what its KV cost in other places, the best first")
 
 
@@ -149,7 +151,7 @@ async def activate_cube(
 def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
     """The KV that is kept of a cube, as far as it serves whoever asks; for an admin, all of it."""
     cube = system.vault.get(caller, ref).meta.id
-    usage, qualities = system.kv_usage(caller, cube)
+    usage, qualities, segments = system.kv_usage(caller, cube)
     near = [
         NearView(
             behind=quality.behind,
@@ -161,7 +163,12 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
         for quality in qualities
     ]
     return CubeActivation(
-        cube=cube, chains=usage.chains, bytes=usage.bytes, pinned=usage.pinned, near=near
+        cube=cube,
+        chains=usage.chains,
+        bytes=usage.bytes,
+        pinned=usage.pinned,
+        segments=sorted({key.partition(".")[0] for key in segments})[:_SHOWN_SEGMENTS],
+        near=near,
     )
 
 

@@ -105,7 +105,7 @@ def get_cube(
 ) -> MemCube:
     """A cube with its payload; `version` reads an older one."""
     cube = system.vault.get(caller, ref, version)
-    cube.meta.usage.kv, _ = system.kv_usage(caller, cube.meta.id)
+    cube.meta.usage.kv, _, _ = system.kv_usage(caller, cube.meta.id)
     return _tagged(response, cube)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.transforms import submit
-from memos_vllm.transforms.wishes import Decode, Distill
+from memos_vllm.transforms.wishes import Decode, Distill, Recover
 from memos_vllm.vault.transforms import JobState, Transform
 
 router = APIRouter(prefix="/v1/memory", tags=["memory jobs"], responses=ERRORS)
@@ -70,6 +70,20 @@ def decode_cube(
 ) -> JobView:
     """Put an adapter into words: a cube of text with what it says again and again."""
     return view(submit.decode(system, caller, ref, wish or Decode()))
+
+
+@router.post("/activation/{key}/recover", status_code=202)
+def recover_text(
+    system: System,
+    caller: Caller,
+    key: Annotated[str, Path(description="of a kept segment", pattern=r"^[0-9a-f]{8,64}$")],
+    wish: Annotated[Recover | None, Body(examples=[{"name": "from-kv"}])] = None,
+) -> JobView:
+    """Trace kept KV back to the text that it was computed from: a new cube, with its provenance.
+
+    `GET /v1/memory/cubes/{ref}/activation` names the segments of a cube.
+    """
+    return view(submit.recover(system, caller, key, wish or Recover()))
 
 
 @router.get("/jobs")

@@ -170,7 +170,8 @@ def run(
 
 
 def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool) -> None:
-    from memos_vllm.transforms.run import Workshop, base_model
+    from memos_vllm.transforms.run import Workshop
+    from memos_vllm.transforms.upkeep import base_model
 
     base = base_model(system.config, model)
     with progress_bar("waiting") as bar:

@@ -7,7 +7,8 @@ import dataclasses
 import time
 from typing import Any
 
-from memos_vllm.activation.store import SegmentStore
+from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.store import SegmentName, SegmentStore
 from memos_vllm.api.activation import SegmentView, Speed, UseView
 from memos_vllm.engine.builder import ChainBuilder
 from memos_vllm.engine.chains import Prompt, Writes
@@ -20,7 +21,18 @@ from memos_vllm.governance.scope import Scopes
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Chat, Pipeline
 from memos_vllm.reader.query import read_query
-from memos_vllm.scheduler.scheduler import Tokenizer
+from memos_vllm.scheduler.scheduler import Draft, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The beginning of a prompt whose KV is kept."""
+
+    tokens: list[int]
+    texts: list[str]
+    """What memory says in it, in prompt order."""
+    names: list[SegmentName]
+    """Of its segments, on the first worker."""
 
 
 @dataclasses.dataclass
@@ -43,35 +55,30 @@ class EngineActivator:
         """
         return await self.build_head(caller, cubes, system, declared=system is not None)
 
+    async def head(self, caller: Principal, cubes: list[str]) -> Head:
+        """The KV of these cubes at the head of a prompt without a system message, surely kept.
+
+        Raises what `activate` raises.
+        """
+        rendered = await self._rendered(caller, cubes, None)
+        segments = await self._segments(caller, rendered, declared=False)
+        await self.builder.build(rendered.prompt.tokens, segments)
+        names = self.builder.namer.names(rendered.prompt.tokens, segments)
+        texts = [candidate.text for candidate in rendered.draft.stable()]
+        return Head(list(rendered.prompt.tokens[: segments[-1].end]), texts, [n[0] for n in names])
+
     async def build_head(
         self, caller: Principal, cubes: list[str], system: str | None, declared: bool = False
     ) -> tuple[bool, float, list[SegmentView]]:
         """The same. Args: declared: the system message is the tenant's own from now on."""
         started = time.perf_counter()
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": "."})
-        options = MemoryOptions(
-            cubes=tuple(cubes), retrieve=False, write=False, required=True, adapter=False
-        )
-        chat = Chat(caller, options, messages, self.memory.default_model, max_reply=1)
-        model = _Rendering(self.memory)
-        draft = await self.pipeline.resolve(chat, read_query(messages), model)
-        rendered = await self.pipeline.render(chat, draft, model)
-        planner = await self.memory.planner()
-        if rendered is None or draft is None or model.prompt is None or planner is None:
-            reasons = {entry.reason for entry in chat.plan.entries}
-            raise Unprocessable("; ".join(sorted(reasons)) or "there is nothing to build")
-        if declared:
-            await asyncio.to_thread(planner.declare, caller, draft, model.prompt)
-        chained = planner.chain(caller, draft, model.prompt, Writes(head=True, history=False))
-        if chained.plan.problem or not chained.ends:
-            raise Unprocessable(chained.plan.problem or "the prompt cannot be cut behind memory")
-        end = chained.ends[-1][1]
-        segments = [s for s in chained.orders.segments if s.end <= end] if chained.orders else []
-        built = await self.builder.build(model.prompt.tokens, segments)
+        rendered = await self._rendered(caller, cubes, system)
+        segments = await self._segments(caller, rendered, declared)
+        prompt = rendered.prompt
+        built = await self.builder.build(prompt.tokens, segments)
         if built:
-            self.near.measure_others(caller, model.prompt, segments)
-        names = self.builder.namer.names(model.prompt.tokens, segments)
+            self.near.measure_others(caller, prompt, segments)
+        names = self.builder.namer.names(prompt.tokens, segments)
         shared = self.scopes.tenant(caller)
         starts = [0, *(segment.end for segment in segments)]
         views = [
@@ -84,6 +91,40 @@ class EngineActivator:
             for segment, start, name in zip(segments, starts, names, strict=False)
         ]
         return built, round(time.perf_counter() - started, 3), views
+
+    async def _rendered(
+        self, caller: Principal, cubes: list[str], system: str | None
+    ) -> _RenderedHead:
+        """Raises Unprocessable."""
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": "."})
+        options = MemoryOptions(
+            cubes=tuple(cubes), retrieve=False, write=False, required=True, adapter=False
+        )
+        chat = Chat(caller, options, messages, self.memory.default_model, max_reply=1)
+        model = _Rendering(self.memory)
+        draft = await self.pipeline.resolve(chat, read_query(messages), model)
+        rendered = await self.pipeline.render(chat, draft, model)
+        if rendered is None or draft is None or model.prompt is None:
+            reasons = {entry.reason for entry in chat.plan.entries}
+            raise Unprocessable("; ".join(sorted(reasons)) or "there is nothing to build")
+        return _RenderedHead(draft, model.prompt)
+
+    async def _segments(
+        self, caller: Principal, rendered: _RenderedHead, declared: bool
+    ) -> list[Segment]:
+        """Those of memory. Raises Unprocessable."""
+        draft, prompt = rendered.draft, rendered.prompt
+        planner = await self.memory.planner()
+        if planner is None:
+            raise Unprocessable("there is nothing to build")
+        if declared:
+            await asyncio.to_thread(planner.declare, caller, draft, prompt)
+        chained = planner.chain(caller, draft, prompt, Writes(head=True, history=False))
+        if chained.plan.problem or not chained.ends or chained.orders is None:
+            raise Unprocessable(chained.plan.problem or "the prompt cannot be cut behind memory")
+        end = chained.ends[-1][1]
+        return [segment for segment in chained.orders.segments if segment.end <= end]
 
     def use(self) -> UseView:
         """What loading spared since the server started."""
@@ -110,6 +151,12 @@ class EngineActivator:
 
 def _each_second(amount: float, seconds: float) -> float | None:
     return round(amount / seconds, 1) if seconds else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _RenderedHead:
+    draft: Draft
+    prompt: Prompt
 
 
 class _Rendering:

@@ -23,11 +23,11 @@ from memos_vllm.engine import people, salting
 from memos_vllm.engine.activator import EngineActivator
 from memos_vllm.engine.adapters import EngineAdapters, EngineModel
 from memos_vllm.engine.attach import attach_kv, has_connector
+from memos_vllm.engine.kept import EngineKV
 from memos_vllm.engine.kv.fingerprint import weights_digest
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.engine.writer import EngineWriter
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
-from memos_vllm.governance.principal import Principal
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.remember import Rememberer
@@ -144,15 +144,11 @@ def _do_jobs(
     loop = asyncio.get_running_loop()
     writer = EngineWriter(engine_client, inner, salter.in_flight, loop)
 
-    def build_kv(principal: Principal, cube: str) -> None:
-        assert activator is not None
-        asyncio.run_coroutine_threadsafe(activator.activate(principal, [cube], None), loop).result()
-
     workshop = Workshop(
         system,
         (model.model, model.revision),
         (writer, memory.tokenizer.escape),
-        build_kv=build_kv if activator is not None else None,
+        kept=EngineKV(activator, loop) if activator is not None else None,
         threads=max(1, (os.cpu_count() or 2) // 2),
     )
     worker = TransformWorker(workshop)

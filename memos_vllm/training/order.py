@@ -7,6 +7,7 @@
     progress.json       the phase, and how much of it is done
     adapter/            PEFT's form
     given/              decode: the adapter that is questioned
+    context.safetensors KV that the teacher reads, (layers, 2, tokens, kv_heads, head_dim)
     report.json         the end: what was measured, or why it ended
 
 Whoever holds the folder can stop the process at any moment and start it again: finished phases are
@@ -83,6 +84,13 @@ class Decoding(Strict):
     agreement: float = Field(0.6, gt=0, le=1)
 
 
+class Context(Strict):
+    """KV that stands before the teacher in place of text: a prompt's beginning, computed by the engine."""
+
+    tokens: list[int] = Field(description="of that beginning, one for each place in the file")
+    texts: list[str] = Field(description="what memory says in it, as it is placed in a prompt")
+
+
 class Order(Strict):
     kind: Literal["distill", "decode"] = "distill"
     model: str = Field(description="folder or name of the base model's weights")
@@ -91,6 +99,9 @@ class Order(Strict):
         default_factory=dict, description="cubes that it was made from, and which versions"
     )
     passages: list[Item] = Field(default_factory=list, description="what is taught")
+    context: Context | None = Field(
+        None, description="the teacher reads kept KV (`context.safetensors`), and not the passages"
+    )
     shown_tokens: int = Field(
         1024, ge=1, description="of the text before a question of the exam, as in a served prompt"
     )
@@ -100,6 +111,7 @@ class Order(Strict):
     decoding: Decoding = Decoding()
     max_seconds: float = Field(3600.0, gt=0)
     max_bytes: int = Field(16 << 30, gt=0, description="of memory")
+    device: str | None = Field(None, description="torch device; default: CUDA where it is")
     threads: int | None = Field(None, ge=1, description="on a CPU; default: one for each core")
 
 
@@ -154,6 +166,7 @@ class JobFolder:
         self.adapter = path / "adapter"
         self.given = path / "given"
         """Decode: the adapter that is questioned, in PEFT's form."""
+        self.context = path / "context.safetensors"
         self.log = path / "log.txt"
 
     @classmethod

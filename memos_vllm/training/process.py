@@ -6,23 +6,28 @@ SIGTERM ends it after the step that it is in, with a checkpoint; started again, 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from memos_vllm.errors import MemosError
+from safetensors.torch import load_file
+
+from memos_vllm.errors import BadRequest, MemosError
+from memos_vllm.scheduler.render import place
 from memos_vllm.training.decode import decode
 from memos_vllm.training.exam import forgetting, recall, verdict
 from memos_vllm.training.order import JobFolder, Order, Progress, Report, write_json
 from memos_vllm.training.student import Student
-from memos_vllm.training.study import Lessons, study, told
+from memos_vllm.training.study import Lesson, Lessons, Message, study, told
 from memos_vllm.training.targets import teach
-from memos_vllm.training.weights import Weights
+from memos_vllm.training.weights import Answered, KeptContext, Weights
 
 log = logging.getLogger(__name__)
 _SAY_SECONDS = 0.5
@@ -105,7 +110,7 @@ def _take_threads(order: Order) -> None:
 
 
 def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
-    weights = Weights(order.model, order.revision)
+    weights = Weights(order.model, order.revision, order.device)
     lessons = _lessons(folder, order, weights, clock)
     report.lessons = len(lessons.lessons)
     if not any(lesson.before is not None for lesson in lessons.lessons):
@@ -115,10 +120,7 @@ def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> N
         ]
         return
     clock.phase("teaching")
-    shown = [
-        weights.answered(told(lesson.before, lesson.question, weights.escape), lesson.answer)
-        for lesson in lessons.lessons
-    ]
+    shown, before = as_taught(folder, order, weights, lessons.lessons)
     plain = [
         weights.answered(told(None, lesson.question, weights.escape), lesson.answer)
         for lesson in lessons.lessons
@@ -129,6 +131,7 @@ def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> N
         order.recipe.top_k,
         folder.targets,
         lambda count: clock.done(count, len(shown)),
+        before,
     )
     clock.phase("training")
     student = Student(weights, order.recipe, plain)
@@ -142,10 +145,41 @@ def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> N
     student.save(folder.adapter)
 
 
+def as_taught(
+    folder: JobFolder, order: Order, weights: Weights, lessons: Sequence[Lesson]
+) -> tuple[list[Answered], list[KeptContext | None]]:
+    """The lessons as the teacher sees them, and the KV that stands before each.
+
+    Raises BadRequest: the KV is of another model, or of other tokens.
+    """
+    if order.context is None:
+        shown = [
+            weights.answered(told(lesson.before, lesson.question, weights.escape), lesson.answer)
+            for lesson in lessons
+        ]
+        return shown, [None] * len(shown)
+    context, kept = order.context, weights.context(load_file(folder.context)["kv"])
+    if kept.tokens != len(context.tokens):
+        raise BadRequest("the KV and the tokens that it was computed from differ in length")
+    shown = []
+    for lesson in lessons:
+        asked: list[Message] = [{"role": "user", "content": lesson.question}]
+        if lesson.before is None:
+            shown.append(weights.answered(asked, lesson.answer))
+            continue
+        whole = weights.answered(place(asked, context.texts, []), lesson.answer)
+        if whole.prompt[: kept.tokens] != context.tokens:
+            raise BadRequest(
+                "the KV was computed from other tokens than this model's chat begins with"
+            )
+        shown.append(dataclasses.replace(whole, prompt=whole.prompt[kept.tokens :]))
+    return shown, [None if lesson.before is None else kept for lesson in lessons]
+
+
 def _decode(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
     from peft import PeftModel
 
-    weights = Weights(order.model, order.revision)
+    weights = Weights(order.model, order.revision, order.device)
     adapted: Any = PeftModel.from_pretrained(weights.model, str(folder.given))
     adapted.eval()
     clock.phase("questioning")

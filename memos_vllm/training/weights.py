@@ -30,6 +30,25 @@ class Answered:
     """With the token that ends it."""
 
 
+class KeptContext:
+    """KV of a prompt's beginning, as the engine computed it."""
+
+    def __init__(self, kv: torch.Tensor) -> None:
+        """Args: kv: (layers, 2, tokens, kv_heads, head_dim)"""
+        self._kv = kv
+        self.tokens = kv.shape[2]
+
+    def cache(self, rows: int) -> Any:
+        """For a batch of so many; what is computed behind it changes the cache, so each has its own."""
+        from transformers import DynamicCache
+
+        cache: Any = DynamicCache()
+        for layer, (k, v) in enumerate(self._kv):
+            # (tokens, heads, head_dim) → (rows, heads, tokens, head_dim)
+            cache.update(*(each.transpose(0, 1).expand(rows, -1, -1, -1) for each in (k, v)), layer)
+        return cache
+
+
 class Weights:
     def __init__(self, path: str, revision: str | None = None, device: str | None = None) -> None:
         """Args: path: folder or name. Raises BadRequest: it is no causal language model."""
@@ -64,6 +83,14 @@ class Weights:
         )
         return tokens
 
+    def context(self, kv: torch.Tensor) -> KeptContext:
+        """Raises BadRequest: it is not of this model."""
+        config = self.model.config
+        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        if kv.shape[0] != config.num_hidden_layers or kv.shape[3] != heads:
+            raise BadRequest(f"KV of the shape {tuple(kv.shape)} is not of this model")
+        return KeptContext(kv.to(self.device, self.model.dtype))
+
     def answered(self, messages: Sequence[Message], answer: str) -> Answered:
         tokens = self.tokenizer.encode(answer, add_special_tokens=False)
         return Answered(self.prompt(messages), [*tokens, self.ends[0]])
@@ -89,11 +116,14 @@ class Weights:
             done(finished)
         return texts
 
-    def logits(self, batch: Sequence[Answered], adapted: Any = None) -> torch.Tensor:
+    def logits(
+        self, batch: Sequence[Answered], adapted: Any = None, before: KeptContext | None = None
+    ) -> torch.Tensor:
         """What is predicted at each token of the answers, one answer's after the other's.
 
         Args:
             adapted: the model with an adapter; None: the base model.
+            before: KV that stands before all of them; their prompts go on behind it.
         Returns:
             (places, vocabulary)
         """
@@ -108,6 +138,14 @@ class Weights:
             "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
             "use_cache": False,
         }
+        if before is not None:
+            seen = mask.new_ones(len(batch), before.tokens)
+            given |= {
+                "attention_mask": torch.cat([seen, mask], dim=1),
+                "position_ids": given["position_ids"] + before.tokens,
+                "past_key_values": before.cache(len(batch)),
+                "use_cache": True,
+            }
         model = self.model if adapted is None else adapted.get_base_model()
         if self._is_plain:
             states = model.base_model(**given).last_hidden_state[:, -longest - 1 : -1]

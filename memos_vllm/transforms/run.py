@@ -13,12 +13,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from memos_vllm.adapters.folders import AdapterFolders
 from memos_vllm.adapters.packed import unpack, upload_of_folder
-from memos_vllm.config import Config
 from memos_vllm.cube.model import (
     CubePatch,
     ExplicitPayload,
@@ -33,7 +31,6 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import (
-    ConfigError,
     Conflict,
     MemosError,
     NotFound,
@@ -44,11 +41,20 @@ from memos_vllm.governance.principal import Principal
 from memos_vllm.scheduler.render import Escape
 from memos_vllm.system import MemorySystem
 from memos_vllm.training.child import Child
-from memos_vllm.training.order import Decoding, JobFolder, Order, Progress, Report, write_json
+from memos_vllm.training.order import (
+    Context,
+    Decoding,
+    JobFolder,
+    Order,
+    Progress,
+    Report,
+    write_json,
+)
 from memos_vllm.training.study import Writer, precision, study
+from memos_vllm.transforms.kept import KeptKV, find_segment, text_of_segment
 from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
-from memos_vllm.transforms.submit import DISTILL
-from memos_vllm.transforms.wishes import Decode, Distill
+from memos_vllm.transforms.submit import DISTILL, RECOVER
+from memos_vllm.transforms.wishes import Decode, Distill, Recover
 from memos_vllm.vault.transforms import JobIsGone, JobState, Transform
 from memos_vllm.vault.vault import MemVault
 
@@ -67,7 +73,7 @@ class Workshop:
     Args:
         writer: the served model by its engine; None: the process that trains writes the lessons itself.
         told: is given the progress now and then.
-        build_kv: builds a cube's KV; None: no engine is there that could.
+        kept: the engine's KV tier; None: none is there.
         threads: on a CPU, where the configuration says nothing; None: one for each core.
     """
 
@@ -77,11 +83,11 @@ class Workshop:
         model: tuple[str, str | None],
         writer: tuple[Writer, Escape] | None = None,
         told: Callable[[Progress], None] = lambda progress: None,
-        build_kv: Callable[[Principal, str], None] | None = None,
+        kept: KeptKV | None = None,
         threads: int | None = None,
     ) -> None:
         self._system, self._model, self._writer, self._told = system, model, writer, told
-        self._build_kv, self._threads = build_kv, threads
+        self._kept, self._threads = kept, threads
         self._ending = threading.Event()
 
     @property
@@ -130,10 +136,13 @@ class Workshop:
                 recipe=wish.recipe,
                 gate=wish.gate,
                 sources={cube.meta.id: cube.meta.version for cube in sources.cubes},
+                context=self._context(job, wish, sources, folder),
             )
             report = self._train(job, folder, order)
             if report.outcome in ("passed", "refused") and folder.adapter.exists():
                 return self._store_adapter(job, wish, sources, folder, report)
+        elif job.kind == RECOVER:
+            return self._recover(job, Recover.model_validate(_without(job.request, "segment")))
         else:
             report = self._decode(job, folder, Decode.model_validate(_without(job.request, "cube")))
             if report.outcome == "passed":
@@ -141,6 +150,44 @@ class Workshop:
         state = JobState.FAILED if report.outcome in ("stopped", "failed") else JobState.REFUSED
         self._end(job, state, report, None)
         return report
+
+    def _context(
+        self, job: Transform, wish: Distill, sources: Sources, folder: JobFolder
+    ) -> Context | None:
+        """KV for the teacher. Raises Unprocessable and what `KeptKV.export` raises."""
+        if wish.teacher == "text":
+            return None
+        if folder.has_order():
+            return folder.order().context
+        folder.path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        return self._engine_kv().export(job.principal, sources.ids, folder.context)
+
+    def _recover(self, job: Transform, wish: Recover) -> Report:
+        """Kept KV → text."""
+        principal, kept = job.principal, self._engine_kv()
+        segment = find_segment(self._system, principal, job.request["segment"])
+        source = text_of_segment(self._system, principal, segment, kept)
+        report = Report(outcome="passed")
+        meta = NewMeta(
+            name=wish.name,
+            person=source.meta.person,
+            shared=source.meta.person is None,
+            state=wish.state,
+            access=source.meta.access,
+            provenance=self._provenance(job, {source.meta.id: source.meta.version}, report),
+            tags=["recovered"],
+        )
+        new = NewCube(meta=meta, payload=ExplicitPayload(content=items_of(source)))
+        along = self._system.transforms.still_running(job.id)
+        made = self._system.create(principal, [new], along=along)[0]
+        self._end(job, JobState.DONE, report, made.meta.id)
+        return report
+
+    def _engine_kv(self) -> KeptKV:
+        """Raises Unprocessable."""
+        if self._kept is None:
+            raise Unprocessable("no engine with a KV tier runs here: ask a server that has one")
+        return self._kept
 
     def _train(self, job: Transform, folder: JobFolder, order: Order) -> Report:
         if not folder.has_order():
@@ -272,11 +319,8 @@ class Workshop:
         return report
 
     def _keep_kv(self, job: Transform, made: MemCube, report: Report) -> None:
-        if self._build_kv is None:
-            report.reasons.append("its KV is not built: no engine with a KV tier runs here")
-            return
         try:
-            self._build_kv(job.principal, made.meta.id)
+            self._engine_kv().build(job.principal, made.meta.id)
         except MemosError as error:
             report.reasons.append(f"its KV is not built: {error.message}")
 
@@ -315,29 +359,13 @@ class Workshop:
             max_seconds=min(max_seconds or limits.max_seconds, limits.max_seconds),
             max_bytes=limits.max_bytes,
             threads=limits.threads or self._threads,
+            device=limits.device,
             shown_tokens=self._system.config.prompt.budget_tokens,
             **given,
         )
 
     def _folder(self, job: Transform) -> JobFolder:
         return JobFolder(self._system.config.training_path / job.id)
-
-
-def base_model(config: Config, given: str | None = None) -> tuple[str, str | None]:
-    """Weights to train on where no engine runs in this process. Raises ConfigError."""
-    model = given or config.training.model or config.serve.model
-    if model is None:
-        raise ConfigError("no base model is named: give --model, or set `training.model`")
-    return model, None
-
-
-def sweep(system: MemorySystem) -> None:
-    """Remove folders of jobs that have ended or are gone with what they read."""
-    root: Path = system.config.training_path
-    wanted = system.transforms.ids()
-    for path in root.iterdir() if root.is_dir() else ():
-        if path.name not in wanted:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _still_there(vault: MemVault, principal: Principal, refs: list[str]) -> Iterator[MemCube]:

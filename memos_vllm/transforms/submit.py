@@ -10,8 +10,9 @@ from memos_vllm.cube.model import Kind, State
 from memos_vllm.errors import Conflict, MemosError, NotFound, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.transforms.kept import find_segment
 from memos_vllm.transforms.sources import read_sources
-from memos_vllm.transforms.wishes import Decode, Distill
+from memos_vllm.transforms.wishes import Decode, Distill, Recover
 from memos_vllm.vault.derived import Orphan
 from memos_vllm.vault.transforms import Transform
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DISTILL, DECODE = "distill", "decode"
+DISTILL, DECODE, RECOVER = "distill", "decode", "recover"
 
 
 def distill(system: MemorySystem, principal: Principal, ref: str, wish: Distill) -> Transform:
@@ -64,6 +65,16 @@ def decode(system: MemorySystem, principal: Principal, ref: str, wish: Decode) -
         )
     request = wish.model_dump(mode="json") | {"cube": cube.id}
     return _added(system, principal, DECODE, [cube.id], request)
+
+
+def recover(system: MemorySystem, principal: Principal, key: str, wish: Recover) -> Transform:
+    """Kept KV → text. Raises what `find_segment` raises, and NotFound, Forbidden."""
+    principal.require(Role.WRITER)
+    cube, _ = find_segment(system, principal, key).own
+    source = system.vault.get(principal, cube).meta
+    check_write(principal, PersonId(source.person or SHARED), "admin")
+    request = wish.model_dump(mode="json") | {"segment": key}
+    return _added(system, principal, RECOVER, [source.id], request)
 
 
 def again(system: MemorySystem, principal: Principal, orphan: Orphan) -> Transform | None:

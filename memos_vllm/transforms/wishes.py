@@ -28,9 +28,21 @@ class Distill(Strict):
         max_length=1000,
         description="questions that the gate asks; without any the model writes some itself",
     )
+    teacher: Literal["text", "kv"] = Field(
+        "text",
+        description="what stands before the teacher: the text, or its kept KV (built if it is not "
+        "there), which needs a server with a KV tier",
+    )
     recipe: Recipe = Recipe()
     gate: Gate = Gate()
     max_seconds: float | None = Field(None, gt=0, description="default: `training.max_seconds`")
+
+
+class Recover(Strict):
+    """Trace kept KV back to its text, and keep that as a cube."""
+
+    name: Name | None = Field(None, description="of the cube that is made")
+    state: Literal[State.GENERATED, State.ACTIVATED] = State.GENERATED
 
 
 class Decode(Strict):

@@ -8,7 +8,8 @@ import time
 
 from memos_vllm.errors import MemosError
 from memos_vllm.transforms.promote import promote
-from memos_vllm.transforms.run import Workshop, sweep
+from memos_vllm.transforms.run import Workshop
+from memos_vllm.transforms.upkeep import sweep
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0

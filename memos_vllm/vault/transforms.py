@@ -201,6 +201,22 @@ class Transforms:
 
         return check
 
+    def forget_ended(self, before_us: int) -> int:
+        """Remove the rows of jobs that were asked for before and have ended; returns how many.
+
+        Those whose cube is still there stay: they say how it can be made again.
+        """
+        made = select(CubeRow.id).where(CubeRow.id == TransformRow.made)
+        with self._database.write() as session:
+            gone = session.execute(
+                delete(TransformRow).where(
+                    TransformRow.state.in_(ENDED),
+                    TransformRow.created_us < before_us,
+                    ~made.exists(),
+                )
+            )
+            return int(gone.rowcount)  # type: ignore[attr-defined]  # CursorResult, for a DELETE
+
     def ids(self) -> set[str]:
         """Of all jobs that have not ended: whose folders are still wanted."""
         query = select(TransformRow.id).where(TransformRow.state.not_in(ENDED))

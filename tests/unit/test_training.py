@@ -9,18 +9,22 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from memos_vllm.adapters.packed import load_folder
 from memos_vllm.cube.model import Item
+from memos_vllm.errors import BadRequest
+from memos_vllm.scheduler.render import place, quote_cube
 from memos_vllm.training import exam
 from memos_vllm.training import weights as weights_module
 from memos_vllm.training.child import Child
-from memos_vllm.training.order import JobFolder, Question, Recipe, write_json
+from memos_vllm.training.order import Context, JobFolder, Question, Recipe, write_json
+from memos_vllm.training.process import as_taught
 from memos_vllm.training.student import Student, divergence
 from memos_vllm.training.study import told
 from memos_vllm.training.targets import teach
 from memos_vllm.training.weights import Weights
-from tests.training import lessons, order, tiny_model
+from tests.training import TEXT, lessons, order, tiny_model
 
 WORDS = ("cat", "dog", "sky", "bread", "sea", "door", "wind", "song")
 
@@ -247,3 +251,71 @@ def test_a_process_that_cannot_begin_says_why(tmp_path):
     report = run_to_its_end(empty)
     assert report.outcome == "failed"
     assert "no order" in report.reasons[0]
+
+
+# -- kept KV in place of the text ----------------------------------------------------------------------
+
+
+def kept_context(weights):
+    """The KV of a chat's beginning that ends in the middle of it, behind the memory's text."""
+    texts = [quote_cube("Orion", TEXT, weights.escape)]
+    asked = [{"role": "user", "content": "?"}]
+    whole = weights.prompt(place(asked, texts, []))
+    text = weights.tokenizer.decode(whole)
+    tokens = weights.tokenizer.encode(text[: text.index("</memory>")], add_special_tokens=False)
+    assert whole[: len(tokens)] == tokens
+    with torch.inference_mode():
+        cache = weights.model(torch.tensor([tokens])).past_key_values
+    layers = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
+    kv = torch.stack(layers).transpose(2, 3).contiguous()  # (layers, 2, tokens, heads, dim)
+    return Context(tokens=tokens, texts=texts), kv
+
+
+def test_a_teacher_that_reads_kv_says_what_it_says_with_the_text(model, exact, tmp_path):
+    weights = Weights(str(model))
+    context, kv = kept_context(weights)
+    folder = JobFolder.make(tmp_path / "job", order(model, context=context))
+    save_file({"kv": kv}, folder.context)
+    shown, before = as_taught(folder, folder.order(), weights, lessons().lessons)
+    taught = teach(weights, shown, 8, tmp_path / "kv", nobody, before)
+    with_text = [
+        weights.answered(
+            place([{"role": "user", "content": each.question}], context.texts, [])
+            if each.before
+            else told(None, each.question, weights.escape),
+            each.answer,
+        )
+        for each in lessons().lessons
+    ]
+    wanted = teach(weights, with_text, 8, tmp_path / "text", nobody)
+    plain = teach(weights, answered(weights, before=False), 8, tmp_path / "plain", nobody)
+    for number, lesson in enumerate(lessons().lessons):
+        assert torch.equal(taught.of(number)[0], wanted.of(number)[0])
+        torch.testing.assert_close(taught.of(number)[1], wanted.of(number)[1], atol=1e-4, rtol=0)
+        is_plain = torch.allclose(taught.of(number)[1], plain.of(number)[1], atol=1e-4)
+        assert is_plain == (lesson.before is None)
+
+
+def test_kv_of_other_tokens_or_of_another_model_teaches_nobody(model, exact, tmp_path):
+    weights = Weights(str(model))
+    context, kv = kept_context(weights)
+    other = context.model_copy(update={"tokens": [*context.tokens[:-1], 5]})
+    for wrong, tensor in ((other, kv), (context, kv[:1]), (context, kv[:, :, :-1])):
+        folder = JobFolder.make(tmp_path / "job", order(model, context=wrong))
+        save_file({"kv": tensor.contiguous()}, folder.context)
+        with pytest.raises(BadRequest, match="KV"):
+            as_taught(folder, folder.order(), weights, lessons().lessons)
+
+
+def test_a_job_whose_teacher_reads_kv_ends_as_any_other(model, exact, tmp_path):
+    weights = Weights(str(model))
+    context, kv = kept_context(weights)
+    folder = JobFolder.make(tmp_path / "job", order(model, context=context, recipe={"epochs": 1}))
+    save_file({"kv": kv}, folder.context)
+    write_json(folder.lessons, lessons().model_dump(mode="json"))
+    child = Child(folder, 16 << 30)
+    while child.runs():
+        time.sleep(0.1)
+    report = child.report()
+    assert report.outcome in ("passed", "refused"), report.reasons
+    assert load_folder(folder.adapter).config.r == 2

@@ -1,0 +1,65 @@
+"""The KV tier for jobs that read it; called from their thread, which is not the loop's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from memos_vllm.activation import files
+from memos_vllm.activation.chain import own_digest
+from memos_vllm.activation.store import SegmentName, SegmentStore
+from memos_vllm.cube.model import MemCube
+from memos_vllm.engine.activator import EngineActivator
+from memos_vllm.errors import SegmentsUnavailable, Unprocessable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.scheduler.render import quote_cube
+from memos_vllm.training.order import Context
+from memos_vllm.transforms.sources import items_of
+
+
+class EngineKV:
+    """Implements `transforms.kept.KeptKV`."""
+
+    def __init__(self, activator: EngineActivator, loop: asyncio.AbstractEventLoop) -> None:
+        self._activator, self._loop = activator, loop
+
+    def build(self, principal: Principal, cube: str) -> None:
+        work = self._activator.activate(principal, [cube], None)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def export(self, principal: Principal, cubes: Sequence[str], file: Path) -> Context:
+        work = self._activator.head(principal, list(cubes))
+        head = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        if any(name.rank for name in head.names):
+            raise Unprocessable(
+                "the model is spread over several workers: each has a part of its KV"
+            )
+        kv = read_chain(self._activator.store, head.names)
+        save_file({"kv": kv}, file)
+        return Context(tokens=head.tokens, texts=head.texts)
+
+    def digest(self, cube: MemCube) -> str:
+        memory = self._activator.memory
+        text = quote_cube(cube.meta.name, items_of(cube), memory.tokenizer.escape)
+        tokens = memory.inner_tokenizer.encode(f"{text}\n", add_special_tokens=False)
+        return own_digest(tokens)
+
+
+def read_chain(store: SegmentStore, names: Sequence[SegmentName]) -> torch.Tensor:
+    """(layers, 2, tokens, kv_heads, head_dim) of segments one after the other, each layer checked.
+
+    Raises DamagedPayload, SegmentsUnavailable.
+    """
+    parts = []
+    for name in names:
+        try:
+            with files.SegmentReader(store.disk.path(str(name))) as reader:
+                scratch = files.Scratch()
+                parts.append(torch.stack([each.clone() for each in reader.layers(scratch)]))
+        except OSError as error:
+            raise SegmentsUnavailable(f"kept KV cannot be read: {error}") from error
+    return torch.cat(parts, dim=2).contiguous()
