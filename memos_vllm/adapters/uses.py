@@ -46,6 +46,10 @@ class Uses:
             else:
                 self._uses[name] = _Use(self._folders.hold(name))
 
+    def is_used(self, name: str) -> bool:
+        with self._lock:
+            return name in self._uses
+
     def end(self, name: str) -> None:
         with self._lock:
             use = self._uses[name]

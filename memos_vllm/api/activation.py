@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Body, Depends, Request
@@ -10,9 +11,10 @@ from pydantic import Field
 
 from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
-from memos_vllm.cube.model import Placement, Text
-from memos_vllm.errors import Forbidden, NotBuilt
+from memos_vllm.cube.model import Kind, Placement, Text
+from memos_vllm.errors import Forbidden, NotBuilt, Unprocessable
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
+from memos_vllm.vault.views import AdapterCube
 
 _SHOWN_SEGMENTS = 100
 router = APIRouter(prefix="/v1/memory", tags=["activation memory"], responses=ERRORS)
@@ -122,18 +124,41 @@ def _activator(request: Request) -> Activator | None:
 Engine = Annotated[Activator | None, Depends(_activator)]
 
 
+class AdapterLoader(Protocol):
+    """What an engine that attaches adapters offers."""
+
+    async def find(self, principal: Principal, ref: str) -> AdapterCube | None: ...
+    def problem(self, cube: AdapterCube) -> str | None: ...
+    async def pin(self, cube: AdapterCube, on: bool | None) -> None: ...
+
+
+def _adapters(request: Request) -> AdapterLoader | None:
+    pipeline = getattr(request.app.state, "memos_pipeline", None)
+    adapters: AdapterLoader | None = getattr(pipeline, "adapters", None)
+    return adapters
+
+
+Adapters = Annotated[AdapterLoader | None, Depends(_adapters)]
+
+
 @router.post("/cubes/{ref}/activate")
 async def activate_cube(
     system: System,
     caller: Caller,
     engine: Engine,
+    adapters: Adapters,
     ref: Ref,
     wanted: Annotated[Activate | None, Body(examples=[{"pinned": True}])] = None,
 ) -> Activated:
-    """Build a cube's KV now, in the background of the engine, and return when it is kept."""
+    """Build a cube's KV now, in the background of the engine, and return when it is kept.
+
+    A parametric cube's adapter is loaded. To pin one needs an `admin` key: memory is everybody's.
+    """
     wanted = wanted or Activate()
     caller.require(Role.ADMIN if wanted.system is not None else Role.WRITER)
     cube = await asyncio.to_thread(system.vault.get, caller, ref)
+    if cube.meta.kind is Kind.PARAMETRIC:
+        return await _load(caller, adapters, cube.meta.id, wanted)
     if engine is None:
         raise NotBuilt(
             "the engine runs without its KV connector, so nothing can be built: start it with "
@@ -145,6 +170,28 @@ async def activate_cube(
     built, seconds, segments = await engine.activate(caller, cubes, wanted.system)
     await asyncio.to_thread(system.segments.pin, cube.meta.id, wanted.pinned)
     return Activated(cube=cube.meta.id, built=built, seconds=seconds, segments=segments)
+
+
+async def _load(
+    caller: Principal, adapters: AdapterLoader | None, cube: str, wanted: Activate
+) -> Activated:
+    if adapters is None:
+        raise NotBuilt("the server attaches no adapters: start it with --enable-lora")
+    if wanted.behind or wanted.system is not None:
+        raise Unprocessable("`behind` and `system` are for cubes of text", param="behind")
+    if wanted.pinned:
+        caller.require(Role.ADMIN)
+    found = await adapters.find(caller, cube)
+    if found is None:
+        raise Unprocessable(
+            "it serves nobody in its state, or nobody but somebody else", param="ref"
+        )
+    if (problem := adapters.problem(found)) is not None:
+        raise Unprocessable(problem)
+    started = time.perf_counter()
+    await adapters.pin(found, wanted.pinned if caller.can(Role.ADMIN) else None)
+    seconds = round(time.perf_counter() - started, 3)
+    return Activated(cube=cube, built=True, seconds=seconds, segments=[])
 
 
 @router.get("/cubes/{ref}/activation")

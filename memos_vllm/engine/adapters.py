@@ -27,7 +27,7 @@ from memos_vllm.adapters.uses import Uses
 from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.cube.ids import CubeId, TenantId
 from memos_vllm.engine.merging import Merging
-from memos_vllm.errors import AdapterUnavailable, Unprocessable
+from memos_vllm.errors import AdapterUnavailable, Conflict, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import AdapterCube
@@ -108,9 +108,11 @@ class EngineAdapters:
         self._folders = AdapterFolders(system.config.adapters_path)
         self._numbers: dict[int, str] = {}
         self._loaded: set[int] = set()
+        self._pinned: set[int] = set()
         self._loading = asyncio.Lock()
         self.uses = Uses(self._folders, self._forget)
         rank = engine_client.vllm_config.lora_config.max_lora_rank
+        self._most_pinned = _room_for_pins(engine_client.vllm_config)
         self._model = f"{self._served.fingerprint} {rank}"
         self._merged = Merging(self._folders, self, system.config.adapters.merge, rank)
 
@@ -188,8 +190,37 @@ class EngineAdapters:
         request = LoRARequest(lora_name=engine_name(name), lora_int_id=number, lora_path=str(path))
         if self._numbers.setdefault(number, name) != name:
             raise AdapterUnavailable("two adapters share a number; store one of them again")
-        await self._known_to_the_engine(request)
+        is_pinned = any(self._system.segments.has_pin(cube.cube_id) for cube in cubes)
+        await self._known_to_the_engine(request, is_pinned)
         return Attached(request, name, tuple(cubes), self.uses)
+
+    async def pin(self, cube: AdapterCube, on: bool | None) -> None:
+        """Have an adapter ready in the engine, and keep it in memory whatever else is needed.
+
+        Args:
+            on: False: not any more; None: as it was.
+        Raises:
+            Unprocessable: there is no room for one more, or what `prepare` raises.
+            Conflict: requests compute with one that is to be let go.
+        """
+        name = self.name(cube)
+        number = engine_id(name)
+        pins = self._system.segments
+        if on and number not in self._pinned and len(self._pinned) >= self._most_pinned:
+            raise Unprocessable(
+                f"{len(self._pinned)} adapters are pinned, and there is room for {self._most_pinned}: "
+                "unpin one, or start the server with a larger --max-cpu-loras (pins need more than "
+                "--max-loras)",
+                param="pinned",
+            )
+        if on is not None:
+            await asyncio.to_thread(pins.pin, cube.cube_id, on)
+        if on is False and number in self._pinned:
+            if self.uses.is_used(name):
+                await asyncio.to_thread(pins.pin, cube.cube_id)
+                raise Conflict("requests compute with it now: try again")
+            await self._unload(number)  # vLLM knows no other way to let go of a pinned one
+        await self.prepare([cube])
 
     async def find(self, principal: Principal, ref: str) -> AdapterCube | None:
         """The parametric cube of this id or name that may serve the principal."""
@@ -221,32 +252,39 @@ class EngineAdapters:
         except OSError as error:
             raise AdapterUnavailable(f"the adapter cannot be put on disk: {error}") from error
 
-    async def _known_to_the_engine(self, request: Any) -> None:
+    async def _known_to_the_engine(self, request: Any, is_pinned: bool) -> None:
         """A first load is asked for: one that fails inside a step would end the engine.
 
         Later ones, after it has made room for others, it does by itself.
         """
         number = request.lora_int_id
-        if number in self._loaded:
+        is_pinned = is_pinned and len(self._pinned | {number}) <= self._most_pinned
+        if number in self._loaded and (number in self._pinned or not is_pinned):
             return
         async with self._loading:
-            if number in self._loaded:
-                return
             try:
-                await self._engine.add_lora(request)
+                if number not in self._loaded or is_pinned:  # it may have made room for others
+                    await self._engine.add_lora(request)
+                self._loaded.add(number)
+                if is_pinned and number not in self._pinned:
+                    await self._engine.pin_lora(number)
+                    self._pinned.add(number)
             except Exception as error:
                 log.exception("the engine does not load %s", request.lora_name)
                 raise AdapterUnavailable(f"the engine does not load it: {error}") from error
-            self._loaded.add(number)
+
+    async def _unload(self, number: int) -> None:
+        async with self._loading:
+            self._pinned.discard(number)
+            if number in self._loaded:
+                self._loaded.discard(number)
+                await self._engine.remove_lora(number)
 
     def _forget(self, name: str) -> None:
         number = engine_id(name)
 
         async def forget() -> None:
-            async with self._loading:
-                if number in self._loaded:
-                    self._loaded.discard(number)
-                    await self._engine.remove_lora(number)
+            await self._unload(number)
             await asyncio.to_thread(self._folders.remove, name)
 
         done = asyncio.run_coroutine_threadsafe(forget(), self._loop)
@@ -254,3 +292,10 @@ class EngineAdapters:
             return  # the loop's own thread does not wait for itself
         with contextlib.suppress(TimeoutError):
             done.result(_REMOVAL_SECONDS)
+
+
+def _room_for_pins(vllm_config: Any) -> int:
+    """Adapters that each API server may pin: what a whole batch needs stays free."""
+    lora, servers = vllm_config.lora_config, vllm_config.parallel_config._api_process_count
+    room: int = max(0, (lora.max_cpu_loras or 0) - lora.max_loras) // servers
+    return room

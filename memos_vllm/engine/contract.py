@@ -200,6 +200,7 @@ SURFACES: tuple[Surface, ...] = (
     _parameters("vllm.v1.engine.async_llm:AsyncLLM.generate", ["priority", "lora_request"]),
     _callable("vllm.v1.engine.async_llm:AsyncLLM.add_lora", ["lora_request"]),
     _callable("vllm.v1.engine.async_llm:AsyncLLM.remove_lora", ["lora_id"]),
+    _callable("vllm.v1.engine.async_llm:AsyncLLM.pin_lora", ["lora_id"]),
     _parameters("vllm.lora.request:LoRARequest", ["lora_name", "lora_int_id", "lora_path"]),
     _callable(f"{_MODELS}.show_available_models", []),
     _callable(f"{_MODELS}.is_base_model", ["model_name"]),

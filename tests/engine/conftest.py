@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.engine)
 
 
-LORA = ("--enable-lora", "--max-loras", "3", "--max-cpu-loras", "3", "--max-lora-rank", "8")
+LORA = ("--enable-lora", "--max-loras", "3", "--max-cpu-loras", "4", "--max-lora-rank", "8")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -268,6 +268,42 @@ def test_nothing_of_a_deleted_adapter_stays_on_disk(server, keys, adapters):
     assert not list(payloads.rglob(f"{cube['meta']['id']}/*"))
 
 
+def test_a_pinned_one_stays_in_memory_and_every_slot_is_free_for_others(server, keys, adapters):
+    admin, tia = server.http(keys.lora_admin), server.http(keys.lora, "tia")
+    first = stored(admin, own(adapters[2], 12.5), name="kept", shared=True)["meta"]["id"]
+    second = stored(admin, own(adapters[2], 12.75), name="too-many", shared=True)["meta"]["id"]
+    try:
+        path = f"/v1/memory/cubes/{first}/activate"
+        assert tia.post(path, json={"pinned": True}).status_code == 403
+        before = folders(server)
+        loaded = admin.post(path, json={"pinned": True})
+        assert loaded.status_code == 200, loaded.text
+        (folder,) = folders(server) - before
+        refused = admin.post(f"/v1/memory/cubes/{second}/activate", json={"pinned": True})
+        assert refused.status_code == 422
+        assert "--max-cpu-loras" in refused.json()["error"]["message"]
+        names = [f"n{number}" for number in range(5)]
+        for number, name in enumerate(names):
+            stored(tia, own(adapters[0], 11 + number / 8), name=name)
+        with ThreadPoolExecutor(5) as pool:  # more than there is room for, in steps of three
+            replies = list(pool.map(lambda name: said(asked(tia, model=name)), names))
+        assert all(ANN in reply for reply in replies)
+        # Whether it was read again cannot be seen from here: that its file is not needed can.
+        weights = server.home / "adapters" / folder / "adapter_model.safetensors"
+        away = weights.rename(weights.with_suffix(".away"))
+        try:
+            assert SHARED in said(asked(tia, model="kept"))
+        finally:
+            away.rename(weights)
+        assert admin.post(path, json={"pinned": False}).status_code == 200
+        assert admin.post(f"/v1/memory/cubes/{second}/activate", json={"pinned": True}).is_success
+    finally:
+        for name in (first, second):
+            admin.delete(f"/v1/memory/cubes/{name}")
+        for number in range(5):
+            tia.delete(f"/v1/memory/cubes/n{number}")
+
+
 def test_one_that_does_not_fit_is_left_out_and_never_stops_a_chat(server, keys):
     """Stored where no engine could check it, and always on."""
     system = MemorySystem(load_config(overrides={"home": str(server.home)})).open()

@@ -30,6 +30,12 @@ def made(http: httpx.Client, content: str, **meta: Any) -> str:
     return reply.json()["meta"]["id"]
 
 
+def segments_of(http: httpx.Client, cube: str) -> list[str]:
+    reply = http.get(f"/v1/memory/cubes/{cube}/activation")
+    assert reply.status_code == 200, reply.text
+    return reply.json()["segments"]
+
+
 def ended(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     def look() -> Any:
         found = http.get(f"/v1/memory/jobs/{job['id']}").json()
@@ -140,3 +146,35 @@ def test_with_its_source_it_is_forgotten(una, learnt):
     body = {"model": "knows-orion", "messages": [{"role": "user", "content": "Hello"}]}
     assert una.post("/v1/chat/completions", json=body).status_code == 404
     assert una.get(f"/v1/memory/jobs/{learnt['id']}").status_code == 404
+
+
+def test_kept_kv_becomes_an_adapter_and_text_again(server, keys):
+    http = server.http(keys.lora, "kim")
+    cube = made(http, TEXT)
+    try:
+        wish = {
+            "teacher": "kv",
+            "name": "from-kv",
+            "exam": EXAM,
+            "gate": GATE,
+            "recipe": {"questions": 6, "epochs": 5, "rank": 8},
+        }
+        job = http.post(f"/v1/memory/cubes/{cube}/distill", json=wish).json()
+        done = ended(http, job)
+        assert done["state"] == "done", done
+        with_kv = asked(http, EXAM[0]["question"], model="from-kv")
+        assert with_kv["memory"]["cubes"][0]["name"] == "from-kv"
+        assert with_kv["memory"]["injected_tokens"] == 0
+        keys_of_it = segments_of(http, cube)
+        assert keys_of_it  # it was built for the teacher, and is kept
+        jobs = [http.post(f"/v1/memory/activation/{key}/recover").json() for key in keys_of_it]
+        ends = [ended(http, job) for job in jobs]
+        back = [job for job in ends if job["state"] == "done"]
+        assert len(back) == 1, ends
+        text = http.get(f"/v1/memory/cubes/{back[0]['made']}").json()
+        assert "".join(item["text"] for item in text["payload"]["content"]) == TEXT
+        assert text["meta"]["provenance"]["parents"] == [cube]
+        stranger = server.http(keys.lora, "lee")
+        assert stranger.post(f"/v1/memory/activation/{keys_of_it[0]}/recover").status_code == 404
+    finally:
+        http.delete(f"/v1/memory/cubes/{cube}", params={"cascade": True})

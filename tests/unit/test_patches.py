@@ -6,12 +6,14 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from memos_vllm.engine import patches
-from memos_vllm.engine.patches import cpu_lora
+from memos_vllm.engine.patches import cpu_lora, pinned_lora
 
 pytest.importorskip("vllm", reason="there is nothing to patch: make venv")
 LEDGER = Path(__file__).parents[2] / "patches"
@@ -126,7 +128,7 @@ def test_a_batch_of_one_adapter_gives_what_vllm_gives(expand):
 def test_they_are_installed_where_they_are_looked_up_and_twice_is_once():
     code = """
 from memos_vllm.engine import general
-from memos_vllm.engine.patches import cpu_lora
+from memos_vllm.engine.patches import cpu_lora, pinned_lora
 general.register(); general.register()
 from vllm.lora.punica_wrapper import punica_cpu
 from vllm.lora.ops import torch_ops
@@ -146,3 +148,58 @@ def test_names_and_parameters_are_those_of_vllm():
         assert f"def {function.__name__}(" in source
         for name in inspect.signature(function).parameters:
             assert f"    {name}: " in source
+
+
+# -- 0002 ----------------------------------------------------------------------------------------------
+
+
+def manager_of_two_slots() -> Any:
+    """vLLM's own manager, without a model: three adapters in memory, room for two in a step."""
+    module = importlib.import_module("vllm.lora.model_manager")
+    made = object.__new__(module.LRUCacheLoRAModelManager)
+    made.lora_config = SimpleNamespace(max_loras=2, max_cpu_loras=4)
+    made.modules = {}
+    made.lora_index_to_id = [None, None]
+    made._registered_adapters = module.AdapterLRUCache(4, made.deactivate_adapter)
+    made._active_adapters = module.AdapterLRUCache(2, made._deactivate_adapter)
+    for number in (1, 2, 3):
+        made._registered_adapters[number] = SimpleNamespace(id=number)
+    return made
+
+
+def a_step_with(manager: Any, *adapters: int) -> list[int]:
+    """As vLLM's worker does it: each adapter of the step into a slot, then the rows to their slots."""
+    for number in adapters:
+        manager.activate_adapter(number)
+    return [manager.lora_index_to_id.index(number) for number in adapters]
+
+
+def test_vllm_s_own_pin_takes_a_slot_that_its_scheduler_gives_away():
+    manager = manager_of_two_slots()
+    manager._pin_lora_in_cpu_cache(1)
+    manager._pin_lora_in_gpu_cache(1)
+    with pytest.raises(ValueError, match="is not in list"):
+        a_step_with(manager, 2, 3)
+
+
+def test_a_pinned_adapter_leaves_every_slot_to_the_step_and_stays_in_memory():
+    manager = manager_of_two_slots()
+    assert pinned_lora.pin_adapter(manager, 1)
+    assert sorted(a_step_with(manager, 2, 3)) == [0, 1]
+    assert a_step_with(manager, 1)  # from memory
+    for _ in range(2):
+        manager.remove_oldest_adapter()
+    assert manager.get_adapter(1) is not None
+    with pytest.raises(ValueError, match="not registered"):
+        pinned_lora.pin_adapter(manager, 9)
+
+
+def test_the_pin_is_installed_by_the_plugin_and_twice_is_once():
+    code = """
+from memos_vllm.engine import general
+from memos_vllm.engine.patches import pinned_lora
+general.register(); general.register()
+from vllm.lora.model_manager import LRUCacheLoRAModelManager
+assert LRUCacheLoRAModelManager.pin_adapter is pinned_lora.pin_adapter
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from memos_vllm.engine.patches import cpu_lora
+from memos_vllm.engine.patches import cpu_lora, pinned_lora
 
-PATCHES = (cpu_lora,)
+PATCHES = (cpu_lora, pinned_lora)
 
 
 def install() -> list[str]:
