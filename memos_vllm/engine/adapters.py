@@ -14,6 +14,7 @@ import functools
 import logging
 import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from memos_vllm.adapters.folders import (
@@ -33,6 +34,8 @@ from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import AdapterCube
 
 log = logging.getLogger(__name__)
+NAMED_MODEL: ContextVar[str | None] = ContextVar("memos_named_model", default=None)
+"""The parametric cube that a request names as its `model`."""
 _REMOVAL_SECONDS = 5.0
 
 
@@ -146,6 +149,16 @@ class EngineAdapters:
             return listed
 
         self._models.show_available_models = show_available_models
+
+    def install_naming(self) -> None:
+        """A reply names the model that the request named."""
+        own = self._models.model_name
+
+        def model_name(lora_request: Any = None) -> str:
+            name: str = NAMED_MODEL.get() or own(lora_request)
+            return name
+
+        self._models.model_name = model_name
 
     async def _cards(self, principal: Principal, card: type) -> list[Any]:
         cubes = await asyncio.to_thread(self._system.views.adapters, principal)

@@ -204,6 +204,7 @@ SURFACES: tuple[Surface, ...] = (
     _parameters("vllm.lora.request:LoRARequest", ["lora_name", "lora_int_id", "lora_path"]),
     _callable(f"{_MODELS}.show_available_models", []),
     _callable(f"{_MODELS}.is_base_model", ["model_name"]),
+    _callable(f"{_MODELS}.model_name", ["lora_request"]),
     _says(_MODELS, "self.lora_requests: dict"),
     *(
         _parameters(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from memos_vllm.api.context import PRINCIPAL
-from memos_vllm.engine.adapters import EngineAdapters
+from memos_vllm.engine.adapters import NAMED_MODEL, EngineAdapters
 from memos_vllm.engine.salting import ADAPTER
 from memos_vllm.errors import BadRequest, NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
@@ -69,6 +69,7 @@ async def adapter_of(
         return None, request
     if cube is None:
         raise NotFound(f"The model `{model}` does not exist.", param="model")
+    NAMED_MODEL.set(model)  # this task's context ends with the request
     return cube, request.model_copy(update={"model": adapters.base_model})
 
 

@@ -116,6 +116,7 @@ async def _adapters(system: MemorySystem, engine_client: Any, state: Any) -> Eng
         return None
     adapters = EngineAdapters(engine_client, models, system, asyncio.get_running_loop())
     adapters.install_listing()
+    adapters.install_naming()
     await asyncio.to_thread(adapters.sweep)
     system.adapters_changed = adapters.sweep
     return adapters

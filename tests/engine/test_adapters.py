@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -89,6 +90,16 @@ def test_it_is_a_model_by_its_name_for_whom_it_is_for(server, keys, cubes):
     assert SHARED in said(asked(http, model="house"))
     assert ANN in said(asked(http, model=cubes["ann"]["meta"]["id"], memory={"enabled": False}))
     assert BOB in said(asked(server.http(keys.lora, "bob"), model="mine"))
+
+
+def test_a_reply_names_the_model_that_was_asked_for(server, keys, cubes):
+    ann = server.http(keys.lora, "ann")
+    assert asked(ann, model="mine").json()["model"] == "mine"
+    assert asked(ann).json()["model"] == MODEL
+    body = {"model": "mine", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    with ann.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as reply:
+        lines = [line for line in reply.iter_lines() if line.startswith("data: {")]
+    assert {json.loads(line.removeprefix("data: "))["model"] for line in lines} == {"mine"}
 
 
 def test_other_routes_attach_it_too(server, keys, cubes):
