@@ -1,0 +1,140 @@
+"""What is known and what was said just now, as one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memos_vllm.cube.model import Claim, Item, ItemType
+from memos_vllm.operator.claims import fold, holds
+
+DAY = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def said(value, day=0, attribute="home", source=None, subject="alice", **claim):
+    source = source or f"m{day}"
+    return Item(
+        type=ItemType.FACT,
+        text=f"{subject} {attribute} {value}",
+        time=DAY + timedelta(days=day),
+        source=source,
+        claim=Claim(subject=subject, attribute=attribute, value=value, sources=[source], **claim),
+    )
+
+
+def open_values(items, at=DAY + timedelta(days=999)):
+    return sorted(item.claim.value for item in items if holds(item, at))
+
+
+def test_the_same_fact_again_is_strengthened_and_never_doubled():
+    folded = fold([said("Paris")], [said("paris ", day=3)])
+    (item,) = folded.items
+    assert (item.claim.seen, item.claim.sources) == (2, ["m0", "m3"])
+    assert item.claim.last_seen == DAY + timedelta(days=3)
+    assert item.text == "alice home Paris"
+
+
+def test_the_same_message_read_again_changes_nothing():
+    known = fold([], [said("Paris"), said("Berlin", day=3)]).items
+    again = fold(known, [said("Paris"), said("Berlin", day=3)])
+    assert not again.changed
+    assert again.items == known
+
+
+def test_a_newer_fact_ends_the_older_one_and_keeps_it():
+    folded = fold([said("Paris")], [said("Berlin", day=3)])
+    assert open_values(folded.items) == ["Berlin"]
+    assert open_values(folded.items, at=DAY + timedelta(days=1)) == ["Berlin", "Paris"]
+    old = folded.items[0].claim
+    assert (old.value, old.ends) == ("Paris", DAY + timedelta(days=3))
+
+
+def test_what_is_read_late_takes_its_place_in_the_past():
+    folded = fold([said("Berlin", day=3)], [said("Paris", day=0)])
+    assert open_values(folded.items) == ["Berlin"]
+    assert folded.items[1].claim.ends == DAY + timedelta(days=3)
+
+
+def test_unrelated_facts_never_retire_each_other():
+    known = [
+        said("Paris"),
+        said("tea", attribute="likes:tea"),
+        said("Miso", attribute="cat.name"),
+        said("Rome", subject="bob"),
+        Item(text="no claim at all", time=DAY),
+    ]
+    folded = fold(known, [said("Berlin", day=3), said("coffee", day=3, attribute="likes:coffee")])
+    assert open_values([i for i in folded.items if i.claim]) == sorted(
+        ["Berlin", "tea", "Miso", "Rome", "coffee"]
+    )
+    assert known[4] in folded.items
+
+
+def test_no_longer_ends_what_was_true_and_adds_nothing():
+    over = said("Paris", day=5, ends=DAY + timedelta(days=5))
+    folded = fold([said("Paris")], [over])
+    assert [item.claim.ends for item in folded.items] == [DAY + timedelta(days=5)]
+    assert open_values(folded.items) == []
+    assert not fold(folded.items, [over]).changed
+
+
+def test_what_ended_and_came_back_is_true_again():
+    items = fold([], [said("Paris"), said("Berlin", day=3), said("Paris", day=9)]).items
+    assert open_values(items) == ["Paris"]
+    assert len(items) == 3
+
+
+def test_facts_without_an_attribute_are_told_apart_by_their_words():
+    one, other = (
+        Item(
+            type=ItemType.FACT,
+            text=text,
+            time=DAY,
+            claim=Claim(subject="alice", sources=[text]),
+        )
+        for text in ("alice plays chess", "alice sings")
+    )
+    assert len(fold([one], [other]).items) == 2
+    again = one.model_copy(update={"claim": Claim(subject="alice", sources=["later"])})
+    assert fold([one], [again]).items[0].claim.seen == 2
+
+
+VALUES = st.sampled_from(["Paris", "Berlin", "Rome"])
+SAID = st.lists(
+    st.builds(
+        said,
+        VALUES,
+        day=st.integers(0, 6),
+        attribute=st.sampled_from(["home", "job"]),
+        subject=st.sampled_from(["alice", "bob"]),
+        source=st.text("abcdef", min_size=6, max_size=6),
+    ),
+    max_size=12,
+)
+
+
+@given(SAID)
+def test_of_a_property_one_value_holds_and_every_source_is_kept(items):
+    folded = fold([], items).items
+    for subject in ("alice", "bob"):
+        for attribute in ("home", "job"):
+            mine = [
+                i
+                for i in folded
+                if (i.claim.subject, i.claim.attribute) == (subject, attribute)
+                and holds(i, DAY + timedelta(days=99))
+            ]
+            told = [
+                i for i in items if (i.claim.subject, i.claim.attribute) == (subject, attribute)
+            ]
+            assert len({i.claim.value for i in mine}) == bool(told)
+    kept = {source for item in folded for source in item.claim.sources}
+    assert kept == {source for item in items for source in item.claim.sources}
+
+
+@given(SAID)
+def test_doing_it_again_changes_nothing(items):
+    folded = fold([], items).items
+    assert fold(folded, items).items == folded
