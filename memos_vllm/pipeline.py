@@ -34,7 +34,7 @@ from memos_vllm.reader.messages import Message
 from memos_vllm.reader.query import MemoryQuery, read_query
 from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
-from memos_vllm.scheduler.adapters import choose, merged
+from memos_vllm.scheduler.adapters import choose, learnt_together, merged
 from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.scheduler.scheduler import Draft, MemScheduler, Tokenizer, hottest_first
 from memos_vllm.system import MemorySystem
@@ -175,9 +175,9 @@ class Pipeline:
             except (Unavailable, DamagedPayload, Unprocessable) as error:
                 if isinstance(error, Unprocessable) and chat.options.adapter:
                     raise  # it was asked for by name
-                best = chat.parametric[0].cube_id
-                entry = next(e for e in chat.plan.entries if e.cube == best)
-                entry.decision, entry.reason = "rejected", str(error)
+                for entry in chat.plan.entries:
+                    if entry.form == "adapter" and entry.decision == "used":
+                        entry.decision, entry.reason = "rejected", str(error)
                 self._degrade(chat, AdapterUnavailable(str(error)))
                 return
         if len(chat.adapter.cubes) > 1:
@@ -243,6 +243,13 @@ class Pipeline:
             cubes = await asyncio.to_thread(views.stable, chat.principal, options.named)
             most = self.adapters.most_merged if self.adapters is not None else 1
             chat.parametric, attached = choose(cubes.adapters, options, self._adapter_problem, most)
+            if len(chat.parametric) > 1 and (
+                whole := await asyncio.to_thread(
+                    views.learnt_together, chat.principal, chat.parametric
+                )
+            ):
+                learnt_together(attached, chat.parametric, whole)
+                chat.parametric = [whole]
             if self.adapters is not None and chat.parametric:
                 chat.preparing = asyncio.ensure_future(self.adapters.prepare(chat.parametric))
                 chat.preparing.add_done_callback(_noticed)

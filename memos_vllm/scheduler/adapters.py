@@ -68,6 +68,19 @@ def choose(
     return chosen, entries
 
 
+def learnt_together(
+    entries: Sequence[PlanEntry], cubes: Sequence[AdapterCube], whole: AdapterCube
+) -> None:
+    """The plan, where one adapter that learnt all of these is attached in their place."""
+    chosen = {cube.cube_id for cube in cubes}
+    for entry in entries:
+        if entry.cube in chosen:
+            entry.decision, entry.reason = (
+                "used",
+                f"learnt together with others as {_names([whole])}",
+            )
+
+
 def merged(entries: Sequence[PlanEntry], cubes: Sequence[AdapterCube]) -> None:
     """The plan, once it is known that these are attached as one."""
     for entry in entries:

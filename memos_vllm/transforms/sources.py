@@ -44,13 +44,17 @@ class Sources:
 
 
 def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> Sources:
-    """Cubes of text that one job may read together.
+    """Cubes of text that one job may read together; an adapter stands for those that it learnt.
 
     Raises:
         NotFound, Forbidden: one of them is not there, or its owner's memory is not theirs to write.
         Unprocessable: they belong to different people, or one holds no text.
     """
-    cubes = {cube.meta.id: cube for cube in (vault.get(principal, ref) for ref in refs)}
+    cubes = {
+        cube.meta.id: cube
+        for ref in refs
+        for cube in _learnt_from(vault, principal, vault.get(principal, ref))
+    }
     people = {PersonId(cube.meta.person or SHARED) for cube in cubes.values()}
     owners = people - {SHARED}
     if len(owners) > 1:
@@ -72,6 +76,14 @@ def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> 
         raise Unprocessable(f"{person} may not read all of them")
     check_write(principal, person, "admin")
     return Sources(tuple(cubes.values()), person, Access() if person else access)
+
+
+def _learnt_from(vault: MemVault, principal: Principal, cube: MemCube) -> list[MemCube]:
+    """The cubes of text that an adapter was trained from; a cube of text itself."""
+    parents = cube.meta.provenance.parents
+    if cube.meta.kind is not Kind.PARAMETRIC or not parents:
+        return [cube]
+    return [vault.get(principal, parent) for parent in parents]
 
 
 def items_of(cube: MemCube) -> list[Item]:

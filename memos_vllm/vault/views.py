@@ -22,7 +22,7 @@ from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import items, records
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.items import IndexedItem, Owner
-from memos_vllm.vault.tables import CubeRow, ItemRow, OwnerRow, VersionRow
+from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, OwnerRow, VersionRow
 
 _SQL_BATCH = 500
 
@@ -221,6 +221,34 @@ class VaultViews:
             rows = session.scalars(query.order_by(CubeRow.person.desc()))
             row = next((row for row in rows if _usable(principal, row)), None)
             return _adapters(session, [row])[0] if row is not None else None
+
+    def learnt_together(
+        self, principal: Principal, cubes: Sequence[AdapterCube]
+    ) -> AdapterCube | None:
+        """An adapter that learnt all that these did, and as little else as possible; None: there is
+        none that may serve the principal."""
+        ids = [cube.cube_id for cube in cubes]
+        query = select(DerivedRow.cube_id, DerivedRow.source_id)
+        with self._database.read() as session:
+            learnt: dict[str, set[str]] = {each: set() for each in ids}
+            for cube, source in session.execute(query.where(DerivedRow.cube_id.in_(ids))):
+                learnt[cube].add(source)
+            if not all(learnt.values()):
+                return None  # one of them was not learnt here
+            wanted = set[str]().union(*learnt.values())
+            told = select(DerivedRow.cube_id).where(DerivedRow.source_id.in_(wanted))
+            rows = session.scalars(_adapters_for(principal).where(CubeRow.id.in_(told)))
+            found = []
+            for row in rows:
+                if row.id not in ids and _usable(principal, row) and not row.stale:
+                    sources = set(
+                        session.scalars(
+                            select(DerivedRow.source_id).where(DerivedRow.cube_id == row.id)
+                        )
+                    )
+                    if wanted <= sources:
+                        found.append((len(sources), -row.created_us, row.id, row))
+            return _adapters(session, [min(found)[-1]])[0] if found else None
 
     def adapter_payloads(self) -> set[tuple[TenantId, Sha256]]:
         """Every version of every adapter. For whoever keeps copies: it shows nothing to anybody."""

@@ -91,7 +91,7 @@ def test_a_reader_trains_nothing_and_a_writer_not_for_the_tenant(system):
 def test_what_cannot_work_is_said_before_it_is_trained(system):
     ann = principal("ann")
     own = text(system, ann, name="notes")
-    lora = adapter(system, ann, [own], name="lora")
+    lora = adapter(system, ann, [], name="lora")
     with pytest.raises(NotFound):
         submit.distill(system, ann, "nothing", Distill())
     with pytest.raises(Unprocessable, match="holds no text"):
@@ -463,3 +463,36 @@ def test_rows_of_old_jobs_go_unless_what_they_made_is_there(system):
     assert system.transforms.forget_ended(0) == 0
     assert system.transforms.forget_ended(now_us() + 1) == 1
     assert {job.id for job in system.transforms.page(ann)} == {jobs[1].id, jobs[2].id}
+
+
+# -- several adapters, learnt together -----------------------------------------------------------------
+
+
+def test_an_adapter_stands_for_what_it_learnt(system):
+    ann = principal("ann")
+    one, two = text(system, ann, "One."), text(system, ann, "Two.")
+    first, second = adapter(system, ann, [one]), adapter(system, ann, [two])
+    assert read_sources(system.vault, ann, [first, second]).ids == [one, two]
+    with pytest.raises(Unprocessable, match="an adapter"):
+        read_sources(system.vault, ann, [adapter(system, ann, [])])
+
+
+def test_one_that_learnt_all_of_it_is_found_in_their_place(system):
+    ann = principal("ann")
+    texts = [text(system, ann, f"Text {number}.") for number in range(3)]
+    parts = [adapter(system, ann, [each]) for each in texts]
+
+    def found(who=ann, count=2):
+        cubes = [system.views.adapter(ann, part) for part in parts[:count]]
+        whole = system.views.learnt_together(who, cubes)
+        return whole and whole.cube_id
+
+    assert found() is None
+    everything = adapter(system, ann, texts)
+    assert found() == everything
+    both = adapter(system, ann, texts[:2])
+    assert found() == both, "as little else as possible"
+    assert found(count=3) == everything
+    assert found(principal("bob")) is None
+    system.update(ann, texts[0], CubePatch(payload=ExplicitPayload(content="Another.")))
+    assert found() is None, "both are stale"
