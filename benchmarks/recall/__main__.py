@@ -3,8 +3,10 @@
 Cubes of facts are distilled into adapters by the very jobs that `memos train` makes, one after the
 other.  Each is asked questions that were not taught: with the text in the prompt (the ceiling), with
 nothing (the floor), with the adapter and nothing in the prompt.  Forgetting is the perplexity of
-unrelated text over the base model's.  Then three adapters become one, by each method of merging, and
-each is asked its questions again.  With `--locomo`, one speaker of a conversation is learnt, too.
+unrelated text over the base model's.  The first cubes are also trained on the answers alone
+(`likelihood`, the baseline).  Then three adapters become one, by each method of merging their weights
+and by learning their cubes together, and each is asked its questions again.  With `--locomo`, one
+speaker of a conversation is learnt, too.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from benchmarks.recall.facts import FactCube, cubes
 from benchmarks.record import Record, output_arguments
 from memos_vllm.adapters.folders import AdapterFolders
-from memos_vllm.adapters.merge import merge
+from memos_vllm.adapters.merge import Method, merge
 from memos_vllm.adapters.packed import Adapter, unpack
 from memos_vllm.config import load_config
 from memos_vllm.cube.ids import TenantId
@@ -32,7 +34,7 @@ from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.demo.model import prepare_chat_model
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.system import MemorySystem
-from memos_vllm.training.order import Question, Recipe
+from memos_vllm.training.order import Question, Recipe, Report
 from memos_vllm.training.study import Ask, is_right, told
 from memos_vllm.training.weights import Weights
 from memos_vllm.transforms.run import Workshop
@@ -41,7 +43,7 @@ from memos_vllm.transforms.wishes import Distill
 
 WHO = Principal(TenantId("bench"), Role.ADMIN, "bench")
 MERGED = 3
-METHODS = ("cat", "svd", "ties", "dare_ties")
+METHODS: tuple[Method, ...] = ("cat", "svd", "ties", "dare_ties")
 MODELS = Path(tempfile.gettempdir()) / "memos-vllm-tests"
 OBSERVATIONS = 24
 
@@ -72,8 +74,17 @@ def main() -> None:
             adapters.append(adapter)
             print(json.dumps(row), flush=True)
         _headline(record)
+        baseline = recipe.model_copy(update={"method": "likelihood"})
+        for cube in known[:MERGED]:
+            row, _ = _learn(system, model, cube, baseline)
+            record.rows.append(row | {"kind": "likelihood"})
+            record.headline["recall_likelihood"] = round(
+                statistics.fmean(r["adapter"] for r in record.rows if r["kind"] == "likelihood"), 3
+            )
+            print(json.dumps(record.rows[-1]), flush=True)
         if count >= MERGED and all(adapters[:MERGED]):
             _merge(record, model, known[:MERGED], adapters[:MERGED], Path(home))
+            _together(record, system, model, known[:MERGED], recipe, Path(home))
         if arguments.locomo:
             speaker = _speaker(arguments.locomo)
             row, _ = _learn(system, model, speaker, recipe)
@@ -95,14 +106,9 @@ def _learn(
         meta=NewMeta(name=cube.name, shared=True), payload=ExplicitPayload(content=cube.text)
     )
     made = system.create(WHO, [new])[0]
-    job = distill(system, WHO, made.meta.id, Distill(exam=list(cube.exam), recipe=recipe))
-    workshop = Workshop(system, (model, None))
-    claimed = workshop.claim(job.id)
-    assert claimed is not None
-    started = time.perf_counter()
-    report = workshop.do(claimed)
-    seconds = time.perf_counter() - started
-    assert report is not None
+    wish = Distill(exam=list(cube.exam), recipe=recipe)
+    report, adapter, seconds = _distilled(system, model, made.meta.id, wish)
+    system.delete(WHO, made.meta.id)
     assert report.recall is not None, report.reasons
     row = {
         "kind": "facts",
@@ -117,14 +123,28 @@ def _learn(
         "prompt_tokens_saved": report.prompt_tokens_saved,
         "lessons": report.lessons,
         "steps": report.steps,
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
     }
-    ended = system.transforms.get(WHO, job.id)
-    adapter = None
-    if ended.made is not None:
-        version = system.vault.get(WHO, ended.made).meta.version
-        adapter = unpack(system.vault.file(WHO, ended.made, version))
     return row, adapter
+
+
+def _distilled(
+    system: MemorySystem, model: str, ref: str, wish: Distill
+) -> tuple[Report, Adapter | None, float]:
+    """What came of a job, and its seconds."""
+    job = distill(system, WHO, ref, wish)
+    workshop = Workshop(system, (model, None))
+    claimed = workshop.claim(job.id)
+    assert claimed is not None
+    started = time.perf_counter()
+    report = workshop.do(claimed)
+    seconds = round(time.perf_counter() - started, 1)
+    assert report is not None
+    ended = system.transforms.get(WHO, job.id)
+    if ended.made is None:
+        return report, None, seconds
+    version = system.vault.get(WHO, ended.made).meta.version
+    return report, unpack(system.vault.file(WHO, ended.made, version)), seconds
 
 
 def _headline(record: Record) -> None:
@@ -151,26 +171,59 @@ def _merge(
     record: Record, model: str, known: Sequence[FactCube], adapters: Sequence[Any], home: Path
 ) -> None:
     """Each set of facts asked again of all three adapters as one."""
-    kept_min = 2.0
     for method in METHODS:
         rank = sum(adapter.config.r for adapter in adapters) if method == "cat" else None
         whole = merge(adapters, method, rank or adapters[0].config.r)
-        folders = AdapterFolders(home / "merged")
-        folders.make(method, whole)
-        replies = _asked(model, folders.path(method), known)
-        for number, (cube, right) in enumerate(zip(known, replies, strict=True)):
-            own = record.rows[number]["adapter"]
-            kept = round(right / own, 3) if own else None
-            record.rows.append(
-                {"kind": "merged", "method": method, "cube": cube.name, "own": own}
-                | {"merged": right, "kept": kept, "rank": whole.config.r}
-            )
-            print(json.dumps(record.rows[-1]), flush=True)
-            if kept is not None:
-                kept_min = min(kept_min, kept)
-                key = f"merged_recall_kept_min_{method}"
-                record.headline[key] = min(record.headline.get(key, kept), kept)
-    record.headline["merged_recall_kept_min"] = kept_min
+        _note_kept(record, model, method, whole, known, home)
+    keys = [f"merged_recall_kept_min_{method}" for method in METHODS]
+    record.headline["merged_recall_kept_min"] = min(record.headline[key] for key in keys)
+
+
+def _together(
+    record: Record,
+    system: MemorySystem,
+    model: str,
+    known: Sequence[FactCube],
+    recipe: Recipe,
+    home: Path,
+) -> None:
+    """The same questions asked of one adapter that learnt all of the cubes."""
+    made = system.create(
+        WHO,
+        [
+            NewCube(meta=NewMeta(shared=True), payload=ExplicitPayload(content=cube.text))
+            for cube in known
+        ],
+    )
+    ref, *also = [cube.meta.id for cube in made]
+    exam = [question for cube in known for question in cube.exam]
+    _, whole, _ = _distilled(system, model, ref, Distill(also=also, exam=exam, recipe=recipe))
+    if whole is not None:
+        _note_kept(record, model, "together", whole, known, home)
+
+
+def _note_kept(
+    record: Record,
+    model: str,
+    method: str,
+    whole: Adapter,
+    known: Sequence[FactCube],
+    home: Path,
+) -> None:
+    """How much of its own recall each set of facts keeps."""
+    folders = AdapterFolders(home / "merged")
+    folders.make(method, whole)
+    for number, right in enumerate(_asked(model, folders.path(method), known)):
+        own = record.rows[number]["adapter"]
+        kept = round(right / own, 3) if own else None
+        record.rows.append(
+            {"kind": "merged", "method": method, "cube": known[number].name, "own": own}
+            | {"merged": right, "kept": kept, "rank": whole.config.r}
+        )
+        print(json.dumps(record.rows[-1]), flush=True)
+        if kept is not None:
+            key = f"merged_recall_kept_min_{method}"
+            record.headline[key] = min(record.headline.get(key, kept), kept)
 
 
 @torch.inference_mode()
