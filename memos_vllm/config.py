@@ -183,9 +183,10 @@ class KVConfig(Section):
 
 class AdaptersConfig(Section):
     merge: Literal["auto", "svd", "ties", "dare_ties", "none"] = Field(
-        "auto",
+        "none",
         description="how several adapters of one request become one; auto: their exact sum where the "
-        "ranks fit `--max-lora-rank`, else the nearest to it (svd); none: the best one alone",
+        "ranks fit `--max-lora-rank`, else the nearest to it (svd); none: the best one alone. What "
+        "adapters learnt from text interferes: see the benchmark `recall`",
     )
     merged_at_most: int = Field(4, ge=2, description="adapters merged into one")
 

@@ -49,7 +49,8 @@ def choose(
     for cube in sorted(cubes, key=rank):
         is_named = any(_is(cube, ref) for ref in options.named)
         if len(chosen) == limit:
-            entries.append(_entry(cube, f"one adapter for a request, and {_names(chosen)} is it"))
+            reason = f"one adapter for a request, and {_names(chosen)} is it; train them together"
+            entries.append(_entry(cube, reason))
         elif (why_not := problem(cube)) is not None:
             if options.adapter and _is(cube, options.adapter):
                 raise Unprocessable(

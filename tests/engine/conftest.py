@@ -68,7 +68,9 @@ def keys(homes) -> Keys:
 @pytest.fixture(scope="session")
 def server(homes, keys) -> Iterator[Server]:
     """With the plugin, under vLLM's own server module, keys and adapters on."""
-    with Server(homes, home=homes / "home", flags=LORA).running() as running:
+    merging = {"MEMOS__ADAPTERS__MERGE": "auto"}
+    home = homes / "home"
+    with Server(homes, home=home, flags=LORA, environment=merging).running() as running:
         yield running
 
 
