@@ -41,11 +41,12 @@ from memos_vllm.errors import (
     Unprocessable,
 )
 from memos_vllm.governance.principal import Principal
-from memos_vllm.scheduler.render import Escape
+from memos_vllm.reader.quoting import Escape
+from memos_vllm.reader.writing import Writer
 from memos_vllm.system import MemorySystem
 from memos_vllm.training.child import Child
 from memos_vllm.training.order import Decoding, JobFolder, Order, Progress, Report, write_json
-from memos_vllm.training.study import Writer, precision, study
+from memos_vllm.training.study import precision, study
 from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
 from memos_vllm.transforms.submit import DISTILL
 from memos_vllm.transforms.wishes import Decode, Distill
