@@ -17,6 +17,7 @@
         ├── EmbedderUnavailable      the embedding model
         ├── SegmentsUnavailable      the folder that KV is kept in
         ├── AdapterUnavailable       an adapter, or the engine that should attach it
+        ├── WriterUnavailable        the model that reads turns for us
         └── MemoryTimeout            memory took longer than its deadline
 
 At the edge each one becomes the OpenAI error envelope (see `envelope`).
@@ -104,6 +105,10 @@ class SegmentsUnavailable(Unavailable):
 
 class AdapterUnavailable(Unavailable):
     reason = "adapter"
+
+
+class WriterUnavailable(Unavailable):
+    reason = "writer"
 
 
 class MemoryTimeout(Unavailable):

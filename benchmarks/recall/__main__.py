@@ -33,9 +33,10 @@ from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.demo.model import prepare_chat_model
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.reader.writing import Ask
 from memos_vllm.system import MemorySystem
 from memos_vllm.training.order import Question, Recipe, Report
-from memos_vllm.training.study import Ask, is_right, told
+from memos_vllm.training.study import is_right, told
 from memos_vllm.training.weights import Weights
 from memos_vllm.transforms.run import Workshop
 from memos_vllm.transforms.submit import distill

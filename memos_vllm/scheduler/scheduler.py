@@ -11,6 +11,7 @@ from memos_vllm.config import PromptConfig
 from memos_vllm.cube.model import Item, Placement
 from memos_vllm.operator.search import Found
 from memos_vllm.reader.messages import Message, text_of
+from memos_vllm.reader.quoting import Escape
 from memos_vllm.scheduler import render
 from memos_vllm.scheduler.plan import Budget, MemoryPlan, PlanEntry
 from memos_vllm.vault.views import StableCube
@@ -23,7 +24,7 @@ class Tokenizer:
     """What planning needs of the served model."""
 
     count: Callable[[str], int]
-    escape: render.Escape
+    escape: Escape
     context: int
 
 

@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from memos_vllm.reader.words import is_like, names_in, sentences
+from memos_vllm.reader.writing import Ask
 from memos_vllm.training.order import Decoding
-from memos_vllm.training.study import ABOUT, Ask, is_like, names_in, sentences
+from memos_vllm.training.study import ABOUT
 from memos_vllm.training.weights import Weights
 
 _GENERAL = ("What do you remember?", "Tell me something that you know.")

@@ -16,25 +16,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
 
 from memos_vllm.cube.model import Item
-from memos_vllm.scheduler.render import Escape, place, quote_cube
+from memos_vllm.reader.quoting import Escape
+from memos_vllm.reader.words import EMPTY, is_like, names_in, sentences, words_of
+from memos_vllm.reader.writing import Ask, Message, Writer
+from memos_vllm.scheduler.render import place, quote_cube
 from memos_vllm.training.everyday import EVERYDAY
 from memos_vllm.training.order import Order, Question, Recipe, Strict
 
-Message = dict[str, Any]
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_WORD = re.compile(r"\w+(?:[-:.,']\w+)*")
-_NAME = re.compile(r"\b[A-Z][\w-]*(?: [A-Z][\w-]*)*")
 _QUESTION_TOKENS = 48
 _EVERYDAY_TOKENS = 24
 _SHOWN = 3
 _SUPPORT = 0.6
-_LIKE = 0.7
 _ASKED = "Write one question that this text answers.\n"
 _SHOTS = (
     ("The bridge over the river was built in 1912.", "When was the bridge over the river built?"),
@@ -59,39 +54,6 @@ _SCHEMA = {
     "required": ["question"],
     "additionalProperties": False,
 }
-# Words that carry no fact: an answer must hold others.
-_EMPTY = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be been by did do does for from had has have he her his i in is it its me "
-        "my of on or our she that the their them they this to was we were what when where which who "
-        "whom whose why will with you your",
-    )
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """One thing that the model is to write."""
-
-    messages: list[Message]
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int = 0
-    schema: dict[str, Any] | None = None
-    """JSON schema of the answer."""
-
-
-class Writer(Protocol):
-    """The served model: by its engine, or by its weights."""
-
-    def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
-        """One text for each.
-
-        Args:
-            done: told how many are written, again and again; may raise to stop.
-        """
-        ...
 
 
 class Lesson(Strict):
@@ -185,11 +147,6 @@ def study(
     return Lessons(lessons=lessons, exam=exam, dropped=sum(not d.is_known for d in rest))
 
 
-def sentences(text: str) -> list[str]:
-    parts = (part for line in text.splitlines() for part in _SENTENCE.split(line))
-    return [part.strip() for part in parts if part.strip()]
-
-
 def told(before: Sequence[Item] | None, question: str, escape: Escape) -> list[Message]:
     """The chat in which a question is asked, as it is served with these items in the prompt."""
     asked: list[Message] = [{"role": "user", "content": question}]
@@ -203,46 +160,30 @@ def read_question(text: str) -> str | None:
     except (ValueError, KeyError, TypeError):
         text = text.strip().split("\n")[0]
     text = text.strip().strip('"').strip()
-    return text if text.endswith("?") and len(_words(text)) > 1 else None
+    return text if text.endswith("?") and len(words_of(text)) > 1 else None
 
 
 def supported(question: str, answer: str, sentence: str) -> bool:
     """Whether the answer says something that the question does not, and the sentence says most of it."""
     news = key_words(question, answer)
-    return bool(news) and len(news & _words(sentence)) >= _SUPPORT * len(news)
+    return bool(news) and len(news & words_of(sentence)) >= _SUPPORT * len(news)
 
 
 def key_words(question: str, answer: str) -> set[str]:
     """Words of an answer that carry it: those that the question does not have."""
-    return _words(answer) - _words(question) - _EMPTY
-
-
-def is_like(one: str, other: str) -> bool:
-    """Whether two sentences say the same, by the words that carry it."""
-    left, right = _words(one) - _EMPTY, _words(other) - _EMPTY
-    return len(left & right) >= _LIKE * len(left | right) > 0
+    return words_of(answer) - words_of(question) - EMPTY
 
 
 def by_overlap(question: str, texts: Sequence[str]) -> list[int]:
     """Places of the texts, those first that share most words with the question."""
-    asked = _words(question) - _EMPTY
-    shared = [len(asked & _words(text)) for text in texts]
+    asked = words_of(question) - EMPTY
+    shared = [len(asked & words_of(text)) for text in texts]
     return sorted(range(len(texts)), key=lambda place: -shared[place])
 
 
 def is_right(reply: str, wanted: str) -> bool:
     """Whether a reply holds all words of the wanted answer, whatever stands around them."""
-    return _words(wanted) <= _words(reply)
-
-
-def names_in(texts: Sequence[str]) -> list[str]:
-    """Names in the texts: words with capitals, but not those that only begin a sentence."""
-    names: Counter[str] = Counter()
-    for text in texts:
-        for match in _NAME.finditer(text):
-            if match.start() > 0 or " " in match.group():
-                names[match.group()] += 1
-    return [name for name, _ in names.most_common()]
+    return words_of(wanted) <= words_of(reply)
 
 
 def precision(statements: Sequence[str], source: Sequence[str]) -> float | None:
@@ -326,9 +267,5 @@ def _held_out(lessons: Sequence[Lesson]) -> Iterator[Question]:
             yield Question(question=asked[0].question, answer=" ".join(sorted(words)))
 
 
-def _words(text: str) -> set[str]:
-    return {word.casefold().removesuffix("'s") for word in _WORD.findall(text)}
-
-
 def _plain(question: str) -> str:
-    return " ".join(sorted(_words(question)))
+    return " ".join(sorted(words_of(question)))

@@ -38,7 +38,8 @@ from memos_vllm.errors import (
     Unprocessable,
 )
 from memos_vllm.governance.principal import Principal
-from memos_vllm.scheduler.render import Escape
+from memos_vllm.reader.quoting import Escape
+from memos_vllm.reader.writing import Writer
 from memos_vllm.system import MemorySystem
 from memos_vllm.training.child import Child
 from memos_vllm.training.order import (
@@ -50,7 +51,7 @@ from memos_vllm.training.order import (
     Report,
     write_json,
 )
-from memos_vllm.training.study import Writer, precision, study
+from memos_vllm.training.study import precision, study
 from memos_vllm.transforms.kept import KeptKV, find_segment, text_of_segment
 from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
 from memos_vllm.transforms.submit import DISTILL, RECOVER

@@ -7,16 +7,15 @@ import json
 import pytest
 
 from memos_vllm.cube.model import Item
+from memos_vllm.reader.words import is_like, sentences
+from memos_vllm.reader.writing import Ask
 from memos_vllm.training.order import Gate, Order, Question, Recall, Recipe
 from memos_vllm.training.study import (
-    Ask,
     by_overlap,
-    is_like,
     is_right,
     key_words,
     precision,
     read_question,
-    sentences,
     study,
     supported,
     told,

@@ -1,0 +1,86 @@
+"""Something that somebody says they did or will do at a time, in the third person."""
+
+from __future__ import annotations
+
+import re
+
+from memos_vllm.reader.clauses import stripped_clause
+from memos_vllm.reader.times import Mention, TimeRange
+
+_HAVE = re.compile(
+    r"I(?: have|'ve got| have got) (?P<what>(?:an?|my|the) (?:[\w'-]+ ){0,4}?(?:appointment|meeting|exam|test|interview|flight"
+    r"|trip|vacation|holiday|wedding|party|concert|class|lesson|date|deadline|surgery|operation|checkup|check-up|call"
+    r"|race|marathon|game|match|reservation|reunion|conference|presentation|visit|session|job interview|rehearsal)"
+    r"(?: (?:with|at|in|for|to) [\w' -]{1,60})?)",
+    re.IGNORECASE,
+)
+_MINE = re.compile(
+    r"my (?P<what>(?:[\w'-]+ ){0,3}?(?:appointment|meeting|exam|interview|flight|trip|wedding|concert|graduation|surgery"
+    r"|operation|checkup|party|holiday|vacation|deadline|marathon|conference|presentation)"
+    r"(?: (?:with|at|in|for|to) [\w' -]{1,60})?) (?:is|starts|begins)",
+    re.IGNORECASE,
+)
+_GOING = re.compile(
+    r"I(?:'m| am) (?P<what>(?:going|flying|travel+ing|driving|moving) to [\w' -]{2,60}"
+    r"|(?:meeting|visiting|seeing|starting|getting|running|having|leaving) [\w' -]{2,60})",
+    re.IGNORECASE,
+)
+_WILL = re.compile(
+    r"I(?:'ll| will) (?P<what>(?:go|fly|travel|drive|move) to [\w' -]{2,60}|(?:meet|visit|start|run|leave) [\w' -]{2,60})",
+    re.IGNORECASE,
+)
+_DID = re.compile(
+    r"I (?P<what>(?:went|flew|travel+ed|drove|came back|returned) (?:to|from) [\w' -]{2,60}"
+    r"|(?:got (?:married|engaged|promoted|divorced)|graduated|retired)(?: (?:from|to|in) [\w' -]{1,60})?"
+    r"|(?:met|visited|saw|attended|finished|ran|completed|adopted|lost|sold|passed|failed|broke) [\w' -]{2,60})",
+    re.IGNORECASE,
+)
+_FORMS = (
+    (_HAVE, "{person} has {what} {time}"),
+    (_MINE, "{person}'s {what} is {time}"),
+    (_GOING, "{person} is {what} {time}"),
+    (_WILL, "{person} will {what} {time}"),
+    (_DID, "{person} {what} {time}"),
+)
+_OWN = {
+    "my": "their",
+    "me": "them",
+    "our": "their",
+    "us": "them",
+    "i": "they",
+    "myself": "themselves",
+}
+
+
+def read_event(clause: str, time: Mention, person: str) -> tuple[str, str] | None:
+    """(what, sentence in the third person with the date in it); None: it is no such clause."""
+    rest = stripped_clause(f"{clause[: time.start]} {clause[time.end :]}")
+    # "at 3 pm" belongs to the time, of which we keep the day.
+    rest = re.sub(r"\s+at \d{1,2}(?::\d\d)?\s*(?:am|pm|o'clock)?$", "", rest, flags=re.IGNORECASE)
+    for pattern, text in _FORMS:
+        if (match := pattern.fullmatch(rest)) is not None:
+            what = " ".join(_OWN.get(word.casefold(), word) for word in match["what"].split())
+            bare = re.sub(r"^(?:an?|the|their) ", "", what)
+            return bare, text.format(person=person, what=what, time=dated(time.range))
+    return None
+
+
+def dated(span: TimeRange) -> str:
+    """ "on 2023-05-23", "from 2023-05-22 to 2023-05-28": the last day is included, as people say it."""
+    if span.begins is None:
+        return f"before {span.ends:%Y-%m-%d}" if span.ends else ""
+    if span.ends is None:
+        return f"since {span.begins:%Y-%m-%d}"
+    days = (span.ends - span.begins).days
+    if days <= 1:
+        return f"on {span.begins:%Y-%m-%d}"
+    if span.begins.day == span.ends.day == 1 and days >= 365:
+        return (
+            f"in {span.begins:%Y}"
+            if days <= 366
+            else f"from {span.begins:%Y} to {span.ends.year - 1}"
+        )
+    if span.begins.day == span.ends.day == 1 and days <= 31:
+        return f"in {span.begins:%Y-%m}"
+    last = span.ends.toordinal() - 1
+    return f"from {span.begins:%Y-%m-%d} to {span.ends.fromordinal(last):%Y-%m-%d}"

@@ -1,0 +1,269 @@
+"""Claims out of what people say about themselves, by rules (`fast`: no model call). English.
+
+Precision goes before recall: a clause that fits no form, or may not be meant, gives nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from memos_vllm.cube.model import Claim, Item, ItemType
+from memos_vllm.reader.attributes import relative, slug
+from memos_vllm.reader.clauses import clauses, stripped_clause
+from memos_vllm.reader.events import read_event
+from memos_vllm.reader.instructions import is_instruction
+from memos_vllm.reader.statements import BIRTHDAY, FORMS, INTRODUCTION, NAMED_KIN, Form
+from memos_vllm.reader.times import Mention, TimeRange, find_times
+
+__all__ = ["is_instruction", "read_claims"]
+
+_CONFIDENCE = 0.9
+_ASKED_CONFIDENCE = 0.8  # of what should be remembered, and fits no form
+_LONGEST_VALUE = 200
+_REMEMBER = re.compile(
+    r"(?:please )?(?:remember|don't forget|keep in mind)(?: that|:)? (?P<said>.+)", re.IGNORECASE
+)
+_MINE = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
+_LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s+or\s+")
+_LONGEST_PART_WORDS = 3
+# "I like it", "I love how …", "I enjoy to …": about the conversation, not about a thing.
+_NO_THING = re.compile(
+    r"(?:it|its|this|that|these|those|them|him|her|you|your|yours|us|me|what|how|when|where|who|why|to|the way|the idea"
+    r"|the (?:first|second|third|last|other) (?:one|option|version)|something|anything|nothing|everything|one|both|all"
+    r"|neither|either|not|being|seeing|hearing|much|anybody|anyone|everyone|my|our|the (?:sound|look) of)\b",
+    re.IGNORECASE,
+)
+_TO_YOU = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
+_NO_NAME = frozenset(
+    [
+        "american",
+        "australian",
+        "austrian",
+        "british",
+        "canadian",
+        "chinese",
+        "danish",
+        "dutch",
+        "english",
+        "finnish",
+        "french",
+        "german",
+        "greek",
+        "indian",
+        "irish",
+        "italian",
+        "japanese",
+        "korean",
+        "mexican",
+        "norwegian",
+        "polish",
+        "portuguese",
+        "russian",
+        "scottish",
+        "spanish",
+        "swedish",
+        "swiss",
+        "turkish",
+        "ukrainian",
+        "welsh",
+        "catholic",
+        "christian",
+        "muslim",
+        "jewish",
+        "hindu",
+        "buddhist",
+        "atheist",
+        "happy",
+        "sorry",
+        "fine",
+        "good",
+        "great",
+        "ok",
+        "okay",
+        "back",
+        "here",
+        "sure",
+        "glad",
+        "sad",
+        "tired",
+        "hungry",
+        "ready",
+        "done",
+        "monday",
+        "tuesday",
+        "wednesday",
+        "thursday",
+        "friday",
+        "saturday",
+        "sunday",
+    ]
+)
+
+
+def read_claims(turns: Sequence[Item], person: str) -> list[Item]:
+    """What the person says of themselves in their own turns; other speakers' turns give nothing.
+
+    A claim whose `ends` is the time of the message says that an older one no longer holds: it has
+    the older one's attribute and value.
+    """
+    found: dict[tuple[str | None, str], Item] = {}
+    for turn in turns:
+        if turn.speaker != person or turn.type is not ItemType.EPISODE or is_instruction(turn.text):
+            continue
+        for clause, greeted in clauses(turn.text):
+            for item in _read(clause, greeted, turn, person):
+                claim = item.claim
+                assert claim is not None
+                found[claim.attribute, item.text] = item  # said twice is claimed once
+    return list(found.values())
+
+
+def _read(clause: str, greeted: bool, turn: Item, person: str) -> Iterator[Item]:
+    asked = _REMEMBER.fullmatch(clause)
+    said = stripped_clause(asked["said"]) if asked is not None else clause
+    times = find_times(said, turn.time) if turn.time is not None else []
+    items = list(_by_forms(said, times, greeted, turn, person))
+    if not items and times and (event := read_event(said, times[0], person)) is not None:
+        what, text = event
+        items = [_item(turn, person, ItemType.EVENT, None, what, text, times[0].range)]
+    if not items and asked is not None and _MINE.match(said):
+        text = f"{person} asked to remember: {said}"
+        items = [_item(turn, person, ItemType.FACT, None, None, text, None, _ASKED_CONFIDENCE)]
+    yield from items
+
+
+def _by_forms(
+    said: str, times: Sequence[Mention], greeted: bool, turn: Item, person: str
+) -> Iterator[Item]:
+    if (birthday := BIRTHDAY.fullmatch(said)) is not None:
+        yield from _birthday(birthday["value"], times, turn, person)
+        return
+    timeless, span = _without(said, times)
+    for form in FORMS:
+        if (match := form.pattern.fullmatch(timeless)) is not None:
+            yield from _of_form(form, match, span, turn, person)
+            return
+    if (match := NAMED_KIN.fullmatch(said)) is not None and _is_name(match["value"]):
+        key = _kin(match)
+        text = f"{person}'s {key} is called {match['value']}"
+        yield _item(
+            turn, person, ItemType.FACT, f"{relative(key)}.name", match["value"], text, None
+        )
+    elif (
+        greeted and (match := INTRODUCTION.fullmatch(said)) is not None and _is_name(match["value"])
+    ):
+        text = f"{person}'s name is {match['value']}"
+        yield _item(turn, person, ItemType.FACT, "name", match["value"], text, None)
+
+
+def _is_name(words: str) -> bool:
+    return words.split()[0].casefold() not in _NO_NAME
+
+
+def _without(said: str, times: Sequence[Mention]) -> tuple[str, TimeRange | None]:
+    """The clause without its one time, and that time; with several, as it was said."""
+    if len(times) != 1:
+        return said, None
+    rest = f"{said[: times[0].start]} {said[times[0].end :]}"
+    return stripped_clause(rest), times[0].range
+
+
+def _of_form(
+    form: Form, match: re.Match[str], span: TimeRange | None, turn: Item, person: str
+) -> Iterator[Item]:
+    groups = match.groupdict()
+    said = " ".join((groups.get("value") or "").split())
+    key = _kin(match) if groups.get("key") else ""
+    parts = _LIST.split(said) if form.is_list else [said]
+    if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts):
+        parts = [said]
+    for part in parts:
+        if len(part) > _LONGEST_VALUE or not _is_meant(form, part):
+            continue
+        attribute = form.attribute.format(value=slug(part), key=relative(key))
+        if attribute == "reply.emoji":
+            attribute = "reply.emojis"
+        text = form.text.format(person=person, value=part, key=key)
+        item = _item(turn, person, form.type, attribute, form.value.format(value=part), text, span)
+        if form.is_over:
+            if turn.time is None:
+                continue
+            assert item.claim is not None
+            item.claim.begins, item.claim.ends = None, turn.time
+        yield item
+
+
+def _is_meant(form: Form, value: str) -> bool:
+    if form.attribute in ("name", "reply.address"):
+        return _is_name(value)
+    if "{value}" not in form.attribute:
+        return True
+    return bool(slug(value)) and not _NO_THING.match(value) and not _TO_YOU.search(value)
+
+
+def _kin(match: re.Match[str]) -> str:
+    """ "older sister"; of a second cat the attribute is another than the first one's."""
+    groups = match.groupdict()
+    which = (groups.get("which") or "").casefold()
+    key = " ".join(match["key"].casefold().split())
+    return f"{which} {key}" if which and which != "new" else key
+
+
+def _birthday(value: str, times: Sequence[Mention], turn: Item, person: str) -> Iterator[Item]:
+    if re.fullmatch(r"in (?:19|20)\d\d", value):
+        text = f"{person} was born {value}"
+        yield _item(turn, person, ItemType.FACT, "birth.year", value[3:], text, None)
+    elif len(times) == 1 and re.search(r"\d", value) and times[0].text.endswith(value[-4:]):
+        text = f"{person}'s birthday is {value}"
+        yield _item(turn, person, ItemType.FACT, "birthday", value, text, None)
+    elif (match := re.fullmatch(r"in (?P<place>[A-Z][\w' -]+)", value)) is not None and not times:
+        text = f"{person} was born in {match['place']}"
+        yield _item(turn, person, ItemType.FACT, "birthplace", match["place"], text, None)
+
+
+def _item(
+    turn: Item,
+    person: str,
+    kind: ItemType,
+    attribute: str | None,
+    value: str | None,
+    text: str,
+    span: TimeRange | None,
+    confidence: float = _CONFIDENCE,
+) -> Item:
+    return Item(
+        type=kind,
+        text=text,
+        speaker=turn.speaker,
+        time=turn.time,
+        session=turn.session,
+        source=turn.source,
+        claim=Claim(
+            subject=person,
+            attribute=attribute,
+            value=value or None,
+            begins=span.begins if span else None,
+            ends=_end(kind, span, turn.time),
+            confidence=confidence,
+            sources=[turn.source] if turn.source else [],
+            last_seen=turn.time,
+            entities=_entities(value or ""),
+        ),
+    )
+
+
+def _end(kind: ItemType, span: TimeRange | None, said_at: datetime | None) -> datetime | None:
+    """Of an event, its end. "I moved to Berlin last month" began then, and goes on."""
+    if span is None:
+        return None
+    if kind is ItemType.EVENT:
+        return span.ends
+    # "from 2015 to 2018" is over; a past day or month is when it began.
+    long_over = span.begins and span.ends and said_at and (span.ends - span.begins).days > 366
+    return span.ends if long_over and said_at and span.ends and span.ends < said_at else None
+
+
+def _entities(value: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"\b[A-Z][\w'-]*(?: [A-Z][\w'-]*)*", value)))

@@ -1,0 +1,47 @@
+"""Words and sentences of a text, and whether two texts say the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_WORD = re.compile(r"\w+(?:[-:.,']\w+)*")
+_NAME = re.compile(r"\b[A-Z][\w-]*(?: [A-Z][\w-]*)*")
+_LIKE = 0.7
+# Words that carry no fact: an answer must hold others.
+EMPTY = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be been by did do does for from had has have he her his i in is it its me "
+        "my of on or our she that the their them they this to was we were what when where which who "
+        "whom whose why will with you your",
+    )
+)
+
+
+def sentences(text: str) -> list[str]:
+    parts = (part for line in text.splitlines() for part in _SENTENCE.split(line))
+    return [part.strip() for part in parts if part.strip()]
+
+
+def words_of(text: str) -> set[str]:
+    """Words without case and possessive s; numbers and codes stay whole."""
+    return {word.casefold().removesuffix("'s") for word in _WORD.findall(text)}
+
+
+def is_like(one: str, other: str) -> bool:
+    """Whether two sentences say the same, by the words that carry it."""
+    left, right = words_of(one) - EMPTY, words_of(other) - EMPTY
+    return len(left & right) >= _LIKE * len(left | right) > 0
+
+
+def names_in(texts: Sequence[str]) -> list[str]:
+    """Names in the texts: words with capitals, but not those that only begin a sentence."""
+    names: Counter[str] = Counter()
+    for text in texts:
+        for match in _NAME.finditer(text):
+            if match.start() > 0 or " " in match.group():
+                names[match.group()] += 1
+    return [name for name, _ in names.most_common()]
