@@ -110,6 +110,7 @@ class RememberConfig(Section):
     items_per_cube: int = Field(
         64, ge=1, description="a conversation's cube is continued in a new one"
     )
+    claims: bool = Field(True, description="facts and preferences are read out of what is said")
 
 
 NEAR_PROBES = (

@@ -14,4 +14,5 @@ INJECTED_TOKENS = Counter("memos_injected_tokens_total", "Tokens of memory place
 DEGRADED = Counter("memos_degraded_total", "Chats answered with memory left out", ["reason"])
 REMEMBERED_TURNS = Counter("memos_remembered_turns_total", "Turns that became memory")
 REMEMBER_SECONDS = Histogram("memos_remember_seconds", "Time to make a turn memory", buckets=_FAST)
+CLAIMS = Counter("memos_claims_total", "Claims taken up, by what became of them", ["outcome"])
 DENIED = Counter("memos_denied_total", "Requests refused at the door", ["status"])

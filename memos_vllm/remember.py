@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memos_vllm import metrics
+from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import (
     CubePatch,
@@ -32,6 +33,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, DamagedPayload, VaultUnavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.reader.rules import read_claims
 from memos_vllm.reader.turns import session_name, turn_items
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
@@ -47,6 +49,7 @@ class Rememberer:
     def __init__(self, system: MemorySystem, jobs: JobQueue) -> None:
         self._system = system
         self._jobs = jobs
+        self._consolidator = Consolidator(system)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -75,11 +78,22 @@ class Rememberer:
         if turn is None:
             return
         with metrics.REMEMBER_SECONDS.time():
+            self._claim(turn)
             cube = self._append(turn)
         if cube is not None:
             self._system.settle([CubeId(cube.meta.id)])
             self._system.operator.refresh(turn.principal)
             metrics.REMEMBERED_TURNS.inc()
+
+    def _claim(self, turn: PendingTurn) -> None:
+        """What the person says of themselves. Before the turn is crossed off: doing it again after a
+        kill changes nothing."""
+        person = turn.principal.person
+        if not self._system.config.remember.claims or not person:
+            return
+        items = turn_items(turn.body, person, session_name(turn.principal.session, turn.body))
+        if claims := read_claims(items, person):
+            self._consolidator.take(turn.principal, claims, origin="chat")
 
     def _append(self, turn: PendingTurn) -> MemCube | None:
         session = session_name(turn.principal.session, turn.body)

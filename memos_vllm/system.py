@@ -41,6 +41,7 @@ from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.keys import KeyRing
+from memos_vllm.vault.knowledge import Knowledge
 from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
@@ -83,6 +84,7 @@ class MemorySystem:
         self.turns = PendingTurns(self.database)
         self.outbox = Outbox(self.database)
         self.transforms = Transforms(self.database)
+        self.knowledge = Knowledge(self.database)
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)

@@ -73,6 +73,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def plain(text: str | None) -> str:
+    """Words alone: what is the same but for case, space and a full stop is the same."""
+    return " ".join((text or "").split()).casefold().strip(" .!")
+
+
 class Claim(Strict):
     """What was read out of something that was said: about whom, since when, and how surely.
 

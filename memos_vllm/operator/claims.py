@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from memos_vllm.cube.model import Claim, Item
+from memos_vllm.cube.model import Claim, Item, plain
 
 _SOURCES_KEPT = 32
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -127,11 +127,11 @@ def _says_the_same(old: Item, fresh: Item) -> bool:
     left, right = old.claim, fresh.claim
     if left is None or right is None:
         return False
-    if old.type is not fresh.type or _plain(left.subject) != _plain(right.subject):
+    if old.type is not fresh.type or plain(left.subject) != plain(right.subject):
         return False
     if right.attribute is None or left.attribute is None:
-        return _plain(old.text) == _plain(fresh.text)
-    return (left.attribute, _plain(left.value)) == (right.attribute, _plain(right.value))
+        return plain(old.text) == plain(fresh.text)
+    return (left.attribute, plain(left.value)) == (right.attribute, plain(right.value))
 
 
 def _is_about_the_same(old: Item, claim: Claim) -> bool:
@@ -139,8 +139,8 @@ def _is_about_the_same(old: Item, claim: Claim) -> bool:
     return (
         other is not None
         and other.attribute == claim.attribute
-        and _plain(other.subject) == _plain(claim.subject)
-        and _plain(other.value) != _plain(claim.value)
+        and plain(other.subject) == plain(claim.subject)
+        and plain(other.value) != plain(claim.value)
     )
 
 
@@ -161,7 +161,3 @@ def _said(item: Item) -> datetime | None:
 
 def _aware(moment: datetime | None) -> datetime | None:
     return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _plain(text: str | None) -> str:
-    return " ".join((text or "").split()).casefold().strip(" .!")

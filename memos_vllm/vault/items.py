@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
-from memos_vllm.cube.model import Item, State
+from memos_vllm.cube.model import Item, State, plain
 from memos_vllm.vault.tables import CubeRow, ItemRow, OutboxRow, OwnerRow
 
 _SQL_BATCH = 500
@@ -64,7 +64,7 @@ def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
             _tell_outbox(session, "upsert", cube, item.id)
         else:
             row.ordinal = ordinal
-            row.claim = _claim(item)
+            row.claim, row.claim_key = _claim(item), claim_key(item)
             if row.window_sha256 != window:
                 row.window_sha256 = window
                 _tell_outbox(session, "upsert", cube, item.id)
@@ -175,7 +175,16 @@ def _new_row(cube: CubeRow, item: Item, ordinal: int, window: str) -> ItemRow:
         source=item.source,
         window_sha256=window,
         claim=_claim(item),
+        claim_key=claim_key(item),
     )
+
+
+def claim_key(item: Item) -> str | None:
+    """Of what an item claims something about: its subject and attribute, or its words without one."""
+    if item.claim is None:
+        return None
+    about = item.claim.attribute or plain(item.text)
+    return sha256(f"{plain(item.claim.subject)}\0{about}".encode())
 
 
 def _claim(item: Item) -> dict[str, Any] | None:

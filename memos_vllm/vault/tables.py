@@ -110,6 +110,7 @@ class ItemRow(Base):
     __table_args__ = (
         Index("ix_items_owner", "tenant", "person"),
         Index("ix_items_cube", "cube_id", "ordinal"),
+        Index("ix_items_claim", "tenant", "person", "claim_key"),
     )
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     cube_id: Mapped[str] = mapped_column(ForeignKey("cubes.id", ondelete="CASCADE"))
@@ -124,6 +125,8 @@ class ItemRow(Base):
     source: Mapped[str | None] = mapped_column(String(500))
     window_sha256: Mapped[str] = mapped_column(String(64))
     claim: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    claim_key: Mapped[str | None] = mapped_column(String(64))
+    """Of what it claims something about: claims that could supersede each other share it."""
 
 
 class OwnerRow(Base):

@@ -16,10 +16,14 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("items", sa.Column("claim", sa.JSON(), nullable=True))
+    op.add_column("items", sa.Column("claim_key", sa.String(length=64), nullable=True))
+    op.create_index("ix_items_claim", "items", ["tenant", "person", "claim_key"])
     op.execute("UPDATE items SET type = 'episode' WHERE type = 'turn'")
 
 
 def downgrade() -> None:
     op.execute("UPDATE items SET type = 'turn' WHERE type = 'episode'")
+    op.drop_index("ix_items_claim", "items")
     with op.batch_alter_table("items") as items:
         items.drop_column("claim")
+        items.drop_column("claim_key")

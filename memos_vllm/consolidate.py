@@ -1,0 +1,198 @@
+"""MemOperator's writing side: claims become what is known of a person.
+
+    profile       placed at the head of every prompt: who they are and how they want to be answered;
+                  a small block that changes only when it has to, so its KV is used again and again
+    facts#1, …    everything else, and all that is over; found by search
+
+Taking the same claims up twice changes nothing (`operator.claims`), so whoever was cut off begins
+again.  Several writers of one person meet at the cubes' versions, and the slower one reads again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memos_vllm import metrics
+from memos_vllm.cube.ids import now_us, to_datetime
+from memos_vllm.cube.model import (
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    ItemType,
+    MemCube,
+    NewCube,
+    NewMeta,
+    Placement,
+    Provenance,
+    State,
+)
+from memos_vllm.errors import Conflict, NotFound
+from memos_vllm.governance.principal import Principal
+from memos_vllm.operator.claims import Folded, fold, holds
+from memos_vllm.vault.items import claim_key
+from memos_vllm.vault.views import CubeFilter
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+log = logging.getLogger(__name__)
+PROFILE, FACTS = "profile", "facts"
+PROFILE_ITEMS = 48
+"""More would cost every prompt too much: the rest is found by search."""
+FACTS_ITEMS = 256
+_PROFILE_ATTRIBUTES = (
+    *("name", "age", "home", "employer", "job", "birthday", "diet", "spouse.name"),
+    *("language.native", "allergy", "intolerance", "reply"),
+)
+_ATTEMPTS = 20
+
+
+@dataclasses.dataclass
+class _Part:
+    """A cube as it is, and the items that it should hold."""
+
+    cube: MemCube
+    items: list[Item]
+    changed: bool = False
+
+
+class Consolidator:
+    def __init__(self, system: MemorySystem) -> None:
+        self._system = system
+
+    def take(self, principal: Principal, fresh: Sequence[Item], origin: str = "claims") -> Folded:
+        """Take claims up into what is known of the person.
+
+        Returns:
+            What was added, strengthened and ended.
+        Raises:
+            Conflict: others change the same cubes faster than this one can follow.
+            Forbidden, VaultUnavailable
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._take(principal, fresh, origin)
+            except Conflict as error:
+                log.debug("claims are folded again: %s", error)
+        raise Conflict("the person's memory changes faster than it can be added to")
+
+    def _take(self, principal: Principal, fresh: Sequence[Item], origin: str) -> Folded:
+        parts = self._parts(principal, fresh)
+        known = [item for part in parts.values() for item in part.items]
+        folded = fold(known, fresh)
+        for kind in ("added", "strengthened", "ended"):
+            metrics.CLAIMS.labels(kind).inc(len(getattr(folded, kind)))
+        if not folded.changed:
+            return folded
+        left = list(folded.items)
+        for part in parts.values():
+            count = len(part.items)
+            now, left = left[:count], left[count:]
+            part.changed = now != part.items
+            part.items = now
+        self._store(principal, parts, left, origin)
+        return folded
+
+    def _parts(self, principal: Principal, fresh: Sequence[Item]) -> dict[str, _Part]:
+        """The person's cubes that what is new could have to do with, and the profile."""
+        vault = self._system.vault
+        keys = [key for item in fresh if (key := claim_key(item)) is not None]
+        ids = list(self._system.knowledge.holding(principal, keys))
+        cubes = [vault.get(principal, ref) for ref in ids]
+        profile = self._named(principal, PROFILE)
+        if profile is not None and profile.meta.id not in ids:
+            cubes.append(profile)
+        return {cube.meta.id: _Part(cube, _items(cube)) for cube in cubes if _is_ours(cube)}
+
+    def _store(
+        self, principal: Principal, parts: dict[str, _Part], added: list[Item], origin: str
+    ) -> None:
+        profile = next((p for p in parts.values() if p.cube.meta.name == PROFILE), None)
+        is_free = profile is not None or self._named(principal, PROFILE) is None
+        over = []
+        if profile is not None:
+            moment = to_datetime(now_us())
+            over = [item for item in profile.items if not holds(item, moment)]
+            if over:
+                profile.items = [item for item in profile.items if item not in over]
+                profile.changed = True
+        room = PROFILE_ITEMS - (len(profile.items) if profile is not None else 0)
+        own = [item for item in added if is_profile(item)][: max(0, room) if is_free else 0]
+        rest = over + [item for item in added if item not in own]
+        touched = [self._update(principal, p, origin) for p in parts.values() if p is not profile]
+        if rest:
+            touched.append(self._append(principal, rest, origin))
+        if own and profile is None:
+            touched.append(self._create(principal, PROFILE, own, origin))
+        elif profile is not None:
+            profile.items += own
+            profile.changed = profile.changed or bool(own)
+            touched.append(self._update(principal, profile, origin))
+        log.debug("claims of %s are in %s", principal.person, [each for each in touched if each])
+
+    def _update(self, principal: Principal, part: _Part, origin: str) -> str | None:
+        if not part.changed:
+            return None
+        meta = part.cube.meta
+        patch = CubePatch(
+            payload=ExplicitPayload(content=part.items), provenance=Provenance(origin=origin)
+        )
+        self._system.update(principal, meta.id, patch, if_match=meta.version)
+        return meta.id
+
+    def _append(self, principal: Principal, items: list[Item], origin: str) -> str:
+        """To the newest part that has room."""
+        where = CubeFilter(person=principal.person, name_prefix=f"{FACTS}#")
+        headers, _ = self._system.views.page(principal, where, limit=1)
+        number = 0
+        if headers:
+            number = int((headers[0].name or "#0").rpartition("#")[2])
+            if headers[0].state is State.ACTIVATED:
+                cube = self._system.vault.get(principal, headers[0].id)
+                if len(_items(cube)) + len(items) <= FACTS_ITEMS:
+                    patch = CubePatch(append=items, provenance=Provenance(origin=origin))
+                    self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
+                    return cube.meta.id
+        return self._create(principal, f"{FACTS}#{number + 1}", items, origin)
+
+    def _create(self, principal: Principal, name: str, items: list[Item], origin: str) -> str:
+        is_profile_cube = name == PROFILE
+        meta = NewMeta(
+            name=name,
+            tags=[name.partition("#")[0]],
+            placement=Placement.STABLE if is_profile_cube else Placement.RETRIEVED,
+            provenance=Provenance(origin=origin),
+        )
+        new = NewCube(meta=meta, payload=ExplicitPayload(content=items))
+        return self._system.create(principal, [new])[0].meta.id
+
+    def _named(self, principal: Principal, name: str) -> MemCube | None:
+        try:
+            cube = self._system.vault.get(principal, name)
+        except NotFound:
+            return None
+        return cube if cube.meta.person == principal.person else None
+
+
+def is_profile(item: Item) -> bool:
+    """Whether it is about who somebody is, or how they want things."""
+    if item.type is ItemType.PREFERENCE:
+        return True
+    attribute = (item.claim.attribute if item.claim else None) or ""
+    return attribute.split(":")[0] in _PROFILE_ATTRIBUTES or attribute.startswith("reply.")
+
+
+def _is_ours(cube: MemCube) -> bool:
+    """Not one that somebody made by hand, or froze."""
+    kind = (cube.meta.name or "").partition("#")[0]
+    return (
+        cube.meta.state is State.ACTIVATED and kind in (PROFILE, FACTS) and kind in cube.meta.tags
+    )
+
+
+def _items(cube: MemCube) -> list[Item]:
+    content = cube.payload.content
+    return content if isinstance(content, list) else []

@@ -1,0 +1,96 @@
+"""What is claimed of whom: looked up by subject and attribute, now or at some time in the past."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import select
+
+from memos_vllm.cube.ids import CubeId
+from memos_vllm.cube.lifecycle import READABLE
+from memos_vllm.cube.model import Item, plain
+from memos_vllm.governance.principal import Principal
+from memos_vllm.vault import records
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.tables import CubeRow, ItemRow
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claimed:
+    cube: CubeId
+    item: Item
+
+
+class Knowledge:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def holding(self, principal: Principal, keys: Iterable[str]) -> list[CubeId]:
+        """Cubes of the person's own that hold claims with these keys, the oldest first."""
+        query = (
+            select(CubeRow)
+            .join(ItemRow, ItemRow.cube_id == CubeRow.id)
+            .where(
+                ItemRow.tenant == principal.tenant,
+                ItemRow.person == principal.person,
+                ItemRow.claim_key.in_(set(keys)),
+                CubeRow.state.in_(READABLE),
+            )
+            .order_by(CubeRow.created_us, CubeRow.id)
+            .distinct()
+        )
+        with self._database.read() as session:
+            return [CubeId(row.id) for row in session.scalars(query)]
+
+    def claims(
+        self,
+        principal: Principal,
+        subject: str | None = None,
+        attribute: str | None = None,
+        at: datetime | None = None,
+        limit: int = 200,
+    ) -> list[Claimed]:
+        """What is claimed, the newest first; with what has ended.
+
+        Args:
+            attribute: this one, or all that begin with it and a colon or a full stop.
+            at: only what holds then.
+        """
+        query = (
+            select(ItemRow, CubeRow)
+            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+            .where(
+                ItemRow.tenant == principal.tenant,
+                ItemRow.person == principal.person,
+                ItemRow.claim_key.is_not(None),
+                CubeRow.state.in_(READABLE),
+            )
+            .order_by(ItemRow.time_us.desc(), ItemRow.id)
+        )
+        found: list[Claimed] = []
+        with self._database.read() as session:
+            for row, cube in session.execute(query.execution_options(yield_per=200)):
+                if not records.injectable(principal, cube):
+                    continue
+                item = records.item_model(row)
+                if _is_wanted(item, subject, attribute, at):
+                    found.append(Claimed(CubeId(row.cube_id), item))
+                    if len(found) == limit:
+                        break
+        return found
+
+
+def _is_wanted(item: Item, subject: str | None, attribute: str | None, at: datetime | None) -> bool:
+    claim = item.claim
+    if claim is None or (subject is not None and plain(claim.subject) != plain(subject)):
+        return False
+    if attribute is not None:
+        own = claim.attribute or ""
+        if own != attribute and not own.startswith((f"{attribute}:", f"{attribute}.")):
+            return False
+    if at is None:
+        return True
+    begins = claim.begins or item.time
+    return (begins is None or begins <= at) and (claim.ends is None or at < claim.ends)

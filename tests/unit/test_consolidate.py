@@ -1,0 +1,158 @@
+"""Claims become what is known of a person: a profile for every prompt, and facts to be found."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from memos_vllm.consolidate import FACTS_ITEMS, PROFILE_ITEMS, Consolidator
+from memos_vllm.cube.model import (
+    Claim,
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    ItemType,
+    NewCube,
+    NewMeta,
+    Placement,
+    State,
+)
+from memos_vllm.errors import NotFound
+from tests.conftest import principal
+
+DAY = datetime(2026, 5, 1, tzinfo=UTC)
+ALICE = principal("alice")
+
+
+def claimed(attribute, value, day=0, kind=ItemType.FACT, **claim):
+    source = claim.pop("source", f"m{day}-{attribute}-{value}")
+    return Item(
+        type=kind,
+        text=f"alice: {attribute} is {value}",
+        speaker="alice",
+        time=DAY + timedelta(days=day),
+        source=source,
+        claim=Claim(subject="alice", attribute=attribute, value=value, sources=[source], **claim),
+    )
+
+
+@pytest.fixture
+def consolidator(system):
+    return Consolidator(system)
+
+
+def texts(system, name, who=ALICE):
+    return [item.text for item in system.vault.get(who, name).payload.content]
+
+
+def known(system, at=DAY + timedelta(days=999), **where):
+    found = system.knowledge.claims(ALICE, at=at, **where)
+    return {each.item.claim.attribute: each.item.claim.value for each in found}
+
+
+def test_who_somebody_is_stands_in_every_prompt_and_the_rest_is_found(system, consolidator):
+    consolidator.take(ALICE, [claimed("home", "Paris"), claimed("cat.name", "Miso")])
+    assert texts(system, "profile") == ["alice: home is Paris"]
+    assert texts(system, "facts#1") == ["alice: cat.name is Miso"]
+    stable = system.views.stable(ALICE, []).texts
+    assert [cube.name for cube in stable] == ["profile"]
+    assert system.views.stable(principal("bob"), []).texts == []
+
+
+def test_what_is_over_leaves_the_profile_and_answers_about_the_past(system, consolidator):
+    consolidator.take(ALICE, [claimed("home", "Paris")])
+    consolidator.take(ALICE, [claimed("home", "Berlin", day=9)])
+    assert texts(system, "profile") == ["alice: home is Berlin"]
+    assert texts(system, "facts#1") == ["alice: home is Paris"]
+    assert known(system) == {"home": "Berlin"}
+    assert known(system, at=DAY + timedelta(days=2)) == {"home": "Paris"}
+    assert len(system.knowledge.claims(ALICE, attribute="home")) == 2
+
+
+def test_said_again_changes_no_word_of_the_prompt(system, consolidator):
+    consolidator.take(ALICE, [claimed("home", "Paris")])
+    before = system.vault.get(ALICE, "profile").payload.content
+    consolidator.take(ALICE, [claimed("home", "Paris", day=3)])
+    after = system.vault.get(ALICE, "profile").payload.content
+    assert [item.id for item in after] == [item.id for item in before]
+    assert after[0].claim.seen == 2
+    version = system.vault.get(ALICE, "profile").meta.version
+    consolidator.take(ALICE, [claimed("home", "Paris", day=3)])
+    assert system.vault.get(ALICE, "profile").meta.version == version, "nothing new: no version"
+
+
+def test_the_profile_stays_small_and_nothing_is_lost(system, consolidator):
+    count = PROFILE_ITEMS + 5
+    likes = [claimed(f"likes:{n}", str(n), kind=ItemType.PREFERENCE) for n in range(count)]
+    consolidator.take(ALICE, likes)
+    assert len(texts(system, "profile")) == PROFILE_ITEMS
+    assert len(texts(system, "facts#1")) == 5
+    consolidator.take(ALICE, [claimed(f"x{n}", "y") for n in range(FACTS_ITEMS)])
+    assert len(texts(system, "facts#2")) == FACTS_ITEMS
+    assert len(system.knowledge.claims(ALICE, limit=1000)) == count + FACTS_ITEMS
+
+
+def test_a_claim_in_an_older_part_is_superseded_there(system, consolidator):
+    consolidator.take(ALICE, [claimed("cat.name", "Miso")])
+    consolidator.take(ALICE, [claimed(f"x{n}", "y") for n in range(FACTS_ITEMS)])
+    consolidator.take(ALICE, [claimed("cat.name", "Tofu", day=9)])
+    assert known(system, attribute="cat") == {"cat.name": "Tofu"}
+    old = system.vault.get(ALICE, "facts#1").payload.content[0].claim
+    assert (old.value, old.ends) == ("Miso", DAY + timedelta(days=9))
+
+
+def test_two_people_s_facts_never_meet(system, consolidator):
+    bob = principal("bob")
+    consolidator.take(ALICE, [claimed("home", "Paris")])
+    consolidator.take(bob, [claimed("home", "Rome", day=9)])
+    assert known(system) == {"home": "Paris"}
+    assert texts(system, "profile", bob) == ["alice: home is Rome"]
+
+
+def test_a_cube_made_by_hand_or_frozen_is_left_alone(system, consolidator):
+    by_hand = NewCube(meta=NewMeta(name="profile"), payload=ExplicitPayload(content="My notes."))
+    cube = system.create(ALICE, [by_hand])[0].meta
+    consolidator.take(ALICE, [claimed("home", "Paris")])
+    assert texts(system, "profile") == ["My notes."]
+    assert texts(system, "facts#1") == ["alice: home is Paris"]
+    system.delete(ALICE, cube.id)
+    consolidator.take(ALICE, [claimed("age", "40")])
+    system.update(ALICE, "profile", CubePatch(state=State.FROZEN))
+    consolidator.take(ALICE, [claimed("age", "41", day=400)])
+    assert texts(system, "profile") == ["alice: age is 40"]
+    assert "alice: age is 41" in texts(system, "facts#1")
+
+
+def test_deleted_it_is_known_no_more(system, consolidator):
+    consolidator.take(ALICE, [claimed("home", "Paris"), claimed("cat.name", "Miso")])
+    system.delete(ALICE, "profile")
+    assert known(system) == {"cat.name": "Miso"}
+    with pytest.raises(NotFound):
+        texts(system, "profile")
+    consolidator.take(ALICE, [claimed("home", "Rome", day=1)])
+    assert texts(system, "profile") == ["alice: home is Rome"]
+
+
+def test_many_at_once_lose_nothing(system, consolidator):
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [
+            pool.submit(consolidator.take, ALICE, [claimed(f"x{n}", "y", day=n)]) for n in range(12)
+        ]
+        for job in jobs:
+            job.result()
+    assert len(known(system)) == 12
+
+
+def test_the_profile_is_placed_and_versioned_like_any_cube(system, consolidator):
+    consolidator.take(ALICE, [claimed("home", "Paris")], origin="chat")
+    cube = system.vault.get(ALICE, "profile").meta
+    assert (cube.placement, cube.tags, cube.provenance.origin) == (
+        Placement.STABLE,
+        ["profile"],
+        "chat",
+    )
+    consolidator.take(ALICE, [claimed("home", "Rome", day=5)])
+    system.rollback(ALICE, "profile", cube.version)
+    assert texts(system, "profile") == ["alice: home is Paris"]
