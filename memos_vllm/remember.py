@@ -30,7 +30,8 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, DamagedPayload, VaultUnavailable
+from memos_vllm.errors import Conflict, DamagedPayload, Unprocessable, VaultUnavailable
+from memos_vllm.feedback import Feedback, wants_forgotten
 from memos_vllm.governance.principal import Principal
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.reader.rules import read_claims
@@ -50,6 +51,7 @@ class Rememberer:
         self._system = system
         self._jobs = jobs
         self._consolidator = Consolidator(system)
+        self._feedback = Feedback(system)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -77,6 +79,9 @@ class Rememberer:
         turn = self._system.turns.get(turn_id)
         if turn is None:
             return
+        if self._forgets(turn):
+            self._system.turns.done(turn_id)
+            return
         with metrics.REMEMBER_SECONDS.time():
             self._claim(turn)
             cube = self._append(turn)
@@ -84,6 +89,18 @@ class Rememberer:
             self._system.settle([CubeId(cube.meta.id)])
             self._system.operator.refresh(turn.principal)
             metrics.REMEMBERED_TURNS.inc()
+
+    def _forgets(self, turn: PendingTurn) -> bool:
+        """ "Forget that …": done, and the turn itself is not kept: it says it once more."""
+        what = wants_forgotten(turn.body["user"])
+        if what is None or not turn.principal.person:
+            return False
+        try:
+            did = self._feedback.forget(turn.principal, what)
+        except Unprocessable as error:
+            log.info("not forgotten: %s", error)
+            return False
+        return bool(did)
 
     def _claim(self, turn: PendingTurn) -> None:
         """What the person says of themselves. Before the turn is crossed off: doing it again after a

@@ -1,0 +1,264 @@
+"""What people say about their memory: forget that, it is not so, I want it like this.
+
+    forget    what says it is taken out of the person's own cubes, the words of the conversation
+              included; each cube gets a new version, and KV of the old one is wiped
+    correct   what is said now supersedes what was known of the same thing
+    prefer    it is noted for every prompt to come
+
+Read by rules, in English; by ids it works in any language.  Nobody's memory but the person's own is
+touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from memos_vllm.consolidate import Consolidator
+from memos_vllm.cube.ids import new_id, now_us, to_datetime
+from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemType, Provenance
+from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.operator.claims import holds
+from memos_vllm.operator.lexical import tokenize
+from memos_vllm.reader.rules import read_claims
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+Action = Literal["forget", "correct", "prefer"]
+MOST_FORGOTTEN = 50
+_ATTEMPTS = 5
+_LONGEST_ORDER = 300
+_WHAT = (
+    r"(?:everything\s+(?:about\s+|you\s+know\s+about\s+)?|(?:the\s+fact\s+)?that\s+|about\s+"
+    r"|what\s+i\s+said\s+about\s+)?(?P<what>.+?)"
+)
+_PLEASE = r"(?:please,?\s+)?(?:(?:can|could)\s+you\s+(?:please\s+)?)?"
+_FORMS = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        # "Delete the table" is about something else: only what is deleted from memory is meant.
+        rf"{_PLEASE}(?:forget|delete|erase|remove)\s+{_WHAT}\s+from\s+(?:your\s+)?memory[.!?]*",
+        rf"{_PLEASE}(?:forget|don't\s+remember|stop\s+remembering)\s+{_WHAT}[.!?]*",
+    )
+)
+_NOT_MEMORY = re.compile(
+    r"(?:it|this|that|to|the\s+(?:above|previous|file|line|row|column)|what\s+i\s+said)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Did:
+    """One change to one item."""
+
+    action: Action
+    item: str
+    text: str
+    cube: str | None
+    """None: it was not changed yet (a dry run), or was known already."""
+    version: str | None
+
+
+def wants_forgotten(text: str) -> str | None:
+    """What a message asks to forget: "Forget that I live in Paris"; None: it asks nothing such."""
+    said = " ".join(text.split())
+    if len(said) > _LONGEST_ORDER:
+        return None
+    match = next(filter(None, (form.fullmatch(said) for form in _FORMS)), None)
+    if match is None or _NOT_MEMORY.fullmatch(match["what"]):
+        return None
+    what: str = match["what"]
+    return what
+
+
+class Feedback:
+    def __init__(self, system: MemorySystem) -> None:
+        self._system = system
+        self._consolidator = Consolidator(system)
+
+    def say(self, principal: Principal, text: str, dry_run: bool = False) -> list[Did]:
+        """Act on a sentence.
+
+        Raises:
+            Unprocessable: it says nothing that can be acted on, or too much would go.
+            Forbidden: without a person, or without the right to write.
+        """
+        _check(principal)
+        what = wants_forgotten(text)
+        if what is not None:
+            return self.forget(principal, what, dry_run)
+        claims = read_claims([self._said(principal, text)], principal.person)
+        if not claims:
+            raise Unprocessable(
+                "nothing to forget, correct or prefer was found in it: say `Forget that …`, state the fact "
+                "in the first person, or name `items` and an `action`",
+                param="text",
+            )
+        return self._take(principal, claims, dry_run)
+
+    def forget(self, principal: Principal, what: str, dry_run: bool = False) -> list[Did]:
+        """All of the person's own items that say it. Raises Unprocessable: nearly everything would go."""
+        _check(principal)
+        words = set(tokenize(what)) - set(tokenize(principal.person))
+        if not words:
+            raise Unprocessable("it names nothing that could be forgotten", param="text")
+        ids = [item for item, text in self._own(principal) if words <= set(tokenize(text))]
+        if len(ids) > MOST_FORGOTTEN:
+            raise Unprocessable(
+                f"{len(ids)} items say something of it; at most {MOST_FORGOTTEN} go at once: be more "
+                "specific, name `items`, or delete the cubes",
+                param="text",
+            )
+        return self.forget_items(principal, ids, dry_run)
+
+    def forget_items(
+        self, principal: Principal, ids: Sequence[str], dry_run: bool = False
+    ) -> list[Did]:
+        """Raises NotFound: one of them is not there, or not the person's own."""
+        _check(principal)
+        cubes: dict[str, set[str]] = {}
+        for cube, item in self._located(principal, ids):
+            assert item.id is not None
+            cubes.setdefault(cube, set()).add(item.id)
+        did = []
+        for cube, gone in cubes.items():
+            did += self._take_out(principal, cube, gone, dry_run)
+        return did
+
+    def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> list[Did]:
+        """The item ends now, and the text holds in its place. Raises NotFound, Unprocessable."""
+        _check(principal)
+        ((_, old),) = self._located(principal, [item_id])
+        claims = read_claims([self._said(principal, text)], principal.person)
+        if old.claim is None and not claims:
+            raise Unprocessable(
+                "that is what was said, word by word, and stays: forget it, or state the fact in the "
+                "first person",
+                param="text",
+            )
+        return self._take(principal, claims or [self._in_place_of(principal, old, text)], dry_run)
+
+    def prefer(self, principal: Principal, text: str, dry_run: bool) -> list[Did]:
+        """Whatever it says is noted for every prompt to come."""
+        _check(principal)
+        said = self._said(principal, text)
+        claims = read_claims([said], principal.person)
+        if not any(item.type is ItemType.PREFERENCE for item in claims):
+            claim = Claim(subject=principal.person, sources=[said.source or ""])
+            claims = [
+                said.model_copy(
+                    update={
+                        "type": ItemType.PREFERENCE,
+                        "text": f"{principal.person} asks: {text}",
+                        "claim": claim,
+                    }
+                )
+            ]
+        return self._take(principal, claims, dry_run)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _take(self, principal: Principal, claims: Sequence[Item], dry_run: bool) -> list[Did]:
+        if dry_run:
+            return [Did(_action(item), "", item.text, None, None) for item in claims]
+        self._consolidator.take(principal, claims, origin="feedback")
+        at = to_datetime(now_us())
+        found = {each.item.text: each for each in self._system.knowledge.claims(principal)}
+        did = []
+        for item in claims:
+            each = found.get(item.text)
+            is_open = each is not None and holds(each.item, at)
+            cube = self._system.vault.get(principal, each.cube).meta if each else None
+            version = cube.version if cube is not None else None
+            ident = (each.item.id or "") if each is not None and is_open else ""
+            did.append(Did(_action(item), ident, item.text, cube.id if cube else None, version))
+        return did
+
+    def _take_out(
+        self, principal: Principal, cube: str, gone: set[str], dry_run: bool
+    ) -> list[Did]:
+        for _ in range(_ATTEMPTS):
+            current = self._system.vault.get(principal, cube)
+            items = current.payload.content
+            assert isinstance(items, list)
+            going = [item for item in items if item.id in gone]
+            version = None
+            if not dry_run and going:
+                left = [item for item in items if item.id not in gone]
+                patch = CubePatch(
+                    payload=ExplicitPayload(content=left), provenance=Provenance(origin="feedback")
+                )
+                try:
+                    made = self._system.update(
+                        principal, cube, patch, if_match=current.meta.version
+                    )
+                except Conflict:
+                    continue
+                version = made.meta.version
+            return [Did("forget", item.id or "", item.text, cube, version) for item in going]
+        raise Conflict("the cube changes faster than it can be forgotten from: try again")
+
+    def _own(self, principal: Principal) -> Iterator[tuple[str, str]]:
+        """The person's own items: (id, who said what)."""
+        for state in self._system.views.owners(principal):
+            if state.owner.person == principal.person:
+                for item in self._system.views.owner_items(state.owner):
+                    yield item.id, item.turn
+
+    def _located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
+        found = self._system.views.recall(principal, list(ids))
+        own = {
+            ref: recalled
+            for ref, recalled in found.items()
+            if self._system.vault.get(principal, recalled.cube_id).meta.person == principal.person
+        }
+        missing = [ref for ref in ids if ref not in own]
+        if missing:
+            raise NotFound(f"there is no item {missing[0]!r} of yours here", param="items")
+        return [(own[ref].cube_id, own[ref].item) for ref in dict.fromkeys(ids)]
+
+    @staticmethod
+    def _in_place_of(principal: Principal, old: Item, text: str) -> Item:
+        assert old.claim is not None
+        moment = to_datetime(now_us())
+        source = new_id("feedback")
+        claim = old.claim.model_copy(
+            update={
+                "value": text[:500],
+                "begins": moment,
+                "ends": None,
+                "sources": [source],
+                "seen": 1,
+                "last_seen": moment,
+                "attribute": old.claim.attribute or f"corrected:{old.id}"[:500],
+            }
+        )
+        return old.model_copy(
+            update={"id": None, "text": text, "time": moment, "source": source, "claim": claim}
+        )
+
+    @staticmethod
+    def _said(principal: Principal, text: str) -> Item:
+        if not text.strip():
+            raise BadRequest("`text` is empty", param="text")
+        return Item(
+            type=ItemType.EPISODE,
+            text=text,
+            speaker=principal.person,
+            time=to_datetime(now_us()),
+            source=new_id("feedback"),
+        )
+
+
+def _action(item: Item) -> Action:
+    return "prefer" if item.type is ItemType.PREFERENCE else "correct"
+
+
+def _check(principal: Principal) -> None:
+    principal.require(Role.WRITER)
+    if not principal.person:
+        raise Forbidden("name the person whose memory it is: `X-Memos-User`", param="user")

@@ -1,0 +1,177 @@
+"""What people say about their memory is done, and only that."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from fastapi.testclient import TestClient
+
+from memos_vllm.api.app import create_app
+from memos_vllm.cube.ids import now_us
+from memos_vllm.errors import Forbidden, NotFound, Unprocessable
+from memos_vllm.feedback import Feedback, wants_forgotten
+from memos_vllm.governance.principal import Role
+from memos_vllm.reader.turns import turn_body
+from memos_vllm.remember import Rememberer
+from memos_vllm.vault.views import CubeFilter
+from tests.conftest import FakeQueue, principal
+
+ALICE = dataclasses.replace(principal("alice"), session="s")
+
+
+@pytest.fixture
+def chat(system):
+    """Says something as Alice, or somebody else, and has it remembered."""
+    rememberer = Rememberer(system, FakeQueue(system.config))
+
+    def say(text, who=ALICE, reply="I see."):
+        number = now_us()
+        messages = [{"role": "user", "content": text}]
+        body = turn_body(messages, reply, model="demo", request_id=f"r{number}", at_us=number)
+        rememberer.remember(rememberer.accept(who, body))
+
+    return say
+
+
+@pytest.fixture
+def feedback(system):
+    return Feedback(system)
+
+
+def everything(system, who=ALICE):
+    headers, _ = system.views.page(who, CubeFilter(person=who.person))
+    return [
+        item.text for each in headers for item in system.vault.get(who, each.id).payload.content
+    ]
+
+
+def homes(system, who=ALICE):
+    found = system.knowledge.claims(who, attribute="home")
+    return {each.item.claim.value: each.item.claim.ends is None for each in found}
+
+
+def test_what_is_said_becomes_known_and_a_newer_fact_supersedes(system, chat):
+    chat("I live in Paris.")
+    assert homes(system) == {"Paris": True}
+    chat("We talked about bread.")
+    chat("I moved to Berlin.")
+    assert homes(system) == {"Paris": False, "Berlin": True}
+    assert "I live in Paris." in everything(system), "what was said stays as it was said"
+
+
+def test_forget_that_in_a_chat_takes_the_fact_and_the_words_away(system, chat):
+    chat("I live in Paris.")
+    chat("I have a cat.")
+    chat("I live in Paris.", principal("bob"))
+    chat("Please forget that I live in Paris.")
+    left = everything(system)
+    assert not [text for text in left if "Paris" in text]
+    assert "I have a cat." in left
+    assert homes(system, principal("bob")) == {"Paris": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("Forget that I live in Paris.", "I live in Paris"),
+        ("please forget about my sister!", "my sister"),
+        ("Could you forget what I said about the loan?", "the loan"),
+        ("Delete my address from your memory", "my address"),
+        ("Forget everything you know about Miso", "Miso"),
+    ],
+)
+def test_what_is_to_be_forgotten(text, what):
+    assert wants_forgotten(text) == what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Don't forget that I live in Paris.",
+        "Delete the users table.",
+        "Remove the last line, please.",
+        "Forget it.",
+        "Forget that.",
+        "I forget that all the time.",
+        "How do I forget my ex?",
+        "Did you forget about Paris?",
+    ],
+)
+def test_what_asks_to_forget_nothing(text):
+    assert wants_forgotten(text) is None
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(system, chat, feedback):
+    chat("I live in Paris.")
+    before = everything(system)
+    did = feedback.say(ALICE, "Forget that I live in Paris", dry_run=True)
+    assert {each.action for each in did} == {"forget"}
+    assert len(did) == 2  # the fact, and the words
+    assert everything(system) == before
+
+
+def test_too_much_or_nothing_is_never_forgotten(system, chat, feedback, monkeypatch):
+    chat("I live in Paris.")
+    monkeypatch.setattr("memos_vllm.feedback.MOST_FORGOTTEN", 1)
+    with pytest.raises(Unprocessable, match="more specific"):
+        feedback.say(ALICE, "Forget that I live in Paris")
+    with pytest.raises(Unprocessable, match="names nothing"):
+        feedback.forget(ALICE, "me and you")
+    assert homes(system) == {"Paris": True}
+    assert feedback.say(ALICE, "Forget about Madrid") == []
+
+
+def test_by_id_an_item_is_forgotten_or_corrected(system, chat, feedback):
+    chat("I live in Paris.")
+    (found,) = system.knowledge.claims(ALICE, attribute="home")
+    feedback.correct(ALICE, found.item.id, "alice lives in Porto since May", dry_run=False)
+    assert homes(system) == {"Paris": False, "alice lives in Porto since May": True}
+    old = next(c for c in system.knowledge.claims(ALICE) if c.item.claim.value == "Paris")
+    (did,) = feedback.forget_items(ALICE, [old.item.id])
+    assert did.cube == old.cube
+    assert did.version == system.vault.get(ALICE, old.cube).meta.version
+    assert "Paris" not in homes(system)
+    with pytest.raises(NotFound):
+        feedback.forget_items(ALICE, [old.item.id])
+
+
+def test_a_sentence_corrects_and_a_preference_is_noted(system, chat, feedback):
+    chat("I live in Paris.")
+    (did,) = feedback.say(ALICE, "I live in Rome.")
+    assert (did.action, homes(system)) == ("correct", {"Paris": False, "Rome": True})
+    (did,) = feedback.prefer(ALICE, "no puns", dry_run=False)
+    assert did.action == "prefer"
+    assert any("no puns" in text for text in everything(system))
+    profile = system.views.stable(ALICE, []).texts[0]
+    assert any("no puns" in item.text for item in profile.items)
+
+
+def test_nobody_touches_somebody_else_s_memory(system, chat, feedback):
+    chat("I live in Paris.")
+    (found,) = system.knowledge.claims(ALICE, attribute="home")
+    with pytest.raises(NotFound):
+        feedback.forget_items(principal("bob"), [found.item.id])
+    with pytest.raises(Forbidden):
+        feedback.forget(principal("alice", role=Role.READER), "Paris")
+    with pytest.raises(Forbidden, match="person"):
+        feedback.forget(principal(""), "Paris")
+    assert homes(system) == {"Paris": True}
+
+
+def test_over_http(system, chat):
+    chat("I live in Paris.")
+    key = system.keys.create("acme", Role.WRITER)[1]
+    http = TestClient(create_app(system))
+    http.headers = {"Authorization": f"Bearer {key}", "X-Memos-User": "alice"}
+    claims = http.get("/v1/memory/claims", params={"attribute": "home"}).json()["claims"]
+    assert [each["item"]["claim"]["value"] for each in claims] == ["Paris"]
+    reply = http.post("/v1/memory/feedback", json={"text": "Forget that I live in Paris"})
+    assert reply.status_code == 200, reply.text
+    assert {each["action"] for each in reply.json()["did"]} == {"forget"}
+    assert http.get("/v1/memory/claims").json() == {"claims": []}
+    for wrong in ({}, {"items": ["x"]}, {"items": ["x", "y"], "action": "correct", "text": "z"}):
+        assert http.post("/v1/memory/feedback", json=wrong).status_code == 400
+    refused = http.post("/v1/memory/feedback", json={"text": "What a day!"})
+    assert refused.status_code == 422
+    assert "Forget that" in refused.json()["error"]["message"]
