@@ -30,6 +30,7 @@ from memos_vllm.errors import (
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.operator.search import Found
 from memos_vllm.options import MemoryOptions
+from memos_vllm.reader import times
 from memos_vllm.reader.messages import Message
 from memos_vllm.reader.query import MemoryQuery, read_query
 from memos_vllm.reader.turns import turn_body
@@ -127,6 +128,7 @@ class Pipeline:
         self._background: set[asyncio.Task[Any]] = set()
         self.adapters: Adapters | None = None
         """None: the engine attaches none."""
+        times.load()  # at start, not in front of somebody's question
 
     async def chat(self, chat: Chat, model: Model, answer: Answer) -> Any:
         """Answer a chat with what the person asking may remember."""

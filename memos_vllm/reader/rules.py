@@ -37,68 +37,15 @@ _NO_THING = re.compile(
 )
 _TO_YOU = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
 _NO_NAME = frozenset(
-    [
-        "american",
-        "australian",
-        "austrian",
-        "british",
-        "canadian",
-        "chinese",
-        "danish",
-        "dutch",
-        "english",
-        "finnish",
-        "french",
-        "german",
-        "greek",
-        "indian",
-        "irish",
-        "italian",
-        "japanese",
-        "korean",
-        "mexican",
-        "norwegian",
-        "polish",
-        "portuguese",
-        "russian",
-        "scottish",
-        "spanish",
-        "swedish",
-        "swiss",
-        "turkish",
-        "ukrainian",
-        "welsh",
-        "catholic",
-        "christian",
-        "muslim",
-        "jewish",
-        "hindu",
-        "buddhist",
-        "atheist",
-        "happy",
-        "sorry",
-        "fine",
-        "good",
-        "great",
-        "ok",
-        "okay",
-        "back",
-        "here",
-        "sure",
-        "glad",
-        "sad",
-        "tired",
-        "hungry",
-        "ready",
-        "done",
-        "monday",
-        "tuesday",
-        "wednesday",
-        "thursday",
-        "friday",
-        "saturday",
-        "sunday",
-    ]
+    re.findall(
+        r"\w+",
+        "american australian austrian british canadian chinese danish dutch english finnish "
+        "french german greek indian irish italian japanese korean mexican norwegian polish "
+        "portuguese russian scottish spanish swedish swiss turkish ukrainian welsh catholic "
+        "christian muslim jewish hindu buddhist atheist happy sorry fine good great ok okay back "
+        "here sure glad sad tired hungry ready done monday tuesday wednesday thursday friday "
+        "saturday sunday asap later ",
+    )
 )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from memos_vllm.cube.ids import canonical_json, to_datetime
 from memos_vllm.cube.model import Item, ItemType
-from memos_vllm.reader.messages import Message, last_user, text_of
+from memos_vllm.reader.messages import Message, said_in, text_of
+from memos_vllm.reader.tools import tool_traces, trace_text
 
-ASSISTANT = "assistant"
+ASSISTANT, TOOL = "assistant", "tool"
 LONGEST_REQUEST_ID = 300  # clients may choose their own; it becomes part of each item's source
 
 
@@ -18,11 +19,11 @@ def turn_body(
     messages: Sequence[Message], reply: str, *, model: str, request_id: str, at_us: int
 ) -> dict[str, Any] | None:
     """What must be kept of a turn to remember it later; None when nobody said anything."""
-    position = last_user(messages)
+    position = _last_said(messages)
     if position is None:
         return None
-    return {
-        "user": text_of(messages[position]),
+    body: dict[str, Any] = {
+        "user": said_in(messages[position]),
         "reply": reply,
         "position": position,
         "model": model,
@@ -32,24 +33,41 @@ def turn_body(
             canonical_json([[m.get("role"), text_of(m)] for m in messages])
         ).hexdigest(),
     }
+    if traces := tool_traces(messages):
+        body["tools"] = traces
+    return body
 
 
 def turn_items(body: Mapping[str, Any], person: str, session: str) -> list[Item]:
-    """The user's words and the reply, each with speaker, time and source."""
-    moment = to_datetime(body["at_us"])
-    said = [(person, body["user"], "user"), (ASSISTANT, body["reply"], "reply")]
+    """The user's words, what tools did, and the reply, each with speaker, time and source.
+
+    Args:
+        body: of `turn_body`, of this version or an older one, which had no `tools`.
+    """
+    said = [(ItemType.EPISODE, person, body["user"], "user")]
+    for number, trace in enumerate(body.get("tools", ())):
+        said.append((ItemType.TOOL_TRACE, TOOL, trace_text(trace), f"tool{number}"))
+    said.append((ItemType.EPISODE, ASSISTANT, body["reply"], "reply"))
     return [
         Item(
-            type=ItemType.EPISODE,
+            type=kind,
             text=text.replace("\x00", "").strip(),
             speaker=speaker,
-            time=moment,
+            time=to_datetime(body["at_us"]),
             session=session,
             source=f"{body['request_id']}:{part}",
         )
-        for speaker, text, part in said
+        for kind, speaker, text, part in said
         if text.replace("\x00", "").strip()
     ]
+
+
+def _last_said(messages: Sequence[Message]) -> int | None:
+    """Position of the last user message with words or an image in it."""
+    for position in range(len(messages) - 1, -1, -1):
+        if messages[position].get("role") == "user" and said_in(messages[position]).strip():
+            return position
+    return None
 
 
 def session_name(session: str | None, body: Mapping[str, Any]) -> str:
