@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from memos_vllm.errors import ConfigError
+from memos_vllm.settings import Section
+from memos_vllm.settings_reader import ReaderConfig
 
 CONFIG_VARIABLE = "MEMOS_CONFIG"
 OVERRIDE_PREFIX = "MEMOS__"
 OPEN_ROUTES = ("/health", "/ping", "/version", "/docs", "/docs/oauth2-redirect", "/openapi.json")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DatabaseConfig(Section):
@@ -279,6 +277,7 @@ class Config(Section):
     adapters: AdaptersConfig = AdaptersConfig()
     training: TrainingConfig = TrainingConfig()
     remember: RememberConfig = RememberConfig()
+    reader: ReaderConfig = ReaderConfig()
     governance: GovernanceConfig = GovernanceConfig()
     jobs: JobsConfig = JobsConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -31,6 +31,7 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import Conflict, DamagedPayload, Unprocessable, VaultUnavailable
+from memos_vllm.extract import Extractor, subject_of
 from memos_vllm.feedback import Feedback, wants_forgotten
 from memos_vllm.governance.principal import Principal
 from memos_vllm.jobs.queue import JobQueue
@@ -41,7 +42,7 @@ from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
 from memos_vllm.vault.views import CubeFilter
 
 log = logging.getLogger(__name__)
-_JOB = "remember"
+_JOB, READ = "remember", "read"
 _SWEEP_SECONDS = 30.0
 _PLAIN = re.compile(r"^[\w.:@+ -]{1,120}$")
 
@@ -52,11 +53,13 @@ class Rememberer:
         self._jobs = jobs
         self._consolidator = Consolidator(system)
         self._feedback = Feedback(system)
+        self.extractor: Extractor | None = None
+        """Reads each turn once more, by a model; None: rules alone do."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._jobs.start({_JOB: self.remember})
+        self._jobs.start({_JOB: self.remember, READ: self._read})
         self._resubmit(self._system.turns.waiting())
         self._thread = threading.Thread(target=self._sweep, name="memos-sweeper", daemon=True)
         self._thread.start()
@@ -89,6 +92,12 @@ class Rememberer:
             self._system.settle([CubeId(cube.meta.id)])
             self._system.operator.refresh(turn.principal)
             metrics.REMEMBERED_TURNS.inc()
+            if self.extractor is not None:
+                self._jobs.submit(READ, subject_of(cube.meta.id, turn.body["request_id"]))
+
+    def _read(self, subject: str) -> None:
+        if self.extractor is not None:
+            self.extractor.read(subject)
 
     def _forgets(self, turn: PendingTurn) -> bool:
         """ "Forget that …": done, and the turn itself is not kept: it says it once more."""

@@ -28,9 +28,12 @@ from memos_vllm.engine.kv.fingerprint import weights_digest
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.engine.writer import EngineWriter
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
+from memos_vllm.extract import Extractor
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.pipeline import Pipeline
-from memos_vllm.remember import Rememberer
+from memos_vllm.reader.remote import OpenAIWriter
+from memos_vllm.reader.writing import Writer
+from memos_vllm.remember import READ, Rememberer
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.run import Workshop
 from memos_vllm.transforms.worker import TransformWorker
@@ -75,7 +78,7 @@ class MemosPlugin:
         system.served = EngineModel(vllm_config, digest or vllm_config.model_config.model)
         adapters = await _adapters(system, engine_client, state)
         people.install(state, adapters)
-        rememberer = Rememberer(system, JobQueue(system.config))
+        rememberer = Rememberer(system, JobQueue(system.config, slow={READ}))
         state.memos_pipeline = Pipeline(system, rememberer)
         state.memos_pipeline.adapters = adapters
         serving = getattr(state, "openai_serving_chat", None)
@@ -97,10 +100,13 @@ class MemosPlugin:
                 atexit.register(system.segments.empty_memory)
             else:
                 log.info("activation memory is off: the engine runs without its KV connector")
+            loop = asyncio.get_running_loop()
+            writer = EngineWriter(engine_client, memory.inner_tokenizer, salter.in_flight, loop)
+            rememberer.extractor = _extractor(system, writer, memory)
         await asyncio.to_thread(_start, system, rememberer)
         if serving is not None and system.config.training.in_server:
             activator = getattr(state, "memos_activator", None)
-            _do_jobs(system, memory, engine_client, salter, activator)
+            _do_jobs(system, memory, engine_client, writer, activator)
         log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
 
 
@@ -132,18 +138,32 @@ def _start(system: MemorySystem, rememberer: Rememberer) -> None:
     system.indexer.start()
 
 
+def _extractor(system: MemorySystem, own: EngineWriter, memory: ChatMemory) -> Extractor | None:
+    """What reads turns in the background; None: rules alone do.
+
+    Raises ConfigError: a model is to read at an address, and is not named.
+    """
+    reader = system.config.reader
+    if reader.mode == "fast":
+        return None
+    writer: Writer = own
+    if reader.url is not None:
+        if reader.model is None:
+            raise ConfigError("`reader.url` is set: name the model there, `reader.model`")
+        writer = OpenAIWriter(reader.url, reader.model, reader.api_key, reader.timeout_seconds)
+    return Extractor(system, writer, memory.tokenizer.escape)
+
+
 def _do_jobs(
     system: MemorySystem,
     memory: ChatMemory,
     engine_client: Any,
-    salter: salting.Salter,
+    writer: EngineWriter,
     activator: EngineActivator | None,
 ) -> None:
     """Jobs that make memory from memory, one after the other, while nobody waits for the engine."""
     model = engine_client.vllm_config.model_config
-    inner = memory.inner_tokenizer
     loop = asyncio.get_running_loop()
-    writer = EngineWriter(engine_client, inner, salter.in_flight, loop)
 
     workshop = Workshop(
         system,

@@ -8,7 +8,7 @@ twice and must then change nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ from memos_vllm.config import Config
 from memos_vllm.errors import VaultUnavailable
 
 log = logging.getLogger(__name__)
-_QUEUE = "memos"
+_QUEUE, _SLOW_QUEUE = "memos", "memos-slow"
 _VERSION = "1"  # raised when a job's meaning changes; jobs of other versions are left to them
 
 _ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -32,8 +32,10 @@ Handler = Callable[[str], None]
 class JobQueue:
     """One per process: DBOS keeps a global of its own."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, slow: Collection[str] = ()) -> None:
+        """Args: slow: jobs that wait for a model: one at a time, and the others never wait for them."""
         self._config = config
+        self._slow = frozenset(slow)
         self._workflows: dict[str, Callable[[str], None]] = {}
         self._launched = False
 
@@ -52,17 +54,19 @@ class JobQueue:
             for name, handler in handlers.items():
                 self._workflows[name] = _workflow(name, handler)
             DBOS.launch()
-            DBOS.register_queue(
-                _QUEUE,
-                worker_concurrency=self._config.jobs.workers,
-                polling_interval_sec=self._config.jobs.poll_seconds,
-            )
+            for queue, workers in ((_QUEUE, self._config.jobs.workers), (_SLOW_QUEUE, 1)):
+                DBOS.register_queue(
+                    queue,
+                    worker_concurrency=workers,
+                    polling_interval_sec=self._config.jobs.poll_seconds,
+                )
         self._launched = True
 
     def submit(self, name: str, subject: str, attempt: int = 0) -> None:
         """Queue a job for a subject. The same name, subject and attempt queue one job only."""
+        queue = _SLOW_QUEUE if name in self._slow else _QUEUE
         with _translated(), SetWorkflowID(f"{name}:{subject}:{attempt}"):
-            DBOS.enqueue_workflow(_QUEUE, self._workflows[name], subject)
+            DBOS.enqueue_workflow(queue, self._workflows[name], subject)
 
     def forget_finished(self, older_than_seconds: float = 3600.0) -> int:
         """Remove records of jobs that ended a while ago, a batch at a time; returns how many."""
@@ -70,7 +74,7 @@ class JobQueue:
         with _translated():
             finished = DBOS.list_workflows(
                 status=_ENDED,
-                queue_name=_QUEUE,
+                queue_name=[_QUEUE, _SLOW_QUEUE],
                 completed_before=before.isoformat(),
                 limit=_BATCH,
                 load_input=False,

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from memos_vllm.cube.ids import CubeId
+from memos_vllm.cube.ids import CubeId, PersonId, TenantId
 from memos_vllm.cube.lifecycle import READABLE
 from memos_vllm.cube.model import Item, plain
-from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.vault import records
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.tables import CubeRow, ItemRow
@@ -43,6 +43,14 @@ class Knowledge:
         )
         with self._database.read() as session:
             return [CubeId(row.id) for row in session.scalars(query)]
+
+    def owner(self, cube: str) -> Principal | None:
+        """Whose own a cube is, for jobs on it; None: it is gone, or nobody's own."""
+        with self._database.read() as session:
+            row = session.get(CubeRow, cube)
+            if row is None or not row.person:
+                return None
+            return Principal(TenantId(row.tenant), Role.WRITER, "", PersonId(row.person))
 
     def claims(
         self,

@@ -1,0 +1,25 @@
+"""Who reads what is said."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from memos_vllm.settings import Section
+
+
+class ReaderConfig(Section):
+    mode: Literal["fast", "fine"] = Field(
+        "fast",
+        description="fast: claims by rules, in English; fine: a model reads each turn, too, in the "
+        "background",
+    )
+    url: str | None = Field(
+        None,
+        description="of an OpenAI-compatible server (…/v1) whose model reads; default: the served "
+        "model, by its own engine",
+    )
+    model: str | None = Field(None, description="its name there")
+    api_key: str | None = Field(None, description="for it")
+    timeout_seconds: float = Field(120.0, gt=0, description="for one answer of it")
