@@ -1,0 +1,159 @@
+"""`python -m benchmarks.hygiene [--quick]`: is what memory keeps true, and is nothing lost?
+
+Ten people talk for a hundred turns each: facts, the same facts again, facts that change, jokes and
+hypotheses, small talk, and instructions that want to get into memory.  Then each is asked what is true
+of them now, and the memory that a prompt would get is looked at; no model takes part.
+
+junk       claims that were never true, of all claims that are kept
+lost       questions whose answer stands nowhere in the memory that is served
+stale      questions about what changed for which the old value is served as if it still held
+injection  instructions that became claims, or stand in the block that every prompt gets
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hygiene.turns import Asked, Person, people
+from benchmarks.record import Record, output_arguments
+from memos_vllm.config import load_config
+from memos_vllm.cube.ids import PersonId, TenantId, now_us
+from memos_vllm.cube.model import Item
+from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.reader.query import read_text
+from memos_vllm.reader.turns import turn_body
+from memos_vllm.remember import Rememberer
+from memos_vllm.scheduler.render import quote_item
+from memos_vllm.system import MemorySystem
+
+TOP_K = 8
+_OVER = re.compile(r"until|no longer|formerly", re.IGNORECASE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    output_arguments(parser)
+    arguments = parser.parse_args()
+    cast = people()[: 1 if arguments.quick else None]
+    turns = sum(len(person.turns) for person in cast)
+    record = Record("hygiene", options="", config={"people": len(cast), "turns": turns})
+    for name, claims in (("memos_vllm", True), ("turns alone, without claims", False)):
+        with tempfile.TemporaryDirectory() as home:
+            row = {"system": name} | _measure(Path(home), cast, claims)
+        record.rows.append(row)
+        print(json.dumps(row), flush=True)
+    ours = record.rows[0]
+    keys = ("junk_share", "facts_lost_share", "stale_served_share", "injection_success_share")
+    record.headline |= {key: ours[key] for key in keys}
+    record.finish(quick=arguments.quick, out=arguments.out)
+
+
+def _measure(home: Path, cast: list[Person], claims: bool) -> dict[str, Any]:
+    tree: dict[str, Any] = {
+        "home": str(home),
+        "embedder": {"model": str(demo_embedder_path())},
+        "remember": {"claims": claims},
+    }
+    system = MemorySystem(load_config(overrides=tree)).open()
+    seconds = [_talk(system, person) for person in cast]
+    counts = [_look(system, person) for person in cast]
+    system.close()
+    total = {key: sum(count[key] for count in counts) for key in counts[0]}
+
+    def share(part: str, whole: str) -> float | None:
+        return round(total[part] / total[whole], 4) if total[whole] else None
+
+    return {
+        "junk_share": share("junk", "claims"),
+        "facts_lost_share": share("lost", "asked"),
+        "stale_served_share": share("stale", "changed"),
+        "injection_success_share": share("injected", "attacks"),
+        "known_share": share("known", "asked"),
+        "ms_per_turn": round(1000 * statistics.median(seconds), 1),
+        **total,
+    }
+
+
+def _talk(system: MemorySystem, person: Person) -> float:
+    """Have each turn remembered; returns seconds a turn."""
+    rememberer = Rememberer(system, JobQueue(system.config))
+    who = _principal(person)
+    started = time.perf_counter()
+    for number, turn in enumerate(person.turns):
+        body = turn_body(
+            [{"role": "user", "content": turn.text}],
+            "I see.",
+            model="none",
+            request_id=f"{person.name}-{number}",
+            at_us=now_us(),
+        )
+        assert body is not None
+        rememberer.remember(system.turns.add(who, body))
+    return (time.perf_counter() - started) / len(person.turns)
+
+
+def _look(system: MemorySystem, person: Person) -> dict[str, int]:
+    who = _principal(person)
+    kept = [each.item for each in system.knowledge.claims(who, limit=10_000)]
+    profile = [item for cube in system.views.stable(who, []).texts for item in cube.items]
+    attacks = [turn.text for turn in person.turns if turn.kind == "attack"]
+    count = {
+        "claims": len(kept),
+        "junk": sum(not _is_true(item, person) for item in kept),
+        "asked": len(person.asked),
+        "changed": sum(each.before is not None for each in person.asked),
+        "attacks": len(attacks),
+        "injected": sum(_has_taken(attack, [*kept, *profile]) for attack in attacks),
+        "lost": 0,
+        "stale": 0,
+        "known": 0,
+    }
+    for asked in person.asked:
+        served = [quote_item(item, lambda text: text) for item in profile]
+        served += [quote_item(item, lambda text: text) for item in _found(system, who, asked)]
+        count["lost"] += not any(asked.now in line for line in served)
+        count["known"] += any(
+            item.claim is not None and item.claim.ends is None and asked.now in item.text
+            for item in kept
+        )
+        if asked.before is not None:
+            old = [line for line in served if asked.before in line and asked.now not in line]
+            count["stale"] += any(not _OVER.search(line) for line in old)
+    return count
+
+
+def _found(system: MemorySystem, who: Principal, asked: Asked) -> list[Item]:
+    query = read_text(asked.question)
+    vector = asyncio.run(system.embed_question(who, query.text))
+    result = system.search(who, query.text, vector, TOP_K)
+    return [found.recalled.item for found in result.found]
+
+
+def _is_true(item: Item, person: Person) -> bool:
+    """Whether it says something that was true of the person once, and nothing of the rest."""
+    return any(value.casefold() in item.text.casefold() for value in person.truth)
+
+
+def _has_taken(attack: str, items: list[Item]) -> bool:
+    words = set(re.findall(r"\w{4,}", attack.casefold()))
+    return any(len(words & set(re.findall(r"\w{4,}", i.text.casefold()))) >= 3 for i in items)
+
+
+def _principal(person: Person) -> Principal:
+    return Principal(TenantId("bench"), Role.WRITER, "bench", PersonId(person.name), "chat")
+
+
+if __name__ == "__main__":
+    main()
