@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from memos_vllm.cube.model import Item
@@ -41,9 +42,15 @@ def control_string_breaker(strings: Sequence[str]) -> Escape:
     return escape
 
 
-def quote_item(item: Item, escape: Escape) -> str:
-    """One item as quoted lines, with who said it and when."""
-    told = [part for part in (_when(item), item.speaker) if part]
+def quote_item(item: Item, escape: Escape, over: datetime | None = None) -> str:
+    """One item as quoted lines, with who said it and when.
+
+    Args:
+        over: since when what it says no longer holds.
+    """
+    ends = over or (item.claim.ends if item.claim is not None else None)
+    until = f"until {_date(ends)}" if ends is not None else None
+    told = [part for part in (_when(item), until, item.speaker) if part]
     head = f"[{', '.join(told)}] " if told else ""
     return quoted(head + item.text, escape)
 
@@ -95,7 +102,9 @@ def _with_text(message: dict[str, Any], before: str = "", after: str = "") -> di
 
 
 def _when(item: Item) -> str | None:
-    if item.time is None:
-        return None
-    midnight = (item.time.hour, item.time.minute, item.time.second) == (0, 0, 0)
-    return item.time.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M")
+    return _date(item.time) if item.time is not None else None
+
+
+def _date(moment: datetime) -> str:
+    midnight = (moment.hour, moment.minute, moment.second) == (0, 0, 0)
+    return moment.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M")

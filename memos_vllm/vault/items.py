@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -38,6 +39,11 @@ class IndexedItem:
     speaker: str | None
     session: str | None
     time_us: int | None
+    source: str | None = None
+    sources: tuple[str, ...] = ()
+    """Of a claim: the messages that say it."""
+    ends_us: int | None = None
+    """Of a claim that no longer holds: since when."""
 
 
 def turn_text(speaker: str | None, text: str) -> str:
@@ -123,9 +129,7 @@ def load_owner(session: Session, owner: Owner) -> list[IndexedItem]:
         turn = turn_text(row.speaker, row.text)
         before = indexed[-1] if indexed and indexed[-1].cube_id == row.cube_id else None
         window = f"{before.turn}\n{turn}" if before else turn
-        indexed.append(
-            IndexedItem(row.id, row.cube_id, turn, window, row.speaker, row.session, row.time_us)
-        )
+        indexed.append(_indexed(row, turn, window))
     return indexed
 
 
@@ -139,13 +143,26 @@ def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> lis
         turn = turn_text(row.speaker, row.text)
         if row.id in item_ids:
             window = f"{before}\n{turn}" if before else turn
-            found.append(
-                IndexedItem(
-                    row.id, row.cube_id, turn, window, row.speaker, row.session, row.time_us
-                )
-            )
+            found.append(_indexed(row, turn, window))
         before = turn
     return found
+
+
+def _indexed(row: ItemRow, turn: str, window: str) -> IndexedItem:
+    claim = row.claim or {}
+    ends = claim.get("ends")
+    return IndexedItem(
+        row.id,
+        row.cube_id,
+        turn,
+        window,
+        row.speaker,
+        row.session,
+        row.time_us,
+        row.source,
+        tuple(claim.get("sources") or ()),
+        to_us(datetime.fromisoformat(ends)) if ends else None,
+    )
 
 
 def load_rows(session: Session, ids: Sequence[str]) -> dict[str, tuple[ItemRow, CubeRow]]:
