@@ -244,6 +244,7 @@ class JobsConfig(Section):
 class LimitsConfig(Section):
     chunk_tokens: int = Field(512, ge=16, description="longest passage, in the embedder's tokens")
     text_bytes: int = Field(8 << 20, ge=1, description="text in one request")
+    document_bytes: int = Field(32 << 20, ge=1, description="one document that is sent or imported")
     items_per_cube: int = Field(10_000, ge=1, description="items in one cube")
     batch_cubes: int = Field(256, ge=1, description="cubes in one batch")
     adapter_bytes: int = Field(256 << 20, ge=1, description="one adapter's weights")

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from memos_vllm.api import activation, claims, cubes, insight, transforms
+from memos_vllm.api import activation, claims, cubes, documents, insight, transforms
 from memos_vllm.api.door import Door
 from memos_vllm.api.identity import Authenticator
 from memos_vllm.errors import BadRequest, MemosError, envelope
@@ -23,6 +23,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.state.memos_system = system
     app.add_exception_handler(MemosError, _memos_error)
     app.include_router(cubes.router)
+    app.include_router(documents.router)
     app.include_router(insight.router)
     app.include_router(activation.router)
     app.include_router(transforms.router)

@@ -110,6 +110,32 @@ def openai_chat(
 
 
 @app.command()
+def document(
+    file: FileArgument,
+    tenant: TenantOption = LOCAL_TENANT,
+    person: Annotated[str | None, typer.Option("--person", help="Whose it is.")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Everyone in the tenant may read it.")
+    ] = False,
+    again: AgainOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Markdown, HTML, PDF or plain text, as passages with the headings above them."""
+    _check_person(person)
+    if bool(person) == shared:
+        raise BadRequest("whose is it? Give --person NAME, or --shared for everyone in the tenant")
+    options = {"format": "document", "person": person, "shared": shared}
+
+    def read(system: MemorySystem) -> ImportSource:
+        from memos_vllm.importers.documents import document_source
+
+        limits = system.config.limits
+        return document_source(file, person, limits.items_per_cube, limits.document_bytes)
+
+    _run(config, tenant, file, options, again, read)
+
+
+@app.command()
 def cubes(
     file: FileArgument,
     tenant: TenantOption = LOCAL_TENANT,

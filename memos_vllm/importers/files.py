@@ -45,6 +45,15 @@ def first_character(path: Path) -> str:
     return ""
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """The file's bytes, not more than one above `most`. Raises BadRequest."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        _unreadable(path, error)
+
+
 def content_sha256(path: Path) -> str:
     """Digest of the file's bytes: tells whether it changed since. Raises BadRequest."""
     try:

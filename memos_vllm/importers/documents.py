@@ -1,0 +1,35 @@
+"""A document's passages as cubes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memos_vllm.importers.files import read_bytes
+from memos_vllm.importers.source import ImportSource, chunk_cube
+from memos_vllm.reader.documents import read_document
+
+FORMAT = "document"
+
+
+def document_source(
+    path: Path, person: str | None, items_per_cube: int, max_bytes: int
+) -> ImportSource:
+    """Markdown, HTML, PDF or plain text, `items_per_cube` passages to a cube.
+
+    Args:
+        person: whose it is; None: the tenant's shared memory.
+    Raises:
+        BadRequest, TooLarge, Unprocessable: nothing has been imported then.
+    """
+    items = read_document(path.name, read_bytes(path, max_bytes), max_bytes)
+    cubes = [
+        chunk_cube(
+            FORMAT,
+            path.name,
+            start // items_per_cube + 1,
+            items[start : start + items_per_cube],
+            person=person,
+        )
+        for start in range(0, len(items), items_per_cube)
+    ]
+    return ImportSource(FORMAT, path, len(cubes), lambda: iter(cubes))

@@ -1,0 +1,260 @@
+"""Documents as passages: Markdown, HTML, PDF and plain text, with the headings above each piece.
+
+A passage's source is the document with its heading or page.  What a reader of the document does not see
+(scripts, comments, hidden elements) is left out; text that a PDF hides by colour or size is not found.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+
+from memos_vllm.cube.model import Item, ItemType
+from memos_vllm.errors import BadRequest, TooLarge, Unprocessable
+
+_LONGEST_PASSAGE = 1500  # characters; under the embedder's window, so that each keeps its heading
+_LONGEST_SOURCE = 500
+_LONGEST_HEADING = 200
+_MOST_PAGES = 5000
+_SUFFIXES = {
+    **dict.fromkeys((".md", ".markdown", ".mdown"), "markdown"),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    **dict.fromkeys((".txt", ".text", ".log", ".rst", ""), "text"),
+    ".pdf": "pdf",
+}
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_UNSEEN = (
+    *(
+        "script",
+        "style",
+        "template",
+        "noscript",
+        "svg",
+        "math",
+        "iframe",
+        "object",
+        "embed",
+        "canvas",
+    ),
+    *("input", "select", "button", "textarea", "audio", "video", "meta", "link"),
+)
+_HIDDEN_STYLE = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|opacity\s*:\s*0(?:\.0+)?\s*(?:;|$)"
+    r"|font-size\s*:\s*0|text-indent\s*:\s*-\d{3,}",
+    re.IGNORECASE,
+)
+_BLOCKS = (
+    *(
+        "address",
+        "article",
+        "aside",
+        "blockquote",
+        "dd",
+        "div",
+        "dl",
+        "dt",
+        "figcaption",
+        "figure",
+        "footer",
+    ),
+    *(
+        "form",
+        "header",
+        "hr",
+        "main",
+        "nav",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "table",
+        "ul",
+        "body",
+        "title",
+    ),
+)
+_LINES = ("br", "li", "tr")
+_HEADING_MARK = re.compile(r"\x02([1-6])([^\x03]*)\x03")
+# What pypdf lets through of a file that is not as the format says.
+_DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
+    *(NotImplementedError, RecursionError, EOFError, OSError, struct.error, zlib.error),
+)
+_Section = tuple[tuple[str, ...], str | None, str]  # headings from the outermost, page, text
+
+
+def read_document(name: str, data: bytes, max_bytes: int) -> list[Item]:
+    """A document's passages, in order.
+
+    Args:
+        name: the file's name; its ending tells the format (a PDF is known by its beginning, too).
+    Raises:
+        TooLarge: more than `max_bytes`.
+        BadRequest: of a format that is not read, or not in its format.
+        Unprocessable: encrypted, damaged, or without any text.
+    """
+    if len(data) > max_bytes:
+        raise TooLarge(f"{name}: {len(data)} bytes; at most {max_bytes} (limits.document_bytes)")
+    label = clean_name(name)
+    kind = "pdf" if data.startswith(b"%PDF-") else _SUFFIXES.get(PurePath(label).suffix.lower())
+    if kind is None:
+        raise BadRequest(
+            f"{label}: this format is not read; Markdown (.md), HTML (.html), PDF and plain text (.txt) are"
+        )
+    items = [
+        Item(type=ItemType.PASSAGE, text=text, source=_source(label, headings, page))
+        for headings, page, section in _READERS[kind](label, data)
+        for text in _passages(headings, section)
+    ]
+    if not items:
+        scanned = "; scanned pages need text recognition first" if kind == "pdf" else ""
+        raise Unprocessable(f"{label}: there is no text in it{scanned}")
+    return items
+
+
+def clean_name(name: str) -> str:
+    """The last part of a path, fit to be a source and a cube's name."""
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(char for char in last if char.isprintable()).strip()[-150:] or "document"
+
+
+def _source(name: str, headings: tuple[str, ...], page: str | None) -> str:
+    where = f"{name}, page {page}" if page else " > ".join((name, *headings))
+    return where[:_LONGEST_SOURCE]
+
+
+def _passages(headings: tuple[str, ...], section: str) -> Iterator[str]:
+    """The section in pieces at paragraph borders, each below its headings."""
+    head = " > ".join(headings)
+    piece = ""
+    for paragraph in _PARAGRAPH.split(_storable(section)):
+        paragraph = paragraph.strip("\n").rstrip()
+        if not paragraph:
+            continue
+        if piece and len(piece) + len(paragraph) > _LONGEST_PASSAGE:
+            yield f"{head}\n\n{piece}" if head else piece
+            piece = ""
+        piece = f"{piece}\n\n{paragraph}" if piece else paragraph
+    if piece.strip():
+        yield f"{head}\n\n{piece}" if head else piece
+
+
+def _storable(text: str) -> str:
+    """Without NUL and lone surrogates, which databases refuse."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _below(
+    path: tuple[tuple[int, str], ...], level: int, heading: str
+) -> tuple[tuple[int, str], ...]:
+    """The headings after one more: it ends those of its own level and below."""
+    title = " ".join(heading.split())[:_LONGEST_HEADING]
+    kept = tuple(one for one in path if one[0] < level)
+    return (*kept, (level, title)) if title else kept
+
+
+def _titles(path: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
+    return tuple(title for _, title in path)
+
+
+def _text(name: str, data: bytes) -> Iterator[_Section]:
+    yield (), None, _decoded(name, data)
+
+
+def _decoded(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"{name}: not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+
+
+def _markdown(name: str, data: bytes) -> Iterator[_Section]:
+    from markdown_it import MarkdownIt
+
+    text = _COMMENT.sub("", _decoded(name, data))
+    lines = text.split("\n")
+    path: tuple[tuple[int, str], ...] = ()
+    body: list[str] = []
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    for place, token in enumerate(tokens):
+        if token.level or token.map is None or token.nesting < 0:
+            continue
+        if token.type == "heading_open":
+            yield _titles(path), None, "\n\n".join(body)
+            path, body = _below(path, int(token.tag[1]), tokens[place + 1].content), []
+        elif token.type == "html_block":
+            body += [section for _, _, section in _html(name, token.content.encode())]
+        else:
+            body.append("\n".join(lines[token.map[0] : token.map[1]]).strip("\n"))
+    yield _titles(path), None, "\n\n".join(body)
+
+
+def _html(name: str, data: bytes) -> Iterator[_Section]:
+    from bs4 import BeautifulSoup
+    from bs4.exceptions import ParserRejectedMarkup
+
+    try:
+        soup = BeautifulSoup(data, "html.parser")
+    except (ParserRejectedMarkup, AssertionError) as error:
+        raise Unprocessable(f"{name}: not readable as HTML ({error})") from error
+    for tag in soup.find_all(_UNSEEN):
+        tag.decompose()
+    for tag in soup.find_all(True):
+        if not tag.decomposed and _is_hidden(tag.get):
+            tag.decompose()
+    for tag in soup.find_all(re.compile(r"^h[1-6]$")):
+        heading = tag.get_text(" ").translate({2: " ", 3: " "})
+        tag.replace_with(f"\x02{tag.name[1]}{heading}\x03")
+    for tag in soup.find_all([*_BLOCKS, *_LINES]):
+        is_line = tag.name in _LINES
+        tag.insert_before("\n" if is_line else "\n\n")
+        tag.insert_after("" if is_line else "\n\n")
+    for tag in soup.find_all(["td", "th"]):
+        tag.insert_after(" ")
+    text = re.sub(r"[^\S\n]+", " ", soup.get_text())
+    path: tuple[tuple[int, str], ...] = ()
+    start = 0
+    for mark in _HEADING_MARK.finditer(text):
+        yield _titles(path), None, text[start : mark.start()]
+        path, start = _below(path, int(mark[1]), mark[2]), mark.end()
+    yield _titles(path), None, text[start:]
+
+
+def _is_hidden(attribute: Callable[[str], object]) -> bool:
+    if attribute("hidden") is not None or attribute("aria-hidden") == "true":
+        return True
+    return _HIDDEN_STYLE.search(str(attribute("style") or "")) is not None
+
+
+def _pdf(name: str, data: bytes) -> Iterator[_Section]:
+    from pypdf import PasswordType, PdfReader
+    from pypdf.errors import PyPdfError
+
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        # Many files are encrypted only against changes, and open without a password.
+        if reader.is_encrypted and reader.decrypt("") is PasswordType.NOT_DECRYPTED:
+            raise Unprocessable(f"{name}: encrypted; remove its password and send it again")
+        pages = len(reader.pages)
+        if pages > _MOST_PAGES:
+            raise TooLarge(f"{name}: {pages} pages; at most {_MOST_PAGES}")
+        for number in range(pages):
+            yield (), str(number + 1), reader.pages[number].extract_text()
+    except (PyPdfError, *_DAMAGE) as error:
+        problem = " ".join(str(error).split())[:200] or type(error).__name__
+        raise Unprocessable(f"{name}: damaged, or not a PDF ({problem})") from error
+
+
+_READERS: dict[str, Callable[[str, bytes], Iterator[_Section]]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "html": _html,
+    "pdf": _pdf,
+}
