@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from memos_vllm.errors import ConfigError
 from memos_vllm.settings import Section
 from memos_vllm.settings_reader import ReaderConfig
+from memos_vllm.settings_retrieval import RetrievalConfig
 
 CONFIG_VARIABLE = "MEMOS_CONFIG"
 OVERRIDE_PREFIX = "MEMOS__"
@@ -58,29 +59,6 @@ class EmbedderConfig(Section):
     batch_size: int = Field(8, ge=1, description="texts embedded together")
     batch_wait_ms: float = Field(1.0, ge=0, description="how long a text waits for company")
     query_cache: int = Field(4096, ge=0, description="query embeddings kept in memory")
-
-
-class RetrievalWeights(Section):
-    """Weights of the fused signals; each is min-max normalised within an owner first."""
-
-    lexical_turn: float = Field(1.0, ge=0, description="BM25 over the item")
-    lexical_window: float = Field(
-        1.0, ge=0, description="BM25 over the item behind its predecessor"
-    )
-    dense_turn: float = Field(1.0, ge=0, description="cosine of the item")
-    dense_window: float = Field(1.0, ge=0, description="cosine of the item behind its predecessor")
-    session_prior: float = Field(0.2, ge=0, description="lift of a session with other good items")
-    speaker_boost: float = Field(0.2, ge=0, description="lift of items by a speaker who is named")
-
-
-class RetrievalConfig(Section):
-    top_k: int = Field(8, ge=0, le=1000, description="items searched for a question")
-    candidates: int = Field(200, ge=1, description="dense neighbours fetched per owner and view")
-    min_cosine: float = Field(
-        0.2, ge=-1, le=1, description="below it, and without a shared word: out"
-    )
-    weights: RetrievalWeights = RetrievalWeights()
-    cached_owners: int = Field(256, ge=1, description="lexical indexes kept in memory")
 
 
 class PromptConfig(Section):

@@ -111,6 +111,22 @@ class VectorIndex:
         distances = found["distances"] or [[]]
         return [(item, 1.0 - d) for item, d in zip(found["ids"][0], distances[0], strict=True)]
 
+    def vectors(
+        self, owner: Owner, view: View, ids: Sequence[str]
+    ) -> Iterator[tuple[str, Vectors]]:
+        """(item id, (dim,) of length 1) of those among the ids that are stored for the owner."""
+        mine = owner_digest(owner)
+        for start in range(0, len(ids), _BATCH):
+            with _translated():
+                found = self._collection(owner, view).get(
+                    ids=list(ids[start : start + _BATCH]), include=["embeddings", "metadatas"]
+                )
+            for item_id, row, meta in zip(
+                found["ids"], found["embeddings"], found["metadatas"], strict=True
+            ):
+                if meta["owner"] == mine:
+                    yield item_id, row
+
     def ids_of(self, owner: Owner, view: View) -> set[str]:
         """Every item id stored for an owner (checks and tests)."""
         with _translated():

@@ -1,51 +1,99 @@
-"""One score from four: lexical and dense, each over the item alone and behind its predecessor.
+"""One score from many signals.
 
-Scores are min-max normalised within an owner and averaged by weight, not fused by rank, which throws
-away how much better the best is.  What each signal and lift adds: benchmarks/locomo_retrieval.  Two lifts follow: items of a session that has
-other good items, and items whose speaker the question names.
+Five signals are averaged by weight: lexical and dense, each over the item alone and behind its
+predecessor, and how much of the question's words stands near the item.  The first four are min-max
+normalised within an owner, not fused by rank, which throws away how much better the best is.  Then
+come lifts: items of a session that has other good items, by the speaker or from the time that the
+question names, that say when where it asks when; and a penalty for items that are questions
+themselves.  What each is worth: benchmarks/locomo_retrieval.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from memos_vllm.config import RetrievalWeights
-from memos_vllm.operator.lexical import Scores
-from memos_vllm.vault.items import IndexedItem
+from memos_vllm.operator.english import asks_when, named_time
+from memos_vllm.operator.lexical import Integers, OwnerIndex, Scores
+from memos_vllm.settings_retrieval import RetrievalWeights
 
-CHANNELS = ("lexical_turn", "lexical_window", "dense_turn", "dense_window")
+CHANNELS = ("lexical_turn", "lexical_window", "dense_turn", "dense_window", "coverage")
+LIFTS = ("speaker_boost", "time_boost", "when_boost", "question_penalty")
 _SESSION_TOP = 3
 
 
-def fuse(
-    question: str,
-    items: Sequence[IndexedItem],
-    channels: Mapping[str, Scores],
-    weights: RetrievalWeights,
-) -> Scores:
-    """(num_items,) fused scores; 0 to 1 before the lifts.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Signals:
+    """What there is to know about each item of an owner before it is weighed; all (num_items,)."""
+
+    channels: Mapping[str, Scores]
+    """0 to 1, by the names in CHANNELS."""
+    lifts: Mapping[str, Scores]
+    """By the names in LIFTS; -1 to 1, mostly 0."""
+    sessions: Integers
+
+
+def signals_of(question: str, index: OwnerIndex, channels: Mapping[str, Scores]) -> Signals:
+    """Args: channels: raw scores by the names in CHANNELS; NaN marks an item that a channel did not
+    score and counts as that channel's minimum. A missing channel does not count at all.
+    """
+    scaled = {
+        name: scores if name == "coverage" else min_max(scores) for name, scores in channels.items()
+    }
+    zeros = np.zeros(len(index.items), dtype=np.float32)
+    cues = index.cues
+    lifts = {
+        "speaker_boost": _named_speakers(question, index),
+        "time_boost": _at_named_time(question, index),
+        "when_boost": cues.names_time if asks_when(question) else zeros,
+        "question_penalty": -cues.is_question,
+    }
+    return Signals(scaled, lifts, cues.session)
+
+
+def fuse(signals: Signals, weights: RetrievalWeights) -> Scores:
+    """(num_items,) fused scores; 0 to 1 before the lifts."""
+    fused = channel_mean(signals, weights)
+    if weights.session_prior:
+        prior = session_scores(signals.sessions, fused)
+        fused = fused + np.float32(weights.session_prior) * prior
+    for name, lift in signals.lifts.items():
+        fused = fused + np.float32(getattr(weights, name)) * lift
+    return fused
+
+
+def channel_mean(signals: Signals, weights: RetrievalWeights) -> Scores:
+    """(num_items,) weighted mean of the channels that there are."""
+    total = np.zeros(len(signals.sessions), dtype=np.float32)
+    weight_sum = 0.0
+    for name, scores in signals.channels.items():
+        weight = float(getattr(weights, name))
+        total += weight * scores
+        weight_sum += weight
+    return total / np.float32(weight_sum) if weight_sum else total
+
+
+def session_scores(sessions: Integers, scores: Scores) -> Scores:
+    """For each item, how good its session is: mean of the session's best three, scaled to 0..1.
 
     Args:
-        channels: raw scores by the names in CHANNELS; NaN marks an item that a channel did not
-            score and counts as that channel's minimum. A missing channel does not count at all.
+        sessions: (num_items,) a number for each session.
     """
-    total = np.zeros(len(items), dtype=np.float32)
-    weight_sum = 0.0
-    for name, scores in channels.items():
-        weight = float(getattr(weights, name))
-        total += weight * min_max(scores)
-        weight_sum += weight
-    if weight_sum:
-        total /= weight_sum
-    lifted = total.copy()
-    if weights.session_prior:
-        lifted += weights.session_prior * _session_scores(items, total)
-    if weights.speaker_boost:
-        lifted += weights.speaker_boost * _named_speakers(question, items)
-    return lifted
+    if not len(sessions):
+        return scores
+    order = np.lexsort((-scores, sessions))
+    grouped = sessions[order]
+    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
+    lengths = np.diff(np.r_[starts, len(grouped)])
+    place = np.arange(len(grouped)) - np.repeat(starts, lengths)
+    best = np.where(place < _SESSION_TOP, scores[order], 0.0)
+    means = np.add.reduceat(best, starts) / np.minimum(lengths, _SESSION_TOP)
+    result = np.empty(len(scores), dtype=np.float32)
+    result[order] = np.repeat(means, lengths)
+    return min_max(result)
 
 
 def min_max(scores: Scores) -> Scores:
@@ -71,23 +119,31 @@ def without_names(question: str, speakers: Iterable[str]) -> str:
     return rest if re.search(r"\w", rest) else question
 
 
-def _session_scores(items: Sequence[IndexedItem], scores: Scores) -> Scores:
-    """For each item, how good its session is: mean of the session's best three, scaled to 0..1."""
-    by_session: dict[str, list[int]] = {}
-    for position, item in enumerate(items):
-        by_session.setdefault(item.session or item.cube_id, []).append(position)
-    result = np.zeros(len(items), dtype=np.float32)
-    for positions in by_session.values():
-        best = np.sort(scores[positions])[-_SESSION_TOP:]
-        result[positions] = best.mean()
-    return min_max(result)
-
-
-def _named_speakers(question: str, items: Sequence[IndexedItem]) -> Scores:
+def _named_speakers(question: str, index: OwnerIndex) -> Scores:
     """1 where the question names the item's speaker; 0 everywhere when it names all or none."""
     words = {word.lower() for word in re.findall(r"\w+", question)}
-    speakers = {item.speaker for item in items if item.speaker}
-    named = {speaker for speaker in speakers if words & set(re.findall(r"\w+", speaker.lower()))}
-    if not named or named == speakers:
-        return np.zeros(len(items), dtype=np.float32)
-    return np.array([item.speaker in named for item in items], dtype=np.float32)
+    named = [bool(words & set(re.findall(r"\w+", speaker.lower()))) for speaker in index.speakers]
+    if not any(named) or all(named):
+        return np.zeros(len(index.items), dtype=np.float32)
+    by_speaker = np.array([*named, False], dtype=np.float32)  # -1: nobody is its speaker
+    return by_speaker[index.cues.speaker]
+
+
+def _at_named_time(question: str, index: OwnerIndex) -> Scores:
+    """0 to 1: how well an item's time fits the date in the question, day by day where it has one.
+
+    A lift and no filter: people tell of March in April.
+    """
+    asked, cues = named_time(question), index.cues
+    score = np.zeros(len(index.items), dtype=np.float32)
+    if asked is None:
+        return score
+    if asked.year is not None:
+        score += 0.2 * (cues.year == asked.year)
+    if asked.month is not None:
+        same_month = cues.month == asked.month
+        score += 0.4 * same_month
+        if asked.day is not None:
+            days_apart = np.abs(cues.day - asked.day)
+            score += 0.4 * same_month * np.clip(1 - days_apart / 7, 0, 1)
+    return score.astype(np.float32)

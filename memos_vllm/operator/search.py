@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from memos_vllm.config import RetrievalConfig
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.operator.chroma import VIEWS, VectorIndex
 from memos_vllm.operator.embedder import Vectors
-from memos_vllm.operator.fusion import fuse, without_names
+from memos_vllm.operator.fusion import Signals, fuse, signals_of, without_names
 from memos_vllm.operator.lexical import LexicalCache, OwnerIndex, Scores, tokenize
+from memos_vllm.operator.vectors import VectorCache
+from memos_vllm.settings_retrieval import RetrievalConfig, RetrievalWeights
 from memos_vllm.vault.items import Owner
 from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
 
@@ -47,6 +49,13 @@ class MemOperator:
         self._views = views
         self._index = index
         self._lexical = LexicalCache(views.owner_items, config.cached_owners)
+        self._vectors = VectorCache(index, config.vector_cache_bytes)
+
+    def reweighted(self, weights: RetrievalWeights) -> MemOperator:
+        """The same memory with the same caches, searched with other weights (for experiments)."""
+        other = copy.copy(self)
+        other._config = self._config.model_copy(update={"weights": weights})
+        return other
 
     def search(
         self,
@@ -98,6 +107,19 @@ class MemOperator:
         }
         return without_names(question, speakers)
 
+    def signals(
+        self, state: OwnerState, question: str, vector: Vectors
+    ) -> tuple[list[str], Signals]:
+        """All that a score is made of, to fit weights on: an owner's item ids, and their signals.
+
+        Raises:
+            IndexUnavailable
+        """
+        index = self._lexical.get(state.owner, state.revision)
+        channels = self._lexical_channels(index, question)
+        channels |= self._dense_channels(state.owner, index, vector)
+        return [item.id for item in index.items], signals_of(question, index, channels)
+
     def refresh(self, principal: Principal) -> None:
         """Bring the lexical indexes of a principal's owners up to date, off the request's path."""
         for state in self._views.owners(principal):
@@ -108,11 +130,15 @@ class MemOperator:
         return {
             "lexical_turn": index.turn_scores(words),
             "lexical_window": index.window_scores(words),
+            "coverage": index.coverage(words),
         }
 
     def _dense_channels(
         self, owner: Owner, index: OwnerIndex, vector: Vectors
     ) -> dict[str, Scores]:
+        if self._vectors.fits(index, len(vector)):
+            found = self._vectors.scores(owner, index, vector)
+            return {f"dense_{view}": scores for view, scores in found.items()}
         channels: dict[str, Scores] = {}
         count = min(len(index.items), self._config.candidates)
         for view in VIEWS:
@@ -129,7 +155,7 @@ class MemOperator:
     ) -> list[tuple[float, str, dict[str, float]]]:
         if not index.items:
             return []
-        fused = fuse(question, index.items, channels, self._config.weights)
+        fused = fuse(signals_of(question, index, channels), self._config.weights)
         relevant = self._relevant(channels)
         best = np.argsort(-fused, kind="stable")
         ranked: list[tuple[float, str, dict[str, float]]] = []

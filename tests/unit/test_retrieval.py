@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import UTC, datetime
 from unittest import mock
 
 import numpy as np
@@ -10,15 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memos_vllm.config import RetrievalWeights
-from memos_vllm.cube.ids import PersonId, TenantId
+from memos_vllm.cube.ids import PersonId, TenantId, to_us
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta
 from memos_vllm.errors import EmbedderUnavailable, IndexUnavailable
 from memos_vllm.governance.principal import Role
 from memos_vllm.operator.chroma import VIEWS, VectorIndex
 from memos_vllm.operator.chunking import passages
-from memos_vllm.operator.fusion import fuse, min_max, without_names
+from memos_vllm.operator.fusion import (
+    fuse,
+    min_max,
+    session_scores,
+    signals_of,
+    without_names,
+)
 from memos_vllm.operator.lexical import OwnerIndex, tokenize
+from memos_vllm.operator.search import MemOperator
+from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.items import IndexedItem, Owner
 from tests.conftest import make_config, principal
@@ -72,19 +81,88 @@ def test_min_max_is_zero_to_one_and_tells_nothing_from_nothing():
     assert min_max(np.full(2, np.nan, dtype=np.float32)).tolist() == [0.0, 0.0]
 
 
+def score(
+    items: list[IndexedItem], question: str, lexical: list[float], **weights: float
+) -> list[float]:
+    """Fused scores of items with these lexical scores; no weight but the lexical one and those given."""
+    every = dict.fromkeys(RetrievalWeights.model_fields, 0.0) | {"lexical_turn": 1.0} | weights
+    index = OwnerIndex.build(1, items)
+    channels = {
+        "lexical_turn": np.array(lexical, dtype=np.float32),
+        "coverage": index.coverage(tokenize(question)),
+    }
+    fused = fuse(signals_of(question, index, channels), RetrievalWeights(**every))
+    return [round(float(one), 3) for one in fused]
+
+
+def item(
+    name: str, turn: str, speaker: str | None = None, session: str = "s", when: str | None = None
+) -> IndexedItem:
+    moment = to_us(datetime.fromisoformat(when).replace(tzinfo=UTC)) if when else None
+    return IndexedItem(name, "c", turn, turn, speaker, session, moment)
+
+
 def test_lifts_prefer_the_named_speaker_and_the_good_session():
     items = [
-        IndexedItem("a", "c", "x", "x", "Ann", "one", None),
-        IndexedItem("b", "c", "x", "x", "Ben", "one", None),
-        IndexedItem("c", "c", "x", "x", "Ann", "two", None),
+        item("a", "x", "Ann", "one"),
+        item("b", "x", "Ben", "one"),
+        item("c", "x", "Ann", "two"),
+        item("d", "x", None, "two"),
     ]
-    flat = {"lexical_turn": np.array([1.0, 1.0, 1.0], dtype=np.float32)}
-    only_speaker = RetrievalWeights(session_prior=0.0)
-    assert np.argmax(fuse("What did Ben say?", items, flat, only_speaker)) == 1
-    uneven = {"lexical_turn": np.array([1.0, 0.9, 0.9], dtype=np.float32)}
-    only_session = RetrievalWeights(speaker_boost=0.0)
-    fused = fuse("What?", items, uneven, only_session)
-    assert fused[1] > fused[2]
+    flat = [1.0, 1.0, 1.0, 1.0]
+    assert score(items, "What did Ben say?", flat, speaker_boost=0.2) == [1.0, 1.2, 1.0, 1.0]
+    assert score(items, "What did Ben tell Ann?", flat, speaker_boost=0.2) == flat
+    uneven = score(items, "What?", [1.0, 0.9, 0.9, 0.0], session_prior=0.2)
+    assert uneven[1] > uneven[2]
+
+
+def test_a_date_in_the_question_lifts_what_was_said_then_and_leaves_nothing_out():
+    items = [
+        item("same day", "x", when="2023-05-08"),
+        item("same month", "x", when="2023-05-30"),
+        item("next month", "x", when="2023-06-08"),
+        item("no time", "x"),
+    ]
+    flat = [1.0] * 4
+    lifted = score(items, "Where were we on 8 May 2023?", flat, time_boost=1.0)
+    assert lifted == [2.0, 1.6, 1.2, 1.0]
+    assert score(items, "Where may we go?", flat, time_boost=1.0) == flat
+
+
+def test_a_question_for_a_time_lifts_what_names_one():
+    items = [item("a", "We met yesterday."), item("b", "We met there.")]
+    assert score(items, "When did we meet?", [1.0, 1.0], when_boost=0.5) == [1.5, 1.0]
+    assert score(items, "Where did we meet?", [1.0, 1.0], when_boost=0.5) == [1.0, 1.0]
+
+
+def test_questions_among_the_items_stand_behind_their_answers():
+    items = [item("a", "Ann: Was it fun? [shares an image: a dog]"), item("b", "Ben: It was fun.")]
+    assert score(items, "fun", [1.0, 1.0], question_penalty=0.5) == [0.5, 1.0]
+
+
+def test_coverage_counts_words_that_stand_beside_an_item_but_not_in_another_cube():
+    items = [
+        IndexedItem(str(n), cube, turn, turn, "Ann", None, None)
+        for n, (cube, turn) in enumerate(
+            [("a", "a red boat"), ("a", "oh"), ("a", "yes"), ("a", "no"), ("b", "a blue boat")]
+        )
+    ]
+    index = OwnerIndex.build(1, items)
+    assert index.coverage(tokenize("red")).tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
+    both = index.coverage(tokenize("Ann, red zebra"))
+    assert 0 < both[1] < 1
+    assert both[4] == 0
+    assert not index.coverage([]).any()
+
+
+def test_irregular_forms_and_their_verbs_are_one_word():
+    assert tokenize("went bought children") == tokenize("go buy child")
+
+
+def test_session_scores_are_means_of_the_best_three_scaled():
+    sessions = np.array([0, 1, 0, 0, 0, 1])
+    scores = np.array([0.9, 0.5, 0.6, 0.3, 0.0, 0.1], dtype=np.float32)
+    assert session_scores(sessions, scores).round(3).tolist() == [1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
 
 
 def test_names_of_speakers_are_left_out_of_the_embedded_question():
@@ -130,8 +208,9 @@ def test_only_the_newest_version_is_found(system):
     assert found(system, ALICE, "phone number") == ["My phone number is 111."]
 
 
-def test_a_filter_that_is_dropped_leaks_nothing(system):
+def test_a_filter_that_is_dropped_leaks_nothing(tmp_path):
     """The owner filter is the first barrier; without it the vault is still the second."""
+    system = MemorySystem(make_config(tmp_path, retrieval={"vector_cache_bytes": 0})).open()
     for number in range(30):
         remember(system, principal(f"person-{number}"), f"Secret number {number} is hidden.")
     remember(system, ALICE, "My own note about a hidden secret.")
@@ -148,6 +227,48 @@ def test_a_filter_that_is_dropped_leaks_nothing(system):
         assert found(system, ALICE, "secret number hidden") == [
             "My own note about a hidden secret."
         ]
+    system.close()
+
+
+def test_vectors_are_read_from_chroma_once_and_then_only_what_changed(system):
+    cube = remember(system, ALICE, "A red boat.", "A blue car.", "A green hat.")
+    real, asked = VectorIndex.vectors, []
+
+    def counted(self, owner, view, ids):
+        asked.append((view, len(ids)))
+        return real(self, owner, view, ids)
+
+    with mock.patch.object(VectorIndex, "vectors", counted):
+        assert found(system, ALICE, "ship")[0] == "A red boat."
+        assert found(system, ALICE, "automobile")[0] == "A blue car."
+        assert asked == [("turn", 3), ("window", 3)]
+        asked.clear()
+        system.update(ALICE, cube, CubePatch(append=[Item(text="A yellow submarine.")]))
+        assert "A yellow submarine." in found(system, ALICE, "a vessel under water")
+        assert asked == [("turn", 1), ("window", 1)]
+
+
+def test_an_item_that_is_indexed_late_is_found_by_meaning_then(system):
+    remember(system, ALICE, "A red boat.")
+    with mock.patch.object(VectorIndex, "upsert", side_effect=IndexUnavailable("down")):
+        remember(system, ALICE, "My kitten is called Miso.")
+    assert "My kitten is called Miso." not in found(system, ALICE, "pet cat")
+    system.indexer.drain()
+    time.sleep(1.1)
+    assert found(system, ALICE, "pet cat")[0] == "My kitten is called Miso."
+
+
+def test_search_from_memory_and_search_in_chroma_agree(tmp_path):
+    system = MemorySystem(make_config(tmp_path)).open()
+    remember(system, ALICE, *(f"Fact {n} is about {w}." for n, w in enumerate(["tea", "rain"] * 9)))
+    config = system.config.retrieval.model_copy(update={"vector_cache_bytes": 0})
+    asking = MemOperator(config, system.views, system.index)
+    vector = asyncio.run(system.embed_question(ALICE, "weather"))
+    cached = system.search(ALICE, "weather", vector, 18).found
+    asked = asking.search(ALICE, "weather", vector, 18).found
+    by_id = {hit.recalled.item.id: hit.score for hit in asked}
+    assert {hit.recalled.item.id: hit.score for hit in cached} == pytest.approx(by_id, abs=2e-3)
+    system.close()
 
 
 def test_deleting_takes_the_vectors_along(system):

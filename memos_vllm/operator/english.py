@@ -1,0 +1,91 @@
+"""What English does that a stemmer does not know: irregular forms, times, questions.
+
+Items and questions in another language simply have none of these; all else in search still holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+# "may" and "march" are also verbs: as months they begin with a capital.
+_MONTH = re.compile(
+    rf"\b(?:(?i:{'|'.join(name for name in MONTHS if name not in ('may', 'march'))})|May|March)\b"
+)
+_YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+_DAY = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)?\b")
+_ASKS_WHEN = re.compile(
+    r"^\W*(?:when|since when|how long|(?:in |on )?(?:what|which) (?:year|month|week|day|date|time))\b",
+    re.IGNORECASE,
+)
+_NAMES_TIME = re.compile(
+    r"\b(?:yesterday|today|tonight|tomorrow|ago|last|next|recently|since|weeks?|weekends?|months?|years?|"
+    rf"days?|{'|'.join(name for name in (*MONTHS, *_DAYS) if name not in ('may', 'march'))}|"
+    r"(?:19|20)\d\d|this (?:morning|summer|autumn|fall|winter|spring))\b",
+    re.IGNORECASE,
+)
+_NOTE_AT_END = re.compile(r"\s*\[[^\[\]]*\]\s*$")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NamedTime:
+    """The month, the year and the day of the month that a question names, where it does."""
+
+    month: int | None
+    year: int | None
+    day: int | None
+
+
+def named_time(question: str) -> NamedTime | None:
+    month, year = _MONTH.search(question), _YEAR.search(question)
+    if month is None and year is None:
+        return None
+    day = _DAY.search(_YEAR.sub(" ", question)) if month else None
+    return NamedTime(
+        MONTHS.index(month[0].lower()) + 1 if month else None,
+        int(year[0]) if year else None,
+        int(day[1]) if day else None,
+    )
+
+
+def asks_when(question: str) -> bool:
+    return _ASKS_WHEN.search(question) is not None
+
+
+def names_time(text: str) -> bool:
+    """Whether it says when: a date, or `yesterday`, `last week`."""
+    return _NAMES_TIME.search(text) is not None
+
+
+def is_question(text: str) -> bool:
+    """Whether it ends with a question; what stands in brackets behind it is a note (an image)."""
+    return _NOTE_AT_END.sub("", text).rstrip().endswith("?")
+
+
+_IRREGULAR = """
+become became/begin began begun/break broke broken/bring brought/build built/buy bought/catch caught/
+choose chose chosen/come came/deal dealt/draw drew drawn/drink drank drunk/drive drove driven/
+eat ate eaten/fall fell fallen/feel felt/fight fought/find found/fly flew flown/forget forgot forgotten/
+forgive forgave forgiven/freeze froze frozen/get got gotten/give gave given/go went gone/
+grow grew grown/hang hung/hear heard/hide hid hidden/hold held/keep kept/know knew known/lead led/
+learn learnt/leave left/lend lent/lose lost/make made/mean meant/meet met/pay paid/ride rode ridden/
+ring rang rung/rise rose risen/run ran/say said/see saw seen/seek sought/sell sold/send sent/
+shake shook shaken/shine shone/show shown/sing sang sung/sit sat/sleep slept/speak spoke spoken/
+spend spent/stand stood/steal stole stolen/stick stuck/strike struck/swim swam swum/take took taken/
+teach taught/tear tore torn/tell told/think thought/throw threw thrown/understand understood/
+wake woke woken/wear wore worn/win won/write wrote written/
+child children/person people/man men/woman women/foot feet/mouse mice/wife wives/life lives
+"""
+BASE_FORMS = {
+    form: base
+    for entry in _IRREGULAR.replace("\n", "").split("/")
+    for base, *forms in [entry.split()]
+    for form in forms
+}
+"""`went` → `go`: forms that stemming does not bring together."""
