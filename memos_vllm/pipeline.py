@@ -266,7 +266,13 @@ class Pipeline:
                 vector = await self._embed(chat, query, owners)
             with self._step(chat, "search"):
                 result = await asyncio.to_thread(
-                    self._system.operator.search, chat.principal, query.text, vector, top_k, owners
+                    self._system.operator.search,
+                    chat.principal,
+                    query.text,
+                    vector,
+                    top_k,
+                    owners,
+                    query.about_past,
                 )
             found, further = result.found, result.further
             if result.degraded:

@@ -30,6 +30,7 @@ from memos_vllm.cube.model import Item
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.operator.search import Found
 from memos_vllm.reader.query import read_text
 from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
@@ -122,7 +123,10 @@ def _look(system: MemorySystem, person: Person) -> dict[str, int]:
     }
     for asked in person.asked:
         served = [quote_item(item, lambda text: text) for item in profile]
-        served += [quote_item(item, lambda text: text) for item in _found(system, who, asked)]
+        served += [
+            quote_item(found.recalled.item, lambda text: text, found.over)
+            for found in _found(system, who, asked)
+        ]
         count["lost"] += not any(asked.now in line for line in served)
         count["known"] += any(
             item.claim is not None and item.claim.ends is None and asked.now in item.text
@@ -134,11 +138,10 @@ def _look(system: MemorySystem, person: Person) -> dict[str, int]:
     return count
 
 
-def _found(system: MemorySystem, who: Principal, asked: Asked) -> list[Item]:
+def _found(system: MemorySystem, who: Principal, asked: Asked) -> list[Found]:
     query = read_text(asked.question)
     vector = asyncio.run(system.embed_question(who, query.text))
-    result = system.search(who, query.text, vector, TOP_K)
-    return [found.recalled.item for found in result.found]
+    return system.search(who, query.text, vector, TOP_K).found
 
 
 def _is_true(item: Item, person: Person) -> bool:

@@ -14,11 +14,13 @@ Source: bi-temporal facts as in temporal knowledge graphs (Zep, arXiv 2501.13956
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from memos_vllm.cube.model import Claim, Item, plain
+from memos_vllm.vault.items import IndexedItem
 
 _SOURCES_KEPT = 32
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -49,6 +51,48 @@ def fold(known: Sequence[Item], fresh: Iterable[Item]) -> Folded:
     for item in fresh:
         _take(folded, item)
     return folded
+
+
+class Past:
+    """What of an owner's items no longer holds; looked through again only when another claim ends."""
+
+    def __init__(self, items: Sequence[IndexedItem]) -> None:
+        self._items = items
+        self._ends = sorted(item.ends_us for item in items if item.ends_us is not None)
+        self._count = -1
+        self._over: dict[str, int] = {}
+        self._claims: frozenset[str] = frozenset()
+
+    def at(self, at_us: int) -> tuple[dict[str, int], frozenset[str]]:
+        """Items that are over, with since when (microseconds); and which of them are claims."""
+        count = bisect.bisect_right(self._ends, at_us)
+        if count != self._count:
+            self._over = superseded(self._items, at_us)
+            self._claims = frozenset(
+                item.id for item in self._items if item.sources and item.id in self._over
+            )
+            self._count = count
+        return self._over, self._claims
+
+
+def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
+    """What no longer holds, by item, and since when: claims that have ended, and what was said if all
+    that was read out of it has ended."""
+    ended: dict[str, int] = {}
+    open_sources: set[str] = set()
+    over: dict[str, int] = {}
+    listed = list(items)
+    for item in listed:
+        if item.ends_us is not None and item.ends_us <= at_us:
+            over[item.id] = item.ends_us
+            for source in item.sources:
+                ended[source] = max(ended.get(source, 0), item.ends_us)
+        else:
+            open_sources.update(item.sources)
+    for item in listed:
+        if not item.sources and item.source in ended and item.source not in open_sources:
+            over[item.id] = ended[item.source]
+    return over
 
 
 def holds(item: Item, at: datetime) -> bool:

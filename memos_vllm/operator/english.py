@@ -80,7 +80,7 @@ shake shook shaken/shine shone/show shown/sing sang sung/sit sat/sleep slept/spe
 spend spent/stand stood/steal stole stolen/stick stuck/strike struck/swim swam swum/take took taken/
 teach taught/tear tore torn/tell told/think thought/throw threw thrown/understand understood/
 wake woke woken/wear wore worn/win won/write wrote written/
-child children/person people/man men/woman women/foot feet/mouse mice/wife wives/life lives
+child children/person people/man men/woman women/foot feet/mouse mice/wife wives
 """
 BASE_FORMS = {
     form: base

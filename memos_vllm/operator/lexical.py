@@ -7,6 +7,7 @@ anybody else's memory.  An index is rebuilt when its owner's revision has moved 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import threading
 from collections import OrderedDict
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN_PLUS
 
+from memos_vllm.operator.claims import Past
 from memos_vllm.operator.english import BASE_FORMS, is_question, names_time
 from memos_vllm.vault.items import IndexedItem, Owner
 
@@ -105,6 +107,10 @@ class OwnerIndex:
             _bm25([item.window for item in items]),
         )
 
+    @functools.cached_property
+    def past(self) -> Past:
+        return Past(self.items)
+
     def turn_scores(self, words: Sequence[str]) -> Scores:
         return self._scores(self.turns, words)
 
@@ -146,7 +152,8 @@ class OwnerIndex:
             inside = (beside >= 0) & (beside < len(cube))
             beside, of = beside[inside], positions[inside]
             found.append(beside[cube[beside] == cube[of]])
-        return np.unique(np.concatenate(found))
+        near: Integers = np.unique(np.concatenate(found))
+        return near
 
     def _scores(self, index: bm25s.BM25 | None, words: Sequence[str]) -> Scores:
         known = [word for word in words if index is not None and word in index.vocab_dict]

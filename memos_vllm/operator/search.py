@@ -6,10 +6,13 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
+from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.operator.chroma import VIEWS, VectorIndex
@@ -32,6 +35,8 @@ class Found:
     recalled: Recalled
     score: float
     signals: Mapping[str, float]
+    over: datetime | None = None
+    """Since when what it says no longer holds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,14 +69,17 @@ class MemOperator:
         vector: Vectors | None,
         top_k: int,
         owners: list[OwnerState] | None = None,
+        about_past: bool = False,
     ) -> SearchResult:
         """The best items over the person's own memory and the tenant's, best first.
 
         Args:
+            about_past: claims that have ended are found, too. What was said, word by word, always is.
             vector: (dim,) of the question; None searches by words alone.
             owners: from `VaultViews.owners` of the same principal, when the caller has them already.
         """
         scored: list[tuple[float, str, dict[str, float]]] = []
+        over: dict[str, int] = {}
         degraded = None
         for state in self._views.owners(principal) if owners is None else owners:
             index = self._lexical.get(state.owner, state.revision)
@@ -82,11 +90,19 @@ class MemOperator:
                 except IndexUnavailable as error:
                     log.warning("dense search left out: %s", error)
                     degraded = error.reason
-            scored.extend(self._rank(question, index, channels, top_k))
+            ended, claims = index.past.at(now_us())
+            left_out = frozenset[str]() if about_past else claims
+            scored.extend(self._rank(question, index, channels, top_k, left_out))
+            over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
         recalled = self._views.recall(principal, [item_id for _, item_id, _ in scored])
         found = [
-            Found(recalled[item_id], score, signals)
+            Found(
+                recalled[item_id],
+                score,
+                signals,
+                to_datetime(over[item_id]) if item_id in over else None,
+            )
             for score, item_id, signals in scored
             if item_id in recalled
         ]
@@ -151,7 +167,12 @@ class MemOperator:
         return channels
 
     def _rank(
-        self, question: str, index: OwnerIndex, channels: dict[str, Scores], top_k: int
+        self,
+        question: str,
+        index: OwnerIndex,
+        channels: dict[str, Scores],
+        top_k: int,
+        left_out: AbstractSet[str] = frozenset(),
     ) -> list[tuple[float, str, dict[str, float]]]:
         if not index.items:
             return []
@@ -160,7 +181,7 @@ class MemOperator:
         best = np.argsort(-fused, kind="stable")
         ranked: list[tuple[float, str, dict[str, float]]] = []
         for position in best:
-            if not relevant[position]:
+            if not relevant[position] or index.items[position].id in left_out:
                 continue
             signals = {
                 name: round(float(scores[position]), 4)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from memos_vllm.cube.model import Item
+from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.reader.messages import SYSTEM_ROLES, Message, last_user, part_text
 from memos_vllm.reader.quoting import Escape, quoted
 
@@ -48,7 +48,9 @@ def quote_item(item: Item, escape: Escape, over: datetime | None = None) -> str:
     Args:
         over: since when what it says no longer holds.
     """
-    ends = over or (item.claim.ends if item.claim is not None else None)
+    ends = over
+    if ends is None and item.claim is not None and item.type is not ItemType.EVENT:
+        ends = item.claim.ends
     until = f"until {_date(ends)}" if ends is not None else None
     told = [part for part in (_when(item), until, item.speaker) if part]
     head = f"[{', '.join(told)}] " if told else ""

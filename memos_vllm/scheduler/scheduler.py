@@ -206,7 +206,7 @@ def _stable_candidate(
 def _retrieved_candidate(result: Found, tokenizer: Tokenizer) -> Candidate:
     recalled = result.recalled
     item: Item = recalled.item
-    text = render.quote_item(item, tokenizer.escape)
+    text = render.quote_item(item, tokenizer.escape, result.over)
     entry = _retrieved_entry(result)
     entry.tokens = tokenizer.count(text + "\n")
     moment = item.time or _BEGINNING

@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
-from memos_vllm.cube.model import Item, State, plain
+from memos_vllm.cube.model import Item, ItemType, State, plain
 from memos_vllm.vault.tables import CubeRow, ItemRow, OutboxRow, OwnerRow
 
 _SQL_BATCH = 500
@@ -150,7 +150,8 @@ def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> lis
 
 def _indexed(row: ItemRow, turn: str, window: str) -> IndexedItem:
     claim = row.claim or {}
-    ends = claim.get("ends")
+    # An event that is over is no less true.
+    ends = claim.get("ends") if row.type != ItemType.EVENT else None
     return IndexedItem(
         row.id,
         row.cube_id,

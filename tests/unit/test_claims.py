@@ -7,8 +7,12 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_vllm.cube.model import Claim, Item, ItemType
-from memos_vllm.operator.claims import fold, holds
+from memos_vllm.cube.ids import to_us
+from memos_vllm.cube.model import Claim, ExplicitPayload, Item, ItemType, NewCube
+from memos_vllm.operator.claims import Past, fold, holds
+from memos_vllm.scheduler.render import quote_item
+from memos_vllm.vault.items import IndexedItem
+from tests.conftest import principal
 
 DAY = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -138,3 +142,47 @@ def test_of_a_property_one_value_holds_and_every_source_is_kept(items):
 def test_doing_it_again_changes_nothing(items):
     folded = fold([], items).items
     assert fold(folded, items).items == folded
+
+
+# -- what no longer holds, in search -------------------------------------------------------------------
+
+
+def us(day):
+    return to_us(DAY + timedelta(days=day))
+
+
+def indexed(name, source=None, sources=(), ends=None):
+    ends_us = us(ends) if ends is not None else None
+    return IndexedItem(name, "c", name, name, None, None, None, source, sources, ends_us)
+
+
+def test_words_whose_every_claim_is_over_are_over_and_others_are_not():
+    items = [
+        indexed("said paris", source="m0"),
+        indexed("said paris and tea", source="m1"),
+        indexed("small talk", source="m2"),
+        indexed("paris", sources=("m0", "m1"), ends=3),
+        indexed("tea", sources=("m1",)),
+    ]
+    past = Past(items)
+    assert past.at(us(2)) == ({}, frozenset())
+    over, claims = past.at(us(4))
+    assert over == {"paris": us(3), "said paris": us(3)}
+    assert claims == {"paris"}
+
+
+def test_an_event_that_is_over_is_found_like_any_other(system):
+    alice = principal("alice")
+    event = said("dentist", attribute=None, ends=DAY).model_copy(update={"type": ItemType.EVENT})
+    home = said("Paris", ends=DAY)
+    new = NewCube(payload=ExplicitPayload(content=[event, home]))
+    system.create(alice, [new])
+
+    def texts(**options):
+        found = system.operator.search(alice, "dentist home Paris", None, 5, **options).found
+        return {each.recalled.item.text: each.over for each in found}
+
+    assert texts() == {event.text: None}
+    assert texts(about_past=True) == {event.text: None, home.text: DAY}
+    lines = [quote_item(item, str) for item in (event, home)]
+    assert ["until" in line for line in lines] == [False, True]
