@@ -80,6 +80,16 @@ def clauses(text: str) -> Iterator[tuple[str, bool]]:
                 yield stripped, bool(greeted) and number == 0
 
 
+def is_earnest(text: str) -> bool:
+    """Whether a turn is neither a game or a joke nor about somebody else's text."""
+    return _NOT_MEANT.search(text) is None and _OTHERS_TEXT.search(text) is None
+
+
+def is_sure(sentence: str) -> bool:
+    """Whether a sentence states something: it does not ask, suppose, guess, wish or report."""
+    return _UNSURE.search(sentence) is None
+
+
 def stripped_clause(clause: str) -> str:
     """Without the words that only lead in or fade out, and without its last mark."""
     rest = " ".join(clause.split()).strip(" .!,:*_\u2026")

@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from memos_vllm.cube.model import Claim, Item, ItemType
 from memos_vllm.errors import Unavailable
 from memos_vllm.reader.attributes import canonical
+from memos_vllm.reader.clauses import is_earnest, is_sure, stripped_clause
 from memos_vllm.reader.instructions import is_instruction
 from memos_vllm.reader.quoting import Escape, quoted
 from memos_vllm.reader.times import TimeRange, find_times
-from memos_vllm.reader.words import EMPTY, names_in, words_of
+from memos_vllm.reader.words import EMPTY, names_in, sentences, words_of
 from memos_vllm.reader.writing import Ask, Message, Writer
 
 _WINDOW = 4  # turns in one question
@@ -43,6 +44,11 @@ _TYPES = {
     "procedure": ItemType.PROCEDURE,
 }
 _NUMBER = re.compile(r"\d[\d.,:]*")
+_DENIES = re.compile(
+    r"\b(?:not|no|never|none|neither|nor|without|cannot|hates?|hated|dislikes?|disliked|detests?|loathes?|stopped|quit)\b"
+    r"|n['\u2019]t\b|\bno longer\b|\bunable\b",
+    re.IGNORECASE,
+)
 _NO_PERSON = frozenset(("i", "me", "my", "user", "the user", "speaker", "self", "myself"))
 
 
@@ -222,11 +228,20 @@ def _believed(one: _Written, window: Sequence[Item], person: str) -> Item | None
     if subject.casefold() in _NO_PERSON:
         subject = person
     own = [turn for turn in window if _is_own(turn, person)]
-    source = next((turn for turn in own if _supports(turn.text, one, subject, person)), None)
+    source = next(
+        (
+            turn
+            for turn in own
+            if _supports(turn.text, one, subject, person) and _is_stated(turn.text, one)
+        ),
+        None,
+    )
     if source is None or not subject or not one.text.strip():
         return None
     span = _when(one, source.text, source.time)
     attribute, value = canonical(one.attribute, one.value.strip() or None)
+    if attribute and attribute.startswith("likes:") and value and _DENIES.search(one.text):
+        value = f"not {value.removeprefix('not ')}"  # "can't stand tea" as something about liking
     kind = _TYPES[one.type]
     return Item(
         type=kind,
@@ -266,6 +281,18 @@ def _supports(said: str, one: _Written, subject: str, person: str) -> bool:
         word for name in names_in([f". {one.text}", f". {one.value}"]) for word in words_of(name)
     }
     return not exact and not (names - about - EMPTY - there)
+
+
+def _is_stated(said: str, one: _Written) -> bool:
+    """Whether the sentence that it comes from states it, and denies no more and no less than it."""
+    if not is_earnest(said):
+        return False
+    wanted = words_of(f"{one.text} {one.value}") - EMPTY
+    told = sentences(said)
+    nearest = max(told, key=lambda sentence: len(wanted & words_of(sentence)), default="")
+    clause = stripped_clause(nearest)  # "No, I moved to Oslo" denies nothing
+    about = f"{one.text} {one.attribute}"
+    return is_sure(clause) and (_DENIES.search(clause) is None) == (_DENIES.search(about) is None)
 
 
 def _is_in(word: str, there: set[str]) -> bool:

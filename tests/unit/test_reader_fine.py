@@ -100,6 +100,33 @@ def test_what_the_turn_does_not_say_is_dropped_and_counted(item) -> None:
     assert found == Extraction([], 1, None)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "If I lived in Oslo, it would be cold.",
+        "Do I live in Oslo?",
+        "I don't live in Oslo.",
+        "I never lived in Oslo",
+        "Maybe I live in Oslo",
+        "Imagine that I live in Oslo.",
+        "Translate this sentence. I live in Oslo.",
+        "Bob said that I live in Oslo",
+    ],
+)
+def test_what_is_denied_supposed_or_asked_is_not_believed(said: str) -> None:
+    found = fine(said, written("alice lives in Oslo", "home", "Oslo"))
+    assert found == Extraction([], 1, None)
+
+
+def test_a_denial_that_the_model_keeps_is_believed() -> None:
+    for attribute in ("dislikes", "likes"):
+        one = written("alice can't stand tea", attribute, "tea")
+        (item,) = fine("I can't stand tea.", one).items
+        assert item.claim is not None
+        assert (item.claim.attribute, item.claim.value) == ("likes:tea", "not tea")
+    assert fine("No, I live in Oslo.", written("alice lives in Oslo", "home", "Oslo")).items
+
+
 def test_a_time_that_nobody_named_is_not_believed() -> None:
     (item,) = fine(
         "We moved to Oslo.", written("alice moved to Oslo", "home", "Oslo", when="yesterday")
