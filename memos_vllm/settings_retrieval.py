@@ -1,7 +1,7 @@
 """How memory is searched.
 
-The default weights are fitted on LoCoMo's ten conversations (`benchmarks/locomo_retrieval/fit.py`),
-over the sum of the five signals; what such weights are worth on conversations that they were not
+The default weights are rounded from a fit on LoCoMo's ten conversations (`benchmarks/locomo_retrieval/fit.py`):
+what such weights are worth on conversations that they were not
 fitted on is that benchmark's headline.
 """
 

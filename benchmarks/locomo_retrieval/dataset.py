@@ -124,7 +124,13 @@ def _turns(conversation: Mapping[str, Any]) -> Iterable[Turn]:
     for match in sorted(sessions, key=lambda match: int(match[1])):
         moment = _time(conversation.get(f"{match[0]}_date_time"))
         for turn in conversation[match[0]]:
-            yield Turn(turn["dia_id"], match[0], turn["speaker"], turn["text"], moment)
+            yield Turn(turn["dia_id"], match[0], turn["speaker"], _shown(turn), moment)
+
+
+def _shown(turn: Mapping[str, Any]) -> str:
+    """What was said, with the data set's caption of the image that went with it, as our importer has it."""
+    caption = turn.get("blip_caption")
+    return f"{turn['text']} [shares an image: {caption}]" if caption else str(turn["text"])
 
 
 def _time(written: str | None) -> datetime | None:

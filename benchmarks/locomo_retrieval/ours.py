@@ -11,43 +11,49 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.locomo_retrieval.dataset import Conversation, Question, Turn
+from benchmarks.locomo_retrieval.fit import Example
 from benchmarks.locomo_retrieval.metrics import distinct
-from memos_vllm.config import Config, EmbedderConfig, RetrievalConfig, RetrievalWeights
+from memos_vllm.config import Config, EmbedderConfig
 from memos_vllm.cube.ids import PersonId
 from memos_vllm.cube.model import ExplicitPayload, Item, ItemType, NewCube, NewMeta
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.operator.embedder import Vectors
 from memos_vllm.operator.search import MemOperator
+from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.system import MemorySystem
 
 TIMED_TOP_K = 20
 
 
-def _weights(
-    *channels: str, session_prior: float = 0.0, speaker_boost: float = 0.0
-) -> dict[str, float]:
-    every = ("lexical_turn", "lexical_window", "dense_turn", "dense_window")
-    on = {name: float(name in channels) for name in every}
-    return on | {"session_prior": session_prior, "speaker_boost": speaker_boost}
-
-
 _FOUR = ("lexical_turn", "lexical_window", "dense_turn", "dense_window")
-_LIFT = RetrievalWeights()
+_SHIPPED = RetrievalWeights()
+
+
+def _only(*channels: str, **lifts: float) -> RetrievalWeights:
+    """These channels alike, these lifts, and nothing else."""
+    every = dict.fromkeys(RetrievalWeights.model_fields, 0.0)
+    return RetrievalWeights(**(every | dict.fromkeys(channels, 1.0) | lifts))
+
+
+def _without(name: str) -> RetrievalWeights:
+    return _SHIPPED.model_copy(update={name: 0.0})
+
+
 ABLATIONS: Mapping[str, RetrievalWeights] = {
-    name: RetrievalWeights(**weights)
-    for name, weights in {
-        "lexical_turn_only": _weights("lexical_turn"),
-        "dense_turn_only": _weights("dense_turn"),
-        "four_way": _weights(*_FOUR),
-        "four_way_session_prior": _weights(*_FOUR, session_prior=_LIFT.session_prior),
-        "four_way_speaker_boost": _weights(*_FOUR, speaker_boost=_LIFT.speaker_boost),
-        "without_windows": _weights(
-            "lexical_turn",
-            "dense_turn",
-            session_prior=_LIFT.session_prior,
-            speaker_boost=_LIFT.speaker_boost,
-        ),
-    }.items()
+    "lexical_turn_only": _only("lexical_turn"),
+    "lexical_window_only": _only("lexical_window"),
+    "dense_turn_only": _only("dense_turn"),
+    "four_way": _only(*_FOUR),
+    "four_way_session_prior": _only(*_FOUR, session_prior=0.2),
+    "four_way_speaker_boost": _only(*_FOUR, speaker_boost=0.2),
+    "four_way_both": _only(*_FOUR, session_prior=0.2, speaker_boost=0.2),
+    "four_way_both_coverage": _only(*_FOUR, "coverage", session_prior=0.2, speaker_boost=0.2),
+} | {
+    f"without_{name}": _without(name)
+    for name in (
+        *("coverage", "session_prior", "speaker_boost", "time_boost"),
+        *("when_boost", "question_penalty"),
+    )
 }
 
 
@@ -90,15 +96,16 @@ async def ask(
     return vector, elapsed_ms
 
 
-def operators(system: MemorySystem, *, ablations: bool) -> dict[str, MemOperator]:
-    """`ours` as configured, and (if wanted) the same store searched with other weights."""
-    found = {"ours": system.operator}
-    for name, weights in ABLATIONS.items() if ablations else ():
-        config = RetrievalConfig(
-            **{**system.config.retrieval.model_dump(), "weights": weights.model_dump()}
-        )
-        found[name] = MemOperator(config, system.views, system.index)
-    return found
+def example(
+    system: MemorySystem, conversation: Conversation, question: Question, vector: Vectors
+) -> Example:
+    """What weights are fitted on: every item's signals, and where the evidence is."""
+    state = next(one for one in system.views.owners(person(conversation)) if one.owner.person)
+    ids, signals = system.operator.signals(state, question.text, vector)
+    by_id = {item: place for place, item in enumerate(ids)}
+    sources = system.views.recall(person(conversation), ids)
+    places = [by_id[i] for i, one in sources.items() if one.item.source in question.evidence]
+    return Example(signals, tuple(places))
 
 
 def rank(
