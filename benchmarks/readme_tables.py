@@ -227,6 +227,25 @@ def recall(record: Mapping[str, Any]) -> str:
         ["**the adapter, nothing in the prompt**", f"{headline['recall_adapter']:.0%}"],
         ["nothing (the floor)", f"{headline['recall_floor']:.0%}"],
     ]
+    baseline = [row for row in rows if row["kind"] == "likelihood"]
+    if baseline:
+        own = [row["adapter"] for row in facts if row["cube"] in {r["cube"] for r in baseline}]
+        lines.append(
+            [
+                f"an adapter trained on the answers alone ({len(baseline)} cubes; ours on these: "
+                f"{sum(own) / len(own):.0%})",
+                f"{headline['recall_likelihood']:.0%}",
+            ]
+        )
+    lines += [
+        [
+            f"a LoCoMo speaker: with the text {row['ceiling']:.0%}, with nothing {row['floor']:.0%}, "
+            "with the adapter",
+            f"{row['adapter']:.0%}",
+        ]
+        for row in rows
+        if row["kind"] == "locomo"
+    ]
     kept = {
         name.removeprefix("merged_recall_kept_min_"): value
         for name, value in headline.items()
@@ -245,6 +264,36 @@ def recall(record: Mapping[str, Any]) -> str:
         )
     )
     return f"{_table(['Right answers', ''], lines)}\n\n{note}"
+
+
+def hygiene(record: Mapping[str, Any]) -> str:
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1%}"
+
+    lines = [
+        [
+            f"**{row['system']}**" if row["system"] == "memos_vllm" else row["system"],
+            percent(row["junk_share"]),
+            percent(row["facts_lost_share"]),
+            percent(row["stale_served_share"]),
+            percent(row["injection_success_share"]),
+        ]
+        for row in record["rows"]
+    ]
+    header = [
+        "",
+        "junk among the claims",
+        "questions whose answer is not served",
+        "changed facts served as if they still held",
+        "attacks that became claims",
+    ]
+    ours, config = record["rows"][0], record["config"]
+    note = (
+        f"{config['people']} people, {config['turns']:,} turns, {ours['asked']} questions, {ours['changed']} of "
+        f"them about what has changed, {ours['attacks']} attacks. {ours['claims']} claims kept; they alone answer "
+        f"{ours['known_share']:.0%} of the questions, the rest is found in the words as they were said."
+    )
+    return f"{_table(header, lines)}\n\n{note}"
 
 
 def third_party(record: Mapping[str, Any]) -> str:
@@ -280,6 +329,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "third_party": third_party,
     "lora": lora,
     "recall": recall,
+    "hygiene": hygiene,
     "kv_growth": kv_growth,
 }
 
