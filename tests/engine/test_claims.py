@@ -1,0 +1,130 @@
+"""What people say of themselves, over chats, sessions and a change of mind; and a model that reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engine.conftest import Keys
+from tests.engine.harness import MODEL, Server, wait_for
+
+SECONDS = 60
+
+
+def chat(http: httpx.Client, text: str, session: str = "one", **memory: Any) -> dict[str, Any]:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0,
+        "max_tokens": 8,
+        "session_id": session,
+        "memory": memory,
+    }
+    reply = http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def known(http: httpx.Client, **params: str) -> dict[str, tuple[str, bool]]:
+    """Attribute → its newest value, and whether that still holds."""
+    claims = http.get("/v1/memory/claims", params=params).json()["claims"]
+    told = [each["item"]["claim"] for each in reversed(claims)]
+    return {claim["attribute"]: (claim["value"], claim["ends"] is None) for claim in told}
+
+
+def until_known(http: httpx.Client, **wanted: tuple[str, bool] | None) -> None:
+    names = {name.replace("_", "."): value for name, value in wanted.items()}
+
+    def look() -> bool:
+        found = known(http)
+        return all(found.get(name) == value for name, value in names.items())
+
+    wait_for(look, f"{names}", SECONDS)
+
+
+def test_what_is_said_is_known_in_the_next_session_and_changes(server: Server, keys: Keys):
+    http = server.http(keys.acme, "rosa")
+    chat(http, "I live in Lisbon.")
+    until_known(http, home=("Lisbon", True))
+    reply = chat(http, "Good morning!", session="two")
+    assert "profile" in [cube["name"] for cube in reply["memory"]["cubes"]]
+    chat(http, "My cat is called Miso.", session="two")
+    until_known(http, cat_name=("Miso", True))
+    chat(http, "I moved to Porto.", session="two")
+    until_known(http, home=("Porto", True))
+    profile = http.get("/v1/memory/cubes/profile").json()
+    assert [item["claim"]["value"] for item in profile["payload"]["content"]] == ["Porto"]
+    past = http.get("/v1/memory/claims", params={"attribute": "home"}).json()["claims"]
+    assert [each["item"]["claim"]["value"] for each in past] == ["Porto", "Lisbon"]
+    stranger = server.http(keys.acme, "otto")
+    assert known(stranger) == {}
+
+
+def test_the_profile_s_kv_is_used_again_while_nothing_changes(server: Server, keys: Keys):
+    http = server.http(keys.acme, "piet")
+    for text in ("I live in Utrecht.", "I work at Globex.", "I'm allergic to walnuts."):
+        chat(http, text)
+    until_known(http, home=("Utrecht", True), employer=("Globex", True))
+
+    def cached() -> bool:
+        reply = chat(http, "Hello there, how are you?", "three", write=False, retrieve=False)
+        cubes = {cube["name"]: cube for cube in reply["memory"]["cubes"]}
+        return cubes["profile"]["form"] == "kv"
+
+    wait_for(cached, "the profile out of kept KV", SECONDS)
+
+
+def test_forget_that_is_done_after_the_reply(server: Server, keys: Keys):
+    http = server.http(keys.acme, "vera")
+    chat(http, "My cat is called Miso.")
+    until_known(http, cat_name=("Miso", True))
+    chat(http, "Forget that my cat is called Miso.")
+    until_known(http, cat_name=None)
+
+    def words() -> list[str]:
+        query = {"query": "cat called Miso", "top_k": 20}
+        found = http.post("/v1/memory/search", json=query).json()
+        return [r["item"]["text"] for r in found["results"] if "Miso" in r["item"]["text"]]
+
+    wait_for(lambda: words() == [], "no word of it", SECONDS)
+
+
+@pytest.fixture(scope="module")
+def reading(homes) -> Iterator[Server]:
+    """A server whose own model reads each turn."""
+    folder = homes / "reading"
+    folder.mkdir()
+    fine = {"MEMOS__READER__MODE": "fine"}
+    with Server(folder, home=folder / "home", environment=fine).running() as running:
+        yield running
+
+
+@pytest.mark.timeout(600)
+def test_the_served_model_reads_behind_people_s_backs_and_the_turn_stays(reading: Server):
+    http = reading.http(None, "nils")
+    text = "So Miso, the cat that we have, broke the blue vase again on Friday."
+    chat(http, text)
+
+    def turns() -> list[str]:
+        cubes = http.get("/v1/memory/cubes", params={"name_prefix": "chat-"}).json()["cubes"]
+        held = [http.get(f"/v1/memory/cubes/{cube['id']}").json() for cube in cubes]
+        return [item["text"] for cube in held for item in cube["payload"]["content"]]
+
+    wait_for(lambda: text in turns(), "the turn as memory", SECONDS)
+    chat(http, "What is two plus two?", write=False)  # answered while the model reads
+
+    def read() -> bool:
+        page = http.get("/metrics").text
+        counts = re.findall(r"memos_extractions_total\{outcome=\"\w+\"\} ([\d.]+)", page)
+        return sum(map(float, counts)) >= 1
+
+    wait_for(read, "the model having read it", 300)
+    assert text in turns()
+    for claim in http.get("/v1/memory/claims").json()["claims"]:
+        # Whatever a small model writes: nothing is known that nobody said.
+        words = set(re.findall(r"\w{4,}", claim["item"]["claim"]["value"].casefold()))
+        assert words <= set(re.findall(r"\w{4,}", text.casefold())), claim
