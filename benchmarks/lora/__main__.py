@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quick = arguments.quick
     repetitions = 2 if quick else arguments.repetitions
-    registered, requests = (20, 20) if quick else (1000, 300)
+    registered, requests = (20, 20) if quick else (10_000, 300)
     record = Record(
         "lora",
         config={

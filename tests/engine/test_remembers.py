@@ -104,7 +104,7 @@ def test_a_stream_is_remembered_too(server, keys):
     stream = server.client(keys.acme).chat.completions.create(
         model="demo",
         user="stella",
-        messages=[{"role": "user", "content": "I play the cello."}],
+        messages=[{"role": "user", "content": "A cello has four strings."}],
         max_tokens=8,
         temperature=0,
         stream=True,
@@ -113,7 +113,7 @@ def test_a_stream_is_remembered_too(server, keys):
     spoken = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     http = server.http(keys.acme, "stella")
     texts = wait_for(lambda: items_of(http), "the streamed turn becoming memory")
-    assert texts == ["I play the cello.", spoken.strip()]
+    assert texts == ["A cello has four strings.", spoken.strip()]
 
 
 def test_a_turn_that_was_answered_survives_kill_9_and_the_next_server_finds_it(tmp_path):
@@ -127,13 +127,17 @@ def test_a_turn_that_was_answered_survives_kill_9_and_the_next_server_finds_it(t
         server.kill()  # SIGKILL, at once: the job that makes it memory has had no time
     with server.running():
         http = server.http(key, "kim")
-        texts = wait_for(lambda: items_of(http), "the turn becoming memory after the restart")
-        assert texts[0] == "I was born in Reykjavik."
-        assert len(texts) == 2  # once, not twice
+        claimed = "kim was born in Reykjavik"
+        texts = wait_for(
+            lambda: len(found := items_of(http)) > 2 and found,
+            "the turn becoming memory after the restart",
+        )
+        assert {"I was born in Reykjavik.", claimed} <= set(texts)
+        assert len(texts) == 3  # the words, the reply and the claim: once, not twice
         found = wait_for(
             lambda: chat(server, key, "kim", "Where was I born?", memory={"write": False}).memory[
                 "cubes"
             ],
             "retrieval after the restart",
         )
-        assert found[0]["name"] == "chat-birth#1"
+        assert "chat-birth#1" in [cube["name"] for cube in found]
