@@ -15,5 +15,6 @@ DEGRADED = Counter("memos_degraded_total", "Chats answered with memory left out"
 REMEMBERED_TURNS = Counter("memos_remembered_turns_total", "Turns that became memory")
 REMEMBER_SECONDS = Histogram("memos_remember_seconds", "Time to make a turn memory", buckets=_FAST)
 CLAIMS = Counter("memos_claims_total", "Claims taken up, by what became of them", ["outcome"])
+STEP_FAILURES = Counter("memos_step_failures_total", "Added steps that failed", ["step"])
 EXTRACTIONS = Counter("memos_extractions_total", "Turns that a model has read", ["outcome"])
 DENIED = Counter("memos_denied_total", "Requests refused at the door", ["status"])

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from memos_vllm import metrics
+from memos_vllm import metrics, steps
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import (
     AdapterUnavailable,
@@ -125,6 +125,7 @@ class Pipeline:
         self._system = system
         self._rememberer = rememberer
         self._scheduler = MemScheduler(system.config.prompt)
+        self._steps = steps.load(system.config.pipeline.recall)
         self._background: set[asyncio.Task[Any]] = set()
         self.adapters: Adapters | None = None
         """None: the engine attaches none."""
@@ -275,6 +276,10 @@ class Pipeline:
                     query.about_past,
                 )
             found, further = result.found, result.further
+            if self._steps:
+                with self._step(chat, "steps"):
+                    recall = steps.Recall(chat.principal, query, found)
+                    found = list(steps.run(self._steps, recall).found)
             if result.degraded:
                 self._note_degraded(chat, result.degraded)
         with self._step(chat, "plan"):

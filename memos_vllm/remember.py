@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from memos_vllm import metrics
+from memos_vllm import metrics, steps
 from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import (
@@ -52,6 +52,7 @@ class Rememberer:
         self._system = system
         self._jobs = jobs
         self._consolidator = Consolidator(system)
+        self._steps = steps.load(system.config.pipeline.learn)
         self._feedback = Feedback(system)
         self.extractor: Extractor | None = None
         """Reads each turn once more, by a model; None: rules alone do."""
@@ -118,7 +119,11 @@ class Rememberer:
         if not self._system.config.remember.claims or not person:
             return
         items = turn_items(turn.body, person, session_name(turn.principal.session, turn.body))
-        if claims := read_claims(items, person):
+        claims = read_claims(items, person)
+        if self._steps:
+            learn = steps.Learn(turn.principal, items, claims)
+            claims = list(steps.run(self._steps, learn).claims)
+        if claims:
             self._consolidator.take(turn.principal, claims, origin="chat")
 
     def _append(self, turn: PendingTurn) -> MemCube | None:

@@ -1,4 +1,4 @@
-"""Who reads what is said."""
+"""Who reads what is said, and which steps are added to the pipeline."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import Literal
 from pydantic import Field
 
 from memos_vllm.settings import Section
+
+
+class PipelineConfig(Section):
+    recall: tuple[str, ...] = Field(
+        (),
+        description="steps between search and budget, by name: `distinct`, and entry points `memos.steps`",
+    )
+    learn: tuple[str, ...] = Field(
+        (), description="steps between claims and what is known, likewise"
+    )
 
 
 class ReaderConfig(Section):
