@@ -111,7 +111,8 @@ class EngineAdapters:
         self._folders = AdapterFolders(system.config.adapters_path)
         self._numbers: dict[int, str] = {}
         self._loaded: set[int] = set()
-        self._pinned: set[int] = set()
+        self._pinned: dict[int, str] = {}
+        """By number in the engine: the cube."""
         self._loading = asyncio.Lock()
         self.uses = Uses(self._folders, self._forget)
         rank = engine_client.vllm_config.lora_config.max_lora_rank
@@ -203,8 +204,10 @@ class EngineAdapters:
         request = LoRARequest(lora_name=engine_name(name), lora_int_id=number, lora_path=str(path))
         if self._numbers.setdefault(number, name) != name:
             raise AdapterUnavailable("two adapters share a number; store one of them again")
-        is_pinned = any(self._system.segments.has_pin(cube.cube_id) for cube in cubes)
-        await self._known_to_the_engine(request, is_pinned)
+        pinned = cubes[0].cube_id if len(cubes) == 1 else ""
+        if not pinned or not self._system.segments.has_pin(pinned):
+            pinned = ""
+        await self._known_to_the_engine(request, pinned)
         return Attached(request, name, tuple(cubes), self.uses)
 
     async def pin(self, cube: AdapterCube, on: bool | None) -> None:
@@ -265,13 +268,15 @@ class EngineAdapters:
         except OSError as error:
             raise AdapterUnavailable(f"the adapter cannot be put on disk: {error}") from error
 
-    async def _known_to_the_engine(self, request: Any, is_pinned: bool) -> None:
+    async def _known_to_the_engine(self, request: Any, pinned: str) -> None:
         """A first load is asked for: one that fails inside a step would end the engine.
 
         Later ones, after it has made room for others, it does by itself.
         """
         number = request.lora_int_id
-        is_pinned = is_pinned and len(self._pinned | {number}) <= self._most_pinned
+        if pinned and number not in self._pinned:
+            await self._unpin_older(pinned, number)
+        is_pinned = bool(pinned) and len({*self._pinned, number}) <= self._most_pinned
         if number in self._loaded and (number in self._pinned or not is_pinned):
             return
         async with self._loading:
@@ -281,14 +286,20 @@ class EngineAdapters:
                 self._loaded.add(number)
                 if is_pinned and number not in self._pinned:
                     await self._engine.pin_lora(number)
-                    self._pinned.add(number)
+                    self._pinned[number] = pinned
             except Exception as error:
                 log.exception("the engine does not load %s", request.lora_name)
                 raise AdapterUnavailable(f"the engine does not load it: {error}") from error
 
+    async def _unpin_older(self, cube: str, number: int) -> None:
+        """Let go of the cube's older versions, as soon as no request computes with them."""
+        for old, of in list(self._pinned.items()):
+            if of == cube and old != number and not self.uses.is_used(self._numbers[old]):
+                await self._unload(old)
+
     async def _unload(self, number: int) -> None:
         async with self._loading:
-            self._pinned.discard(number)
+            self._pinned.pop(number, None)
             if number in self._loaded:
                 self._loaded.discard(number)
                 await self._engine.remove_lora(number)
