@@ -23,6 +23,7 @@ from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unproce
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.operator.claims import holds
 from memos_vllm.operator.lexical import tokenize
+from memos_vllm.reader.instructions import is_instruction
 from memos_vllm.reader.rules import read_claims
 
 if TYPE_CHECKING:
@@ -245,6 +246,11 @@ class Feedback:
     def _said(principal: Principal, text: str) -> Item:
         if not text.strip():
             raise BadRequest("`text` is empty", param="text")
+        if is_instruction(text):
+            raise Unprocessable(
+                "it would change what the assistant may do, or leave a secret in memory",
+                param="text",
+            )
         return Item(
             type=ItemType.EPISODE,
             text=text,
