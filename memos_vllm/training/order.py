@@ -7,6 +7,7 @@
     progress.json       the phase, and how much of it is done
     adapter/            PEFT's form
     given/              decode: the adapter that is questioned
+    start/              the adapter that training begins with, where there is one
     context.safetensors KV that the teacher reads, (layers, 2, tokens, kv_heads, head_dim)
     report.json         the end: what was measured, or why it ended
 
@@ -166,6 +167,8 @@ class JobFolder:
         self.adapter = path / "adapter"
         self.given = path / "given"
         """Decode: the adapter that is questioned, in PEFT's form."""
+        self.start = path / "start"
+        """The adapter that training begins with, in PEFT's form; absent: one that does nothing."""
         self.context = path / "context.safetensors"
         self.log = path / "log.txt"
 

@@ -135,7 +135,8 @@ def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> N
         before,
     )
     clock.phase("training")
-    student = Student(weights, order.recipe, plain)
+    start = folder.start if folder.start.exists() else None
+    student = Student(weights, order.recipe, plain, start)
     try:
         student.train(targets, folder.checkpoint, clock.done)
     finally:

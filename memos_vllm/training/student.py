@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from memos_vllm.adapters.packed import Adapter, load_folder
 from memos_vllm.training.order import Recipe, write_json
 from memos_vllm.training.targets import Targets
 from memos_vllm.training.weights import Answered, Weights
@@ -33,20 +34,35 @@ _CLIP = 1.0
 
 
 class Student:
-    def __init__(self, weights: Weights, recipe: Recipe, lessons: Sequence[Answered]) -> None:
-        """Args: lessons: as the student sees them, without the text."""
+    def __init__(
+        self,
+        weights: Weights,
+        recipe: Recipe,
+        lessons: Sequence[Answered],
+        start: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            lessons: as the student sees them, without the text.
+            start: an adapter in PEFT's form that it begins as, with its rank; None: one that does nothing.
+        """
         from accelerate import Accelerator
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(recipe.seed)
         self._weights, self._recipe, self._lessons = weights, recipe, lessons
+        given = load_folder(start) if start is not None else None
         config = LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha or 2 * recipe.rank,
-            target_modules=_linear_layers(weights.model),
+            r=given.config.r if given else recipe.rank,
+            lora_alpha=int(given.config.lora_alpha) if given else recipe.alpha or 2 * recipe.rank,
+            target_modules=list(given.config.target_modules)
+            if given
+            else _linear_layers(weights.model),
             task_type="CAUSAL_LM",
         )
         peft: Any = get_peft_model(weights.model, config, autocast_adapter_dtype=False)
+        if given is not None:
+            _begin_as(peft, given)
         self._accelerator: Any = Accelerator(cpu=weights.device == "cpu")
         self._trained = [p for p in peft.parameters() if p.requires_grad]
         # Computed with in the base model's type, changed in float32: bfloat16 rounds small steps away.
@@ -189,6 +205,13 @@ def divergence(said: torch.Tensor, tokens: torch.Tensor, logprobs: torch.Tensor)
 def _remainder(logprobs: torch.Tensor) -> torch.Tensor:
     """(places,) probability of all tokens that are not listed."""
     return (1 - logprobs.exp().sum(-1)).clamp(min=1e-6)
+
+
+def _begin_as(peft: Any, given: Adapter) -> None:
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(given.tensors[name.replace(".default.", ".")])
 
 
 def _schedule(step: int, steps: int) -> float:

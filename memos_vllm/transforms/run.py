@@ -53,6 +53,7 @@ from memos_vllm.training.order import (
 )
 from memos_vllm.training.study import precision, study
 from memos_vllm.transforms.kept import KeptKV, find_segment, text_of_segment
+from memos_vllm.transforms.merged import merged_start
 from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
 from memos_vllm.transforms.submit import DISTILL, RECOVER
 from memos_vllm.transforms.wishes import Decode, Distill, Recover
@@ -130,13 +131,14 @@ class Workshop:
             wish = Distill.model_validate(_without(job.request, "cube"))
             refs = [job.request["cube"], *wish.also]
             sources = read_sources(self._system.vault, job.principal, refs)
+            merged = merged_start(self._system, job, wish, folder)
             order = self._order(
                 wish.max_seconds,
                 passages=sources.passages(wish.recipe.passage_tokens),
                 exam=wish.exam,
                 recipe=wish.recipe,
                 gate=wish.gate,
-                sources={cube.meta.id: cube.meta.version for cube in sources.cubes},
+                sources={cube.meta.id: cube.meta.version for cube in (*sources.cubes, *merged)},
                 context=self._context(job, wish, sources, folder),
             )
             report = self._train(job, folder, order)

@@ -28,6 +28,11 @@ class Distill(Strict):
         max_length=1000,
         description="questions that the gate asks; without any the model writes some itself",
     )
+    merge: Literal["cat", "svd", "ties", "dare_ties"] | None = Field(
+        None,
+        description="begin with the merged weights of the adapters that are named, by this method: "
+        "merging alone forgets, and a short training mends it",
+    )
     teacher: Literal["text", "kv"] = Field(
         "text",
         description="what stands before the teacher: the text, or its kept KV (built if it is not "

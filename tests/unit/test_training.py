@@ -9,8 +9,11 @@ import time
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import save_file
 
+from memos_vllm.adapters.folders import AdapterFolders
+from memos_vllm.adapters.merge import merge
 from memos_vllm.adapters.packed import load_folder
 from memos_vllm.cube.model import Item
 from memos_vllm.errors import BadRequest
@@ -319,3 +322,30 @@ def test_a_job_whose_teacher_reads_kv_ends_as_any_other(model, exact, tmp_path):
     report = child.report()
     assert report.outcome in ("passed", "refused"), report.reasons
     assert load_folder(folder.adapter).config.r == 2
+
+
+# -- beginning with what is there ----------------------------------------------------------------------
+
+
+def test_a_student_that_begins_as_an_adapter_says_what_it_says(model, exact, tmp_path):
+    weights = Weights(str(model))
+    first = Student(weights, Recipe(rank=2, batch=2, epochs=2), answered(weights, before=False))
+    targets = teach(weights, answered(weights), 8, tmp_path / "targets", nobody)
+    first.train(targets, tmp_path / "checkpoint", nobody)
+    first.save(tmp_path / "first")
+    merged = merge([load_folder(tmp_path / "first")] * 2, "cat", 4)
+    AdapterFolders(tmp_path).make("start", merged)
+
+    def says(student):
+        with torch.inference_mode():
+            return student._weights.logits(answered(weights, before=False)[:2], student.model)
+
+    fresh = Weights(str(model))
+    plain = answered(fresh, before=False)
+    student = Student(fresh, Recipe(rank=2, batch=2), plain, tmp_path / "start")
+    peft = PeftModel.from_pretrained(Weights(str(model)).model, str(tmp_path / "start"))
+    with torch.inference_mode():
+        wanted = fresh.logits(answered(fresh, before=False)[:2], peft)
+    torch.testing.assert_close(says(student), wanted, atol=1e-4, rtol=1e-4)
+    student.save(tmp_path / "again")
+    assert load_folder(tmp_path / "again").config.r == 4

@@ -1,0 +1,46 @@
+"""Several adapters as the beginning of one: their merged weights, which a short training then mends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memos_vllm.adapters.folders import AdapterFolders
+from memos_vllm.adapters.merge import merge
+from memos_vllm.adapters.packed import unpack
+from memos_vllm.cube.model import Kind, MemCube
+from memos_vllm.errors import Unprocessable
+from memos_vllm.training.order import JobFolder
+from memos_vllm.transforms.wishes import Distill
+from memos_vllm.vault.transforms import Transform
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+
+def merged_start(
+    system: MemorySystem, job: Transform, wish: Distill, folder: JobFolder
+) -> list[MemCube]:
+    """Put the merged weights of the adapters that the wish names where training begins.
+
+    Returns:
+        Those adapters; none where the wish is not to merge.
+    Raises:
+        NotFound, DamagedPayload
+        Unprocessable: there are fewer than two.
+    """
+    if wish.merge is None:
+        return []
+    vault = system.vault
+    cubes = [vault.get(job.principal, ref) for ref in (job.request["cube"], *wish.also)]
+    cubes = [cube for cube in cubes if cube.meta.kind is Kind.PARAMETRIC]
+    if len(cubes) < 2:
+        raise Unprocessable("`merge` needs two adapters at least", param="merge")
+    if not folder.start.exists():
+        adapters = [
+            unpack(vault.file(job.principal, cube.meta.id, cube.meta.version)) for cube in cubes
+        ]
+        most = system.served.max_rank if system.served is not None else None
+        rank = sum(a.config.r for a in adapters) if wish.merge == "cat" else wish.recipe.rank
+        whole = merge(adapters, wish.merge, min(rank, most or rank))
+        AdapterFolders(folder.path).make(folder.start.name, whole)
+    return cubes
