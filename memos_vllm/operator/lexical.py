@@ -146,7 +146,8 @@ class OwnerIndex:
             inside = (beside >= 0) & (beside < len(cube))
             beside, of = beside[inside], positions[inside]
             found.append(beside[cube[beside] == cube[of]])
-        return np.unique(np.concatenate(found))
+        near: Integers = np.unique(np.concatenate(found))
+        return near
 
     def _scores(self, index: bm25s.BM25 | None, words: Sequence[str]) -> Scores:
         known = [word for word in words if index is not None and word in index.vocab_dict]
