@@ -1,8 +1,8 @@
 """How memory is searched.
 
-The default weights are rounded from a fit on LoCoMo's ten conversations (`benchmarks/locomo_retrieval/fit.py`):
-what such weights are worth on conversations that they were not
-fitted on is that benchmark's headline.
+The default weights are rounded from a fit on LoCoMo's ten conversations
+(`benchmarks/locomo_retrieval/fit.py`); what such weights are worth on a conversation that they were
+not fitted on is that benchmark's headline.
 """
 
 from __future__ import annotations

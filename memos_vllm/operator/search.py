@@ -137,9 +137,13 @@ class MemOperator:
         return [item.id for item in index.items], signals_of(question, index, channels)
 
     def refresh(self, principal: Principal) -> None:
-        """Bring the lexical indexes of a principal's owners up to date, off the request's path."""
+        """Bring what a principal's owners are searched with up to date, off the request's path."""
         for state in self._views.owners(principal):
-            self._lexical.get(state.owner, state.revision)
+            index = self._lexical.get(state.owner, state.revision)
+            try:
+                self._vectors.refresh(state.owner, index)
+            except IndexUnavailable as error:
+                log.warning("vectors are not read ahead: %s", error)
 
     def _lexical_channels(self, index: OwnerIndex, question: str) -> dict[str, Scores]:
         words = tokenize(question)

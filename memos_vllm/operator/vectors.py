@@ -62,6 +62,15 @@ class VectorCache:
         self._keep(owner, held)
         return {view: rows @ vector for view, rows in held.rows.items()}
 
+    def refresh(self, owner: Owner, index: OwnerIndex) -> None:
+        """Bring the matrices of an owner up to date who has some here. Raises IndexUnavailable."""
+        with self._lock:
+            held = self._held.get(owner)
+        if held is not None and held.index is not index:
+            dim = held.rows["turn"].shape[1]
+            if self.fits(index, dim):
+                self._keep(owner, self._load(owner, index, held, dim))
+
     def _load(self, owner: Owner, index: OwnerIndex, old: _Held | None, dim: int) -> _Held:
         shape = (len(index.items), dim)
         rows: dict[View, Vectors] = {

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.locomo_retrieval.__main__ import DATA
 from benchmarks.locomo_retrieval.dataset import DataUnavailable, load, parse_evidence
+from benchmarks.locomo_retrieval.fit import Example, fit
 from benchmarks.locomo_retrieval.metrics import (
     distinct,
     ndcg_at,
@@ -18,6 +20,7 @@ from benchmarks.locomo_retrieval.metrics import (
     score,
 )
 from benchmarks.record import ROOT
+from memos_vllm.operator.fusion import CHANNELS, LIFTS, Signals
 
 # -- metrics --------------------------------------------------------------------------------------
 
@@ -50,6 +53,25 @@ def test_session_level_ranks_distinct_sessions_in_the_order_of_their_best_turn()
     assert scores["turn_mrr"] == 0.25
     assert scores["session_recall_at_3"] == 1.0
     assert scores["turn_recall_at_3"] == 0.0
+
+
+# -- fit ------------------------------------------------------------------------------------------
+
+
+def test_a_fit_trusts_the_signal_that_finds_the_evidence_and_never_weighs_below_nothing() -> None:
+    rng = np.random.default_rng(0)
+    examples = []
+    for _ in range(60):
+        noise = {name: rng.random(30, dtype=np.float32) for name in CHANNELS}
+        noise["dense_turn"][7] = 1.0
+        noise["coverage"][7] = 0.0
+        lifts = {name: np.zeros(30, dtype=np.float32) for name in LIFTS}
+        examples.append(Example(Signals(noise, lifts, np.arange(30)), (7,)))
+    weights = fit(examples)
+    assert weights.dense_turn > 1.0 > weights.lexical_turn
+    assert weights.coverage == 0.0
+    total = sum(getattr(weights, name) for name in CHANNELS)
+    assert total == pytest.approx(len(CHANNELS), abs=0.01)
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -127,9 +149,14 @@ def test_locomo_retrieval_quick_finds_evidence_through_the_real_system(tmp_path:
     assert {"turn_recall_at_10", "bm25_turn_recall_at_10", "query_ms_p50"} <= set(headline)
     assert record["headline"] == headline
     assert headline["turn_recall_at_10"] == 1.0
-    systems = {row["system"] for row in record["rows"]}
+    systems = {row["system"] for row in record["rows"] if row["part"] == "search"}
     assert systems == {"bm25_plain", "bm25", "dense", "dense_named", "ours"}
     assert record["config"]["questions"] == 4
+    assert {row["chunk_tokens"] for row in record["rows"] if row["part"] == "chunks"} >= {
+        "turn",
+        512,
+    }
+    assert "<polyline" in out.with_suffix(".svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
