@@ -26,8 +26,8 @@ from memos_vllm.training.order import JobFolder, Order, Report
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.promote import promotable, promote
 from memos_vllm.transforms.run import Workshop
-from memos_vllm.transforms.upkeep import base_model
 from memos_vllm.transforms.sources import read_sources
+from memos_vllm.transforms.upkeep import base_model
 from memos_vllm.transforms.wishes import Distill
 from memos_vllm.vault.transforms import JobIsGone, JobState
 from tests.adapters import small
