@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Query
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
@@ -28,6 +28,10 @@ class Claims(Strict):
 class Said(Strict):
     """A sentence, or items by their ids."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"text": "Forget that I live in Paris."}]},
+    )
     text: Text | None = Field(
         None,
         max_length=4000,
