@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table_of
+from benchmarks.memory_tables import hygiene, recall
 from benchmarks.record import RESULTS, ROOT
 
 README = ROOT / "README.md"
@@ -74,7 +76,7 @@ def locomo_retrieval(record: Mapping[str, Any]) -> str:
         f"LoCoMo, categories 1 to 4: {config['questions']} questions over {config['turns']} turns of "
         f"{config['conversations']} conversations."
     )
-    return f"{_table(header, lines)}\n\n{note}"
+    return f"{table_of(header, lines)}\n\n{note}"
 
 
 def owners(record: Mapping[str, Any]) -> str:
@@ -109,7 +111,7 @@ def owners(record: Mapping[str, Any]) -> str:
         "disk, MB",
         "searches that failed or lacked vectors",
     ]
-    return _table(header, lines)
+    return table_of(header, lines)
 
 
 def overhead(record: Mapping[str, Any]) -> str:
@@ -122,7 +124,7 @@ def overhead(record: Mapping[str, Any]) -> str:
         ]
         for row in record["rows"]
     ]
-    return _table(["Case", "TTFT ratio, median", "middle half", "pairs"], lines)
+    return table_of(["Case", "TTFT ratio, median", "middle half", "pairs"], lines)
 
 
 TTFT_WAYS = {
@@ -170,7 +172,7 @@ def ttft(record: Mapping[str, Any]) -> str:
         f"{100 * headline['healing_exact_share_first_third']:.0f} % of its cubes exact in its first "
         f"third and {100 * headline['healing_exact_share_last_third']:.0f} % in its last."
     )
-    return f"{_table(['TTFT over the limit', *sizes], lines)}\n\n{note}"
+    return f"{table_of(['TTFT over the limit', *sizes], lines)}\n\n{note}"
 
 
 def kv_growth(record: Mapping[str, Any]) -> str:
@@ -196,7 +198,7 @@ def kv_growth(record: Mapping[str, Any]) -> str:
         f"Medians; a prompt of {config['chain']} segments of {config['segment_tokens']} tokens, "
         f"{record['headline']['bytes_per_token']:,} bytes a token (135M model, bfloat16)."
     )
-    return f"{_table(header, lines)}\n\n{note}"
+    return f"{table_of(header, lines)}\n\n{note}"
 
 
 def lora(record: Mapping[str, Any]) -> str:
@@ -216,84 +218,7 @@ def lora(record: Mapping[str, Any]) -> str:
         f"base model and four adapters together take {mixed['together_over_one_by_one']:.2f} of the "
         "time of the same requests one by one."
     )
-    return f"{_table(['First token with an adapter', 'over a resident one'], lines)}\n\n{note}"
-
-
-def recall(record: Mapping[str, Any]) -> str:
-    headline, rows = record["headline"], record["rows"]
-    facts = [row for row in rows if row["kind"] == "facts"]
-    lines = [
-        ["text in the prompt (the ceiling)", f"{headline['recall_ceiling']:.0%}"],
-        ["**the adapter, nothing in the prompt**", f"{headline['recall_adapter']:.0%}"],
-        ["nothing (the floor)", f"{headline['recall_floor']:.0%}"],
-    ]
-    baseline = [row for row in rows if row["kind"] == "likelihood"]
-    if baseline:
-        own = [row["adapter"] for row in facts if row["cube"] in {r["cube"] for r in baseline}]
-        lines.append(
-            [
-                f"an adapter trained on the answers alone ({len(baseline)} cubes; ours on these: "
-                f"{sum(own) / len(own):.0%})",
-                f"{headline['recall_likelihood']:.0%}",
-            ]
-        )
-    lines += [
-        [
-            f"a LoCoMo speaker: with the text {row['ceiling']:.0%}, with nothing {row['floor']:.0%}, "
-            "with the adapter",
-            f"{row['adapter']:.0%}",
-        ]
-        for row in rows
-        if row["kind"] == "locomo"
-    ]
-    kept = {
-        name.removeprefix("merged_recall_kept_min_"): value
-        for name, value in headline.items()
-        if name.startswith("merged_recall_kept_min_")
-    }
-    merged = ", ".join(f"{method} {value:.0%}" for method, value in kept.items())
-    note = (
-        f"{len(facts)} cubes, {sum(row['questions'] for row in facts)} questions, {record['config']['model']}. "
-        f"{headline['passed']:.0%} passed their gate. Perplexity of unrelated text, of the base model's: median "
-        f"{headline['forgetting_ppl_ratio']:.2f}, at most {headline['forgetting_ppl_ratio_max']:.2f}. "
-        f"{headline['prompt_tokens_saved']:.0f} tokens of prompt saved in each request. "
-        + (
-            f"Three adapters as one; of its own recall the worst set keeps: {merged}."
-            if kept
-            else ""
-        )
-    )
-    return f"{_table(['Right answers', ''], lines)}\n\n{note}"
-
-
-def hygiene(record: Mapping[str, Any]) -> str:
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{value:.1%}"
-
-    lines = [
-        [
-            f"**{row['system']}**" if row["system"] == "memos_vllm" else row["system"],
-            percent(row["junk_share"]),
-            percent(row["facts_lost_share"]),
-            percent(row["stale_served_share"]),
-            percent(row["injection_success_share"]),
-        ]
-        for row in record["rows"]
-    ]
-    header = [
-        "",
-        "junk among the claims",
-        "questions whose answer is not served",
-        "changed facts served as if they still held",
-        "attacks that became claims",
-    ]
-    ours, config = record["rows"][0], record["config"]
-    note = (
-        f"{config['people']} people, {config['turns']:,} turns, {ours['asked']} questions, {ours['changed']} of "
-        f"them about what has changed, {ours['attacks']} attacks. {ours['claims']} claims kept; they alone answer "
-        f"{ours['known_share']:.0%} of the questions, the rest is found in the words as they were said."
-    )
-    return f"{_table(header, lines)}\n\n{note}"
+    return f"{table_of(['First token with an adapter', 'over a resident one'], lines)}\n\n{note}"
 
 
 def third_party(record: Mapping[str, Any]) -> str:
@@ -318,7 +243,7 @@ def third_party(record: Mapping[str, Any]) -> str:
         "p99",
         "tokens computed behind the memory, ours / vLLM",
     ]
-    return _table(header, lines)
+    return table_of(header, lines)
 
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
@@ -392,11 +317,6 @@ def _origin(record: Mapping[str, Any]) -> str:
         parts.append(machine["gpu"])
     shown = ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions)
     return f"<sub>{', '.join(parts)}; {shown}; `{record['command']}`, {record['date'][:10]}.</sub>"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in header[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))
 
 
 def _or_dash(value: float | None) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from memos_vllm.activation import files
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.activation.tombstones import short
 from memos_vllm.cube.model import MemCube
@@ -65,6 +64,8 @@ def find_segment(system: MemorySystem, principal: Principal, key: str) -> Segmen
         DamagedPayload
         Unprocessable: nothing tells which text it was computed from.
     """
+    from memos_vllm.activation import files  # torch: the command line starts without it
+
     scopes = (system.scopes.person(principal), system.scopes.tenant(principal))
     mine = {short(scope) for scope in scopes}
     for name in system.segments.named(key):

@@ -228,7 +228,7 @@ class VaultViews:
         """An adapter that learnt all that these did, and as little else as possible; None: there is
         none that may serve the principal."""
         ids = [cube.cube_id for cube in cubes]
-        query = select(DerivedRow.cube_id, DerivedRow.source_id)
+        query, of = select(DerivedRow.cube_id, DerivedRow.source_id), select(DerivedRow.source_id)
         with self._database.read() as session:
             learnt: dict[str, set[str]] = {each: set() for each in ids}
             for cube, source in session.execute(query.where(DerivedRow.cube_id.in_(ids))):
@@ -241,11 +241,7 @@ class VaultViews:
             found = []
             for row in rows:
                 if row.id not in ids and _usable(principal, row) and not row.stale:
-                    sources = set(
-                        session.scalars(
-                            select(DerivedRow.source_id).where(DerivedRow.cube_id == row.id)
-                        )
-                    )
+                    sources = set(session.scalars(of.where(DerivedRow.cube_id == row.id)))
                     if wanted <= sources:
                         found.append((len(sources), -row.created_us, row.id, row))
             return _adapters(session, [min(found)[-1]])[0] if found else None
