@@ -25,6 +25,7 @@ from memos_vllm.operator.claims import holds
 from memos_vllm.operator.lexical import tokenize
 from memos_vllm.reader.instructions import is_instruction
 from memos_vllm.reader.rules import read_claims
+from memos_vllm.vault.items import IndexedItem
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -107,7 +108,15 @@ class Feedback:
         words = set(tokenize(what)) - set(tokenize(principal.person))
         if not words:
             raise Unprocessable("it names nothing that could be forgotten", param="text")
-        ids = [item for item, text in self._own(principal) if words <= set(tokenize(text))]
+        own = list(self._own(principal))
+        said = {item.id: item.source or "" for item in own if words <= set(tokenize(item.turn))}
+        # A reply says it once more, in other words: it goes with the turn that it answers.
+        replies = {
+            source.removesuffix(":user") + ":reply"
+            for source in said.values()
+            if source.endswith(":user")
+        }
+        ids = [item.id for item in own if item.id in said or item.source in replies]
         if len(ids) > MOST_FORGOTTEN:
             raise Unprocessable(
                 f"{len(ids)} items say something of it; at most {MOST_FORGOTTEN} go at once: be more "
@@ -203,12 +212,11 @@ class Feedback:
             return [Did("forget", item.id or "", item.text, cube, version) for item in going]
         raise Conflict("the cube changes faster than it can be forgotten from: try again")
 
-    def _own(self, principal: Principal) -> Iterator[tuple[str, str]]:
-        """The person's own items: (id, who said what)."""
+    def _own(self, principal: Principal) -> Iterator[IndexedItem]:
+        """The person's own items."""
         for state in self._system.views.owners(principal):
             if state.owner.person == principal.person:
-                for item in self._system.views.owner_items(state.owner):
-                    yield item.id, item.turn
+                yield from self._system.views.owner_items(state.owner)
 
     def _located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
         found = self._system.views.recall(principal, list(ids))

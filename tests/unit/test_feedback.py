@@ -61,12 +61,13 @@ def test_what_is_said_becomes_known_and_a_newer_fact_supersedes(system, chat):
 
 
 def test_forget_that_in_a_chat_takes_the_fact_and_the_words_away(system, chat):
-    chat("I live in Paris.")
+    chat("I live in Paris.", reply="How is it in Paris?")
     chat("I have a cat.")
     chat("I live in Paris.", principal("bob"))
+    chat("I have been there.", reply="Paris is a lovely city.")
     chat("Please forget that I live in Paris.")
     left = everything(system)
-    assert not [text for text in left if "Paris" in text]
+    assert [text for text in left if "Paris" in text] == ["Paris is a lovely city."]
     assert "I have a cat." in left
     assert homes(system, principal("bob")) == {"Paris": True}
 
@@ -107,7 +108,7 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(system, chat, feedback
     before = everything(system)
     did = feedback.say(ALICE, "Forget that I live in Paris", dry_run=True)
     assert {each.action for each in did} == {"forget"}
-    assert len(did) == 2  # the fact, and the words
+    assert len(did) == 3  # the fact, the words, and the reply to them
     assert everything(system) == before
 
 
