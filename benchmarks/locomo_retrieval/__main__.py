@@ -132,15 +132,13 @@ def _rank(
     tokens = {
         t.id: system.embedder.count_tokens(f"{t.speaker}: {t.text}") for t in conversation.turns
     }
-    operators = {"ours": system.operator} | {
-        name: system.operator.reweighted(one) for name, one in weights.items()
-    }
     rival_ranks = rivals(conversation, embed)
-    for question in conversation.questions:
+    for question, example in zip(conversation.questions, stored.examples, strict=True):
         ranked = {name: rank(question.text, DEPTH) for name, rank in rival_ranks.items()}
-        for name, operator in operators.items():
-            vector = stored.vectors[question.text]
-            ranked[name] = ours.rank(operator, conversation, question, vector, DEPTH)
+        vector = stored.vectors[question.text]
+        ranked["ours"] = ours.rank(system, conversation, question, vector, DEPTH)
+        for name, one in weights.items():
+            ranked[name] = ours.reweighted(example, one, DEPTH)
         for name, turns in ranked.items():
             found = score(turns, question.evidence, session_of)
             found |= {f"tokens_at_{k}": sum(tokens[t] for t in turns[:k]) for k in KS}

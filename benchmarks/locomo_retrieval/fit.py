@@ -34,6 +34,8 @@ class Example:
     signals: Signals
     evidence: tuple[int, ...]
     """Positions of the items that hold the answer; at least one."""
+    sources: tuple[str, ...] = ()
+    """Of each item, what it was made from: the turn."""
 
 
 def fit(examples: Sequence[Example]) -> RetrievalWeights:

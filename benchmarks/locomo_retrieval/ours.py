@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.locomo_retrieval.dataset import Conversation, Question, Turn
 from benchmarks.locomo_retrieval.fit import Example
 from benchmarks.locomo_retrieval.metrics import distinct
@@ -18,7 +20,7 @@ from memos_vllm.cube.ids import PersonId
 from memos_vllm.cube.model import ExplicitPayload, Item, ItemType, NewCube, NewMeta
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.operator.embedder import Vectors
-from memos_vllm.operator.search import MemOperator
+from memos_vllm.operator.fusion import fuse
 from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.system import MemorySystem
 
@@ -102,21 +104,31 @@ def example(
     """What weights are fitted on: every item's signals, and where the evidence is."""
     state = next(one for one in system.views.owners(person(conversation)) if one.owner.person)
     ids, signals = system.operator.signals(state, question.text, vector)
-    by_id = {item: place for place, item in enumerate(ids)}
-    sources = system.views.recall(person(conversation), ids)
-    places = [by_id[i] for i, one in sources.items() if one.item.source in question.evidence]
-    return Example(signals, tuple(places))
+    recalled = system.views.recall(person(conversation), ids)
+    sources = tuple(recalled[item].item.source or "" for item in ids)
+    places = tuple(n for n, source in enumerate(sources) if source in question.evidence)
+    return Example(signals, places, sources)
+
+
+def reweighted(example: Example, weights: RetrievalWeights, depth: int) -> list[str]:
+    """Turn ids as search would rank them with other weights, best first.
+
+    From the signals that the search itself has computed, so a row costs no search; the only
+    difference is that items which share nothing with the question stand at the end and are not cut.
+    """
+    order = np.argsort(-fuse(example.signals, weights), kind="stable")[:depth]
+    return distinct(example.sources[place] for place in order)
 
 
 def rank(
-    operator: MemOperator,
+    system: MemorySystem,
     conversation: Conversation,
     question: Question,
     vector: Vectors,
     depth: int,
 ) -> list[str]:
     """Turn ids, best first; a turn that was stored as several passages counts where it is best."""
-    result = operator.search(person(conversation), question.text, vector, depth)
+    result = system.search(person(conversation), question.text, vector, depth)
     return distinct(found.recalled.item.source or "" for found in result.found)
 
 

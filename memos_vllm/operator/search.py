@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from memos_vllm.operator.embedder import Vectors
 from memos_vllm.operator.fusion import Signals, fuse, signals_of, without_names
 from memos_vllm.operator.lexical import LexicalCache, OwnerIndex, Scores, tokenize
 from memos_vllm.operator.vectors import VectorCache
-from memos_vllm.settings_retrieval import RetrievalConfig, RetrievalWeights
+from memos_vllm.settings_retrieval import RetrievalConfig
 from memos_vllm.vault.items import Owner
 from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
 
@@ -55,12 +54,6 @@ class MemOperator:
         self._index = index
         self._lexical = LexicalCache(views.owner_items, config.cached_owners)
         self._vectors = VectorCache(index, config.vector_cache_bytes)
-
-    def reweighted(self, weights: RetrievalWeights) -> MemOperator:
-        """The same memory with the same caches, searched with other weights (for experiments)."""
-        other = copy.copy(self)
-        other._config = self._config.model_copy(update={"weights": weights})
-        return other
 
     def search(
         self,
