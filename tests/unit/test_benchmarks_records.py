@@ -16,6 +16,9 @@ HEADLINES = {
         "bm25_turn_recall_at_10",
         "dense_turn_recall_at_10",
         "query_ms_p50",
+        "query_ms_p50_10000_items",
+        "held_out_turn_recall_at_10",
+        "held_out_session_recall_at_10",
     },
     "owners": {
         "search_ms_p50",
