@@ -111,7 +111,7 @@ def _locomo_chunks(record: Mapping[str, Any]) -> str:
         cells = [f"{100 * r['evidence_recall']:.1f} ({r['injected_tokens']:.0f})" for r in mine]
         lines.append(["a turn" if size == "turn" else f"{size} tokens", *cells])
     header = ["Chunks: evidence recall (tokens injected)", *(f"k={k}" for k in ks)]
-    return _table(header, lines)
+    return table_of(header, lines)
 
 
 def owners(record: Mapping[str, Any]) -> str:
