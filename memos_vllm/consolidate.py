@@ -113,15 +113,19 @@ class Consolidator:
         profile = next((p for p in parts.values() if p.cube.meta.name == PROFILE), None)
         is_free = profile is not None or self._named(principal, PROFILE) is None
         over = []
+        moment = to_datetime(now_us())
         if profile is not None:
-            moment = to_datetime(now_us())
             over = [item for item in profile.items if not holds(item, moment)]
             if over:
                 profile.items = [item for item in profile.items if item not in over]
                 profile.changed = True
         room = PROFILE_ITEMS - (len(profile.items) if profile is not None else 0)
-        own = [item for item in added if is_profile(item)][: max(0, room) if is_free else 0]
-        rest = over + [item for item in added if item not in own]
+        own = [item for item in added if is_profile(item) and holds(item, moment)]
+        own = own[: max(0, room) if is_free else 0]
+        # Whoever was cut off after the facts and before the profile has moved it already.
+        moved = {(i.text, i.source) for p in parts.values() if p is not profile for i in p.items}
+        rest = [item for item in over if (item.text, item.source) not in moved]
+        rest += [item for item in added if item not in own]
         touched = [self._update(principal, p, origin) for p in parts.values() if p is not profile]
         if rest:
             touched.append(self._append(principal, rest, origin))

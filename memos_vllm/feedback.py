@@ -137,6 +137,8 @@ class Feedback:
         did = []
         for cube, gone in cubes.items():
             did += self._take_out(principal, cube, gone, dry_run)
+        if did and not dry_run:
+            self._system.forget_conversations(principal)  # their KV holds the words, too
         return did
 
     def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> list[Did]:
@@ -221,9 +223,7 @@ class Feedback:
     def _located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
         found = self._system.views.recall(principal, list(ids))
         own = {
-            ref: recalled
-            for ref, recalled in found.items()
-            if self._system.vault.get(principal, recalled.cube_id).meta.person == principal.person
+            ref: recalled for ref, recalled in found.items() if recalled.person == principal.person
         }
         missing = [ref for ref in ids if ref not in own]
         if missing:

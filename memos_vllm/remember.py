@@ -101,16 +101,17 @@ class Rememberer:
             self.extractor.read(subject)
 
     def _forgets(self, turn: PendingTurn) -> bool:
-        """ "Forget that …": done, and the turn itself is not kept: it says it once more."""
+        """ "Forget that …": done, and the turn itself is not kept, whatever was found: it says it once
+        more, and after a kill the second run finds nothing."""
         what = wants_forgotten(turn.body["user"])
         if what is None or not turn.principal.person:
             return False
         try:
-            did = self._feedback.forget(turn.principal, what)
+            self._feedback.forget(turn.principal, what)
         except Unprocessable as error:
             log.info("not forgotten: %s", error)
             return False
-        return bool(did)
+        return True
 
     def _claim(self, turn: PendingTurn) -> None:
         """What the person says of themselves. Before the turn is crossed off: doing it again after a

@@ -258,6 +258,16 @@ class MemorySystem:
         )
         return usage, qualities, [name.rpartition("/")[2] for name in sizes]
 
+    def forget_conversations(self, owner: Principal) -> None:
+        """Wipe all KV that is the person's own: it holds what they said, whichever cube that became.
+
+        Raises SegmentsUnavailable: not everything could be wiped.
+        """
+        try:
+            self.segments.forget_scope(self.scopes.person(owner))
+        except OSError as error:
+            raise SegmentsUnavailable(f"kept KV cannot be wiped: {error}") from error
+
     def _forget_kv(self, work: Work) -> None:
         """Wipe KV that holds what a cube said before; with a person's cube, their conversations'.
 
@@ -265,11 +275,11 @@ class MemorySystem:
         """
         try:
             wiped = self.segments.forget(work.cube, work.sequence)
-            if work.sequence is None and work.owner.person:
-                owner = Principal(work.owner.tenant, Role.READER, "", work.owner.person)
-                self.segments.forget_scope(self.scopes.person(owner))
         except OSError as error:
             raise SegmentsUnavailable(f"kept KV cannot be wiped: {error}") from error
+        if work.sequence is None and work.owner.person:
+            owner = Principal(work.owner.tenant, Role.READER, "", work.owner.person)
+            self.forget_conversations(owner)
         if wiped and work.sequence is not None and self.text_changed is not None:
             self.text_changed(work.cube)
 

@@ -71,6 +71,13 @@ def test_what_is_over_leaves_the_profile_and_answers_about_the_past(system, cons
     assert len(system.knowledge.claims(ALICE, attribute="home")) == 2
 
 
+def test_what_is_told_late_and_was_over_long_ago_is_in_no_prompt(system, consolidator):
+    consolidator.take(ALICE, [claimed("home", "Berlin", day=9)])
+    consolidator.take(ALICE, [claimed("home", "Paris")])
+    assert texts(system, "profile") == ["alice: home is Berlin"]
+    assert texts(system, "facts#1") == ["alice: home is Paris"]
+
+
 def test_said_again_changes_no_word_of_the_prompt(system, consolidator):
     consolidator.take(ALICE, [claimed("home", "Paris")])
     before = system.vault.get(ALICE, "profile").payload.content

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
+from memos_vllm.activation.files import Shape
+from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.store import SegmentName
 from memos_vllm.api.app import create_app
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Forbidden, NotFound, Unprocessable
@@ -70,6 +74,28 @@ def test_forget_that_in_a_chat_takes_the_fact_and_the_words_away(system, chat):
     assert [text for text in left if "Paris" in text] == ["Paris is a lovely city."]
     assert "I have a cat." in left
     assert homes(system, principal("bob")) == {"Paris": True}
+
+
+def test_after_a_kill_the_words_do_not_come_back_with_the_turn_that_forbade_them(system, chat):
+    chat("I live in Paris.")
+    Feedback(system).forget(ALICE, "I live in Paris")  # and then the process was killed
+    chat("Forget that I live in Paris.")
+    assert everything(system) == []
+
+
+def test_the_kv_of_what_was_said_goes_and_nobody_else_s(system, chat):
+    chat("I live in Paris.")
+    keeper = SegmentKeeper(system.config.kv, system.config.kv_path)
+    names = {}
+    for who in (ALICE, principal("bob")):
+        names[who.person] = SegmentName.of(b"model", system.scopes.person(who), "ab" * 20)
+        shape, layers = Shape(1, 2, 1, 4, torch.float32), [torch.zeros(2, 2, 1, 4)]
+        assert keeper.add(names[who.person], shape, layers, [], {"digest": "cd" * 20})
+    Feedback(system).forget(ALICE, "I live in Paris", dry_run=True)
+    assert system.segments.where(names["alice"])
+    Feedback(system).forget(ALICE, "I live in Paris")
+    assert not system.segments.where(names["alice"])
+    assert system.segments.where(names["bob"])
 
 
 @pytest.mark.parametrize(
