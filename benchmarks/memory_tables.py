@@ -37,24 +37,30 @@ def recall(record: Mapping[str, Any]) -> str:
         for row in rows
         if row["kind"] == "locomo"
     ]
-    kept = {
-        name.removeprefix("merged_recall_kept_min_"): value
-        for name, value in headline.items()
-        if name.startswith("merged_recall_kept_min_")
-    }
-    merged = ", ".join(f"{method} {value:.0%}" for method, value in kept.items())
     note = (
         f"{len(facts)} cubes, {sum(row['questions'] for row in facts)} questions, {record['config']['model']}. "
         f"{headline['passed']:.0%} passed their gate. Perplexity of unrelated text, of the base model's: median "
         f"{headline['forgetting_ppl_ratio']:.2f}, at most {headline['forgetting_ppl_ratio_max']:.2f}. "
-        f"{headline['prompt_tokens_saved']:.0f} tokens of prompt saved in each request. "
-        + (
-            f"Three adapters as one; of its own recall the worst set keeps: {merged}."
-            if kept
-            else ""
-        )
+        f"{headline['prompt_tokens_saved']:.0f} tokens of prompt saved in each request."
     )
     return f"{table_of(['Right answers', ''], lines)}\n\n{note}"
+
+
+def merging(record: Mapping[str, Any]) -> str:
+    headline = record["headline"]
+
+    def percent(name: str) -> str:
+        return f"{headline[name]:.0%}" if name in headline else "-"
+
+    methods = ("cat", "svd", "ties", "dare_ties")
+    lines = [
+        [method, percent(f"kept_min_weights_alone_{method}"), percent(f"kept_min_{method}")]
+        for method in methods
+    ]
+    lines.append(["learnt together", "-", percent("kept_min_together")])
+    return table_of(
+        ["Three adapters as one: the worst set keeps", "weights alone", "and trained"], lines
+    )
 
 
 def hygiene(record: Mapping[str, Any]) -> str:

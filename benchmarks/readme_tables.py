@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table_of
-from benchmarks.memory_tables import hygiene, recall
+from benchmarks.memory_tables import hygiene, merging, recall
 from benchmarks.record import RESULTS, ROOT
 
 README = ROOT / "README.md"
@@ -289,6 +289,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "third_party": third_party,
     "lora": lora,
     "recall": recall,
+    "merging": merging,
     "hygiene": hygiene,
     "kv_growth": kv_growth,
 }
