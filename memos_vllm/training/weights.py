@@ -5,6 +5,7 @@ likely it finds an answer.  Batches are padded on the left, so that answers end 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from memos_vllm.errors import BadRequest
 from memos_vllm.reader.writing import Ask, Message
 from memos_vllm.scheduler.render import control_string_breaker
+from memos_vllm.training.schema import Schemas
 
 log = logging.getLogger(__name__)
 _SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -70,6 +72,7 @@ class Weights:
         self.ends = _as_list(self.model.generation_config.eos_token_id) or [
             self.tokenizer.eos_token_id
         ]
+        self._schemas = Schemas(self.tokenizer, self.model.config.vocab_size, self.ends)
         self.filler: int = self.tokenizer.pad_token_id or self.ends[0]
         # Nothing between the last layer and the head: then only the answers' places need the head.
         self._is_plain = not any(getattr(self.model.config, name, None) for name in _SCALES)
@@ -160,6 +163,8 @@ class Weights:
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
         if ask.temperature > 0:
             sampling = {"do_sample": True, "temperature": ask.temperature, "top_p": 0.95}
+        if ask.schema is not None:
+            sampling["logits_processor"] = [self._schemas.processor(ask.schema)]
         output = self.model.generate(
             input_ids=tokens,
             attention_mask=mask,
@@ -187,8 +192,9 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if has_units else torch.float32
 
 
-def _kind(ask: Ask) -> tuple[float, int, int]:
-    return ask.temperature, ask.seed, ask.max_tokens
+def _kind(ask: Ask) -> tuple[float, int, int, str]:
+    """Asks of one kind are generated in one batch."""
+    return ask.temperature, ask.seed, ask.max_tokens, json.dumps(ask.schema, sort_keys=True)
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from memos_vllm.adapters.merge import merge
 from memos_vllm.adapters.packed import load_folder
 from memos_vllm.cube.model import Item
 from memos_vllm.errors import BadRequest
+from memos_vllm.reader.writing import Ask
 from memos_vllm.scheduler.render import place, quote_cube
 from memos_vllm.training import exam
 from memos_vllm.training import weights as weights_module
@@ -53,6 +55,26 @@ def answered(weights, before=True):
         )
         for each in lessons().lessons
     ]
+
+
+def test_what_is_written_follows_its_schema_whatever_the_model_would_say(model):
+    words = {"enum": ["yes", "no", "never"]}
+    schema = {
+        "type": "object",
+        "properties": {"sure": words, "why": {"type": "string", "maxLength": 4}},
+        "required": ["sure", "why"],
+        "additionalProperties": False,
+    }
+    messages = [{"role": "user", "content": "Is it so?"}]
+    free = [Ask(messages, 60, temperature=0.9, seed=seed) for seed in range(3)]
+    bound = [dataclasses.replace(ask, schema=schema) for ask in free]
+    *said, unbound = Weights(str(model)).write([*bound, free[0]], nobody)
+    for text in said:
+        answer = json.loads(text)
+        assert answer["sure"] in words["enum"]
+        assert len(answer["why"]) <= 4
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(unbound)
 
 
 # -- what is computed ----------------------------------------------------------------------------------
