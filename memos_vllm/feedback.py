@@ -108,8 +108,11 @@ class Feedback:
         words = set(tokenize(what)) - set(tokenize(principal.person))
         if not words:
             raise Unprocessable("it names nothing that could be forgotten", param="text")
+        ways = [words, *_in_other_words(principal, what, words)]
         own = list(self._own(principal))
-        said = {item.id: item.source or "" for item in own if words <= set(tokenize(item.turn))}
+        said = {
+            item.id: item.source or "" for item in own if _says(ways, set(tokenize(item.turn)))
+        }
         # A reply says it once more, in other words: it goes with the turn that it answers.
         replies = {
             source.removesuffix(":user") + ":reply"
@@ -266,6 +269,26 @@ class Feedback:
             time=to_datetime(now_us()),
             source=new_id("feedback"),
         )
+
+
+def _in_other_words(principal: Principal, what: str, words: set[str]) -> Iterator[set[str]]:
+    """What is to be forgotten, as somebody else would say it: "my cat is called Miso" is also what says
+    Miso and cat, or Miso and name."""
+    order = Item(type=ItemType.EPISODE, text=what, speaker=principal.person, source="order")
+    for item in read_claims([order], principal.person):
+        assert item.claim is not None
+        value, attribute = (
+            set(tokenize(text or "")) for text in (item.claim.value, item.claim.attribute)
+        )
+        if not value or not attribute - value:
+            continue
+        yield value | attribute
+        if attribute & words - value:
+            yield value | (attribute & words)
+
+
+def _says(ways: Sequence[set[str]], words: set[str]) -> bool:
+    return any(way <= words for way in ways)
 
 
 def _action(item: Item) -> Action:

@@ -76,6 +76,16 @@ def test_forget_that_in_a_chat_takes_the_fact_and_the_words_away(system, chat):
     assert homes(system, principal("bob")) == {"Paris": True}
 
 
+def test_what_a_later_reply_says_in_other_words_is_forgotten_too(system, chat):
+    chat("My cat is called Miso.")
+    chat("What is my cat's name?", reply="The name of your cat is Miso.")
+    chat("Miso soup is what I cook on Sundays.", reply="And does the cat get any?")
+    chat("Forget that my cat is called Miso.")
+    left = everything(system)
+    assert [text for text in left if "Miso" in text] == ["Miso soup is what I cook on Sundays."]
+    assert not system.knowledge.claims(ALICE, attribute="cat.name")
+
+
 def test_after_a_kill_the_words_do_not_come_back_with_the_turn_that_forbade_them(system, chat):
     chat("I live in Paris.")
     Feedback(system).forget(ALICE, "I live in Paris")  # and then the process was killed
