@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from memos_vllm.errors import ConfigError
 from memos_vllm.settings import Section
-from memos_vllm.settings_reader import PipelineConfig, ReaderConfig
+from memos_vllm.settings_reader import LifecycleConfig, PipelineConfig, ReaderConfig
 from memos_vllm.settings_retrieval import RetrievalConfig
 
 CONFIG_VARIABLE = "MEMOS_CONFIG"
@@ -258,6 +258,7 @@ class Config(Section):
     remember: RememberConfig = RememberConfig()
     reader: ReaderConfig = ReaderConfig()
     pipeline: PipelineConfig = PipelineConfig()
+    lifecycle: LifecycleConfig = LifecycleConfig()
     governance: GovernanceConfig = GovernanceConfig()
     jobs: JobsConfig = JobsConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -32,6 +32,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, NotFound
 from memos_vllm.governance.principal import Principal
 from memos_vllm.operator.claims import Folded, fold, holds
+from memos_vllm.operator.likeness import says_the_same
 from memos_vllm.vault.items import claim_key
 from memos_vllm.vault.views import CubeFilter
 
@@ -48,6 +49,8 @@ _PROFILE_ATTRIBUTES = (
     *("language.native", "allergy", "intolerance", "reply"),
 )
 _ATTEMPTS = 20
+_LIKE_IT = 8
+"""Items that are looked at for one that says the same."""
 
 
 @dataclasses.dataclass
@@ -72,6 +75,7 @@ class Consolidator:
             Conflict: others change the same cubes faster than this one can follow.
             Forbidden, VaultUnavailable
         """
+        fresh = [self._as_known(principal, item) for item in fresh]
         for _ in range(_ATTEMPTS):
             try:
                 return self._take(principal, fresh, origin)
@@ -95,6 +99,20 @@ class Consolidator:
             part.items = now
         self._store(principal, parts, left, origin)
         return folded
+
+    def _as_known(self, principal: Principal, item: Item) -> Item:
+        """In the words of what is known already and says the same, so that it strengthens that.
+
+        Only of claims without an attribute: with one, the attribute says what is the same.
+        """
+        claim = item.claim
+        if claim is None or claim.attribute is not None:
+            return item
+        for found in self._system.search(principal, item.text, None, _LIKE_IT).found:
+            recalled = found.recalled
+            if recalled.person == principal.person and says_the_same(recalled.item, item):
+                return item.model_copy(update={"text": recalled.item.text})
+        return item
 
     def _parts(self, principal: Principal, fresh: Sequence[Item]) -> dict[str, _Part]:
         """The person's cubes that what is new could have to do with, and the profile."""

@@ -110,9 +110,7 @@ class Feedback:
             raise Unprocessable("it names nothing that could be forgotten", param="text")
         ways = [words, *_in_other_words(principal, what, words)]
         own = list(self._own(principal))
-        said = {
-            item.id: item.source or "" for item in own if _says(ways, set(tokenize(item.turn)))
-        }
+        said = {item.id: item.source or "" for item in own if _says(ways, set(tokenize(item.turn)))}
         # A reply says it once more, in other words: it goes with the turn that it answers.
         replies = {
             source.removesuffix(":user") + ":reply"

@@ -125,7 +125,7 @@ class Pipeline:
         self._system = system
         self._rememberer = rememberer
         self._scheduler = MemScheduler(system.config.prompt)
-        self._steps = steps.load(system.config.pipeline.recall)
+        self._steps = steps.load(system.config.pipeline.recall, system)
         self._background: set[asyncio.Task[Any]] = set()
         self.adapters: Adapters | None = None
         """None: the engine attaches none."""
@@ -278,8 +278,9 @@ class Pipeline:
             found, further = result.found, result.further
             if self._steps:
                 with self._step(chat, "steps"):
-                    recall = steps.Recall(chat.principal, query, found)
-                    found = list(steps.run(self._steps, recall).found)
+                    recall = steps.Recall(chat.principal, query, found, further)
+                    recall = await asyncio.to_thread(steps.run, self._steps, recall)
+                    found, further = list(recall.found), list(recall.further)
             if result.degraded:
                 self._note_degraded(chat, result.degraded)
         with self._step(chat, "plan"):

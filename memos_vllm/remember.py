@@ -38,6 +38,7 @@ from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.reader.rules import read_claims
 from memos_vllm.reader.turns import session_name, turn_items
 from memos_vllm.system import MemorySystem
+from memos_vllm.tidy import archive_idle
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
 from memos_vllm.vault.views import CubeFilter
 
@@ -52,7 +53,7 @@ class Rememberer:
         self._system = system
         self._jobs = jobs
         self._consolidator = Consolidator(system)
-        self._steps = steps.load(system.config.pipeline.learn)
+        self._steps = steps.load(system.config.pipeline.learn, system)
         self._feedback = Feedback(system)
         self.extractor: Extractor | None = None
         """Reads each turn once more, by a model; None: rules alone do."""
@@ -193,11 +194,12 @@ class Rememberer:
             return part, None
 
     def _sweep(self) -> None:
-        """Turns whose job failed, or that another replica accepted and never finished."""
+        """Turns whose job failed, or that another replica accepted and never finished; and what fades."""
         while not self._stop.wait(_SWEEP_SECONDS):
             try:
                 self._resubmit(self._system.turns.waiting(older_than_seconds=2 * _SWEEP_SECONDS))
                 self._jobs.forget_finished()
+                archive_idle(self._system)
             except VaultUnavailable as error:
                 log.warning("unfinished turns are looked for later: %s", error)
 

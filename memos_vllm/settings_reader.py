@@ -1,4 +1,4 @@
-"""Who reads what is said, and which steps are added to the pipeline."""
+"""Who reads what is said, which steps are added to the pipeline, and what fades."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from memos_vllm.settings import Section
 
 class PipelineConfig(Section):
     recall: tuple[str, ...] = Field(
-        (),
-        description="steps between search and budget, by name: `distinct`, and entry points `memos.steps`",
+        ("link",),
+        description="steps between search and budget, by name: `link`, `rerank`, `diverse`, `distinct`, and entry points `memos.steps`",
     )
     learn: tuple[str, ...] = Field(
         (), description="steps between claims and what is known, likewise"
+    )
+
+
+class LifecycleConfig(Section):
+    archive_after_days: float = Field(
+        0.0,
+        ge=0,
+        description="a person's cubes that no prompt had, and nobody changed, for so long are archived; "
+        "0: never",
     )
 
 

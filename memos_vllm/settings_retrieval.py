@@ -48,3 +48,11 @@ class RetrievalConfig(Section):
     vector_cache_bytes: int = Field(
         512 << 20, ge=0, description="owners' vectors kept in memory; larger ones: asked of Chroma"
     )
+    linked_items: int = Field(
+        2, ge=0, description="that the step `link` adds: they share a name with what was found"
+    )
+    reranker: str | None = Field(
+        None, description="cross-encoder of the step `rerank`: name or folder"
+    )
+    reranker_device: str = Field("cpu", description="its torch device")
+    rerank_depth: int = Field(24, ge=1, description="items that it reads")

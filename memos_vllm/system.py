@@ -36,9 +36,11 @@ from memos_vllm.operator.chunking import passages
 from memos_vllm.operator.embedder import Embedder, Vectors
 from memos_vllm.operator.indexer import Indexer
 from memos_vllm.operator.search import MemOperator, SearchResult
+from memos_vllm.vault.ageing import Ageing
 from memos_vllm.vault.audit import AuditLog
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
+from memos_vllm.vault.entities import Entities
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.keys import KeyRing
 from memos_vllm.vault.knowledge import Knowledge
@@ -85,6 +87,8 @@ class MemorySystem:
         self.outbox = Outbox(self.database)
         self.transforms = Transforms(self.database)
         self.knowledge = Knowledge(self.database)
+        self.entities = Entities(self.database)
+        self.ageing = Ageing(self.database)
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from memos_vllm.api import activation, claims, cubes, documents, insight, transforms
+from memos_vllm.api import activation, claims, cubes, documents, entities, insight, transforms
 from memos_vllm.api.door import Door
 from memos_vllm.api.identity import Authenticator
 from memos_vllm.errors import BadRequest, MemosError, envelope
@@ -28,6 +28,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(activation.router)
     app.include_router(transforms.router)
     app.include_router(claims.router)
+    app.include_router(entities.router)
     app.add_middleware(Door, authenticator=authenticator, config=system.config.governance)
 
 

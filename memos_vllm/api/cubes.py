@@ -1,4 +1,4 @@
-"""`/v1/memory/cubes`: create, read, list, change, delete, versions, rollback."""
+"""`/v1/memory/cubes`: create, read, list, change, delete, versions, rollback, merge."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Response
 
+from memos_vllm import tidy
 from memos_vllm.api.models import (
     CUBE_EXAMPLE,
     ERRORS,
@@ -13,6 +14,7 @@ from memos_vllm.api.models import (
     Caller,
     Cubes,
     Deleted,
+    Merge,
     Page,
     Ref,
     Rollback,
@@ -221,3 +223,9 @@ def _version_of(if_match: str | None) -> str | None:
 def _tagged(response: Response, cube: MemCube) -> MemCube:
     response.headers["ETag"] = f'"{cube.meta.version}"'
     return cube
+
+
+@router.post("/{ref}/merge")
+def merge_cube(system: System, caller: Caller, ref: Ref, wish: Merge) -> MemCube:
+    """Fold its items into another cube of the same owner; it becomes `merged` and is searched no more."""
+    return tidy.merge(system, caller, ref, wish.into)

@@ -74,6 +74,13 @@ class Deleted(Body):
     )
 
 
+class Merge(Body):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"into": "cube_0123456789abcdef"}]}
+    )
+    into: Text = Field(max_length=300, description="id or name of the cube that holds both then")
+
+
 class SearchRequest(Body):
     model_config = ConfigDict(
         extra="forbid",

@@ -36,6 +36,8 @@ class Found:
     signals: Mapping[str, float]
     over: datetime | None = None
     """Since when what it says no longer holds."""
+    via: str | None = None
+    """It was not found by the question: another found item names this, too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

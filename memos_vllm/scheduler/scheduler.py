@@ -224,7 +224,9 @@ def _retrieved_entry(result: Found) -> PlanEntry:
         item=recalled.item.id,
         score=result.score,
         signals=dict(result.signals),
-        reason="matches the question",
+        reason=f"names {result.via}, as a better item does"
+        if result.via
+        else "matches the question",
     )
 
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from memos_vllm.cube.entities import entities_of
 from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
 from memos_vllm.cube.model import Item, ItemType, State, plain
-from memos_vllm.vault.tables import CubeRow, ItemRow, OutboxRow, OwnerRow
+from memos_vllm.vault.tables import CubeRow, ItemRow, MentionRow, OutboxRow, OwnerRow
 
 _SQL_BATCH = 500
 
@@ -59,6 +60,7 @@ def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
     }
     previous = ""
     kept: set[str] = set()
+    added: list[Item] = []
     for ordinal, item in enumerate(items):
         assert item.id is not None, "items are identified before they are stored"
         kept.add(item.id)
@@ -67,6 +69,7 @@ def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
         row = old.get(item.id)
         if row is None:
             session.add(_new_row(cube, item, ordinal, window))
+            added.append(item)
             _tell_outbox(session, "upsert", cube, item.id)
         else:
             row.ordinal = ordinal
@@ -78,7 +81,26 @@ def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
     for gone in set(old) - kept:
         session.delete(old[gone])
         _tell_outbox(session, "delete", cube, gone)
+    _note_mentions(session, cube, added)
     touch_owner(session, cube, items=len(items) - len(old))
+
+
+def _note_mentions(session: Session, cube: CubeRow, added: Sequence[Item]) -> None:
+    rows = [
+        {
+            "item_id": item.id,
+            "entity": entity.key,
+            "name": entity.name,
+            "kind": entity.kind,
+            "tenant": cube.tenant,
+            "person": cube.person,
+        }
+        for item in added
+        for entity in entities_of(item)
+    ]
+    if rows:
+        session.flush()  # they refer to the items
+        session.execute(insert(MentionRow), rows)
 
 
 def drop_cube(session: Session, cube: CubeRow) -> None:

@@ -6,6 +6,7 @@
     cubes         headers; `head_version` points into versions
     versions      immutable; the payload lies in a file named by its SHA-256
     items         what the head versions hold, one row each: the source of every index
+    mentions      which entity each item names: with the items, a graph of people, places and things
     owners        per (tenant, person): a revision that changes with every change of its items
     outbox        what Chroma and the payload store still have to do, written with the change itself
     idempotency   replies that a repeated request gets again
@@ -127,6 +128,20 @@ class ItemRow(Base):
     claim: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     claim_key: Mapped[str | None] = mapped_column(String(64))
     """Of what it claims something about: claims that could supersede each other share it."""
+
+
+class MentionRow(Base):
+    __tablename__ = "mentions"
+    __table_args__ = (Index("ix_mentions_entity", "tenant", "person", "entity"),)
+    item_id: Mapped[str] = mapped_column(
+        ForeignKey("items.id", ondelete="CASCADE"), primary_key=True
+    )
+    entity: Mapped[str] = mapped_column(String(200), primary_key=True)
+    """The name, folded: one node of the graph."""
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(8))
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
 
 
 class OwnerRow(Base):

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from memos_vllm import steps
 from memos_vllm.cube.ids import now_us
@@ -17,7 +19,7 @@ from memos_vllm.errors import ConfigError
 from memos_vllm.reader.query import read_text
 from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
-from memos_vllm.steps import Learn, Recall
+from memos_vllm.steps import Learn, Recall, reranking
 from memos_vllm.system import MemorySystem
 from tests.conftest import FakeQueue, make_config, principal
 
@@ -63,7 +65,7 @@ def nothing(state):
 
 
 def test_what_says_no_word_more_is_left_out(found):
-    kept = texts(steps.run(steps.load(["distinct"]), found))
+    kept = texts(steps.run(steps.load(["distinct"], None), found))
     better = next(text for text in texts(found) if "green" in text)
     assert [text for text in kept if "green" in text] == [better]
     assert len(kept) == 3
@@ -85,11 +87,11 @@ def test_one_that_fails_is_left_out_and_the_others_run(found, caplog):
 
 def test_a_name_that_is_not_there_stops_the_server_and_names_the_others(monkeypatch):
     entry(monkeypatch, mine="tests.unit.test_steps:no_claims", lost="no.such.module:step")
-    assert [name for name, _ in steps.load(["distinct", "mine"])] == ["distinct", "mine"]
-    with pytest.raises(ConfigError, match="known: distinct, lost, mine"):
-        steps.load(["other"])
+    assert [name for name, _ in steps.load(["distinct", "mine"], None)] == ["distinct", "mine"]
+    with pytest.raises(ConfigError, match="known: distinct, diverse, link, lost, mine, rerank"):
+        steps.load(["other"], None)
     with pytest.raises(ConfigError, match="cannot be imported"):
-        steps.load(["lost"])
+        steps.load(["lost"], None)
 
 
 def test_a_step_of_learning_decides_what_becomes_known(tmp_path, monkeypatch):
@@ -104,3 +106,63 @@ def test_a_step_of_learning_decides_what_becomes_known(tmp_path, monkeypatch):
         rememberer.remember(rememberer.accept(who, body))
         assert len(system.knowledge.claims(who)) == known
         system.close()
+
+
+# -- built in ------------------------------------------------------------------------------------------
+
+
+def test_diverse_takes_what_says_something_new_before_what_repeats(system):
+    texts_kept = ("My cat Miso is grey.", "My cat Miso is grey and grey.", "My cat eats fish.")
+    items = [Item(text=text) for text in texts_kept]
+    system.create(ALICE, [NewCube(payload=ExplicitPayload(content=items))])
+    result = system.operator.search(ALICE, "my grey cat Miso", None, 2)
+    recall = Recall(ALICE, read_text("What of my cat Miso?"), result.found, result.further)
+    assert len(recall.found) == 2
+    assert texts_kept[2] not in texts(recall)
+    after = steps.diverse(recall)
+    assert texts_kept[2] in texts(after)
+    assert len(after.found) == 2
+    assert len(after.further) == 1
+
+
+class Longest:
+    """Implements `Reranker`."""
+
+    def scores(self, question, texts):
+        return [float(len(text)) for text in texts]
+
+
+def test_a_reranker_orders_what_it_reads_and_may_take_from_behind(found):
+    split = dataclasses.replace(found, found=found.found[:2], further=found.found[2:])
+    after = reranking.of(Longest(), depth=3)(split)
+    assert len(after.found) == 2
+    lengths = [len(text) for text in texts(after)]
+    assert lengths == sorted(len(each.recalled.item.text) for each in found.found[:3])[:0:-1]
+    assert after.further[-1] is found.found[3], "not read"
+
+
+def test_a_cross_encoder_reranks_and_one_that_is_not_there_stops_the_start(tmp_path, found):
+    config = BertConfig(
+        vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, num_labels=1, initializer_range=1.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "model")
+
+    def system_of(**retrieval):
+        return MemorySystem(make_config(tmp_path, retrieval=retrieval))
+
+    ((_, rerank),) = steps.load(["rerank"], system_of(reranker=str(tmp_path / "model")))
+    after = rerank(found)
+    scores = [each.score for each in after.found]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) > 1
+    assert sorted(texts(after)) == sorted(texts(found))
+    with pytest.raises(ConfigError, match=r"retrieval\.reranker"):
+        steps.load(["rerank"], system_of())
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        steps.load(["rerank"], system_of(reranker=str(tmp_path / "nothing")))

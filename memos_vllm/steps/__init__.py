@@ -1,7 +1,7 @@
 """Steps that an operator adds to the memory pipeline: what an entry point `memos.steps` names.
 
-    recall   read → search → [steps] → budget → render         a question's way to memory
-    learn    read → claims → [steps] → merge → index           a turn's way into memory
+    recall   read → [rewrite] → search → [link, rerank, …] → budget → render    a question's way to memory
+    learn    read → claims → support check → […] → merge → index               a turn's way into memory
 
 A step is a function that takes the state and gives the next one back; it is named in the configuration
 (`pipeline.recall`, `pipeline.learn`) and they run in that order.  One that raises is left out, with a log
@@ -16,71 +16,41 @@ request's way to its first token; they should take less than a millisecond.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from memos_vllm import metrics
-from memos_vllm.cube.model import Item
 from memos_vllm.errors import ConfigError
-from memos_vllm.governance.principal import Principal
-from memos_vllm.operator.lexical import tokenize
-from memos_vllm.operator.search import Found
-from memos_vllm.reader.query import MemoryQuery
+from memos_vllm.steps import linking, reranking
+from memos_vllm.steps.state import Learn, Recall, State, Step
+from memos_vllm.steps.variety import distinct, diverse
 
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+__all__ = ["BUILT_IN", "GROUP", "Learn", "Recall", "State", "Step", "load", "run"]
 log = logging.getLogger(__name__)
 GROUP = "memos.steps"
-_SAME = 0.9
 
 
-@dataclasses.dataclass(frozen=True)
-class Recall:
-    """What was found for a question, the best first; the budget is applied afterwards."""
-
-    principal: Principal
-    query: MemoryQuery
-    found: Sequence[Found]
-
-
-@dataclasses.dataclass(frozen=True)
-class Learn:
-    """What was read out of a turn."""
-
-    principal: Principal
-    turn: Sequence[Item]
-    """As it was said."""
-    claims: Sequence[Item]
+BUILT_IN: dict[str, Callable[[MemorySystem], Step[Any]]] = {
+    "link": linking.step,
+    "rerank": reranking.step,
+    "diverse": lambda system: diverse,
+    "distinct": lambda system: distinct,
+}
+"""By name, made for a system. See their docstrings."""
 
 
-State = TypeVar("State", Recall, Learn)
-Step = Callable[[State], State]
-
-
-def distinct(recall: Recall) -> Recall:
-    """Without items that say no word more than a better one does."""
-    kept: list[Found] = []
-    seen: list[set[str]] = []
-    for found in recall.found:
-        words = set(tokenize(found.recalled.item.text))
-        if words and any(len(words & other) >= _SAME * len(words) for other in seen):
-            continue
-        kept.append(found)
-        seen.append(words)
-    return dataclasses.replace(recall, found=kept)
-
-
-BUILT_IN: dict[str, Callable[[Any], Any]] = {"distinct": distinct}
-
-
-def load(names: Sequence[str]) -> list[tuple[str, Callable[[Any], Any]]]:
+def load(names: Sequence[str], system: MemorySystem) -> list[tuple[str, Callable[[Any], Any]]]:
     """The steps of these names. Raises ConfigError: there is none of a name, or it cannot be imported."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     steps: list[tuple[str, Callable[[Any], Any]]] = []
     for name in names:
         if name in BUILT_IN:
-            steps.append((name, BUILT_IN[name]))
+            steps.append((name, BUILT_IN[name](system)))
             continue
         if name not in found:
             known = ", ".join(sorted({*BUILT_IN, *found}))

@@ -1,0 +1,48 @@
+"""`rerank`: a model reads the question and each of the best items, and orders them anew.
+
+It costs a model's run over every pair on the way to the first token, so it is nobody's default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from memos_vllm.errors import ConfigError
+from memos_vllm.operator.rerank import CrossEncoder, Reranker
+from memos_vllm.steps.state import Recall, Step
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+
+def step(system: MemorySystem) -> Step[Recall]:
+    """Raises ConfigError: no model is named, or it cannot be loaded."""
+    config = system.config.retrieval
+    if config.reranker is None:
+        raise ConfigError("the step `rerank` needs a model: set `retrieval.reranker`")
+    return of(CrossEncoder(config.reranker, config.reranker_device), config.rerank_depth)
+
+
+def of(reranker: Reranker, depth: int) -> Step[Recall]:
+    """With any reranker. Args: depth: items that it reads; those behind keep their order."""
+
+    def rerank(recall: Recall) -> Recall:
+        count = len(recall.found)
+        pool = [*recall.found, *recall.further]
+        read, rest = pool[:depth], pool[depth:]
+        if not read:
+            return recall
+        scores = reranker.scores(recall.query.text, [each.recalled.item.text for each in read])
+        order = sorted(range(len(read)), key=lambda place: -scores[place])
+        pool = [
+            dataclasses.replace(
+                read[place],
+                score=round(float(scores[place]), 4),
+                signals={**read[place].signals, "before_rerank": read[place].score},
+            )
+            for place in order
+        ] + rest
+        return dataclasses.replace(recall, found=pool[:count], further=pool[count:])
+
+    return rerank

@@ -1,0 +1,140 @@
+"""MemLifecycle at work: cubes that are merged into others, and what fades because nobody needs it.
+
+    merged      its items live on in another cube, each once, with all their sources
+    archived    it is kept and not searched; `PATCH` with `"state": "activated"` brings it back
+
+Nothing is deleted here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memos_vllm.cube.ids import now_us
+from memos_vllm.cube.lifecycle import READABLE, check_transition
+from memos_vllm.cube.model import (
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    Kind,
+    MemCube,
+    Provenance,
+    State,
+)
+from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.operator.claims import fold
+from memos_vllm.operator.likeness import says_the_same
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+log = logging.getLogger(__name__)
+_DAY_US = 86_400_000_000
+_ATTEMPTS = 5
+
+
+def merge(system: MemorySystem, principal: Principal, source: str, into: str) -> MemCube:
+    """Fold a cube's items into another of the same owner; the first becomes `merged`.
+
+    Cut off between the two, doing it again changes nothing.
+
+    Returns:
+        The cube that holds both now.
+    Raises:
+        NotFound, Forbidden
+        Unprocessable: they cannot become one.
+        Conflict: they change faster than they can be merged.
+    """
+    for _ in range(_ATTEMPTS):
+        old, whole = (system.vault.get(principal, ref) for ref in (source, into))
+        _check(old, whole)
+        try:
+            made = system.update(
+                principal,
+                whole.meta.id,
+                CubePatch(
+                    payload=ExplicitPayload(content=together(_items(whole), _items(old))),
+                    provenance=Provenance(
+                        origin="merge",
+                        parents=[old.meta.id],
+                        parent_versions=[old.meta.version],
+                    ),
+                ),
+                if_match=whole.meta.version,
+            )
+            # Only as it was read: what came in between is not in the other one.
+            system.update(
+                principal,
+                old.meta.id,
+                CubePatch(state=State.MERGED),
+                if_match=old.meta.version,
+            )
+        except Conflict as error:
+            log.debug("merging again: %s", error)
+            continue
+        return made
+    raise Conflict("the cubes change faster than they can be merged: try again")
+
+
+def together(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """Both, in the order of their times; what says the same stands once."""
+    plain = [item for item in items if item.claim is None]
+    for item in others:
+        if item.claim is None and not any(_is_copy(item, each) for each in plain):
+            plain.append(item)
+    known = [item for item in items if item.claim is not None]
+    claims = fold(known, [item for item in others if item.claim is not None]).items
+    both = [item.model_copy(update={"id": None}) for item in (*plain, *claims)]
+    if all(item.time is not None for item in both):
+        both.sort(key=lambda item: (item.time, item.source or ""))
+    return both
+
+
+def archive_idle(system: MemorySystem, at_us: int | None = None) -> int:
+    """Archive what was not needed for `lifecycle.archive_after_days`; returns how many cubes."""
+    days = system.config.lifecycle.archive_after_days
+    if not days:
+        return 0
+    before = (now_us() if at_us is None else at_us) - round(days * _DAY_US)
+    archived = 0
+    for owner, cube in system.ageing.idle(before):
+        try:
+            system.update(owner, cube, CubePatch(state=State.ARCHIVED))
+            archived += 1
+        except (NotFound, Conflict, Forbidden, Unprocessable) as error:
+            log.info("cube %s is not archived: %s", cube, error)
+    return archived
+
+
+def _is_copy(one: Item, other: Item) -> bool:
+    """Said by the same in the same words, or nearly, at one time: two turns are two turns."""
+    return one.time == other.time and says_the_same(one, other)
+
+
+def _check(old: MemCube, whole: MemCube) -> None:
+    if old.meta.id == whole.meta.id:
+        raise Unprocessable("a cube cannot be merged into itself", param="into")
+    for cube in (old, whole):
+        if cube.meta.kind is not Kind.EXPLICIT:
+            raise Unprocessable(
+                f"{cube.meta.id} is `{cube.meta.kind}`: only text is merged; adapters become one by "
+                "`memos train` with all of them",
+                param="into",
+            )
+    if (old.meta.person, old.meta.access) != (whole.meta.person, whole.meta.access):
+        raise Unprocessable(
+            "they belong to different people, or others may read them: merging would show one to "
+            "the other's readers",
+            param="into",
+        )
+    if whole.meta.state not in READABLE or old.meta.state not in (*READABLE, State.MERGED):
+        raise Unprocessable("both have to be active", param="into")
+    check_transition(old.meta.state, State.MERGED)
+
+
+def _items(cube: MemCube) -> list[Item]:
+    content = cube.payload.content
+    return content if isinstance(content, list) else []

@@ -1,0 +1,171 @@
+"""The graph of what items name: who and what there is in somebody's memory, and what leads where.
+
+Its nodes are names, inside one owner's items; its edges are the items themselves, with their times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, func, select
+
+from memos_vllm.cube.entities import EntityKind, entity_key
+from memos_vllm.cube.ids import SHARED, to_datetime
+from memos_vllm.cube.lifecycle import READABLE
+from memos_vllm.cube.model import Item
+from memos_vllm.governance.principal import Principal
+from memos_vllm.vault import records
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.tables import CubeRow, ItemRow, MentionRow
+
+RARE = 12
+"""An entity that more items name tells nothing about any one of them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """A node."""
+
+    name: str
+    """As it is written most often."""
+    kind: EntityKind
+    items: int
+    first: datetime | None
+    last: datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Link:
+    """An item that one hop leads to."""
+
+    item_id: str
+    via: str
+    """The name that both have."""
+    source: str
+    """The item that it was reached from."""
+    weight: float
+    """More for a rarer name, and for more of them."""
+
+
+class Entities:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def known(
+        self, principal: Principal, kind: EntityKind | None = None, limit: int = 100
+    ) -> list[Known]:
+        """What the person's memory names, what most items name first."""
+        query = (
+            select(
+                MentionRow.entity,
+                MentionRow.name,
+                MentionRow.kind,
+                func.count(),
+                func.min(ItemRow.time_us),
+                func.max(ItemRow.time_us),
+            )
+            .join(ItemRow, ItemRow.id == MentionRow.item_id)
+            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+            .where(_own(principal), CubeRow.state.in_(READABLE))
+            .group_by(MentionRow.entity, MentionRow.name, MentionRow.kind)
+        )
+        with self._database.read() as session:
+            rows = session.execute(query).all()
+        found: dict[str, list[tuple[str, str, int, int | None, int | None]]] = defaultdict(list)
+        for entity, *row in rows:
+            found[entity].append(tuple(row))  # type: ignore[arg-type]  # the query's columns
+        nodes = [_node(rows) for rows in found.values()]
+        wanted = [node for node in nodes if kind is None or node.kind == kind]
+        return sorted(wanted, key=lambda node: (-node.items, node.name))[:limit]
+
+    def naming(self, principal: Principal, name: str, limit: int = 50) -> list[tuple[str, Item]]:
+        """(cube, item) of the person's own that name it, the newest first."""
+        query = (
+            select(ItemRow, CubeRow)
+            .join(MentionRow, MentionRow.item_id == ItemRow.id)
+            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+            .where(
+                _own(principal),
+                MentionRow.entity == entity_key(name),
+                CubeRow.state.in_(READABLE),
+            )
+            .order_by(ItemRow.time_us.desc(), ItemRow.id)
+            .limit(limit)
+        )
+        with self._database.read() as session:
+            return [
+                (cube.id, records.item_model(row))
+                for row, cube in session.execute(query)
+                if records.injectable(principal, cube)
+            ]
+
+    def beside(
+        self, principal: Principal, items: Sequence[str], besides: AbstractSet[str], limit: int
+    ) -> list[Link]:
+        """One hop: items that share a rare name with these, by what they share.
+
+        Args:
+            items: where to start, the best first.
+            besides: keys of names that lead nowhere new (they were asked for).
+        """
+        readable = (
+            MentionRow.tenant == principal.tenant,
+            MentionRow.person.in_((principal.person, SHARED)),
+        )
+        with self._database.read() as session:
+            start = session.execute(
+                select(MentionRow.item_id, MentionRow.entity, MentionRow.name).where(
+                    MentionRow.item_id.in_(items), *readable
+                )
+            ).all()
+            via = {
+                entity: (name, source) for source, entity, name in start if entity not in besides
+            }
+            if not via:
+                return []
+            rows = session.execute(
+                select(MentionRow.item_id, MentionRow.entity, ItemRow.time_us, CubeRow)
+                .join(ItemRow, ItemRow.id == MentionRow.item_id)
+                .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+                .where(MentionRow.entity.in_(via), *readable, CubeRow.state.in_(READABLE))
+                .limit(len(via) * (RARE + 1) * 4)
+            ).all()
+        # How rare a name is tells nothing of what this principal cannot read.
+        reached = [row[:3] for row in rows if records.injectable(principal, row[3])]
+        counts = Counter(entity for _, entity, _ in reached)
+        links: dict[str, Link] = {}
+        times: dict[str, int] = {}
+        for item_id, entity, time_us in reached:
+            if item_id in items or counts[entity] > RARE:
+                continue
+            name, source = via[entity]
+            weight = 1 / counts[entity] + (links[item_id].weight if item_id in links else 0)
+            links[item_id] = Link(item_id, name, source, weight)
+            times[item_id] = time_us or 0
+        ranked = sorted(links.values(), key=lambda link: (-link.weight, -times[link.item_id]))
+        return ranked[:limit]
+
+
+def _own(principal: Principal) -> ColumnElement[bool]:
+    return (MentionRow.tenant == principal.tenant) & (MentionRow.person == principal.person)
+
+
+def _node(rows: Sequence[tuple[str, str, int, int | None, int | None]]) -> Known:
+    name = max(rows, key=lambda row: row[2])[0]
+    kinds = Counter[str]()
+    for _, kind, count, _, _ in rows:
+        kinds[kind] += count
+    told = {kind: count for kind, count in kinds.items() if kind != "thing"}
+    kind = max(told or kinds, key=lambda each: kinds[each])
+    times = [moment for row in rows for moment in row[3:] if moment is not None]
+    return Known(
+        name,
+        kind,  # type: ignore[arg-type]  # the column holds only these words
+        sum(row[2] for row in rows),
+        to_datetime(min(times)) if times else None,
+        to_datetime(max(times)) if times else None,
+    )

@@ -1,0 +1,235 @@
+"""What is folded into one, what is merged, and what fades: nothing is ever lost by it."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+
+import pytest
+from fastapi.testclient import TestClient
+
+from memos_vllm import tidy
+from memos_vllm.api.app import create_app
+from memos_vllm.consolidate import Consolidator
+from memos_vllm.cube.ids import now_us
+from memos_vllm.cube.model import (
+    Access,
+    Claim,
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    ItemType,
+    NewCube,
+    NewMeta,
+    Placement,
+    State,
+)
+from memos_vllm.errors import Conflict, NotFound, Unprocessable
+from memos_vllm.governance.principal import Role
+from memos_vllm.operator.likeness import says_the_same
+from memos_vllm.system import MemorySystem
+from tests.conftest import make_config, principal
+
+ALICE, BOB = principal("alice"), principal("bob")
+ADMIN = dataclasses.replace(principal(""), role=Role.ADMIN)
+DAY = datetime(2026, 5, 1, tzinfo=UTC)
+DAY_US = 86_400_000_000
+
+
+def claimed(text, source="m1", attribute=None, value=None, **claim):
+    made = Claim(subject="alice", attribute=attribute, value=value, sources=[source], **claim)
+    return Item(type=ItemType.FACT, text=text, speaker="alice", time=DAY, source=source, claim=made)
+
+
+def keep(system, *items, who=ALICE, **meta):
+    new = NewCube(meta=NewMeta(**meta), payload=ExplicitPayload(content=list(items)))
+    return system.create(who, [new])[0]
+
+
+def texts(system, ref, who=ALICE):
+    return [item.text for item in system.vault.get(who, ref).payload.content]
+
+
+def state(system, ref, who=ALICE):
+    return system.vault.get(who, ref).meta.state
+
+
+# -- the same in other words ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("alice went hiking in the mountains", "In the mountains, alice hiked and went", True),
+        ("alice repaired the kitchen sink", "alice repaired the bathroom sink", False),
+        ("alice sold the old car", "alice bought the old car", False),
+        ("alice likes the new flat", "alice does not like the new flat", False),
+        ("alice paid 12 crowns", "alice paid 21 crowns", False),
+        ("alice met Tom", "alice met tom", False),
+    ],
+)
+def test_only_the_same_words_say_the_same(one, other, same):
+    assert says_the_same(Item(text=one), Item(text=other)) is same
+    assert says_the_same(Item(text=other), Item(text=one)) is same
+
+
+def test_of_whom_and_when_it_is_said_tells_two_apart():
+    one = claimed("it rained all day")
+    assert says_the_same(one, claimed("It rained all day.", "m2"))
+    assert not says_the_same(one, one.model_copy(update={"speaker": "bob"}))
+    assert not says_the_same(one, claimed("it rained all day", begins=DAY))
+    assert not says_the_same(one, Item(text="it rained all day"))
+
+
+def test_a_fact_in_other_words_strengthens_the_one_that_is_known(system):
+    consolidator = Consolidator(system)
+    consolidator.take(ALICE, [claimed("alice went hiking in the mountains", "m1")])
+    folded = consolidator.take(ALICE, [claimed("In the mountains, alice went hiking", "m2")])
+    assert not folded.added
+    (known,) = system.knowledge.claims(ALICE)
+    assert known.item.claim.seen == 2
+    assert known.item.claim.sources == ["m1", "m2"]
+    consolidator.take(ALICE, [claimed("alice went hiking in the valley", "m3")])
+    consolidator.take(BOB, [claimed("alice went hiking in the mountains", "m4")])
+    assert len(system.knowledge.claims(ALICE)) == 2
+    assert len(system.knowledge.claims(BOB)) == 1
+
+
+# -- merged --------------------------------------------------------------------------------------------
+
+
+def test_merging_keeps_every_item_once_and_where_it_comes_from(system):
+    turn = Item(text="I hiked.", speaker="alice", time=DAY, source="t1")
+    again = turn.model_copy(update={"time": DAY.replace(day=2), "source": "t2"})
+    old = keep(system, turn, claimed("alice's home is Paris", "m1", "home", "Paris"), name="old")
+    into = keep(
+        system, turn, again, claimed("alice's home is Paris", "m2", "home", "Paris"), name="new"
+    )
+    made = tidy.merge(system, ALICE, "old", "new")
+    assert made.meta.id == into.meta.id
+    assert sorted(texts(system, "new")) == ["I hiked.", "I hiked.", "alice's home is Paris"]
+    (claim,) = (item.claim for item in made.payload.content if item.claim)
+    assert sorted(claim.sources) == ["m1", "m2"]
+    assert made.meta.provenance.parents == [old.meta.id]
+    assert state(system, "old") is State.MERGED
+    found = system.search(ALICE, "hiked home Paris", None, 10).found
+    assert {each.recalled.cube_id for each in found} == {into.meta.id}
+
+
+def test_cut_off_in_the_middle_it_is_done_again_and_changes_nothing(system, monkeypatch):
+    keep(system, claimed("alice's cat is Miso", "m1", "cat.name", "Miso"), name="old")
+    keep(system, Item(text="Bread is good."), name="new")
+    whole, killed = system.update, RuntimeError("killed")
+
+    def dies(caller, ref, patch, **options):
+        if patch.state is not None:
+            raise killed
+        return whole(caller, ref, patch, **options)
+
+    monkeypatch.setattr(system, "update", dies)
+    with pytest.raises(RuntimeError):
+        tidy.merge(system, ALICE, "old", "new")
+    monkeypatch.undo()
+    assert state(system, "old") is State.ACTIVATED
+    tidy.merge(system, ALICE, "old", "new")
+    assert sorted(texts(system, "new")) == ["Bread is good.", "alice's cat is Miso"]
+    assert state(system, "old") is State.MERGED
+
+
+def test_what_comes_in_while_it_is_merged_is_not_left_behind(system, monkeypatch):
+    keep(system, Item(text="Bread is good."), name="old")
+    keep(system, Item(text="Tea is good."), name="new")
+    whole, late = system.update, [Item(text="Soup is good.")]
+
+    def meanwhile(caller, ref, patch, **options):
+        if patch.state is not None and late:
+            whole(caller, "old", CubePatch(append=[late.pop()]))
+        return whole(caller, ref, patch, **options)
+
+    monkeypatch.setattr(system, "update", meanwhile)
+    tidy.merge(system, ALICE, "old", "new")
+    assert sorted(texts(system, "new")) == ["Bread is good.", "Soup is good.", "Tea is good."]
+
+    def always(caller, ref, patch, **options):
+        if patch.state is not None:
+            raise Conflict("moved on")
+        return whole(caller, ref, patch, **options)
+
+    keep(system, Item(text="Salt is good."), name="third")
+    monkeypatch.setattr(system, "update", always)
+    with pytest.raises(Conflict, match="try again"):
+        tidy.merge(system, ALICE, "third", "new")
+
+
+def test_what_cannot_become_one_is_refused(system):
+    keep(system, Item(text="Bread."), name="mine")
+    shared = keep(system, Item(text="Tea."), who=ADMIN, shared=True, name="ours")
+    few = keep(system, Item(text="Salt."), who=ADMIN, shared=True, access=Access(readers=["alice"]))
+    theirs = keep(system, Item(text="Soup."), who=BOB, name="theirs")
+    with pytest.raises(Unprocessable, match="itself"):
+        tidy.merge(system, ALICE, "mine", "mine")
+    with pytest.raises(NotFound):
+        tidy.merge(system, ALICE, "mine", theirs.meta.id)
+    for source, into in (("mine", shared.meta.id), (few.meta.id, shared.meta.id)):
+        with pytest.raises(Unprocessable, match="readers"):
+            tidy.merge(system, dataclasses.replace(ADMIN, person="alice"), source, into)
+    system.update(ALICE, "mine", CubePatch(state=State.ARCHIVED))
+    keep(system, Item(text="Salt."), name="other")
+    with pytest.raises(Unprocessable, match="active"):
+        tidy.merge(system, ALICE, "other", "mine")
+
+
+def test_over_http(system):
+    keep(system, Item(text="Bread."), name="old")
+    keep(system, Item(text="Tea."), name="new")
+    _, key = system.keys.create("acme", Role.WRITER)
+    headers = {"Authorization": f"Bearer {key}", "X-Memos-User": "alice"}
+    http = TestClient(create_app(system), headers=headers, raise_server_exceptions=False)
+    path = "/v1/memory/cubes/old/merge"
+    assert http.post(path, json={"into": "nothing"}).status_code == 404
+    merged = http.post(path, json={"into": "new"})
+    assert merged.status_code == 200, merged.text
+    assert len(merged.json()["payload"]["content"]) == 2
+    refused = http.post("/v1/memory/cubes/new/merge", json={"into": "new"})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == "into"
+
+
+# -- faded ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fading(tmp_path):
+    opened = MemorySystem(make_config(tmp_path, lifecycle={"archive_after_days": 30})).open()
+    yield opened
+    opened.close()
+
+
+def test_what_nobody_needs_is_archived_and_comes_back(fading):
+    read = keep(fading, Item(text="Bread is good."), name="read")
+    keep(fading, Item(text="Soup is good."), name="idle")
+    keep(fading, Item(text="Tea is good."), name="placed", placement=Placement.STABLE)
+    keep(fading, Item(text="Salt is good."), name="held", priority=1)
+    keep(fading, Item(text="Oil is good."), who=ADMIN, shared=True, name="ours")
+    assert tidy.archive_idle(fading, now_us() + 29 * DAY_US) == 0
+    later = now_us() + 31 * DAY_US
+    fading.views.count_reads([read.meta.id])
+    with fading.database.write() as session:
+        session.connection().exec_driver_sql(
+            "UPDATE cubes SET last_read_us = ? WHERE name = 'read'", (later - DAY_US,)
+        )
+    assert tidy.archive_idle(fading, later) == 1
+    assert state(fading, "idle") is State.ARCHIVED
+    assert texts(fading, "idle") == ["Soup is good."]
+    found = fading.search(ALICE, "soup", None, 10).found
+    assert "Soup is good." not in [each.recalled.item.text for each in found]
+    fading.update(ALICE, "idle", CubePatch(state=State.ACTIVATED))
+    assert fading.search(ALICE, "soup", None, 1).found[0].recalled.item.text == "Soup is good."
+    for name in ("read", "placed", "held"):
+        assert state(fading, name) is State.ACTIVATED
+    assert state(fading, "ours", ADMIN) is State.ACTIVATED
+
+
+def test_nothing_fades_unless_somebody_wants_it(system):
+    keep(system, Item(text="Soup is good."), name="idle")
+    assert tidy.archive_idle(system, now_us() + 10_000 * DAY_US) == 0
