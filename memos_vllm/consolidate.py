@@ -30,7 +30,7 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import Conflict, NotFound
-from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.operator.claims import Folded, fold, holds
 from memos_vllm.operator.likeness import says_the_same
 from memos_vllm.vault.items import claim_key
@@ -120,7 +120,7 @@ class Consolidator:
         keys = [key for item in fresh if (key := claim_key(item)) is not None]
         ids = list(self._system.knowledge.holding(principal, keys))
         cubes = [vault.get(principal, ref) for ref in ids]
-        profile = self._named(principal, PROFILE)
+        profile = self._named(principal, _own(PROFILE, principal))
         if profile is not None and profile.meta.id not in ids:
             cubes.append(profile)
         return {cube.meta.id: _Part(cube, _items(cube)) for cube in cubes if _is_ours(cube)}
@@ -128,8 +128,9 @@ class Consolidator:
     def _store(
         self, principal: Principal, parts: dict[str, _Part], added: list[Item], origin: str
     ) -> None:
-        profile = next((p for p in parts.values() if p.cube.meta.name == PROFILE), None)
-        is_free = profile is not None or self._named(principal, PROFILE) is None
+        name = _own(PROFILE, principal)
+        profile = next((p for p in parts.values() if p.cube.meta.name == name), None)
+        is_free = profile is not None or self._named(principal, name) is None
         over = []
         moment = to_datetime(now_us())
         if profile is not None:
@@ -148,7 +149,7 @@ class Consolidator:
         if rest:
             touched.append(self._append(principal, rest, origin))
         if own and profile is None:
-            touched.append(self._create(principal, PROFILE, own, origin))
+            touched.append(self._create(principal, PROFILE, name, own, origin))
         elif profile is not None:
             profile.items += own
             profile.changed = profile.changed or bool(own)
@@ -167,7 +168,8 @@ class Consolidator:
 
     def _append(self, principal: Principal, items: list[Item], origin: str) -> str:
         """To the newest part that has room."""
-        where = CubeFilter(person=principal.person, name_prefix=f"{FACTS}#")
+        kind = _own(FACTS, principal)
+        where = CubeFilter(person=principal.person, name_prefix=f"{kind}#")
         headers, _ = self._system.views.page(principal, where, limit=1)
         number = 0
         if headers:
@@ -178,14 +180,15 @@ class Consolidator:
                     patch = CubePatch(append=items, provenance=Provenance(origin=origin))
                     self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
                     return cube.meta.id
-        return self._create(principal, f"{FACTS}#{number + 1}", items, origin)
+        return self._create(principal, FACTS, f"{kind}#{number + 1}", items, origin)
 
-    def _create(self, principal: Principal, name: str, items: list[Item], origin: str) -> str:
-        is_profile_cube = name == PROFILE
+    def _create(
+        self, principal: Principal, kind: str, name: str, items: list[Item], origin: str
+    ) -> str:
         meta = NewMeta(
             name=name,
-            tags=[name.partition("#")[0]],
-            placement=Placement.STABLE if is_profile_cube else Placement.RETRIEVED,
+            tags=[kind, *persona_tag(principal.persona)],
+            placement=Placement.STABLE if kind == PROFILE else Placement.RETRIEVED,
             provenance=Provenance(origin=origin),
         )
         new = NewCube(meta=meta, payload=ExplicitPayload(content=items))
@@ -209,10 +212,15 @@ def is_profile(item: Item) -> bool:
 
 def _is_ours(cube: MemCube) -> bool:
     """Not one that somebody made by hand, or froze."""
-    kind = (cube.meta.name or "").partition("#")[0]
+    kind = (cube.meta.name or "").partition("#")[0].partition("~")[0]
     return (
         cube.meta.state is State.ACTIVATED and kind in (PROFILE, FACTS) and kind in cube.meta.tags
     )
+
+
+def _own(kind: str, principal: Principal) -> str:
+    """Its name in the person's persona."""
+    return f"{kind}~{principal.persona}" if principal.persona else kind
 
 
 def _items(cube: MemCube) -> list[Item]:

@@ -20,7 +20,7 @@ from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.ids import new_id, now_us, to_datetime
 from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemType, Provenance
 from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unprocessable
-from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
 from memos_vllm.operator.claims import holds
 from memos_vllm.operator.lexical import tokenize
 from memos_vllm.reader.instructions import is_instruction
@@ -145,7 +145,9 @@ class Feedback:
     def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> list[Did]:
         """The item ends now, and the text holds in its place. Raises NotFound, Unprocessable."""
         _check(principal)
-        ((_, old),) = self._located(principal, [item_id])
+        ((cube, old),) = self._located(principal, [item_id])
+        owner = self._system.knowledge.owner(cube)
+        principal = principal.in_persona(owner.persona if owner is not None else None)
         claims = read_claims([self._said(principal, text)], principal.person)
         if old.claim is None and not claims:
             raise Unprocessable(
@@ -222,7 +224,8 @@ class Feedback:
                 yield from self._system.views.owner_items(state.owner)
 
     def _located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
-        found = self._system.views.recall(principal, list(ids))
+        everything = principal.in_persona(EVERY_PERSONA)
+        found = self._system.views.recall(everything, list(ids))
         own = {
             ref: recalled for ref, recalled in found.items() if recalled.person == principal.person
         }

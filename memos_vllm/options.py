@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memos_vllm.errors import BadRequest
 
+PERSONA = r"^[A-Za-z0-9][\w.-]{0,63}$"
+
 
 class MemoryOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,6 +26,11 @@ class MemoryOptions(BaseModel):
     retrieve: bool = Field(True, description="search memory for the question")
     top_k: int | None = Field(None, ge=0, le=200)
     budget_tokens: int | None = Field(None, ge=0)
+    persona: Annotated[str, Field(pattern=PERSONA)] | None = Field(
+        None,
+        description="the role that the person acts in (`work`): its own memory (cubes with the tag "
+        "`persona:<name>`) joins what they share, and what is said is remembered in it",
+    )
     write: bool | None = Field(None, description="remember this turn; default: what the key allows")
     required: bool = Field(False, description="503 instead of an answer without memory")
     kv: Literal["exact", "near", "none"] = Field(

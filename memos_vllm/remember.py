@@ -33,7 +33,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, DamagedPayload, Unprocessable, VaultUnavailable
 from memos_vllm.extract import Extractor, subject_of
 from memos_vllm.feedback import Feedback, wants_forgotten
-from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.reader.rules import read_claims
 from memos_vllm.reader.turns import session_name, turn_items
@@ -164,7 +164,9 @@ class Rememberer:
         limit = self._system.config.remember.items_per_cube
         if current is None or len(held) + len(fresh) > limit:
             meta = NewMeta(
-                name=f"{cube_name(session)}#{part + 1}", tags=["chat"], provenance=provenance
+                name=f"{cube_name(session, principal.persona)}#{part + 1}",
+                tags=["chat", *persona_tag(principal.persona)],
+                provenance=provenance,
             )
             return self._system.vault.create(
                 principal, NewCube(meta=meta, payload=ExplicitPayload(content=fresh)), along
@@ -180,7 +182,9 @@ class Rememberer:
         A part that cannot be written to (damaged, frozen, archived, expired) is left as it is: its
         number comes without a cube, and the session goes on in a new one.
         """
-        where = CubeFilter(person=principal.person, name_prefix=f"{cube_name(session)}#")
+        where = CubeFilter(
+            person=principal.person, name_prefix=f"{cube_name(session, principal.persona)}#"
+        )
         headers, _ = self._system.views.page(principal, where, limit=1)
         if not headers:
             return 0, None
@@ -208,11 +212,12 @@ class Rememberer:
             self._jobs.submit(_JOB, turn_id, attempt=int(time.time()))
 
 
-def cube_name(session: str) -> str:
+def cube_name(session: str, persona: str | None = None) -> str:
     """`chat-<session>`; a session that would not do as a name is named by its digest."""
-    if _PLAIN.match(session):
-        return f"chat-{session}"
-    return "chat-" + hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    if not _PLAIN.match(session):
+        session = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    # No session's own name has a tilde.
+    return f"chat-{session}~{persona}" if persona else f"chat-{session}"
 
 
 def _items(cube: MemCube) -> list[Item]:

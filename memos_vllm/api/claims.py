@@ -12,6 +12,7 @@ from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.cube.model import Item, Text
 from memos_vllm.feedback import Did, Feedback
+from memos_vllm.options import PERSONA
 
 router = APIRouter(prefix="/v1/memory", tags=["claims and feedback"], responses=ERRORS)
 
@@ -42,6 +43,9 @@ class Said(Strict):
         None, description="default: what the text says"
     )
     items: list[Text] = Field(default_factory=list, max_length=200, description="ids of items")
+    persona: str | None = Field(
+        None, pattern=PERSONA, description="what is stated or preferred holds in this one alone"
+    )
     dry_run: bool = Field(False, description="say what would be done, and do nothing")
 
     @model_validator(mode="after")
@@ -88,6 +92,7 @@ def list_claims(
 def feedback(system: System, caller: Caller, said: Said) -> Changes:
     """Forget, correct, or note a preference: of the person's own memory, and says what was done."""
     acting, text = Feedback(system), said.text or ""
+    caller = caller.in_persona(said.persona)
     if said.items and said.action == "forget":
         did = acting.forget_items(caller, said.items, said.dry_run)
     elif said.items:

@@ -31,6 +31,7 @@ _LAST_SEQ = 2**62
 async def search(system: System, caller: Caller, request: SearchRequest) -> SearchResponse:
     """The best items of your own and your tenant's memory, best first."""
     vector, degraded = None, None
+    caller = caller.in_persona(request.persona)
     try:
         vector = await system.embed_question(caller, request.query)
     except EmbedderUnavailable as error:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from memos_vllm.cube.model import Header, Item, MemCube, NewCube, Text, Version
 from memos_vllm.governance.principal import Principal
+from memos_vllm.options import PERSONA
 from memos_vllm.system import MemorySystem
 
 # Databases refuse NUL in text, so names that carry one are refused here, with the field's name.
@@ -88,6 +89,9 @@ class SearchRequest(Body):
     )
     query: Text = Field(max_length=20_000)
     top_k: int = Field(8, ge=1, le=200)
+    persona: str | None = Field(
+        None, pattern=PERSONA, description="with this persona's own memory, as in a chat"
+    )
 
 
 class SearchHit(Body):

@@ -116,7 +116,7 @@ class ChatMemory:
         if principal is None or raw_request is None:
             return await self._answer(request, raw_request)  # not from HTTP: a batch file
         options = read_options(getattr(request, "memory", None))
-        principal = person_of(principal, request)
+        principal = person_of(principal, request).in_persona(options.persona)
         PRINCIPAL.set(principal)  # for the engine's salt; this task's context ends with the request
         named, request = await people.adapter_of(self.adapters, principal, request)
         if not options.enabled:

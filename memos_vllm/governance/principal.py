@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from enum import StrEnum
 
 from memos_vllm.cube.ids import SHARED, PersonId, TenantId
@@ -10,6 +11,8 @@ from memos_vllm.errors import BadRequest, Forbidden
 
 LOCAL_TENANT = TenantId("local")
 MAX_NAME_LENGTH = 256  # of a session's name, too
+EVERY_PERSONA = "*"
+_PERSONA_TAG = "persona:"
 
 
 class Role(StrEnum):
@@ -31,6 +34,8 @@ class Principal:
     key_id: str
     person: PersonId = SHARED
     session: str | None = None
+    persona: str | None = None
+    """A role that the person acts in (`work`, `parent`): it has memory of its own beside the rest."""
 
     def as_person(self, person: str | None, session: str | None = None) -> Principal:
         """The same key, asking for one person inside its tenant."""
@@ -39,6 +44,10 @@ class Principal:
             person=PersonId(check_person(person)) if person else self.person,
             session=check_session(session) if session else self.session,
         )
+
+    def in_persona(self, persona: str | None) -> Principal:
+        """Args: persona: None: in none; EVERY_PERSONA: for what concerns all of a person's memory."""
+        return dataclasses.replace(self, persona=persona)
 
     def require(self, role: Role) -> None:
         if _RANK[self.role] < _RANK[role]:
@@ -50,6 +59,18 @@ class Principal:
     @property
     def author(self) -> str:
         return self.person or f"key:{self.key_id}"
+
+
+def persona_tag(persona: str | None) -> list[str]:
+    """The tags of a cube that is a persona's own; none for everybody's."""
+    return [_PERSONA_TAG + persona] if persona else []
+
+
+def persona_of(tags: Iterable[str]) -> str | None:
+    """Whose persona's own a cube with these tags is; None: it is there whatever the persona."""
+    return next(
+        (tag.removeprefix(_PERSONA_TAG) for tag in tags if tag.startswith(_PERSONA_TAG)), None
+    )
 
 
 def check_person(person: str) -> str:

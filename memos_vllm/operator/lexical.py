@@ -111,6 +111,16 @@ class OwnerIndex:
     def past(self) -> Past:
         return Past(self.items)
 
+    def elsewhere(self, persona: str | None) -> frozenset[str]:
+        """Items that have no place in this persona."""
+        return frozenset(
+            item.id for item in self._of_personas if item.persona not in (None, persona)
+        )
+
+    @functools.cached_property
+    def _of_personas(self) -> list[IndexedItem]:
+        return [item for item in self.items if item.persona is not None]
+
     def turn_scores(self, words: Sequence[str]) -> Scores:
         return self._scores(self.turns, words)
 

@@ -86,7 +86,8 @@ class MemOperator:
                     log.warning("dense search left out: %s", error)
                     degraded = error.reason
             ended, claims = index.past.at(now_us())
-            left_out = frozenset[str]() if about_past else claims
+            left_out = index.elsewhere(principal.persona)
+            left_out |= frozenset() if about_past else claims
             scored.extend(self._rank(question, index, channels, top_k, left_out))
             over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))

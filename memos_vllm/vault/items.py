@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from memos_vllm.cube.entities import entities_of
 from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
 from memos_vllm.cube.model import Item, ItemType, State, plain
+from memos_vllm.governance.principal import persona_of
 from memos_vllm.vault.tables import CubeRow, ItemRow, MentionRow, OutboxRow, OwnerRow
 
 _SQL_BATCH = 500
@@ -45,6 +46,8 @@ class IndexedItem:
     """Of a claim: the messages that say it."""
     ends_us: int | None = None
     """Of a claim that no longer holds: since when."""
+    persona: str | None = None
+    """Whose own its cube is; None: it is there in all of them."""
 
 
 def turn_text(speaker: str | None, text: str) -> str:
@@ -137,7 +140,7 @@ def touch_owner(session: Session, cube: CubeRow, items: int = 0, cubes: int = 0)
 def load_owner(session: Session, owner: Owner) -> list[IndexedItem]:
     """Every indexable item of an owner, in the order of cubes and of items inside them."""
     rows = session.execute(
-        select(ItemRow)
+        select(ItemRow, CubeRow.tags)
         .join(CubeRow, CubeRow.id == ItemRow.cube_id)
         .where(
             ItemRow.tenant == owner.tenant,
@@ -145,13 +148,13 @@ def load_owner(session: Session, owner: Owner) -> list[IndexedItem]:
             CubeRow.state.in_((State.ACTIVATED, State.FROZEN)),
         )
         .order_by(CubeRow.created_us, CubeRow.id, ItemRow.ordinal)
-    ).scalars()
+    )
     indexed: list[IndexedItem] = []
-    for row in rows:
+    for row, tags in rows:
         turn = turn_text(row.speaker, row.text)
         before = indexed[-1] if indexed and indexed[-1].cube_id == row.cube_id else None
         window = f"{before.turn}\n{turn}" if before else turn
-        indexed.append(_indexed(row, turn, window))
+        indexed.append(_indexed(row, turn, window, persona_of(tags)))
     return indexed
 
 
@@ -170,7 +173,7 @@ def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> lis
     return found
 
 
-def _indexed(row: ItemRow, turn: str, window: str) -> IndexedItem:
+def _indexed(row: ItemRow, turn: str, window: str, persona: str | None = None) -> IndexedItem:
     claim = row.claim or {}
     # An event that is over is no less true.
     ends = claim.get("ends") if row.type != ItemType.EVENT else None
@@ -185,6 +188,7 @@ def _indexed(row: ItemRow, turn: str, window: str) -> IndexedItem:
         row.source,
         tuple(claim.get("sources") or ()),
         to_us(datetime.fromisoformat(ends)) if ends else None,
+        persona,
     )
 
 

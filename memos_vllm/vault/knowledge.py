@@ -11,7 +11,7 @@ from sqlalchemy import select
 from memos_vllm.cube.ids import CubeId, PersonId, TenantId
 from memos_vllm.cube.lifecycle import READABLE
 from memos_vllm.cube.model import Item, plain
-from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.principal import Principal, Role, persona_of
 from memos_vllm.vault import records
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.tables import CubeRow, ItemRow
@@ -28,7 +28,8 @@ class Knowledge:
         self._database = database
 
     def holding(self, principal: Principal, keys: Iterable[str]) -> list[CubeId]:
-        """Cubes of the person's own that hold claims with these keys, the oldest first."""
+        """Cubes of the person's own, in their persona, that hold claims with these keys, the oldest
+        first."""
         query = (
             select(CubeRow)
             .join(ItemRow, ItemRow.cube_id == CubeRow.id)
@@ -42,7 +43,11 @@ class Knowledge:
             .distinct()
         )
         with self._database.read() as session:
-            return [CubeId(row.id) for row in session.scalars(query)]
+            return [
+                CubeId(row.id)
+                for row in session.scalars(query)
+                if persona_of(row.tags) == principal.persona
+            ]
 
     def owner(self, cube: str) -> Principal | None:
         """Whose own a cube is, for jobs on it; None: it is gone, or nobody's own."""
@@ -50,7 +55,8 @@ class Knowledge:
             row = session.get(CubeRow, cube)
             if row is None or not row.person:
                 return None
-            return Principal(TenantId(row.tenant), Role.WRITER, "", PersonId(row.person))
+            owner = Principal(TenantId(row.tenant), Role.WRITER, "", PersonId(row.person))
+            return owner.in_persona(persona_of(row.tags))
 
     def claims(
         self,

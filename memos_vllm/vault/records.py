@@ -34,7 +34,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import DamagedPayload
 from memos_vllm.governance.permit import may_inject, may_read
-from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role, persona_of
 from memos_vllm.vault.tables import CubeRow, ItemRow, VersionRow
 
 
@@ -60,6 +60,13 @@ def injectable(principal: Principal, row: CubeRow) -> bool:
     return may_inject(
         principal, TenantId(row.tenant), PersonId(row.person), row.access.get("readers")
     )
+
+
+def in_persona(principal: Principal, row: CubeRow) -> bool:
+    """Whether a cube has a place in what the principal does now. No matter of permission: the person
+    may read it in any case."""
+    persona = persona_of(row.tags)
+    return persona is None or principal.persona in (persona, EVERY_PERSONA)
 
 
 def effective_state(row: CubeRow, at_us: int | None = None) -> State:

@@ -42,7 +42,12 @@ class PendingTurns:
             id=new_id("turn"),
             tenant=principal.tenant,
             person=principal.person,
-            body={"session": principal.session, "key": principal.key_id, **body},
+            body={
+                "session": principal.session,
+                "key": principal.key_id,
+                "persona": principal.persona,
+                **body,
+            },
             created_us=now_us(),
         )
         with self._database.write() as session:
@@ -61,6 +66,7 @@ class PendingTurns:
                 key_id=row.body["key"],
                 person=PersonId(row.person),
                 session=row.body["session"],
+                persona=row.body.get("persona"),
             )
             return PendingTurn(row.id, principal, dict(row.body), row.created_us)
 

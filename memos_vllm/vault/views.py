@@ -316,7 +316,8 @@ def _adapters_for(principal: Principal) -> Select[CubeRow]:
 
 
 def _usable(principal: Principal, cube: CubeRow) -> bool:
-    return records.effective_state(cube) in READABLE and records.injectable(principal, cube)
+    readable = records.effective_state(cube) in READABLE and records.injectable(principal, cube)
+    return readable and records.in_persona(principal, cube)
 
 
 def _matches(row: CubeRow, where: CubeFilter) -> bool:
