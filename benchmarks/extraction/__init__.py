@@ -1,0 +1,1 @@
+"""What a person waits while the served model reads memory out of what others said."""
