@@ -33,6 +33,7 @@ from memos_vllm.options import MemoryOptions
 from memos_vllm.reader import times
 from memos_vllm.reader.messages import Message
 from memos_vllm.reader.query import MemoryQuery, read_query
+from memos_vllm.reader.rewrite import Rewriter
 from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
 from memos_vllm.scheduler.adapters import choose, learnt_together, merged
@@ -129,6 +130,8 @@ class Pipeline:
         self._background: set[asyncio.Task[Any]] = set()
         self.adapters: Adapters | None = None
         """None: the engine attaches none."""
+        self.rewriter: Rewriter | None = None
+        """Writes questions out before they are searched for; None: as they were asked."""
         times.load()  # at start, not in front of somebody's question
 
     async def chat(self, chat: Chat, model: Model, answer: Answer) -> Any:
@@ -263,6 +266,9 @@ class Pipeline:
         further: list[Found] = []
         top_k = self._system.config.retrieval.top_k if options.top_k is None else options.top_k
         if owners and options.retrieve and query.text and top_k:
+            if self.rewriter is not None:
+                with self._step(chat, "rewrite"):
+                    query = await self.rewriter.rewritten(chat.messages, query)
             with self._step(chat, "embed"):
                 vector = await self._embed(chat, query, owners)
             with self._step(chat, "search"):

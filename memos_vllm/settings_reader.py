@@ -42,3 +42,11 @@ class ReaderConfig(Section):
     model: str | None = Field(None, description="its name there")
     api_key: str | None = Field(None, description="for it")
     timeout_seconds: float = Field(120.0, gt=0, description="for one answer of it")
+    rewrite: bool = Field(
+        False,
+        description="the served model writes out a question that goes on from earlier ones before memory "
+        "is searched; it costs a short reply in front of the first token",
+    )
+    rewrite_seconds: float = Field(
+        1.0, gt=0, description="it may take; then the question is searched for as it was asked"
+    )

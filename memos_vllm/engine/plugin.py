@@ -32,6 +32,7 @@ from memos_vllm.extract import Extractor
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.reader.remote import OpenAIWriter
+from memos_vllm.reader.rewrite import Rewriter
 from memos_vllm.reader.writing import Writer
 from memos_vllm.remember import READ, Rememberer
 from memos_vllm.system import MemorySystem
@@ -103,6 +104,10 @@ class MemosPlugin:
             loop = asyncio.get_running_loop()
             writer = EngineWriter(engine_client, memory.inner_tokenizer, salter.in_flight, loop)
             rememberer.extractor = _extractor(system, writer, memory)
+            if (reader := system.config.reader).rewrite:
+                state.memos_pipeline.rewriter = Rewriter(
+                    writer.now, memory.tokenizer.escape, reader.rewrite_seconds
+                )
         await asyncio.to_thread(_start, system, rememberer)
         if serving is not None and system.config.training.in_server:
             activator = getattr(state, "memos_activator", None)

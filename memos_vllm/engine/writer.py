@@ -60,14 +60,22 @@ class EngineWriter:
         await self._people.idle(_LONGEST_WAIT_SECONDS)
         loop = asyncio.get_running_loop()
         # A context of its own: nobody's person, adapter or orders.
-        tasks = [loop.create_task(self._ask(ask), context=Context()) for ask in asks]
+        tasks = [
+            loop.create_task(self._ask(ask, self._priority, True), context=Context())
+            for ask in asks
+        ]
         return list(await asyncio.gather(*tasks))
 
-    async def _ask(self, ask: Ask) -> str:
+    async def now(self, ask: Ask) -> str:
+        """For somebody who waits: as soon as any request of a person's."""
+        task = self._ask(ask, 0, False)
+        return await asyncio.get_running_loop().create_task(task, context=Context())
+
+    async def _ask(self, ask: Ask, priority: int, is_background: bool) -> str:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        BACKGROUND.set(True)
+        BACKGROUND.set(is_background)
         tokens = self._tokenizer.apply_chat_template(
             ask.messages, add_generation_prompt=True, return_dict=False
         )
@@ -83,7 +91,7 @@ class EngineWriter:
             {"prompt_token_ids": tokens, "cache_salt": secrets.token_hex(16)},
             params,
             f"memos-write-{secrets.token_hex(8)}",
-            priority=self._priority,
+            priority=priority,
         )
         text: str = [output async for output in outputs][-1].outputs[0].text
         return text

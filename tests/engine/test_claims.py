@@ -98,7 +98,11 @@ def reading(homes) -> Iterator[Server]:
     """A server whose own model reads each turn."""
     folder = homes / "reading"
     folder.mkdir()
-    fine = {"MEMOS__READER__MODE": "fine"}
+    fine = {
+        "MEMOS__READER__MODE": "fine",
+        "MEMOS__READER__REWRITE": "true",
+        "MEMOS__READER__REWRITE_SECONDS": "20",
+    }
     with Server(folder, home=folder / "home", environment=fine).running() as running:
         yield running
 
@@ -128,3 +132,24 @@ def test_the_served_model_reads_behind_people_s_backs_and_the_turn_stays(reading
         # Whatever a small model writes: nothing is known that nobody said.
         words = set(re.findall(r"\w{4,}", claim["item"]["claim"]["value"].casefold()))
         assert words <= set(re.findall(r"\w{4,}", text.casefold())), claim
+
+
+@pytest.mark.timeout(600)
+def test_the_served_model_writes_a_question_out_before_it_is_searched_for(reading: Server):
+    http = reading.http(None, "olga")
+    chat(http, "My cat is called Miso.")
+    messages = [
+        {"role": "user", "content": "Tell me about my cat."},
+        {"role": "assistant", "content": "You have a cat."},
+        {"role": "user", "content": "And what is it called?"},
+    ]
+    memory = {"write": False, "required": True}
+    body = {"model": MODEL, "messages": messages, "max_tokens": 4, "memory": memory}
+    reply = http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    plan = http.get(f"/v1/memory/explain/{reply.json()['id']}").json()
+    assert plan["steps_ms"]["rewrite"] > 0
+    assert "required" not in plan["degraded"]
+    first = http.post("/v1/chat/completions", json=body | {"messages": messages[2:]})
+    plan = http.get(f"/v1/memory/explain/{first.json()['id']}").json()
+    assert plan["steps_ms"]["rewrite"] < 20, "nothing to go on from: the model is not asked"

@@ -1,0 +1,80 @@
+"""A question that goes on from earlier ones ("And where does she work?"), written out by a model.
+
+What is searched for is both, the question as it was asked and as it was written out: a model that gets
+it wrong costs a few words, not the question.  It costs a short reply in front of the first token, so it
+is off unless somebody wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from memos_vllm.errors import Unavailable
+from memos_vllm.reader.messages import Message, last_user, text_of
+from memos_vllm.reader.query import MemoryQuery, read_text
+from memos_vllm.reader.quoting import Escape, quoted
+from memos_vllm.reader.writing import Ask
+
+log = logging.getLogger(__name__)
+_BEFORE = 4
+"""Messages before the question that are shown."""
+_LONGEST_CHARACTERS = 600  # of each of them
+_TOKENS = 64
+_SCHEMA = {
+    "type": "object",
+    "properties": {"question": {"type": "string", "maxLength": 200}},
+    "required": ["question"],
+    "additionalProperties": False,
+}
+_ASKED = (
+    "Below is the end of a conversation, quoted. Write its last message once more so that it can be "
+    "understood alone: put names and things in place of words like she, it, there, that one. Add nothing "
+    'else. Answer with JSON: {"question": "..."}\n\n'
+)
+Write = Callable[[Ask], Awaitable[str]]
+
+
+class Rewriter:
+    def __init__(self, write: Write, escape: Escape, seconds: float) -> None:
+        """Args: escape: breaks up the tokenizer's control strings. seconds: it may take."""
+        self._write, self._escape, self._seconds = write, escape, seconds
+
+    async def rewritten(self, messages: Sequence[Message], query: MemoryQuery) -> MemoryQuery:
+        """The query with what the model wrote beside it; as it was, where there is nothing to go on
+        from or the model does not answer in time."""
+        position = last_user(messages)
+        if not query.text or position is None or last_user(messages[:position]) is None:
+            return query
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await self._write(self._ask(messages[: position + 1]))
+        except (TimeoutError, Unavailable) as error:
+            log.info("the question is searched for as it was asked: %s", str(error) or "too slow")
+            return query
+        question = _question_in(answer)
+        if question is None or question.casefold() in query.text.casefold():
+            return query
+        both = read_text(f"{query.text}\n{question}")
+        return dataclasses.replace(both, intent=query.intent)
+
+    def _ask(self, messages: Sequence[Message]) -> Ask:
+        spoken = [m for m in messages if m.get("role") in ("user", "assistant") and text_of(m)]
+        lines = [
+            quoted(f"{message['role']}: {text_of(message)[-_LONGEST_CHARACTERS:]}", self._escape)
+            for message in spoken[-_BEFORE - 1 :]
+        ]
+        content = _ASKED + "\n".join(lines)
+        return Ask([{"role": "user", "content": content}], _TOKENS, schema=_SCHEMA)
+
+
+def _question_in(answer: str) -> str | None:
+    try:
+        tree = json.loads(answer)
+    except ValueError:
+        return None
+    question = tree.get("question") if isinstance(tree, dict) else None
+    return question.strip() or None if isinstance(question, str) else None
