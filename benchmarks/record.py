@@ -68,11 +68,13 @@ class Record:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     headline: dict[str, float] = dataclasses.field(default_factory=dict)
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    module: str | None = None
+    """Of the package `benchmarks`, where it is not named like the record."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "benchmark": self.benchmark,
-            "command": f"python -m benchmarks.{self.benchmark} {self.options}".strip(),
+            "command": f"python -m benchmarks.{self.module or self.benchmark} {self.options}".strip(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_commit": git_commit(),
             "machine": machine(),

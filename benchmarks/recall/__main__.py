@@ -47,6 +47,7 @@ def main() -> None:
     count = MERGED if arguments.merging else count
     record = Record(
         "merging" if arguments.merging else "recall",
+        module="recall",
         options="--merging"
         if arguments.merging
         else f"--cubes {count}" + (" --locomo FILE" if arguments.locomo else ""),

@@ -25,7 +25,7 @@ _OTHERS_TEXT = re.compile(
 )
 _NOT_MEANT = re.compile(
     r"\b(?:pretend|imagine|imagining|role-?\s?play(?:ing)?|suppose|supposing|hypothetical(?:ly)?|fictional|make-believe"
-    r"|what if|let's say|in (?:this|the|my|a) (?:story|game|novel|scene|play|movie|dream)|once upon"
+    r"|what if|let's say|in (?:this|that|the|my|our|your|a) (?:story|game|novel|scene|play|movie|film|script|sketch|dream)|once upon"
     r"|write (?:me )?(?:an?|the|my) [\w ]{0,40}|you are an? |in the voice of|just kidding|only kidding"
     r"|(?:just|only) joking|i'm joking|i'm kidding|jk|april fool\w*|sarcas\w+)\b|/s\s*$|[\U0001F61C\U0001F609\U0001F643]",
     re.IGNORECASE,

@@ -134,6 +134,7 @@ NOTHING = [
     "Role-play: I am a doctor.",
     "You are a wizard. I live in Narnia.",
     "In this story I live in Rome.",
+    "As the pirate in our story, I work at Acme.",
     "Write me a poem. I love roses.",
     "I own a unicorn \U0001f61c",
     # others' words
