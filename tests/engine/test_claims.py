@@ -78,6 +78,33 @@ def test_the_profile_s_kv_is_used_again_while_nothing_changes(server: Server, ke
     wait_for(cached, "the profile out of kept KV", SECONDS)
 
 
+def test_a_role_has_memory_of_its_own(server: Server, keys: Keys):
+    http = server.http(keys.acme, "nora")
+    chat(http, "I live in Bergen.")
+    until_known(http, home=("Bergen", True))
+    chat(http, "I work at Globex.", persona="nurse")
+    until_known(http, employer=("Globex", True))
+
+    def cubes(**memory: Any) -> set[str]:
+        reply = chat(http, "Good morning!", "four", write=False, retrieve=False, **memory)
+        return {cube["name"] for cube in reply["memory"]["cubes"]}
+
+    assert cubes(persona="nurse") == {"profile", "profile~nurse"}
+    assert cubes() == cubes(persona="parent") == {"profile"}
+
+
+def test_one_hop_brings_what_shares_no_word_with_the_question(server: Server, keys: Keys):
+    http = server.http(keys.acme, "lena")
+    chat(http, "My sister is called Maria.")
+    until_known(http, sister_name=("Maria", True))
+    told = {"type": "explicit", "content": [{"text": "Maria started at the post office."}]}
+    assert http.post("/v1/memory/cubes", json={"payload": told}).status_code == 201
+    reply = chat(http, "Does my sister have a job?", "two", write=False, top_k=2)
+    plan = http.get(f"/v1/memory/explain/{reply['id']}").json()
+    used = [entry["reason"] for entry in plan["entries"] if entry["decision"] == "used"]
+    assert "names Maria, as a better item does" in used
+
+
 def test_forget_that_is_done_after_the_reply(server: Server, keys: Keys):
     http = server.http(keys.acme, "vera")
     chat(http, "My cat is called Miso.")

@@ -171,6 +171,31 @@ def test_words_whose_every_claim_is_over_are_over_and_others_are_not():
     assert claims == {"paris"}
 
 
+def test_a_name_that_has_ended_is_over_however_it_was_put():
+    def indexed(name, turn, day, source=None, **claim):
+        return IndexedItem(name, "c", turn, turn, "alice", "s", us(day), source, **claim)
+
+    def us(day):
+        return to_us(DAY + timedelta(days=day))
+
+    told = "Miso is what we named the cat."
+    items = [
+        indexed("told", told, 1, "m1"),
+        indexed("soup", "Miso soup is good.", 1, "m2"),
+        indexed("later", "When the cat was still Miso, it was small.", 9, "m3"),
+        indexed("says", "alice's cat is called Miso", 2, sources=("m4",), names=("cat", "Miso"), ends_us=us(5)),
+        indexed("now", "alice's cat is called Tofu", 5, sources=("m5",), names=("cat", "Tofu")),
+    ]  # fmt: skip
+    over, claims = Past(items).at(us(10))
+    assert over == {"says": us(5), "told": us(5)}
+    assert claims == {"says"}
+    again = indexed(
+        "again", "alice's cat is called Miso", 8, sources=("m6",), names=("cat", "Miso")
+    )
+    over, _ = Past([*items, again]).at(us(10))
+    assert "told" not in over, "it is called so again"
+
+
 def test_an_event_that_is_over_is_found_like_any_other(system):
     alice = principal("alice")
     event = said("dentist", attribute=None, ends=DAY).model_copy(update={"type": ItemType.EVENT})

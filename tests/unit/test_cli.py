@@ -120,6 +120,19 @@ def test_durations_that_are_none(text: str) -> None:
 
 
 @pytest.mark.usefixtures("server_holds_index")
+def test_one_cube_is_merged_into_another(memos: Memos) -> None:
+    for name, text in (("old", "Miso is a cat."), ("new", "Rex is a dog.")):
+        memos("cubes", "create", "--text", text, "--name", name, "--person", "ann")
+    memos("cubes", "merge", "old", "new", "--person", "ann")
+    shown = memos("cubes", "show", "new", "--person", "ann").stdout
+    assert "Miso is a cat." in shown
+    assert "Rex is a dog." in shown
+    (listed,) = json.loads(memos("cubes", "list", "--state", "merged", "--json").stdout)
+    assert listed["name"] == "old"
+    assert "itself" in memos("cubes", "merge", "new", "new", "--person", "ann", code=1).stderr
+
+
+@pytest.mark.usefixtures("server_holds_index")
 def test_cube_is_created_listed_shown_rolled_back_and_deleted(memos: Memos) -> None:
     result = memos(
         "cubes", "create", "--text", "Miso is a cat.", "--name", "pets", "--person", "ann"

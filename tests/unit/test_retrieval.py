@@ -140,6 +140,23 @@ def test_questions_among_the_items_stand_behind_their_answers():
     assert score(items, "fun", [1.0, 1.0], question_penalty=0.5) == [0.5, 1.0]
 
 
+def test_session_coverage_is_how_much_of_the_question_a_whole_session_holds():
+    items = [
+        item("a", "a red boat", "Ann", "one"),
+        item("b", "the old harbour", "Ben", "one"),
+        item("c", "a red car", "Ann", "two"),
+        item("d", "walking home", None, "three"),
+    ]
+    index = OwnerIndex.build(1, items)
+    both = index.session_coverage(tokenize("red harbour"))
+    assert both[0] == both[1] == 1.0
+    assert 0 < both[2] < 0.5, "a word of two sessions counts less than a word of one"
+    assert both[3] == 0
+    assert not index.session_coverage([]).any()
+    assert index.session_coverage(tokenize("Ann")).tolist() == [0.0] * 4
+    assert OwnerIndex.build(1, []).session_coverage(["red"]).shape == (0,)
+
+
 def test_coverage_counts_words_that_stand_beside_an_item_but_not_in_another_cube():
     items = [
         IndexedItem(str(n), cube, turn, turn, "Ann", None, None)
