@@ -27,7 +27,7 @@ def identical_share(bench: Bench, prompts: int) -> tuple[float, list[dict[str, A
             {
                 "prompt_tokens": cold["usage"]["prompt_tokens"],
                 "loaded_tokens": loaded["usage"]["prompt_tokens_details"]["cached_tokens"],
-                "identical": _text(cold) == _text(loaded),
+                "identical": said(cold) == said(loaded),
             }
         )
     return sum(row["identical"] for row in rows) / len(rows), rows
@@ -65,8 +65,8 @@ def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[s
                 "exact": ways.count("exact"),
                 "near": ways.count("near"),
                 "prefill": ways.count("prefill"),
-                "kl": round(divergence(_top(full), _top(near)), 5),
-                "same_first_token": _text(full) == _text(near),
+                "kl": round(divergence(top_tokens(full), top_tokens(near)), 5),
+                "same_first_token": said(full) == said(near),
             }
         )
     late = [row for row in rows if row["request"] >= requests // 3 and row["near"]]
@@ -100,11 +100,13 @@ def healing(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[st
     return headline, rows
 
 
-def _text(reply: dict[str, Any]) -> str:
+def said(reply: dict[str, Any]) -> str:
+    """The reply's text."""
     text: str = reply["choices"][0]["message"]["content"]
     return text
 
 
-def _top(reply: dict[str, Any]) -> dict[str, float]:
+def top_tokens(reply: dict[str, Any]) -> dict[str, float]:
+    """The first token's likeliest, with their log-probabilities."""
     first = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     return {f"{top['token']}{top['bytes']}": top["logprob"] for top in first}
