@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kv_tables import borders, extraction
 from benchmarks.markdown import table_of
 from benchmarks.memory_tables import hygiene, merging, recall
 from benchmarks.record import RESULTS, ROOT
@@ -290,6 +291,8 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "lora": lora,
     "recall": recall,
     "merging": merging,
+    "borders": borders,
+    "extraction": extraction,
     "hygiene": hygiene,
     "kv_growth": kv_growth,
 }

@@ -24,6 +24,9 @@ class RetrievalWeights(Section):
     coverage: float = Field(
         1.75, ge=0, description="share of the question's words that stand in the item or near it"
     )
+    session_coverage: float = Field(
+        0.0, ge=0, description="share of the question's words that stand in the item's session"
+    )
     session_prior: float = Field(0.18, ge=0, description="lift of a session with other good items")
     speaker_boost: float = Field(0.32, ge=0, description="lift of items by a speaker who is named")
     time_boost: float = Field(

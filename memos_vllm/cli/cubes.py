@@ -211,6 +211,25 @@ def rollback(
 
 
 @app.command()
+def merge(
+    cube: RefArgument,
+    into: Annotated[str, typer.Argument(help="Cube of the same owner that holds both then.")],
+    tenant: TenantOption = LOCAL_TENANT,
+    person: PersonOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fold a cube's items into another one; it becomes `merged` and is searched no more."""
+    from memos_vllm import tidy
+
+    with opened(config) as system:
+        indexed_here = can_index(system)
+        made = tidy.merge(system, administrator(tenant, person), cube, into)
+        say_what_waits(system, indexed_here)
+    _print_made(made, f"{cube} is merged into", as_json)
+
+
+@app.command()
 def diff(
     cube: RefArgument,
     older: Annotated[str, typer.Argument(help="A version.")],

@@ -33,11 +33,14 @@ def search(
     top_k: Annotated[
         int | None, typer.Option("--top-k", min=1, max=1000, help="Default: retrieval.top_k.")
     ] = None,
+    persona: Annotated[
+        str | None, typer.Option("--persona", help="With this persona's own memory.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search the memory of a person and what the tenant shares."""
-    principal = administrator(tenant, person)
+    principal = administrator(tenant, person).in_persona(persona)
     with opened(config) as system:
         vector, left_out = _vector(system, principal, question)
         count = top_k or system.config.retrieval.top_k

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence, Set
 from datetime import UTC, datetime
 
 from memos_vllm.cube.model import Claim, Item, plain
@@ -76,8 +77,9 @@ class Past:
 
 
 def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
-    """What no longer holds, by item, and since when: claims that have ended, and what was said if all
-    that was read out of it has ended."""
+    """What no longer holds, by item, and since when: claims that have ended; what was said, if all that
+    was read out of it has ended; and what says a name that has ended with what bore it, however it was
+    put ("Miso is what we named the cat")."""
     ended: dict[str, int] = {}
     open_sources: set[str] = set()
     over: dict[str, int] = {}
@@ -92,7 +94,30 @@ def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
     for item in listed:
         if not item.sources and item.source in ended and item.source not in open_sources:
             over[item.id] = ended[item.source]
+    _over_by_name(listed, over, open_sources)
     return over
+
+
+def _over_by_name(
+    items: Sequence[IndexedItem], over: dict[str, int], open_sources: Set[str]
+) -> None:
+    """Only what was said before the name ended: whoever says it afterwards speaks of the past."""
+    ended: dict[tuple[str, str], int] = {}
+    for item in items:
+        if item.names and item.id in over:
+            ended[item.names] = over[item.id]
+    for item in items:
+        if item.names and item.id not in over:
+            ended.pop(item.names, None)  # it bears the name again
+    for names, since in ended.items():
+        words = [re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in names]
+        for item in items:
+            if item.sources or item.id in over or item.source in open_sources:
+                continue
+            if item.time_us is None or item.time_us >= since:
+                continue
+            if all(word.search(item.turn) for word in words):
+                over[item.id] = since
 
 
 def holds(item: Item, at: datetime) -> bool:

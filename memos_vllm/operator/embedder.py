@@ -44,7 +44,8 @@ class Embedder:
     @property
     def signature(self) -> str:
         """Names what vectors were made with: vectors of two signatures cannot be compared."""
-        return f"{self._config.model}|mean-of-windows-1"
+        dtype = "" if self._config.dtype == "float32" else f"|{self._config.dtype}"
+        return f"{self._config.model}|mean-of-windows-1{dtype}"
 
     async def embed_query(self, text: str, scope: str) -> Vectors:
         """(dim,) of one question.
@@ -197,7 +198,10 @@ class Embedder:
             from sentence_transformers import SentenceTransformer
 
             torch.set_num_threads(self._config.threads)
-            self._model = SentenceTransformer(self._config.model, device=self._config.device)
+            dtype = {"dtype": getattr(torch, self._config.dtype)}
+            self._model = SentenceTransformer(
+                self._config.model, device=self._config.device, model_kwargs=dtype
+            )
         except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
             cause = str(error).strip().splitlines()[0]
             unavailable = EmbedderUnavailable(

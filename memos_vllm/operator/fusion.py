@@ -20,8 +20,12 @@ from memos_vllm.operator.english import asks_when, named_time
 from memos_vllm.operator.lexical import Integers, OwnerIndex, Scores
 from memos_vllm.settings_retrieval import RetrievalWeights
 
-CHANNELS = ("lexical_turn", "lexical_window", "dense_turn", "dense_window", "coverage")
+CHANNELS = (
+    *("lexical_turn", "lexical_window", "dense_turn", "dense_window"),
+    *("coverage", "session_coverage"),
+)
 LIFTS = ("speaker_boost", "time_boost", "when_boost", "question_penalty")
+_SHARES = ("coverage", "session_coverage")  # 0 to 1 as they are
 _SESSION_TOP = 3
 
 
@@ -41,7 +45,7 @@ def signals_of(question: str, index: OwnerIndex, channels: Mapping[str, Scores])
     score and counts as that channel's minimum. A missing channel does not count at all.
     """
     scaled = {
-        name: scores if name == "coverage" else min_max(scores) for name, scores in channels.items()
+        name: scores if name in _SHARES else min_max(scores) for name, scores in channels.items()
     }
     zeros = np.zeros(len(index.items), dtype=np.float32)
     cues = index.cues

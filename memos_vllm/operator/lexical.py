@@ -144,6 +144,25 @@ class OwnerIndex:
             total += idf
         return covered / np.float32(total) if total else covered
 
+    def session_coverage(self, words: Sequence[str]) -> Scores:
+        """The share of the words, by how few sessions hold them, that stand somewhere in an item's session.
+
+        What was talked about in a session is spread over its turns; each names a part of it.
+        """
+        asked = dict.fromkeys(words)
+        wanted = [word for word in asked if word not in self.speaker_words] or list(asked)
+        session = self.cues.session
+        count = int(session.max(initial=-1)) + 1
+        covered = np.zeros(count, dtype=np.float32)
+        total = 0.0
+        for word in wanted:
+            holders = np.unique(session[self._holders(word)])
+            idf = float(np.log1p((count - len(holders) + 0.5) / (len(holders) + 0.5)))
+            covered[holders] += idf
+            total += idf
+        found = covered / np.float32(total) if total else covered
+        return found[session]
+
     def _holders(self, word: str) -> Integers:
         """Positions of the items that hold a word."""
         if self.turns is None or word not in self.turns.vocab_dict:

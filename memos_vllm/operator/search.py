@@ -147,6 +147,7 @@ class MemOperator:
             "lexical_turn": index.turn_scores(words),
             "lexical_window": index.window_scores(words),
             "coverage": index.coverage(words),
+            "session_coverage": index.session_coverage(words),
         }
 
     def _dense_channels(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from memos_vllm.cube.entities import EntityKind, entity_key
 from memos_vllm.cube.ids import SHARED, to_datetime
@@ -108,18 +108,16 @@ class Entities:
     ) -> list[Link]:
         """One hop: items that share a rare name with these, by what they share.
 
+        What may not be seen is not left out here: look each up under the principal.
+
         Args:
-            items: where to start, the best first.
+            items: where to start, the best first; the principal's to read.
             besides: keys of names that lead nowhere new (they were asked for).
         """
-        readable = (
-            MentionRow.tenant == principal.tenant,
-            MentionRow.person.in_((principal.person, SHARED)),
-        )
         with self._database.read() as session:
             start = session.execute(
                 select(MentionRow.item_id, MentionRow.entity, MentionRow.name).where(
-                    MentionRow.item_id.in_(items), *readable
+                    MentionRow.item_id.in_(items), MentionRow.tenant == principal.tenant
                 )
             ).all()
             via = {
@@ -127,15 +125,7 @@ class Entities:
             }
             if not via:
                 return []
-            rows = session.execute(
-                select(MentionRow.item_id, MentionRow.entity, ItemRow.time_us, CubeRow)
-                .join(ItemRow, ItemRow.id == MentionRow.item_id)
-                .join(CubeRow, CubeRow.id == ItemRow.cube_id)
-                .where(MentionRow.entity.in_(via), *readable, CubeRow.state.in_(READABLE))
-                .limit(len(via) * (RARE + 1) * 4)
-            ).all()
-        # How rare a name is tells nothing of what this principal cannot read.
-        reached = [row[:3] for row in rows if records.injectable(principal, row[3])]
+            reached = session.execute(_naming(principal, via)).all()
         counts = Counter(entity for _, entity, _ in reached)
         links: dict[str, Link] = {}
         times: dict[str, int] = {}
@@ -148,6 +138,33 @@ class Entities:
             times[item_id] = time_us or 0
         ranked = sorted(links.values(), key=lambda link: (-link.weight, -times[link.item_id]))
         return ranked[:limit]
+
+
+def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, int | None]:
+    """(item, entity, time) of at most one item more than is rare, for each of the entities.
+
+    Of shared cubes only those that the whole tenant reads: how rare a name is tells nothing of what
+    this principal cannot read.
+    """
+    for_all = and_(MentionRow.person == SHARED, CubeRow.access["readers"].as_string().is_(None))
+    number = func.row_number().over(
+        partition_by=MentionRow.entity, order_by=(ItemRow.time_us.desc(), ItemRow.id)
+    )
+    named = (
+        select(MentionRow.item_id, MentionRow.entity, ItemRow.time_us, number.label("number"))
+        .join(ItemRow, ItemRow.id == MentionRow.item_id)
+        .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+        .where(
+            MentionRow.entity.in_(set(entities)),
+            MentionRow.tenant == principal.tenant,
+            or_(MentionRow.person == principal.person, for_all),
+            CubeRow.state.in_(READABLE),
+        )
+        .subquery()
+    )
+    return select(named.c.item_id, named.c.entity, named.c.time_us).where(
+        named.c.number <= RARE + 1
+    )
 
 
 def _own(principal: Principal) -> ColumnElement[bool]:

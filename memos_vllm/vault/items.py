@@ -6,7 +6,7 @@ Called inside the transaction that makes a version, so rows, owner revision and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,8 @@ class IndexedItem:
     """Of a claim: the messages that say it."""
     ends_us: int | None = None
     """Of a claim that no longer holds: since when."""
+    names: tuple[str, str] | None = None
+    """Of a claim about what something is called: (`cat`, `Miso`)."""
     persona: str | None = None
     """Whose own its cube is; None: it is there in all of them."""
 
@@ -188,8 +190,15 @@ def _indexed(row: ItemRow, turn: str, window: str, persona: str | None = None) -
         row.source,
         tuple(claim.get("sources") or ()),
         to_us(datetime.fromisoformat(ends)) if ends else None,
+        _names(claim),
         persona,
     )
+
+
+def _names(claim: Mapping[str, Any]) -> tuple[str, str] | None:
+    whose, _, what = (claim.get("attribute") or "").rpartition(".")
+    value = claim.get("value")
+    return (whose, value) if whose and what == "name" and value else None
 
 
 def load_rows(session: Session, ids: Sequence[str]) -> dict[str, tuple[ItemRow, CubeRow]]:
