@@ -13,24 +13,24 @@ from memos_vllm.settings import Section
 
 
 class RetrievalWeights(Section):
-    """What a signal counts in an item's score; the five signals are averaged, then lifts are added."""
+    """What a signal counts in an item's score; the six signals are averaged, then lifts are added."""
 
-    lexical_turn: float = Field(0.45, ge=0, description="BM25 over the item")
+    lexical_turn: float = Field(0.5, ge=0, description="BM25 over the item")
     lexical_window: float = Field(
-        0.55, ge=0, description="BM25 over the item behind its predecessor"
+        0.6, ge=0, description="BM25 over the item behind its predecessor"
     )
-    dense_turn: float = Field(1.0, ge=0, description="cosine of the item")
-    dense_window: float = Field(1.25, ge=0, description="cosine of the item behind its predecessor")
+    dense_turn: float = Field(1.15, ge=0, description="cosine of the item")
+    dense_window: float = Field(1.45, ge=0, description="cosine of the item behind its predecessor")
     coverage: float = Field(
-        1.75, ge=0, description="share of the question's words that stand in the item or near it"
+        1.8, ge=0, description="share of the question's words that stand in the item or near it"
     )
     session_coverage: float = Field(
-        0.0, ge=0, description="share of the question's words that stand in the item's session"
+        0.45, ge=0, description="share of the question's words that stand in the item's session"
     )
-    session_prior: float = Field(0.18, ge=0, description="lift of a session with other good items")
-    speaker_boost: float = Field(0.32, ge=0, description="lift of items by a speaker who is named")
+    session_prior: float = Field(0.12, ge=0, description="lift of a session with other good items")
+    speaker_boost: float = Field(0.3, ge=0, description="lift of items by a speaker who is named")
     time_boost: float = Field(
-        1.2, ge=0, description="lift of items from the month, year or day that is named"
+        1.1, ge=0, description="lift of items from the month, year or day that is named"
     )
     when_boost: float = Field(
         0.3, ge=0, description="lift of items that name a time, for questions that ask for one"

@@ -53,7 +53,7 @@ ABLATIONS: Mapping[str, RetrievalWeights] = {
 } | {
     f"without_{name}": _without(name)
     for name in (
-        *("coverage", "session_prior", "speaker_boost", "time_boost"),
+        *("coverage", "session_coverage", "session_prior", "speaker_boost", "time_boost"),
         *("when_boost", "question_penalty"),
     )
 }

@@ -1,7 +1,7 @@
 """One score from many signals.
 
-Five signals are averaged by weight: lexical and dense, each over the item alone and behind its
-predecessor, and how much of the question's words stands near the item.  The first four are min-max
+Six signals are averaged by weight: lexical and dense, each over the item alone and behind its
+predecessor, and how much of the question's words stands near the item, and in its session.  The first four are min-max
 normalised within an owner, not fused by rank, which throws away how much better the best is.  Then
 come lifts: items of a session that has other good items, by the speaker or from the time that the
 question names, that say when where it asks when; and a penalty for items that are questions
