@@ -20,6 +20,7 @@ from memos_vllm.cube.ids import (
     to_datetime,
     to_us,
 )
+from memos_vllm.cube.lifecycle import READABLE
 from memos_vllm.cube.model import (
     Access,
     Claim,
@@ -62,11 +63,17 @@ def injectable(principal: Principal, row: CubeRow) -> bool:
     )
 
 
-def in_persona(principal: Principal, row: CubeRow) -> bool:
-    """Whether a cube has a place in what the principal does now. No matter of permission: the person
-    may read it in any case."""
+def usable(principal: Principal, row: CubeRow) -> bool:
+    """Whether a cube may stand in the principal's prompts now."""
+    return effective_state(row) in READABLE and injectable(principal, row)
+
+
+def has_place(principal: Principal, row: CubeRow) -> bool:
+    """Whether it does without being named: its persona is the one that the person acts in, if it has
+    one. That is no matter of permission."""
     persona = persona_of(row.tags)
-    return persona is None or principal.persona in (persona, EVERY_PERSONA)
+    fits = persona is None or principal.persona in (persona, EVERY_PERSONA)
+    return fits and usable(principal, row)
 
 
 def effective_state(row: CubeRow, at_us: int | None = None) -> State:

@@ -15,7 +15,6 @@ from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import SHARED, PersonId, Sha256, TenantId, now_us
-from memos_vllm.cube.lifecycle import READABLE
 from memos_vllm.cube.model import Header, Item, Kind, Placement, State
 from memos_vllm.errors import BadRequest, NotFound
 from memos_vllm.governance.principal import Principal
@@ -166,7 +165,7 @@ class VaultViews:
             return {
                 item_id: _recalled(item, cube)
                 for item_id, (item, cube) in items.load_rows(session, ids).items()
-                if _usable(principal, cube)
+                if records.has_place(principal, cube)
             }
 
     def stable(self, principal: Principal, refs: Iterable[str]) -> ForPrompts:
@@ -187,7 +186,7 @@ class VaultViews:
                         CubeRow.person.desc()
                     )
                 )
-                cube = next((row for row in found if _usable(principal, row)), None)
+                cube = next((row for row in found if records.usable(principal, row)), None)
                 if cube is None:
                     raise NotFound(f"there is no cube {ref!r} here", param="memory.cubes")
                 if all(cube.id != other.id for other in named):
@@ -199,7 +198,7 @@ class VaultViews:
                 )
             )
             rows = named + [
-                row for row in placed if row.id not in chosen and _usable(principal, row)
+                row for row in placed if row.id not in chosen and records.has_place(principal, row)
             ]
             return ForPrompts(
                 [_stable(session, row) for row in rows if row.kind == Kind.EXPLICIT],
@@ -212,14 +211,14 @@ class VaultViews:
         query = _adapters_for(principal).order_by(CubeRow.created_us, CubeRow.id)
         with self._database.read() as session:
             rows = session.scalars(query)
-            return _adapters(session, [row for row in rows if _usable(principal, row)])
+            return _adapters(session, [row for row in rows if records.usable(principal, row)])
 
     def adapter(self, principal: Principal, ref: str) -> AdapterCube | None:
         """One of them, by id or name: the person's own before the tenant's."""
         query = _adapters_for(principal).where(or_(CubeRow.id == ref, CubeRow.name == ref))
         with self._database.read() as session:
             rows = session.scalars(query.order_by(CubeRow.person.desc()))
-            row = next((row for row in rows if _usable(principal, row)), None)
+            row = next((row for row in rows if records.usable(principal, row)), None)
             return _adapters(session, [row])[0] if row is not None else None
 
     def learnt_together(
@@ -240,7 +239,7 @@ class VaultViews:
             rows = session.scalars(_adapters_for(principal).where(CubeRow.id.in_(told)))
             found = []
             for row in rows:
-                if row.id not in ids and _usable(principal, row) and not row.stale:
+                if row.id not in ids and records.usable(principal, row) and not row.stale:
                     sources = set(session.scalars(of.where(DerivedRow.cube_id == row.id)))
                     if wanted <= sources:
                         found.append((len(sources), -row.created_us, row.id, row))
@@ -294,7 +293,7 @@ class VaultViews:
             rows = session.scalars(
                 select(CubeRow).where(CubeRow.id.in_(wanted), CubeRow.tenant == principal.tenant)
             )
-            return {row.id for row in rows if _usable(principal, row)} == wanted
+            return {row.id for row in rows if records.usable(principal, row)} == wanted
 
     def count_reads(self, cube_ids: Iterable[str]) -> None:
         """Usage counters of the headers; off the request's path."""
@@ -313,11 +312,6 @@ def _adapters_for(principal: Principal) -> Select[CubeRow]:
         CubeRow.person.in_((principal.person, SHARED)),
         CubeRow.kind == Kind.PARAMETRIC,
     )
-
-
-def _usable(principal: Principal, cube: CubeRow) -> bool:
-    readable = records.effective_state(cube) in READABLE and records.injectable(principal, cube)
-    return readable and records.in_persona(principal, cube)
 
 
 def _matches(row: CubeRow, where: CubeFilter) -> bool:

@@ -82,9 +82,12 @@ def test_each_role_has_a_profile_beside_the_person_s_own(system, chat):
 def test_a_persona_is_a_cube_that_stands_in_its_prompts(system):
     text = "As a nurse, alice wants doses in milligrams."
     meta = NewMeta(placement=Placement.STABLE, tags=persona_tag("nurse"))
-    system.create(ALICE, [NewCube(meta=meta, payload=ExplicitPayload(content=[Item(text=text)]))])
+    new = NewCube(meta=meta, payload=ExplicitPayload(content=[Item(text=text)]))
+    (cube,) = system.create(ALICE, [new])
     assert stable(system, NURSE) == {text}
     assert stable(system, ALICE) == stable(system, PARENT) == set()
+    (named,) = system.views.stable(PARENT, [cube.meta.id]).texts
+    assert named.cube_id == cube.meta.id, "what is named is there whatever the persona"
     bob = principal("bob").in_persona("nurse")
     assert stable(system, bob) == set(), "a persona is one person's"
     assert persona_of(["chat", *persona_tag("nurse")]) == "nurse"
