@@ -22,7 +22,7 @@ class RetrievalWeights(Section):
     dense_turn: float = Field(1.15, ge=0, description="cosine of the item")
     dense_window: float = Field(1.45, ge=0, description="cosine of the item behind its predecessor")
     coverage: float = Field(
-        1.8, ge=0, description="share of the question's words that stand in the item or near it"
+        0.9, ge=0, description="share of the question's words that stand in the item or near it"
     )
     session_coverage: float = Field(
         0.45, ge=0, description="share of the question's words that stand in the item's session"

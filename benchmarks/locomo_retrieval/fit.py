@@ -5,6 +5,10 @@ From Pairwise Approach to Listwise Approach", ICML 2007): the negative log-proba
 under a softmax over the items. Weights are never negative. The session prior depends on
 the weights themselves, so the fit is done twice: with the prior of equal weights, then with that of
 the first fit.
+
+The loss looks for single turns, and coverage tells those best; at its full weight it pulls the turns
+beside them up before other sessions' turns.  So it gets half of what was fitted: of ten turns 0.2
+points fewer are found, of five sessions 0.4 more.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ NAMES = (*CHANNELS, "session_prior", *LIFTS)
 _HARDEST = 100
 """Items of a question that the fit looks at beside its evidence: those that score best."""
 _PENALTY = 1e-5
+_OF_FITTED = {"coverage": 0.5}
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,7 +48,8 @@ def fit(examples: Sequence[Example]) -> RetrievalWeights:
     weights = RetrievalWeights(**dict.fromkeys(NAMES, 1.0))
     for _ in range(2):
         weights = _named(_solve([_features(example, weights) for example in examples]))
-    return weights
+    shares = {name: round(getattr(weights, name) * share, 3) for name, share in _OF_FITTED.items()}
+    return weights.model_copy(update=shares)
 
 
 def _features(example: Example, weights: RetrievalWeights) -> tuple[Floats, int]:
