@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table_of
-from benchmarks.memory_tables import hygiene, merging, recall
+from benchmarks.memory_tables import hygiene, memory_load, merging, recall
 from benchmarks.record import RESULTS, ROOT
 
 README = ROOT / "README.md"
@@ -291,6 +291,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "recall": recall,
     "merging": merging,
     "hygiene": hygiene,
+    "memory_load": memory_load,
     "kv_growth": kv_growth,
 }
 
