@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.locomo_retrieval.dataset import Conversation, Question, Turn, load
+
+T = TypeVar("T")
 
 PEOPLE = 3
 """Whose memory is searched, a conversation each. The turns of all others are what is added."""
@@ -23,16 +27,13 @@ class Workload:
     stored: tuple[Conversation, ...]
     """Each is the memory of one person, there before anything is measured."""
     added: tuple[tuple[str, Turn], ...]
-    """(who says it, what they say), of people who are not searched."""
+    """(who says it, what they say), of people who are not searched, in turn."""
     scored: bool
     """Whether its questions were asked by somebody, so that recall means anything."""
 
     def questions(self) -> Iterator[tuple[str, Question]]:
         """(whose memory is asked, the question), the people in turn."""
-        for number in range(max(len(one.questions) for one in self.stored)):
-            for one in self.stored:
-                if number < len(one.questions):
-                    yield one.name, one.questions[number]
+        return _in_turn([(one.name, question) for question in one.questions] for one in self.stored)
 
 
 def workload(data: Path | None, *, quick: bool) -> Workload:
@@ -46,8 +47,14 @@ def workload(data: Path | None, *, quick: bool) -> Workload:
     stored, others = every[:PEOPLE], every[PEOPLE:] or every
     if quick:
         stored = (_beginning(stored[0]),)
-    added = tuple((f"new {one.name}", turn) for one in others for turn in one.turns)
-    return Workload(name, stored, added, scored=data is not None)
+    added = _in_turn([(f"new {one.name}", turn) for turn in one.turns] for one in others)
+    return Workload(name, stored, tuple(added), scored=data is not None)
+
+
+def _in_turn(of_each: Iterable[Sequence[T]]) -> Iterator[T]:
+    """The first of each, the second of each …, until all are through."""
+    rounds = itertools.zip_longest(*of_each)
+    return (one for each in rounds for one in each if one is not None)
 
 
 def _beginning(conversation: Conversation) -> Conversation:
