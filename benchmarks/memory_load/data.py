@@ -47,7 +47,7 @@ def workload(data: Path | None, *, quick: bool) -> Workload:
     stored, others = every[:PEOPLE], every[PEOPLE:] or every
     if quick:
         stored = (_beginning(stored[0]),)
-    added = _in_turn([(f"new {one.name}", turn) for turn in one.turns] for one in others)
+    added = _in_turn([(f"new-{one.name}", turn) for turn in one.turns] for one in others)
     return Workload(name, stored, tuple(added), scored=data is not None)
 
 
