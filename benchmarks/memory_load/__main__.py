@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ import psutil
 from benchmarks.locomo_retrieval.dataset import DataUnavailable, Turn
 from benchmarks.locomo_retrieval.metrics import recall_at
 from benchmarks.memory_load.data import Workload, workload
-from benchmarks.memory_load.load import CONNECTIONS, TIMEOUT_SECONDS, arrivals, offer, summary
+from benchmarks.memory_load.load import (
+    CONNECTIONS,
+    TIMEOUT_SECONDS,
+    Request,
+    arrivals,
+    offer,
+    summary,
+)
 from benchmarks.memory_load.systems import TOP_K, Ours, System, mem0, ours, running
 from benchmarks.record import Record, output_arguments
 from memos_vllm.demo.embedder import WHEEL
@@ -141,7 +148,7 @@ async def at_rate(
     operation: str,
     rate: int,
     seconds: float,
-    request: Callable[[int], Awaitable[object]],
+    request: Request,
 ) -> dict[str, Any]:
     """One operation at one rate; and who kept the processor busy, over the schedule."""
     own, used, start = psutil.Process(), system.cpu_seconds(), time.perf_counter()
@@ -183,12 +190,12 @@ async def behind(
 
 def _request(
     system: System, operation: str, load: Workload, turns: Sequence[tuple[str, Turn]]
-) -> Callable[[int], Awaitable[object]]:
+) -> Request:
     if operation == "add":
         return lambda number: system.add(*turns[number])
     questions = list(load.questions())
 
-    def search(number: int) -> Awaitable[object]:
+    def search(number: int) -> Coroutine[Any, Any, object]:
         person, question = questions[number % len(questions)]
         return system.search(person, question.text)
 

@@ -11,9 +11,13 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
+
+Request = Callable[[int], Coroutine[Any, Any, object]]
+"""Makes the request of that number. Raises Failed."""
 
 TIMEOUT_SECONDS = 10.0
 """A request without its answer so long after it was due has failed."""
@@ -42,19 +46,31 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
 
 async def offer(
     due_seconds: Sequence[float],
-    request: Callable[[int], Awaitable[object]],
+    request: Request,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> list[Outcome]:
-    """Make request `n` at `due_seconds[n]`; returns when each has its answer or has failed."""
+    """Make request `n` at `due_seconds[n]`; returns when each has its answer or has failed.
+
+    A server does not know that nobody waits any more: what has timed out keeps its connection until it
+    is answered, and is answered before this returns, so no load runs into the next.
+    """
     free = asyncio.Semaphore(CONNECTIONS)
+    sent: list[asyncio.Task[object]] = []
     start = time.perf_counter()
+
+    async def made(number: int) -> None:
+        await free.acquire()
+        sent.append(asyncio.create_task(request(number)))
+        sent[-1].add_done_callback(lambda _: free.release())
+        await asyncio.shield(sent[-1])
 
     async def one(number: int, due: float) -> Outcome:
         await asyncio.sleep(start + due - time.perf_counter())
         error = None
         try:
-            async with asyncio.timeout(start + due + timeout_seconds - time.perf_counter()), free:
-                await request(number)
+            await asyncio.wait_for(
+                made(number), start + due + timeout_seconds - time.perf_counter()
+            )
         except TimeoutError:
             error = f"no answer within {timeout_seconds:.0f} s"
         except Failed as failed:
@@ -62,7 +78,9 @@ async def offer(
         done = time.perf_counter() - start
         return Outcome(1000 * (done - due), done, error)
 
-    return list(await asyncio.gather(*(one(n, due) for n, due in enumerate(due_seconds))))
+    outcomes = await asyncio.gather(*(one(n, due) for n, due in enumerate(due_seconds)))
+    await asyncio.gather(*sent, return_exceptions=True)
+    return outcomes
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> dict[str, float | int | str | None]:
