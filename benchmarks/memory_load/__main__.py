@@ -150,26 +150,27 @@ async def at_rate(
     seconds: float,
     request: Request,
 ) -> dict[str, Any]:
-    """One operation at one rate; and who kept the processor busy, over the schedule."""
-    own, used, start = psutil.Process(), system.cpu_seconds(), time.perf_counter()
-    before = own.cpu_times()
+    """One operation at one rate; and who kept the processor busy, up to the last answer."""
+    before, start = _cpu_seconds(system), time.perf_counter()
     outcomes = await offer(arrivals(rate, seconds), request)
-    took, after = time.perf_counter() - start, own.cpu_times()
-    client = after.user + after.system - before.user - before.system
-    row: dict[str, Any] = {
-        "part": "load",
-        "operation": operation,
-        "rate": rate,
-        "system": system.name,
+    took = time.perf_counter() - start
+    cores = {
+        name: round((now - before[name]) / took, 2) for name, now in _cpu_seconds(system).items()
     }
-    return (
-        row
-        | summary(outcomes, seconds)
-        | {
-            "cores_used": round((system.cpu_seconds() - used) / took, 2),
-            "cores_used_by_client": round(client / took, 2),
-        }
-    )
+    row = {"part": "load", "operation": operation, "rate": rate, "system": system.name}
+    return row | summary(outcomes, seconds) | cores
+
+
+def _cpu_seconds(system: System) -> dict[str, float]:
+    """Used up to now by the system, by us who ask, and by whoever else is on this machine."""
+    own, every = psutil.Process().cpu_times(), psutil.cpu_times()
+    client = own.user + own.system
+    busy = sum(every) - every.idle - every.iowait - every.guest - every.guest_nice
+    return {
+        "cores_used": system.cpu_seconds(),
+        "cores_used_by_client": client,
+        "cores_used_by_others": busy - client - system.cpu_seconds(),
+    }
 
 
 async def behind(
