@@ -1,4 +1,4 @@
-"""README tables of what is learnt and what is kept."""
+"""README tables of what is learnt, what is kept, and how fast memory is under load."""
 
 from __future__ import annotations
 
@@ -91,3 +91,46 @@ def hygiene(record: Mapping[str, Any]) -> str:
         f"{ours['known_share']:.0%} of the questions, the rest is found in the words as they were said."
     )
     return f"{table_of(header, lines)}\n\n{note}"
+
+
+def memory_load(record: Mapping[str, Any]) -> str:
+    """A row for each operation and rate, the systems beside each other."""
+    rows = [row for row in record["rows"] if row["part"] == "load"]
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    header = ["Asked for"]
+    for system in systems:
+        header += [f"{system}: success", "ms: mean", "P50 / P90 / P99", "achieved"]
+    cells: dict[tuple[str, int], list[str]] = {}
+    for row in sorted(rows, key=lambda row: (row["operation"], row["rate"])):
+        cells.setdefault((row["operation"], row["rate"]), []).extend(
+            [
+                f"{row['success_rate']:.1%}".replace(".0%", "%"),
+                f"{row['ms_mean']:,.0f}",
+                " / ".join(f"{row[f'ms_{which}']:,.0f}" for which in ("p50", "p90", "p99")),
+                f"{row['rate_achieved']:.0f}/s",
+            ]
+        )
+    lines = [[f"{operation}, {rate}/s", *each] for (operation, rate), each in cells.items()]
+    config = record["config"]
+    note = (
+        f"Over HTTP, each system in a process of its own; {config['seconds_at_a_rate']:.0f} s at each rate, Poisson "
+        f"arrivals, latency from the arrival, failed after {config['timeout_seconds']:.0f} s. "
+        f"{config['people_searched']} people with {config['turns_stored']:,} turns. {_unloaded(record)}"
+    )
+    return f"{table_of(header, lines)}\n\n{note}"
+
+
+def _unloaded(record: Mapping[str, Any]) -> str:
+    """One request at a time, and what is found."""
+    told = []
+    behind = {row["system"]: row for row in record["rows"] if row["part"] == "behind"}
+    for row in record["rows"]:
+        if row["part"] != "alone":
+            continue
+        found = row["recall_at_10"]
+        told.append(
+            f"{row['system']}: add {row['add_ms_p50']:.0f} ms, search {row['search_ms_p50']:.0f} ms, right behind "
+            f"a change of the same memory {behind[row['system']]['search_ms_p50']:.0f} ms"
+            + (f", turn recall@10 {found:.1%}" if found is not None else "")
+        )
+    return f"Unloaded, medians: {'; '.join(told)}."

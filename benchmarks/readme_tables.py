@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.kv_tables import borders, extraction
 from benchmarks.markdown import table_of
-from benchmarks.memory_tables import hygiene, merging, recall
+from benchmarks.memory_tables import hygiene, memory_load, merging, recall
 from benchmarks.record import RESULTS, ROOT
 
 README = ROOT / "README.md"
@@ -294,6 +294,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "borders": borders,
     "extraction": extraction,
     "hygiene": hygiene,
+    "memory_load": memory_load,
     "kv_growth": kv_growth,
 }
 

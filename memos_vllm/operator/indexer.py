@@ -40,6 +40,11 @@ class Indexer:
         self._index = index
         self._forget_kv = forget_kv
         self._lock = threading.Lock()
+        """Held by whoever works."""
+        self._meeting = threading.Lock()
+        self._waiting: set[CubeId] = set()
+        """Cubes whose changes have to be indexed before somebody's request returns: whoever gets the
+        lock next does them all, so that requests that come together are embedded together."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -53,14 +58,37 @@ class Indexer:
         Raises:
             Unavailable: Chroma, the embedder or the vault does not answer; what is not done stays.
         """
-        done = 0
+        if cubes is None:
+            with self._lock:
+                return self._work_off(None)
+        with self._meeting:
+            self._waiting.update(cubes)
         with self._lock:
-            while batch := self._outbox.pending(cubes):
-                # What needs no embedder goes first: forgetting never waits for a broken model.
-                for work in sorted(batch, key=lambda work: bool(work.upserts)):
-                    self._do(work)
-                    self._outbox.done(work)
-                    done += len(work.rows)
+            with self._meeting:
+                if not self._waiting.intersection(cubes):
+                    return 0  # whoever had the lock before did ours along with theirs
+                together, self._waiting = self._waiting, set()
+            try:
+                return self._work_off(list(together))
+            except Unavailable:
+                with self._meeting:
+                    self._waiting |= together  # each tries again, and learns what is wrong
+                if together <= set(cubes):
+                    raise
+            return self._work_off(cubes)
+
+    def _work_off(self, cubes: Sequence[CubeId] | None) -> int:
+        """Under the lock."""
+        done = 0
+        while batch := self._outbox.pending(cubes):
+            # What needs no embedder goes first: forgetting never waits for a broken model.
+            for part in (
+                [work for work in batch if not work.upserts],
+                [work for work in batch if work.upserts],
+            ):
+                self._do(part)
+                self._outbox.done(part)
+                done += sum(len(work.rows) for work in part)
         return done
 
     def rebuild(self, progress: Callable[[int, int], None] | None = None) -> int:
@@ -71,9 +99,8 @@ class Indexer:
             self._outbox.set_index_signature(self.signature)
         while batch := self._outbox.pending():
             with self._lock:
-                for work in batch:
-                    self._do(work)
-                    self._outbox.done(work)
+                self._do(batch)
+                self._outbox.done(batch)
             if progress:
                 progress(total - min(total, self._outbox.size()), total)
         return total
@@ -112,25 +139,29 @@ class Indexer:
             )
             self.rebuild()
 
-    def _do(self, work: Work) -> None:
-        self._forget_kv(work)  # first: it needs nothing that could be away
-        if work.drop:
-            self._index.drop_cube(work.owner, work.cube)
-            self._payloads.delete_cube(work.owner.tenant, work.cube)
-        elif work.deletes:
-            self._index.delete(work.owner, work.deletes)
-        if work.upserts:
-            turns = [item.turn for item in work.upserts]
-            windows = [item.window for item in work.upserts]
-            # A first item's window is the item itself: embed each different text once.
-            texts = list(dict.fromkeys(turns + windows))
-            rows = dict(zip(texts, self._embedder.embed(texts), strict=True))
-            self._index.upsert(
-                work.owner,
-                work.cube,
-                [item.id for item in work.upserts],
-                {
-                    "turn": np.stack([rows[text] for text in turns]),
-                    "window": np.stack([rows[text] for text in windows]),
-                },
-            )
+    def _do(self, batch: Sequence[Work]) -> None:
+        """All of it; what is new is embedded together."""
+        for work in batch:
+            self._forget_kv(work)  # first: it needs nothing that could be away
+            if work.drop:
+                self._index.drop_cube(work.owner, work.cube)
+                self._payloads.delete_cube(work.owner.tenant, work.cube)
+            elif work.deletes:
+                self._index.delete(work.owner, work.deletes)
+        items = [item for work in batch for item in work.upserts]
+        if not items:
+            return
+        # A first item's window is the item itself: embed each different text once.
+        texts = list(dict.fromkeys(text for item in items for text in (item.turn, item.window)))
+        rows = dict(zip(texts, self._embedder.embed(texts), strict=True))
+        for work in batch:
+            if work.upserts:
+                self._index.upsert(
+                    work.owner,
+                    work.cube,
+                    [item.id for item in work.upserts],
+                    {
+                        "turn": np.stack([rows[item.turn] for item in work.upserts]),
+                        "window": np.stack([rows[item.window] for item in work.upserts]),
+                    },
+                )

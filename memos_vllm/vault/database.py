@@ -7,6 +7,7 @@ transaction never fails half-way because another one was faster.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ class Database:
         self._config = config or DatabaseConfig()
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._writing = threading.Lock()
         try:
             self.engine = self._create_engine()
         except (SQLAlchemyError, ImportError) as error:
@@ -90,10 +92,26 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction; commits when the block ends, rolls back when it raises."""
-        with _translated(), self.engine.connect() as plain:
+        with _translated(), self._turn(), self.engine.connect() as plain:
             connection = plain.execution_options(memos_writes=True)
             with Session(connection, expire_on_commit=False) as session, session.begin():
                 yield session
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite has one writer at a time, and who waits for it there looks again after pauses of up
+        to 100 ms, holding a connection: reads would wait for one of those. So writers queue here."""
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._writing.acquire(timeout=self._config.busy_timeout_seconds):
+            raise VaultUnavailable(
+                "the vault's database does not answer: other writes take too long"
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def migrate(self) -> None:
         """Bring the schema up to this version of the code.

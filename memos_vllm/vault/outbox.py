@@ -67,14 +67,14 @@ class Outbox:
                 )
         return work
 
-    def done(self, work: Work) -> None:
+    def done(self, batch: Sequence[Work]) -> None:
+        rows = [row for work in batch for row in work.rows]
+        if not rows:
+            return
         with self._database.write() as session:
-            for start in range(0, len(work.rows), _SQL_BATCH):
-                session.execute(
-                    delete(OutboxRow).where(
-                        OutboxRow.seq.in_(work.rows[start : start + _SQL_BATCH])
-                    )
-                )
+            for start in range(0, len(rows), _SQL_BATCH):
+                part = rows[start : start + _SQL_BATCH]
+                session.execute(delete(OutboxRow).where(OutboxRow.seq.in_(part)))
 
     def size(self) -> int:
         with self._database.read() as session:

@@ -265,7 +265,7 @@ def test_deleting_leaves_no_row_and_no_byte(vault, database, tmp_path):
         assert work.drop
         assert not work.upserts
         payloads.delete_cube(work.owner.tenant, work.cube)
-        outbox.done(work)
+        outbox.done([work])
     with database.read() as session:
         for table in ("cubes", "versions", "items", "outbox"):
             assert session.scalar(sa.text(f"SELECT count(*) FROM {table}")) == 0, table

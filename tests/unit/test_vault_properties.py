@@ -123,7 +123,7 @@ class VaultMachine(RuleBasedStateMachine):
                 held.clear()
             held -= set(work.deletes)
             held |= {item.id for item in work.upserts}
-            outbox.done(work)
+            outbox.done([work])
 
     @invariant()
     def every_version_is_there_and_reads_as_written(self) -> None:

@@ -1,0 +1,1 @@
+"""Memory that is added and searched at fixed rates, ours and mem0's."""

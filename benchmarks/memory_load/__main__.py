@@ -1,0 +1,257 @@
+"""`python -m benchmarks.memory_load [--data locomo10.json] [--rivals PYTHON] [--quick]`
+
+Memory is added and searched at fixed rates, each system in a process of its own behind HTTP: ours is
+the Memory API with all that is behind it (vault, Chroma, embedder), without an engine; mem0 stands in a
+thin server, with Chroma and the same embedder, and stores what it is given (`infer=False`).  Arrivals
+are a schedule that is made in advance, and latency is counted from it.
+
+alone   one request after the other: the median; and recall@10 of search, with LoCoMo
+load    each rate in turn, the systems one after the other at the same rate
+behind  a search right after the same person's memory was added to
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.locomo_retrieval.dataset import DataUnavailable, Turn
+from benchmarks.locomo_retrieval.metrics import recall_at
+from benchmarks.memory_load.data import Workload, workload
+from benchmarks.memory_load.load import (
+    CONNECTIONS,
+    TIMEOUT_SECONDS,
+    Request,
+    arrivals,
+    offer,
+    summary,
+)
+from benchmarks.memory_load.systems import TOP_K, Ours, System, mem0, ours, running
+from benchmarks.record import Record, output_arguments
+from memos_vllm.demo.embedder import WHEEL
+
+RATES = (10, 20, 40, 60, 80, 100)
+QUICK_RATES = (10, 40)
+SECONDS, QUICK_SECONDS = 10.0, 2.0
+ALONE, QUICK_ALONE = 50, 10
+
+
+class Additions:
+    """Turns that no system has been given yet; over again, once all have been."""
+
+    def __init__(self, load: Workload) -> None:
+        self._turns = itertools.cycle(load.added)
+
+    def next(self, count: int) -> list[tuple[str, Turn]]:
+        return list(itertools.islice(self._turns, count))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="locomo10.json; default: generated text")
+    parser.add_argument("--rivals", type=Path, help="Python of an environment with mem0ai")
+    output_arguments(parser)
+    arguments = parser.parse_args()
+    try:
+        load = workload(arguments.data, quick=arguments.quick)
+    except DataUnavailable as error:
+        print(error, file=sys.stderr)
+        return 2
+    kinds = [ours()]
+    if arguments.rivals is None:
+        _say("mem0 is not measured: --rivals PYTHON names an environment that has it")
+    else:
+        kinds.append(mem0(arguments.rivals))
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memos-load-")))
+        systems = [stack.enter_context(running(kind, home / kind.system.name)) for kind in kinds]
+        given = [("--data locomo10.json", arguments.data), ("--rivals PYTHON", arguments.rivals)]
+        options = " ".join(option for option, value in given if value is not None)
+        record = Record("memory_load", options, config=_config(load, systems, arguments.quick))
+        asyncio.run(measure(record, systems, load, quick=arguments.quick))
+    record.headline |= _headline(record.rows)
+    record.finish(quick=arguments.quick, out=arguments.out)
+    return 0
+
+
+async def measure(
+    record: Record, systems: Sequence[System], load: Workload, *, quick: bool
+) -> None:
+    rates = QUICK_RATES if quick else RATES
+    seconds = QUICK_SECONDS if quick else SECONDS
+    count = QUICK_ALONE if quick else ALONE
+    additions = Additions(load)
+
+    def keep(row: dict[str, Any]) -> None:
+        record.rows.append(row)
+        _say(json.dumps(row))
+
+    for system in systems:
+        for conversation in load.stored:
+            await system.store(conversation)
+    recalled = list(load.questions())[: count if quick else None]
+    for system in systems:
+        keep(await alone(system, load, additions.next(count), recalled))
+    for rate in rates:
+        for operation in ("add", "search"):
+            turns = additions.next(round(rate * seconds))
+            for system in systems:
+                request = _request(system, operation, load, turns)
+                keep(await at_rate(system, operation, rate, seconds, request))
+    for system in systems:
+        keep(await behind(system, load, additions.next(count)))
+        await system.http.aclose()
+
+
+async def alone(
+    system: System,
+    load: Workload,
+    turns: Sequence[tuple[str, Turn]],
+    questions: Sequence[tuple[str, Any]],
+) -> dict[str, Any]:
+    """One request at a time; recall of every question on the way."""
+    added, searched, recall = [], [], []
+    for person, turn in turns:
+        added.append(await _timed(system.add(person, turn)))
+    for person, question in questions:
+        start = time.perf_counter()
+        found = await system.search(person, question.text)
+        searched.append(1000 * (time.perf_counter() - start))
+        recall.append(recall_at(found, question.evidence, TOP_K))
+    return {
+        "part": "alone",
+        "system": system.name,
+        "added": len(added),
+        "add_ms_p50": round(statistics.median(added), 1),
+        "searches": len(searched),
+        "search_ms_p50": round(statistics.median(searched), 1),
+        f"recall_at_{TOP_K}": round(statistics.fmean(recall), 4) if load.scored else None,
+    }
+
+
+async def at_rate(
+    system: System,
+    operation: str,
+    rate: int,
+    seconds: float,
+    request: Request,
+) -> dict[str, Any]:
+    """One operation at one rate; and who kept the processor busy, up to the last answer."""
+    before, start = _cpu_seconds(system), time.perf_counter()
+    outcomes = await offer(arrivals(rate, seconds), request)
+    took = time.perf_counter() - start
+    cores = {
+        name: round((now - before[name]) / took, 2) for name, now in _cpu_seconds(system).items()
+    }
+    row = {"part": "load", "operation": operation, "rate": rate, "system": system.name}
+    return row | summary(outcomes, seconds) | cores
+
+
+def _cpu_seconds(system: System) -> dict[str, float]:
+    """Used up to now by the system, by us who ask, and by whoever else is on this machine."""
+    own, every = psutil.Process().cpu_times(), psutil.cpu_times()
+    client = own.user + own.system
+    busy = sum(every) - every.idle - every.iowait - every.guest - every.guest_nice
+    return {
+        "cores_used": system.cpu_seconds(),
+        "cores_used_by_client": client,
+        "cores_used_by_others": busy - client - system.cpu_seconds(),
+    }
+
+
+async def behind(
+    system: System, load: Workload, turns: Sequence[tuple[str, Turn]]
+) -> dict[str, Any]:
+    """What is searched has just changed. Comes last: it alters the memory that is searched."""
+    times = []
+    for (person, question), (_, turn) in zip(load.questions(), turns, strict=False):
+        await system.add(person, turn)
+        times.append(await _timed(system.search(person, question.text)))
+    return {
+        "part": "behind",
+        "system": system.name,
+        "searches": len(times),
+        "search_ms_p50": round(statistics.median(times), 1),
+    }
+
+
+def _request(
+    system: System, operation: str, load: Workload, turns: Sequence[tuple[str, Turn]]
+) -> Request:
+    if operation == "add":
+        return lambda number: system.add(*turns[number])
+    questions = list(load.questions())
+
+    def search(number: int) -> Coroutine[Any, Any, object]:
+        person, question = questions[number % len(questions)]
+        return system.search(person, question.text)
+
+    return search
+
+
+async def _timed(request: Awaitable[object]) -> float:
+    start = time.perf_counter()
+    await request
+    return 1000 * (time.perf_counter() - start)
+
+
+def _config(load: Workload, systems: Sequence[System], quick: bool) -> dict[str, Any]:
+    return {
+        "data": load.name,
+        "people_searched": len(load.stored),
+        "turns_stored": sum(len(one.turns) for one in load.stored),
+        "questions": sum(len(one.questions) for one in load.stored),
+        "seconds_at_a_rate": QUICK_SECONDS if quick else SECONDS,
+        "arrivals": "Poisson, the same for each system; a latency is counted from the arrival",
+        "connections": CONNECTIONS,
+        "timeout_seconds": TIMEOUT_SECONDS,
+        "top_k": TOP_K,
+        "embedder": f"all-MiniLM-L6-v2 from {WHEEL}, no query cache",
+        "add": "one turn, for people who are not searched; it can be found when the request returns",
+        "systems": {
+            system.name: {key: value for key, value in system.ready.items() if key != "port"}
+            for system in systems
+        },
+    }
+
+
+def _headline(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    headline: dict[str, float] = {}
+    for row in _of(rows, "load"):
+        if row["rate"] == max(other["rate"] for other in _of(rows, "load")):
+            name = f"{_short(row)}_{row['operation']}_{row['rate']}_qps"
+            headline |= {f"{name}_success": row["success_rate"], f"{name}_ms_p99": row["ms_p99"]}
+    for row in _of(rows, "alone"):
+        names = ("add_ms_p50", "search_ms_p50", f"recall_at_{TOP_K}")
+        headline |= {f"{_short(row)}_{name}": row[name] for name in names if row[name] is not None}
+    return headline
+
+
+def _of(rows: Sequence[dict[str, Any]], part: str) -> Iterator[dict[str, Any]]:
+    return (row for row in rows if row["part"] == part)
+
+
+def _short(row: dict[str, Any]) -> str:
+    return "ours" if row["system"] == Ours.name else str(row["system"])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The Memory API in a process of its own, without an engine: `python -m benchmarks.memory_load.ours_worker`.
+
+Everything is what a server has: vault (SQLite), Chroma, embedder, outbox, door.  Prints one JSON line
+when it can be asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from memos_vllm.api.app import create_app
+from memos_vllm.config import load_config
+from memos_vllm.system import MemorySystem
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_load.ours_worker")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--embedder", type=Path, required=True)
+    arguments = parser.parse_args()
+    # No query cache: the same questions come again, and each has to cost what it costs the first time.
+    embedder = {"model": str(arguments.embedder), "query_cache": 0}
+    overrides = {"home": str(arguments.home), "embedder": embedder}
+    system = MemorySystem(load_config(overrides=overrides)).open()
+    system.embedder.warm()
+    system.indexer.start()
+    server = uvicorn.Server(uvicorn.Config(create_app(system), log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        threads = system.config.embedder.threads
+        print(json.dumps({"port": port, "embedder_threads": threads}), flush=True)
+        server.run(sockets=[listening])
+    system.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The systems that are measured, each in a process of its own behind HTTP on this machine."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks.locomo_retrieval.dataset import Conversation, Turn
+from benchmarks.memory_load.load import CONNECTIONS, Failed
+from benchmarks.record import ROOT
+from memos_vllm.demo.embedder import demo_embedder_path
+
+TOP_K = 10
+_NO_LIMIT = httpx.Timeout(None)  # the load has its own
+
+
+class System(abc.ABC):
+    """One system: `store` before the measurement, `add` and `search` in it."""
+
+    name: str
+
+    def __init__(self, process: subprocess.Popen[str], ready: dict[str, Any]) -> None:
+        self.ready = ready
+        self._process = psutil.Process(process.pid)
+        self.http = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{ready['port']}",
+            timeout=_NO_LIMIT,
+            limits=httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=None),
+            trust_env=False,
+        )
+
+    @abc.abstractmethod
+    async def store(self, conversation: Conversation) -> None:
+        """Make a conversation the memory of the person that it is named after."""
+
+    @abc.abstractmethod
+    async def add(self, person: str, turn: Turn) -> None:
+        """Have one turn remembered: it can be found when this returns. Raises Failed."""
+
+    @abc.abstractmethod
+    async def search(self, person: str, question: str) -> list[str]:
+        """Turn ids, best first. Raises Failed."""
+
+    def cpu_seconds(self) -> float:
+        """That its process has used up to now."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    async def _post(self, path: str, body: Any, person: str = "") -> dict[str, Any]:
+        headers = {"X-Memos-User": person} if person else {}
+        try:
+            reply = await self.http.post(path, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise Failed(type(error).__name__) from error
+        if reply.is_error:
+            raise Failed(f"status {reply.status_code}")
+        answer: dict[str, Any] = reply.json()
+        return answer
+
+
+class Ours(System):
+    name = "memos_vllm"
+
+    async def store(self, conversation: Conversation) -> None:
+        """A cube for each session, as a chat or an import makes them."""
+        for session, turns in conversation.sessions.items():
+            cube = _cube([_item(turn) for turn in turns], f"{conversation.name} {session}")
+            await self._post("/v1/memory/cubes", cube, conversation.name)
+
+    async def add(self, person: str, turn: Turn) -> None:
+        await self._post("/v1/memory/cubes", _cube([_item(turn)]), person)
+
+    async def search(self, person: str, question: str) -> list[str]:
+        body = {"query": question, "top_k": TOP_K}
+        answer = await self._post("/v1/memory/search", body, person)
+        if answer["degraded"]:
+            raise Failed(f"searched without its {answer['degraded']}")
+        return _found(hit["item"]["source"] for hit in answer["results"])
+
+
+class Mem0(System):
+    name = "mem0"
+
+    async def store(self, conversation: Conversation) -> None:
+        for turn in conversation.turns:
+            await self.add(conversation.name, turn)
+
+    async def add(self, person: str, turn: Turn) -> None:
+        """With the speaker's name in front, which is known to help retrieval by vectors."""
+        body = {"text": f"{turn.speaker}: {turn.text}", "person": person, "turn": turn.id}
+        answer = await self._post("/memories", body)
+        if not answer["results"]:
+            raise Failed("nothing was stored")
+
+    async def search(self, person: str, question: str) -> list[str]:
+        body = {"query": question, "person": person, "top_k": TOP_K}
+        answer = await self._post("/search", body)
+        return _found(hit["metadata"]["turn"] for hit in answer["results"])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kind:
+    system: type[System]
+    command: Sequence[str]
+
+
+def ours() -> Kind:
+    return Kind(Ours, (sys.executable, "-m", "benchmarks.memory_load.ours_worker"))
+
+
+def mem0(python: Path) -> Kind:
+    """Args: python: of the environment that mem0 is installed in."""
+    return Kind(Mem0, (str(python), str(Path(__file__).with_name("mem0_worker.py"))))
+
+
+@contextmanager
+def running(kind: Kind, home: Path) -> Iterator[System]:
+    """The system, started with an empty memory and ready to be asked.
+
+    Raises:
+        RuntimeError: its process ended before it was ready.
+    """
+    command = [*kind.command, "--home", str(home), "--embedder", str(demo_embedder_path())]
+    offline = {"HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | offline, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        if not ready.startswith("{"):
+            raise RuntimeError(f"{kind.system.name} did not start: {ready.strip() or 'no answer'}")
+        yield kind.system(process, json.loads(ready))
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _item(turn: Turn) -> dict[str, Any]:
+    return {
+        "type": "episode",
+        "text": turn.text,
+        "speaker": turn.speaker,
+        "time": turn.time.isoformat() if turn.time else None,
+        "session": turn.session,
+        "source": turn.id,
+    }
+
+
+def _cube(items: list[dict[str, Any]], name: str | None = None) -> dict[str, Any]:
+    return {"meta": {"name": name}, "payload": {"type": "explicit", "content": items}}
+
+
+def _found(turns: Iterator[str]) -> list[str]:
+    found = list(dict.fromkeys(turns))
+    if not found:
+        raise Failed("nothing was found")
+    return found

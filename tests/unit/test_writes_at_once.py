@@ -1,0 +1,116 @@
+"""Many writes at the same time: indexed together, each with its own outcome, and no read waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import pytest
+
+from memos_vllm.cube.model import ExplicitPayload, Item, NewCube
+from memos_vllm.errors import EmbedderUnavailable, VaultUnavailable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.operator.embedder import Embedder
+from memos_vllm.system import MemorySystem
+from memos_vllm.vault.database import Database
+from memos_vllm.vault.items import Owner
+from tests.conftest import make_config, principal
+
+ALICE = principal("alice")
+
+
+def remember(system: MemorySystem, who: Principal, text: str) -> str:
+    new = NewCube(payload=ExplicitPayload(content=[Item(text=text)]))
+    return system.create(who, [new])[0].meta.id
+
+
+def meet(system: MemorySystem, *writes: Callable[[], object]) -> None:
+    """Run these, each in a thread, all waiting for the indexer at the same time."""
+    threads = [threading.Thread(target=write) for write in writes]
+    with system.indexer._lock:
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 20
+        while len(system.indexer._waiting) < len(threads) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(system.indexer._waiting) == len(threads)
+    for thread in threads:
+        thread.join()
+
+
+def test_writes_that_come_together_are_embedded_together(system):
+    people = [principal(f"p{n}") for n in range(6)]
+
+    def write(who: Principal) -> Callable[[], object]:
+        return lambda: remember(system, who, f"{who.person} has a boat.")
+
+    with mock.patch.object(
+        Embedder, "_encode", autospec=True, side_effect=Embedder._encode
+    ) as encode:
+        meet(system, *(write(who) for who in people))
+    assert encode.call_count == 1
+    assert system.outbox.size() == 0
+    for who in people:
+        assert len(system.index.ids_of(Owner(who.tenant, who.person), "turn")) == 1
+
+
+def test_forgetting_does_not_fail_with_what_is_written_beside_it(system):
+    """What is written needs the embedder, which is broken; what is deleted does not."""
+    gone = remember(system, ALICE, "To be forgotten.")
+    settled: list[bool] = []
+    with mock.patch.object(Embedder, "_encode", side_effect=EmbedderUnavailable("broken")):
+        meet(
+            system,
+            lambda: settled.append(system.delete(ALICE, gone)[1]),
+            lambda: remember(system, ALICE, "To be indexed later."),
+        )
+    assert settled == [True]
+    assert system.outbox.size() == 1
+    remember(system, ALICE, "Another.")
+    assert system.outbox.size() == 0, "what is left over goes along with the next write"
+    assert len(system.index.ids_of(Owner(ALICE.tenant, ALICE.person), "turn")) == 2
+
+
+def test_reads_do_not_wait_for_writers_that_wait(tmp_path):
+    """Waiting in SQLite itself, each would hold one of the pool's 24 connections."""
+    database = Database(make_config(tmp_path).database_url)
+    database.migrate()
+
+    def write() -> None:
+        with database.write() as session:
+            session.connection()  # only now does a transaction begin
+
+    threads = [threading.Thread(target=write) for _ in range(40)]
+    with database.write() as writing:
+        writing.connection()
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        start = time.perf_counter()
+        with database.read() as session:
+            session.connection()
+        assert time.perf_counter() - start < 1.0
+    for thread in threads:
+        thread.join()
+    database.dispose()
+
+
+def test_a_writer_whose_turn_does_not_come_is_told(tmp_path):
+    config = make_config(tmp_path, database={"busy_timeout_seconds": 0.1})
+    database = Database(config.database_url, config.database)
+    database.migrate()
+    refused: list[Exception] = []
+
+    def write() -> None:
+        with pytest.raises(VaultUnavailable) as caught, database.write():
+            pass
+        refused.append(caught.value)
+
+    with database.write():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert refused
+    database.dispose()
