@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.generation_tables import generation
 from benchmarks.markdown import table_of
 from benchmarks.memory_tables import hygiene, merging, recall
 from benchmarks.record import RESULTS, ROOT
@@ -292,6 +293,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "merging": merging,
     "hygiene": hygiene,
     "kv_growth": kv_growth,
+    "generation": generation,
 }
 
 

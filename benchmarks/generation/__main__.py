@@ -1,0 +1,196 @@
+"""`python -m benchmarks.generation --dataset locomo --data FILE [--quick]`: answers with memory.
+
+Without --base-url our own server is started with the demo's model (135 million parameters: what it says
+shows what memory costs and whether it helps at all, not how well a chat can answer).  With it, any
+OpenAI-compatible model answers, and memory is searched and placed in this process.  A judge, any other
+such model, says what words in common cannot tell; without one, questions that need it are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from openai import OpenAI
+
+from benchmarks.generation.asking import Asker, Elsewhere, OwnServer
+from benchmarks.generation.dataset import Dataset
+from benchmarks.generation.judge import Judge
+from benchmarks.generation.loaders import LOADERS
+from benchmarks.generation.measure import Answered, Outcome, measure, rows
+from benchmarks.record import Record, output_arguments
+from memos_vllm.demo.embedder import WHEEL
+from memos_vllm.demo.model import prepare_chat_model
+from memos_vllm.errors import BadRequest
+from tests.engine.harness import MODEL_CACHE, Server
+
+QUICK_QUESTIONS = 4
+REQUEST_SECONDS = 600
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if bool(options.base_url) != bool(options.model):
+        parser.error("--base-url and --model belong together")
+    if bool(options.judge_url) != bool(options.judge_model):
+        parser.error("--judge-url and --judge-model belong together")
+    judge = _judge(options)
+    try:
+        dataset = LOADERS[options.dataset](options.data)
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return 2
+    if judge is None:
+        dataset = dataset.without_judge()
+    if options.quick:
+        dataset = dataset.first(1).sample(QUICK_QUESTIONS)
+    shares = dataset.first(options.histories).shares()
+    chosen = dataset.first(options.histories)
+    if options.questions:
+        chosen = chosen.sample(options.questions)
+    if not chosen.questions:
+        print("no question is left; those of a rubric need --judge-url", file=sys.stderr)
+        return 2
+    with contextlib.ExitStack() as opened:
+        asker = opened.enter_context(_asker(options))
+        note = opened.enter_context(_notes(options.answers))
+        outcome = measure(asker, chosen, judge, note)
+        made = record(options, chosen, asker, judge, outcome)
+    made.rows = list(rows(outcome, shares))
+    _headline(made)
+    made.finish(quick=options.quick, out=options.out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.generation",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--dataset", choices=sorted(LOADERS), required=True)
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--base-url", help="of the model that answers, with its /v1")
+    parser.add_argument("--model", help="its name there")
+    parser.add_argument("--api-key-env", metavar="VAR", help="variable that holds its key")
+    parser.add_argument("--context", type=int, default=8192, help="of the model, in tokens")
+    parser.add_argument("--judge-url", help="of the judge, with its /v1")
+    parser.add_argument("--judge-model")
+    parser.add_argument("--judge-api-key-env", metavar="VAR")
+    parser.add_argument("--histories", type=int, metavar="N", help="the first N; default: all")
+    parser.add_argument("--questions", type=int, metavar="N", help="alike of each kind")
+    parser.add_argument("--top-k", type=int, default=8, help="items searched for a question")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="write each answer here, too")
+    output_arguments(parser)
+    return parser
+
+
+def _judge(options: argparse.Namespace) -> Judge | None:
+    if not options.judge_url:
+        return None
+    return Judge(_client(options.judge_url, options.judge_api_key_env), options.judge_model)
+
+
+@contextlib.contextmanager
+def _asker(options: argparse.Namespace) -> Iterator[Asker]:
+    with tempfile.TemporaryDirectory(prefix="memos-generation-") as name:
+        folder = Path(name)
+        if options.base_url:
+            client = _client(options.base_url, options.api_key_env)
+            elsewhere = Elsewhere(folder, client, options.model, options.context, options.top_k)
+            with contextlib.closing(elsewhere):
+                yield elsewhere
+            return
+        model = prepare_chat_model(MODEL_CACHE).name
+        flags = ("--max-model-len", str(options.context))
+        environment = {"VLLM_CPU_KVCACHE_SPACE": "2"}
+        server = Server(folder, home=folder / "home", flags=flags, environment=environment)
+        with server.running() as running:
+            yield OwnServer(running, model, options.context, options.top_k)
+
+
+def _client(url: str, key_variable: str | None) -> OpenAI:
+    key = os.environ[key_variable] if key_variable else "none"
+    return OpenAI(base_url=url, api_key=key, timeout=REQUEST_SECONDS)
+
+
+@contextlib.contextmanager
+def _notes(path: Path | None) -> Iterator[Callable[[Answered], None]]:
+    """A function that writes an answer down; the record itself holds no text of a data set."""
+    if path is None:
+        yield lambda answered: None
+        return
+    with path.open("w", encoding="utf-8") as file:
+
+        def note(one: Answered) -> None:
+            line = {
+                "way": one.way,
+                "person": one.history.person,
+                "kind": one.question.kind,
+                "question": one.question.text,
+                "reference": one.question.answer,
+                "answer": one.reply.text,
+                "score": one.score,
+                "judged": one.judged,
+            }
+            print(json.dumps(line, ensure_ascii=False), file=file, flush=True)
+
+        yield note
+
+
+def record(
+    options: argparse.Namespace,
+    dataset: Dataset,
+    asker: Asker,
+    judge: Judge | None,
+    outcome: Outcome,
+) -> Record:
+    given = [f"--dataset {options.dataset} --data FILE"]
+    given += [f"--histories {options.histories}"] if options.histories else []
+    given += [f"--questions {options.questions}"] if options.questions else []
+    given += [f"--base-url URL --model {options.model}"] if options.base_url else []
+    given += [f"--judge-url URL --judge-model {judge.model}"] if judge else []
+    given += ["--quick"] if options.quick else []
+    letters = dataset.questions[0].scored_by == "letter"
+    return Record(
+        "generation",
+        options=" ".join(given),
+        config={
+            "dataset": options.dataset,
+            "data_sha256": dataset.sha256[:16],
+            "histories": len(dataset.histories),
+            "turns": sum(len(history.turns) for history in dataset.histories),
+            "questions": len(dataset.questions),
+            "questions_left_out": dict(dataset.left_out),
+            "score": "share of right letters" if letters else "token F1",
+            "model": asker.model,
+            "model_is": "elsewhere" if options.base_url else "our server's",
+            "context": asker.context,
+            "temperature": 0,
+            "top_k": options.top_k,
+            "embedder": f"all-MiniLM-L6-v2 from {WHEEL}",
+            "judge": judge.model if judge else None,
+            "judge_without_verdict": judge.silent if judge else None,
+            "answers": len(outcome.answers),
+        },
+    )
+
+
+def _headline(made: Record) -> None:
+    for row in made.rows:
+        if row["kind"] == "all" and row["questions"]:
+            way = row["way"].replace(" ", "_")
+            for name in ("score", "judged", "prompt_tokens_mean", "first_token_ms_median"):
+                if name in row:
+                    made.headline[f"{name.removesuffix('_mean')}_{way}"] = row[name]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

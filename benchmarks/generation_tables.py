@@ -1,0 +1,64 @@
+"""The README's table of what models answer with memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.markdown import table_of
+
+WAYS = {
+    "memory": "**memory** (what memos_vllm finds)",
+    "evidence": "the turns that hold the answer, by the data set's word",
+    "full context": "the whole history",
+    "nothing": "nothing",
+}
+
+
+def generation(record: Mapping[str, Any]) -> str:
+    config, rows = record["config"], record["rows"]
+    by_way: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_way.setdefault(row["way"], {})[row["kind"]] = row
+    kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all"))
+    lines = [_line(way, mine, kinds) for way, mine in by_way.items()]
+    header = ["In the prompt", "all (± standard error)", *kinds]
+    header += ["tokens of prompt", "first token, ms", "whole reply, ms"]
+    return f"{table_of(header, lines)}\n\n{_note(config, by_way)}"
+
+
+def _line(way: str, mine: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> list[str]:
+    whole = mine["all"]
+    if not whole["questions"]:
+        reasons = ", ".join(whole["left_out"]) or "not asked"
+        return [WAYS[way], reasons, *("" for _ in kinds), "", "", ""]
+    name = "judged" if "judged" in whole else "score"
+    total = f"{100 * whole[name]:.1f} ± {100 * whole[f'{name}_standard_error']:.1f}"
+    parts = [_percent(mine[kind].get(name)) if kind in mine else "" for kind in kinds]
+    return [
+        WAYS[way],
+        total,
+        *parts,
+        f"{whole['prompt_tokens_mean']:.0f}",
+        f"{whole['first_token_ms_median']:.0f}",
+        f"{whole['whole_ms_median']:.0f}",
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def _note(config: Mapping[str, Any], by_way: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    told = config["score"] if config["judge"] is None else f"found right by {config['judge']}"
+    note = (
+        f"Percent, {told}. {config['dataset']}: {config['questions']} questions about "
+        f"{config['histories']} histories of {config['turns']:,} turns, answered by {config['model']} "
+        f"({config['context']:,} tokens of context) at temperature 0; all kinds weigh as in the whole "
+        "data."
+    )
+    left_out = {
+        f"{count} questions: {reason}"
+        for reason, count in by_way["full context"]["all"]["left_out"].items()
+    }
+    return note + (f" The whole history: {'; '.join(sorted(left_out))}." if left_out else "")
