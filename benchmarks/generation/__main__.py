@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--base-url and --model belong together")
     if bool(options.judge_url) != bool(options.judge_model):
         parser.error("--judge-url and --judge-model belong together")
+    for name in (options.api_key_env, options.judge_api_key_env):
+        if name and name not in os.environ:
+            parser.error(f"the environment has no variable {name}")
     judge = _judge(options)
     try:
         dataset = LOADERS[options.dataset](options.data)
@@ -49,21 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if judge is None:
         dataset = dataset.without_judge()
-    if options.quick:
-        dataset = dataset.first(1).sample(QUICK_QUESTIONS)
-    shares = dataset.first(options.histories).shares()
-    chosen = dataset.first(options.histories)
-    if options.questions:
-        chosen = chosen.sample(options.questions)
+    chosen = _chosen(options, dataset)
     if not chosen.questions:
-        print("no question is left; those of a rubric need --judge-url", file=sys.stderr)
+        print("no question is left: what only a judge can tell needs --judge-url", file=sys.stderr)
         return 2
     with contextlib.ExitStack() as opened:
         asker = opened.enter_context(_asker(options))
         note = opened.enter_context(_notes(options.answers))
         outcome = measure(asker, chosen, judge, note)
         made = record(options, chosen, asker, judge, outcome)
-    made.rows = list(rows(outcome, shares))
+    made.rows = list(rows(outcome, dataset.shares()))
     _headline(made)
     made.finish(quick=options.quick, out=options.out)
     return 0
@@ -90,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answers", type=Path, metavar="FILE", help="write each answer here, too")
     output_arguments(parser)
     return parser
+
+
+def _chosen(options: argparse.Namespace, dataset: Dataset) -> Dataset:
+    if options.quick:
+        return dataset.first(1).sample(QUICK_QUESTIONS)
+    part = dataset.first(options.histories)
+    return part.sample(options.questions) if options.questions else part
 
 
 def _judge(options: argparse.Namespace) -> Judge | None:
