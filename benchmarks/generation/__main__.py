@@ -23,6 +23,7 @@ from benchmarks.generation.asking import Asker, Elsewhere, OwnServer
 from benchmarks.generation.dataset import Dataset
 from benchmarks.generation.judge import Judge
 from benchmarks.generation.loaders import LOADERS
+from benchmarks.generation.loaders.prefeval import with_inter_turns
 from benchmarks.generation.measure import Answered, Outcome, measure, rows
 from benchmarks.record import Record, output_arguments
 from memos_vllm.demo.embedder import WHEEL
@@ -37,16 +38,11 @@ REQUEST_SECONDS = 600
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    if bool(options.base_url) != bool(options.model):
-        parser.error("--base-url and --model belong together")
-    if bool(options.judge_url) != bool(options.judge_model):
-        parser.error("--judge-url and --judge-model belong together")
-    for name in (options.api_key_env, options.judge_api_key_env):
-        if name and name not in os.environ:
-            parser.error(f"the environment has no variable {name}")
+    if problem := _problem(options):
+        parser.error(problem)
     judge = _judge(options)
     try:
-        dataset = LOADERS[options.dataset](options.data)
+        dataset = _dataset(options)
     except BadRequest as error:
         print(error, file=sys.stderr)
         return 2
@@ -75,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", choices=sorted(LOADERS), required=True)
     parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--inter-turns", type=Path, metavar="FILE", help="PrefEval's turns about other things"
+    )
+    parser.add_argument("--inter-turns-count", type=int, default=10, metavar="N")
     parser.add_argument("--base-url", help="of the model that answers, with its /v1")
     parser.add_argument("--model", help="its name there")
     parser.add_argument("--api-key-env", metavar="VAR", help="variable that holds its key")
@@ -88,6 +88,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answers", type=Path, metavar="FILE", help="write each answer here, too")
     output_arguments(parser)
     return parser
+
+
+def _problem(options: argparse.Namespace) -> str | None:
+    """Of options that do not go together."""
+    if bool(options.base_url) != bool(options.model):
+        return "--base-url and --model belong together"
+    if bool(options.judge_url) != bool(options.judge_model):
+        return "--judge-url and --judge-model belong together"
+    if options.inter_turns and options.dataset != "prefeval":
+        return "--inter-turns belong to --dataset prefeval"
+    for name in (options.api_key_env, options.judge_api_key_env):
+        if name and name not in os.environ:
+            return f"the environment has no variable {name}"
+    return None
+
+
+def _dataset(options: argparse.Namespace) -> Dataset:
+    """Raises BadRequest."""
+    dataset = LOADERS[options.dataset](options.data)
+    if options.inter_turns:
+        return with_inter_turns(dataset, options.inter_turns, options.inter_turns_count)
+    return dataset
 
 
 def _chosen(options: argparse.Namespace, dataset: Dataset) -> Dataset:
@@ -160,6 +182,8 @@ def record(
     given = [f"--dataset {options.dataset} --data FILE"]
     given += [f"--histories {options.histories}"] if options.histories else []
     given += [f"--questions {options.questions}"] if options.questions else []
+    if options.inter_turns:
+        given += [f"--inter-turns FILE --inter-turns-count {options.inter_turns_count}"]
     given += [f"--base-url URL --model {options.model}"] if options.base_url else []
     given += [f"--judge-url URL --judge-model {judge.model}"] if judge else []
     given += ["--quick"] if options.quick else []

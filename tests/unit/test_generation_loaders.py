@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.generation.dataset import Dataset
 from benchmarks.generation.loaders import LOADERS
+from benchmarks.generation.loaders.prefeval import with_inter_turns
 from memos_vllm.errors import BadRequest
 
 Change = Callable[[Any], None]
@@ -195,6 +196,20 @@ def test_prefeval_tells_its_four_forms_apart(tmp_path: Path) -> None:
     assert [turn.speaker for turn in choice.turns] == ["user", "assistant", "user", "assistant"]
     assert choice.questions[0].kind == "choice-based"
     assert [turn.text for turn in persona.turns] == ["I sail.", "Nice."]
+
+
+def test_prefeval_puts_other_talk_between_preference_and_question(tmp_path: Path) -> None:
+    path = tmp_path / "inter_turns.json"
+    said = [{"role": role, "content": f"{role} {n}"} for n in (1, 2) for role in ("user", "bot")]
+    path.write_text(json.dumps([{"conversation": said[:3]}, {"conversation": said[3:]}]))
+    dataset = with_inter_turns(loaded(tmp_path, "prefeval"), path, 1)
+    history = dataset.histories[0]
+    assert [turn.text for turn in history.turns] == ["I hate fish.", "user 1", "bot 1"]
+    assert history.evidence(history.questions[0]) == [history.turns[0]]
+    assert len(with_inter_turns(dataset, path, 9).histories[0].turns) == 3 + 4
+    path.write_text(json.dumps([{"turns": []}]))
+    with pytest.raises(BadRequest, match=r"entry 1: .*`conversation`"):
+        with_inter_turns(dataset, path, 1)
 
 
 def test_prefeval_does_not_leave_the_right_option_where_it_was(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 Four forms, told apart by their fields: a preference that was stated (`explicit_preference/`), one that
 shows in a conversation (`implicit_preference/choice-based/`, `…/persona-driven/`), and one with four
 answers of which the first follows it (`mcq_options/`), which is the only one that needs no judge.
+Between preference and question the authors put turns about other things (`filtered_inter_turns.json`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,6 +36,27 @@ def load(path: Path) -> Dataset:
         for number, raw in enumerate(tree, start=1)
     )
     return Dataset("prefeval", histories, content_sha256(path))
+
+
+def with_inter_turns(dataset: Dataset, path: Path, count: int) -> Dataset:
+    """Each history with the first `count` exchanges of the file behind it."""
+    tree = read_json(path)
+    if not isinstance(tree, list):
+        raise BadRequest(f"{path.name}: a list of objects with a `conversation` is needed")
+    said = (
+        (field(message, "role", str, where), field(message, "content", str, where))
+        for number, raw in enumerate(tree, start=1)
+        for where in [f"{path.name}, entry {number}"]
+        for message in field(raw, "conversation", list, where)
+    )
+    between = tuple(_turns(list(itertools.islice(said, 2 * count)), "inter-turns"))
+    return dataclasses.replace(
+        dataset,
+        histories=tuple(
+            dataclasses.replace(history, turns=history.turns + between)
+            for history in dataset.histories
+        ),
+    )
 
 
 def _history(raw: Any, number: int, where: str) -> History:
@@ -67,9 +91,9 @@ def _conversation(told: Mapping[str, Any], where: str) -> tuple[str, list[tuple[
     return "persona-driven", said
 
 
-def _turns(said: list[tuple[str, str]]) -> Iterator[Turn]:
+def _turns(said: list[tuple[str, str]], session: str = "conversation") -> Iterator[Turn]:
     for number, (role, text) in enumerate(said):
-        if (made := turn(f"{number:04}", "conversation", role, text, None)) is not None:
+        if (made := turn(f"{session}#{number:04}", session, role, text, None)) is not None:
             yield made
 
 
