@@ -22,7 +22,7 @@ def generation(record: Mapping[str, Any]) -> str:
         by_way.setdefault(row["way"], {})[row["kind"]] = row
     kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all"))
     lines = [_line(way, mine, kinds) for way, mine in by_way.items()]
-    header = ["In the prompt", "all (± standard error)", *kinds]
+    header = ["In the prompt", "all", "over nothing", *kinds]
     header += ["tokens of prompt", "first token, ms", "whole reply, ms"]
     return f"{table_of(header, lines)}\n\n{_note(config, by_way)}"
 
@@ -31,18 +31,22 @@ def _line(way: str, mine: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> 
     whole = mine["all"]
     if not whole["questions"]:
         reasons = ", ".join(whole["left_out"]) or "not asked"
-        return [WAYS[way], reasons, *("" for _ in kinds), "", "", ""]
+        return [WAYS[way], reasons, *("" for _ in kinds), "", "", "", ""]
     name = "judged" if "judged" in whole else "score"
-    total = f"{100 * whole[name]:.1f} ± {100 * whole[f'{name}_standard_error']:.1f}"
     parts = [_percent(mine[kind].get(name)) if kind in mine else "" for kind in kinds]
     return [
         WAYS[way],
-        total,
+        _with_error(whole, name),
+        _with_error(whole, f"{name}_gain") if f"{name}_gain" in whole else "",
         *parts,
         f"{whole['prompt_tokens_mean']:.0f}",
         f"{whole['first_token_ms_median']:.0f}",
         f"{whole['whole_ms_median']:.0f}",
     ]
+
+
+def _with_error(row: Mapping[str, Any], name: str) -> str:
+    return f"{100 * row[name]:.1f} ± {100 * row[f'{name}_standard_error']:.1f}"
 
 
 def _percent(value: float | None) -> str:
@@ -52,7 +56,7 @@ def _percent(value: float | None) -> str:
 def _note(config: Mapping[str, Any], by_way: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     told = config["score"] if config["judge"] is None else f"found right by {config['judge']}"
     note = (
-        f"Percent, {told}. {config['dataset']}: {config['questions']} questions about "
+        f"Percent ± standard error, {told}. {config['dataset']}: {config['questions']} questions about "
         f"{config['histories']} histories of {config['turns']:,} turns, answered by {config['model']} "
         f"({config['context']:,} tokens of context) at temperature 0; all kinds weigh as in the whole "
         "data."

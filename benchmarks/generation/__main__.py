@@ -216,7 +216,14 @@ def _headline(made: Record) -> None:
     for row in made.rows:
         if row["kind"] == "all" and row["questions"]:
             way = row["way"].replace(" ", "_")
-            for name in ("score", "judged", "prompt_tokens_mean", "first_token_ms_median"):
+            for name in (
+                "score",
+                "score_gain",
+                "judged",
+                "judged_gain",
+                "prompt_tokens_mean",
+                "first_token_ms_median",
+            ):
                 if name in row:
                     made.headline[f"{name.removesuffix('_mean')}_{way}"] = row[name]
 

@@ -52,8 +52,7 @@ def measure(
     for history in dataset.histories:
         asker.learn(history)
         # What is done once (a model that is loaded, an index that is read) is nobody's first token.
-        first = history.questions[0]
-        asker.ask(history.person, prompts.messages(first), 1, memory=True)
+        asker.ask(history.person, prompts.GREETING, 1, memory=True)
         for question in history.questions:
             for way in WAYS:
                 answered = _ask(asker, history, question, way, judge, outcome)
@@ -94,10 +93,12 @@ def rows(outcome: Outcome, shares: Mapping[str, float]) -> Iterator[dict[str, An
         shares: of the kinds among all questions that could be asked: "all" weighs the kinds by them,
             however many of each were drawn.
     """
+    blind = {_asked(one): one for one in outcome.answers if one.way == NOTHING}
     for way in WAYS:
         mine = [one for one in outcome.answers if one.way == way]
         left_out = outcome.left_out.get(way, {})
-        yield {"way": way, "kind": "all", "left_out": left_out, **_summary(mine, shares)}
+        whole = _summary(mine, shares) | _gain(mine, blind, shares)
+        yield {"way": way, "kind": "all", "left_out": left_out, **whole}
         for kind in shares:
             part = [one for one in mine if one.question.kind == kind]
             if part:
@@ -122,6 +123,29 @@ def _summary(answers: Sequence[Answered], shares: Mapping[str, float]) -> dict[s
         "first_token_ms_median": round(statistics.median(r.first_token_ms for r in replies), 1),
         "whole_ms_median": round(statistics.median(r.whole_ms for r in replies), 1),
     }
+
+
+def _gain(
+    answers: Sequence[Answered],
+    blind: Mapping[tuple[str, str], Answered],
+    shares: Mapping[str, float],
+) -> dict[str, Any]:
+    """What each score is above that of the same questions asked with nothing."""
+    made: dict[str, Any] = {}
+    for name in ("score", "judged"):
+        by_kind: dict[str, list[float]] = {}
+        for one in answers:
+            value, without = getattr(one, name), getattr(blind[_asked(one)], name)
+            if one.way != NOTHING and value is not None and without is not None:
+                by_kind.setdefault(one.question.kind, []).append(float(value) - float(without))
+        if by_kind:
+            mean, error = weighted_mean(by_kind, shares)
+            made |= {f"{name}_gain": mean, f"{name}_gain_standard_error": error}
+    return made
+
+
+def _asked(one: Answered) -> tuple[str, str]:
+    return one.history.person, one.question.id
 
 
 def weighted_mean(

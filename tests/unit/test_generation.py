@@ -105,6 +105,7 @@ def test_memory_answers_what_nothing_does_not(tmp_path: Path, model: FakeModel) 
     assert row(record, "evidence", "single-hop")["score"] == 1.0
     assert row(record, "full context", "single-hop")["score"] == 1.0
     assert row(record, "nothing")["score"] == 0.0
+    assert row(record, "memory")["score_gain"] == row(record, "memory")["score"]
     assert row(record, "evidence")["left_out"] == {"no evidence named": 1}
     assert (
         row(record, "memory")["memory_tokens_mean"]
