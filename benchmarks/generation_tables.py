@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.markdown import table_of
@@ -16,15 +16,22 @@ WAYS = {
 
 
 def generation(record: Mapping[str, Any]) -> str:
-    config, rows = record["config"], record["rows"]
+    """A table for each run."""
+    return "\n\n".join(
+        _run(run, [row for row in record["rows"] if row["run"] == run["run"]])
+        for run in record["config"]["runs"]
+    )
+
+
+def _run(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     by_way: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_way.setdefault(row["way"], {})[row["kind"]] = row
     kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all"))
     lines = [_line(way, mine, kinds) for way, mine in by_way.items()]
-    header = ["In the prompt", "all", "over nothing", *kinds]
+    header = [f"{run['model']}, with this in the prompt", "all", "over nothing", *kinds]
     header += ["tokens of prompt", "first token, ms", "whole reply, ms"]
-    return f"{table_of(header, lines)}\n\n{_note(config, by_way)}"
+    return f"{table_of(header, lines)}\n\n{_note(run, by_way)}"
 
 
 def _line(way: str, mine: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> list[str]:
@@ -53,12 +60,12 @@ def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f}"
 
 
-def _note(config: Mapping[str, Any], by_way: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    told = config["score"] if config["judge"] is None else f"found right by {config['judge']}"
+def _note(run: Mapping[str, Any], by_way: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    told = run["score"] if run["judge"] is None else f"found right by {run['judge']}"
     note = (
-        f"Percent ± standard error, {told}. {config['dataset']}: {config['questions']} questions about "
-        f"{config['histories']} histories of {config['turns']:,} turns, answered by {config['model']} "
-        f"({config['context']:,} tokens of context) at temperature 0; all kinds weigh as in the whole "
+        f"Percent ± standard error, {told}. {run['dataset']}: {run['questions']} questions about "
+        f"{run['histories']} histories of {run['turns']:,} turns, answered by {run['model']} "
+        f"({run['context']:,} tokens of context) at temperature 0; all kinds weigh as in the whole "
         "data."
     )
     left_out = {

@@ -16,16 +16,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from openai import OpenAI
 
+from benchmarks.generation import runs
 from benchmarks.generation.asking import Asker, Elsewhere, OwnServer
 from benchmarks.generation.dataset import Dataset
 from benchmarks.generation.judge import Judge
 from benchmarks.generation.loaders import LOADERS
 from benchmarks.generation.loaders.prefeval import with_inter_turns
 from benchmarks.generation.measure import Answered, Outcome, measure, rows
-from benchmarks.record import Record, output_arguments
+from benchmarks.record import RESULTS, output_arguments
 from memos_vllm.demo.embedder import WHEEL
 from memos_vllm.demo.model import prepare_chat_model
 from memos_vllm.errors import BadRequest
@@ -33,6 +35,7 @@ from tests.engine.harness import MODEL_CACHE, Server
 
 QUICK_QUESTIONS = 4
 REQUEST_SECONDS = 600
+CONTEXT, TOP_K = 8192, 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asker = opened.enter_context(_asker(options))
         note = opened.enter_context(_notes(options.answers))
         outcome = measure(asker, chosen, judge, note)
-        made = record(options, chosen, asker, judge, outcome)
-    made.rows = list(rows(outcome, dataset.shares()))
-    _headline(made)
+        run = describe(options, chosen, asker, judge, outcome)
+    made = runs.record(run, rows(outcome, dataset.shares()))
+    if options.add:
+        runs.add_earlier(made, options.out or RESULTS / "generation.json")
     made.finish(quick=options.quick, out=options.out)
     return 0
 
@@ -78,14 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-url", help="of the model that answers, with its /v1")
     parser.add_argument("--model", help="its name there")
     parser.add_argument("--api-key-env", metavar="VAR", help="variable that holds its key")
-    parser.add_argument("--context", type=int, default=8192, help="of the model, in tokens")
+    parser.add_argument("--context", type=int, default=CONTEXT, help="of the model, in tokens")
     parser.add_argument("--judge-url", help="of the judge, with its /v1")
     parser.add_argument("--judge-model")
     parser.add_argument("--judge-api-key-env", metavar="VAR")
     parser.add_argument("--histories", type=int, metavar="N", help="the first N; default: all")
     parser.add_argument("--questions", type=int, metavar="N", help="alike of each kind")
-    parser.add_argument("--top-k", type=int, default=8, help="items searched for a question")
+    parser.add_argument("--top-k", type=int, default=TOP_K, help="items searched for a question")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="write each answer here, too")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the results' runs with other models and data"
+    )
     output_arguments(parser)
     return parser
 
@@ -172,60 +179,48 @@ def _notes(path: Path | None) -> Iterator[Callable[[Answered], None]]:
         yield note
 
 
-def record(
+def describe(
     options: argparse.Namespace,
     dataset: Dataset,
     asker: Asker,
     judge: Judge | None,
     outcome: Outcome,
-) -> Record:
+) -> dict[str, Any]:
+    """What one needs to know of a run to do it again."""
+    letters = dataset.questions[0].scored_by == "letter"
+    return {
+        "options": _given(options),
+        "dataset": options.dataset,
+        "data_sha256": dataset.sha256[:16],
+        "histories": len(dataset.histories),
+        "turns": sum(len(history.turns) for history in dataset.histories),
+        "questions": len(dataset.questions),
+        "questions_left_out": dict(dataset.left_out),
+        "score": "share of right letters" if letters else "token F1",
+        "model": asker.model,
+        "model_is": "elsewhere, memory placed in front" if options.base_url else "our server's",
+        "context": asker.context,
+        "temperature": 0,
+        "top_k": options.top_k,
+        "embedder": f"all-MiniLM-L6-v2 from {WHEEL}",
+        "judge": judge.model if judge else None,
+        "judge_without_verdict": judge.silent if judge else None,
+        "answers": len(outcome.answers),
+    }
+
+
+def _given(options: argparse.Namespace) -> str:
+    """The command line without its paths and addresses."""
     given = [f"--dataset {options.dataset} --data FILE"]
     given += [f"--histories {options.histories}"] if options.histories else []
     given += [f"--questions {options.questions}"] if options.questions else []
     if options.inter_turns:
         given += [f"--inter-turns FILE --inter-turns-count {options.inter_turns_count}"]
     given += [f"--base-url URL --model {options.model}"] if options.base_url else []
-    given += [f"--judge-url URL --judge-model {judge.model}"] if judge else []
-    given += ["--quick"] if options.quick else []
-    letters = dataset.questions[0].scored_by == "letter"
-    return Record(
-        "generation",
-        options=" ".join(given),
-        config={
-            "dataset": options.dataset,
-            "data_sha256": dataset.sha256[:16],
-            "histories": len(dataset.histories),
-            "turns": sum(len(history.turns) for history in dataset.histories),
-            "questions": len(dataset.questions),
-            "questions_left_out": dict(dataset.left_out),
-            "score": "share of right letters" if letters else "token F1",
-            "model": asker.model,
-            "model_is": "elsewhere" if options.base_url else "our server's",
-            "context": asker.context,
-            "temperature": 0,
-            "top_k": options.top_k,
-            "embedder": f"all-MiniLM-L6-v2 from {WHEEL}",
-            "judge": judge.model if judge else None,
-            "judge_without_verdict": judge.silent if judge else None,
-            "answers": len(outcome.answers),
-        },
-    )
-
-
-def _headline(made: Record) -> None:
-    for row in made.rows:
-        if row["kind"] == "all" and row["questions"]:
-            way = row["way"].replace(" ", "_")
-            for name in (
-                "score",
-                "score_gain",
-                "judged",
-                "judged_gain",
-                "prompt_tokens_mean",
-                "first_token_ms_median",
-            ):
-                if name in row:
-                    made.headline[f"{name.removesuffix('_mean')}_{way}"] = row[name]
+    given += [f"--judge-url URL --judge-model {options.judge_model}"] if options.judge_url else []
+    given += [f"--context {options.context}"] if options.context != CONTEXT else []
+    given += [f"--top-k {options.top_k}"] if options.top_k != TOP_K else []
+    return " ".join([*given, *(["--quick"] if options.quick else [])])
 
 
 if __name__ == "__main__":

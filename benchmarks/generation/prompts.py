@@ -14,10 +14,11 @@ from benchmarks.generation.dataset import LETTERS, Question, Turn
 from memos_vllm.scheduler import render
 
 GREETING: list[dict[str, Any]] = [{"role": "user", "content": "Hello, how are you today?"}]
-# The date is of no data set here: one of the history's own would be an answer to those who know nothing.
+# No date as an example: a small model gives it as its answer, and one of the history's own would be right.
 SHORT = (
     "Answer the question with a short phrase of a few words, not with a sentence. Use the words of the "
-    "conversation where you can, and write dates like 14 March 1999."
+    "conversation where you can. Work dates out from the day on which something was said, and write "
+    "them as day, month and year, the month in words."
 )
 CHOICE = (
     "Which of these replies suits this person best, given what is known of them? Answer with its letter "

@@ -112,9 +112,13 @@ def test_memory_answers_what_nothing_does_not(tmp_path: Path, model: FakeModel) 
         > 0
         == row(record, "nothing")["memory_tokens_mean"]
     )
-    assert record["config"]["model"] == "fake"
+    assert record["config"]["runs"][-1]["model"] == "fake"
     assert all(body["temperature"] == 0 for body in model.asked)
-    assert len(notes.read_text(encoding="utf-8").splitlines()) == record["config"]["answers"] == 15
+    assert (
+        len(notes.read_text(encoding="utf-8").splitlines())
+        == record["config"]["runs"][-1]["answers"]
+        == 15
+    )
     assert "canoe" not in json.dumps(record), "no text of a data set in a record"
     assert "| **memory** (what memos_vllm finds) |" in generation(record)
 
@@ -141,7 +145,7 @@ def test_a_judge_tells_what_words_in_common_do_not(tmp_path: Path, model: FakeMo
     assert row(record, "memory")["judged"] == 1.0
     assert row(record, "nothing")["judged"] == 0.0
     assert "score" not in row(record, "memory")
-    assert record["config"]["judge"] == "fake judge"
+    assert record["config"]["runs"][-1]["judge"] == "fake judge"
     asked = next(body for body in model.asked if "response_format" in body)
     assert asked["response_format"]["json_schema"]["schema"]["additionalProperties"] is False
     assert asked["temperature"] == 0
@@ -152,10 +156,28 @@ def test_a_judge_without_a_verdict_is_counted(tmp_path: Path, model: FakeModel) 
     judged = ["--judge-url", model.url, "--judge-model", "fake judge"]
     record = run(tmp_path, longmemeval()[2:3], model, "--dataset", "longmemeval", *judged)
     assert "judged" not in row(record, "memory")
-    assert record["config"]["judge_without_verdict"] == record["config"]["answers"]
+    assert (
+        record["config"]["runs"][-1]["judge_without_verdict"]
+        == record["config"]["runs"][-1]["answers"]
+    )
 
 
 def test_without_a_judge_what_needs_one_is_left_out(tmp_path: Path, model: FakeModel) -> None:
     record = run(tmp_path, longmemeval(), model, "--dataset", "longmemeval")
-    assert record["config"]["questions_left_out"] == {"only a judge can tell": 2}
+    assert record["config"]["runs"][-1]["questions_left_out"] == {"only a judge can tell": 2}
     assert row(record, "memory")["questions"] == 2
+
+
+def test_runs_with_other_models_stay_and_one_of_the_same_is_renewed(
+    tmp_path: Path, model: FakeModel
+) -> None:
+    run(tmp_path, locomo(), model, "--dataset", "locomo", "--model", "first")
+    run(tmp_path, locomo(), model, "--dataset", "locomo", "--add")
+    record = run(tmp_path, locomo(), model, "--dataset", "locomo", "--add")
+    assert [one["run"] for one in record["config"]["runs"]] == ["locomo, first", "locomo, fake"]
+    of_each = {"locomo, first": 0, "locomo, fake": 0}
+    for one in record["rows"]:
+        of_each[one["run"]] += 1
+    assert of_each["locomo, first"] == of_each["locomo, fake"] > 4
+    assert record["headline"]["locomo, first: nothing, score"] == 0.0
+    assert generation(record).count("| --- |") == 2
