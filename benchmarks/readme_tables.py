@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.generation_tables import generation
 from benchmarks.kv_tables import borders, extraction
 from benchmarks.markdown import table_of
 from benchmarks.memory_tables import hygiene, memory_load, merging, recall
@@ -296,6 +297,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "hygiene": hygiene,
     "memory_load": memory_load,
     "kv_growth": kv_growth,
+    "generation": generation,
 }
 
 

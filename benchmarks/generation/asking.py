@@ -1,0 +1,182 @@
+"""Who answers: a server of ours, which remembers by itself, or any other with our memory in front.
+
+Both are asked by the `openai` client, one request at a time, as a stream at temperature 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from openai import OpenAI
+
+from benchmarks.generation.dataset import History
+from memos_vllm.config import load_config
+from memos_vllm.cube.ids import PersonId
+from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
+from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.options import MemoryOptions
+from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.remember import Rememberer
+from memos_vllm.scheduler.scheduler import Tokenizer
+from memos_vllm.system import MemorySystem
+from tests.engine.harness import MODEL, Server
+
+Messages = list[dict[str, Any]]
+FRAMING_TOKENS = 8
+"""What a chat template adds to a message, at most, where it cannot be counted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+    text: str
+    prompt_tokens: int
+    memory_tokens: int
+    """Of the prompt, those that memory put there."""
+    first_token_ms: float
+    whole_ms: float
+
+
+class Asker(Protocol):
+    model: str
+    context: int
+    """Of the model, in tokens."""
+
+    def learn(self, history: History) -> None:
+        """Make a history the memory of its person."""
+
+    def count(self, messages: Messages) -> int:
+        """Tokens of the prompt."""
+
+    def ask(self, person: str, messages: Messages, max_tokens: int, *, memory: bool) -> Reply:
+        """Raises when memory is wanted and not whole: such an answer would say nothing of it."""
+
+
+class OwnServer:
+    """Our server with its model; memory goes in by its API and comes out by its chats."""
+
+    def __init__(self, server: Server, model: str, context: int, top_k: int) -> None:
+        self.model, self.context = model, context
+        self._server, self._top_k = server, top_k
+        self._client = server.client()
+
+    def learn(self, history: History) -> None:
+        with self._server.http(person=history.person) as http:
+            for cube in history.cubes():
+                body = cube.model_dump(mode="json", exclude_none=True)
+                http.post("/v1/memory/cubes", json=body).raise_for_status()
+
+    def count(self, messages: Messages) -> int:
+        with self._server.http() as http:
+            reply = http.post("/tokenize", json={"model": MODEL, "messages": messages})
+            reply.raise_for_status()
+            tokens: int = reply.json()["count"]
+            return tokens
+
+    def ask(self, person: str, messages: Messages, max_tokens: int, *, memory: bool) -> Reply:
+        wanted: dict[str, Any] = {"enabled": False}
+        if memory:
+            wanted = {"top_k": self._top_k, "write": False, "required": True}
+        extra = {"memory": wanted}
+        return stream(self._client, MODEL, messages, max_tokens, user=person, extra_body=extra)
+
+
+class Elsewhere:
+    """A model behind any OpenAI-compatible URL; memory is searched and placed in this process.
+
+    Its tokens are not known here: the embedder's stand for them where the budget is applied.
+    """
+
+    def __init__(
+        self, home: Path, client: OpenAI, model: str, context: int, top_k: int = 8
+    ) -> None:
+        self.model, self.context = model, context
+        self._client, self._top_k = client, top_k
+        tree: dict[str, Any] = {
+            "home": str(home),
+            "embedder": {"model": str(demo_embedder_path())},
+            "prompt": {"deadline_seconds": 20},
+        }
+        self._system = MemorySystem(load_config(overrides=tree)).open()
+        rememberer = Rememberer(self._system, JobQueue(self._system.config))
+        self._pipeline = Pipeline(self._system, rememberer)
+        self.tokenizer = Tokenizer(self._system.embedder.count_tokens, lambda text: text, context)
+
+    def close(self) -> None:
+        self._system.close()
+
+    def learn(self, history: History) -> None:
+        self._system.create(_principal(history.person), list(history.cubes()))
+        if left := self._system.outbox.size():
+            raise RuntimeError(f"{left} items of {history.person} are not indexed")
+
+    def count(self, messages: Messages) -> int:
+        return sum(self.tokenizer.count(one["content"]) + FRAMING_TOKENS for one in messages)
+
+    async def prompt_tokens(self, messages: Messages) -> int | None:
+        return self.count(messages)
+
+    def ask(self, person: str, messages: Messages, max_tokens: int, *, memory: bool) -> Reply:
+        if not memory:
+            return stream(self._client, self.model, messages, max_tokens)
+        started = time.perf_counter()
+        options = MemoryOptions(write=False, required=True, top_k=self._top_k)
+        chat = Chat(_principal(person), options, messages, self.model, max_reply=max_tokens)
+        placed = asyncio.run(self._pipeline.chat(chat, self, _as_they_are))
+        memory_ms = (time.perf_counter() - started) * 1000
+        reply = stream(self._client, self.model, placed or messages, max_tokens)
+        return dataclasses.replace(
+            reply,
+            memory_tokens=chat.plan.injected_tokens,
+            first_token_ms=reply.first_token_ms + memory_ms,
+            whole_ms=reply.whole_ms + memory_ms,
+        )
+
+
+def stream(
+    client: OpenAI, model: str, messages: Sequence[Any], max_tokens: int, **extra: Any
+) -> Reply:
+    """A chat as a stream, with the times of its first words and of its end."""
+    started = time.perf_counter()
+    chunks = client.chat.completions.create(
+        model=model,
+        messages=list(messages),
+        max_tokens=max_tokens,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+        **extra,
+    )
+    said: list[str] = []
+    first, prompt_tokens = 0.0, 0
+    memory: dict[str, Any] = {}
+    for chunk in chunks:
+        if chunk.choices and chunk.choices[0].delta.content:
+            first = first or time.perf_counter() - started
+            said.append(chunk.choices[0].delta.content)
+        if chunk.usage:
+            prompt_tokens = chunk.usage.prompt_tokens
+        memory = getattr(chunk, "memory", None) or memory
+    whole = time.perf_counter() - started
+    if memory.get("degraded"):
+        raise RuntimeError(f"memory was not whole: {memory['degraded']}")
+    return Reply(
+        text="".join(said).strip(),
+        prompt_tokens=prompt_tokens,
+        memory_tokens=memory.get("injected_tokens", 0),
+        first_token_ms=(first or whole) * 1000,
+        whole_ms=whole * 1000,
+    )
+
+
+async def _as_they_are(messages: Messages | None) -> Messages | None:
+    return messages
+
+
+def _principal(person: str) -> Principal:
+    return Principal(LOCAL_TENANT, Role.WRITER, "benchmark", PersonId(person))
