@@ -50,6 +50,7 @@ LOCOMO_SYSTEMS = {
     "four_way_both": "ours, four alike + both (version 0.1's weights)",
     "four_way_both_coverage": "ours, four alike + both + coverage",
     "without_coverage": "ours without coverage",
+    "without_session_coverage": "ours without the coverage of whole sessions",
     "without_session_prior": "ours without the session prior",
     "without_speaker_boost": "ours without the speaker boost",
     "without_time_boost": "ours without the lift of the time that is named",
