@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime
 
+import alembic.command
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from memos_vllm.api.app import create_app
@@ -14,8 +16,9 @@ from memos_vllm.cube.model import Access, Claim, CubePatch, ExplicitPayload, Ite
 from memos_vllm.governance.principal import Role
 from memos_vllm.reader.query import read_text
 from memos_vllm.steps import BUILT_IN, Recall
+from memos_vllm.system import MemorySystem
 from memos_vllm.vault.entities import RARE
-from tests.conftest import principal
+from tests.conftest import make_config, principal
 
 ALICE, BOB = principal("alice"), principal("bob")
 SISTER = Item(
@@ -84,6 +87,26 @@ def test_the_graph_follows_what_is_kept(system):
     assert "Siemens" not in {each.name for each in system.entities.known(ALICE)}
     system.delete(ALICE, cube.meta.id)
     assert system.entities.known(ALICE) == []
+
+
+def test_items_that_were_here_before_the_graph_are_in_it(database_url, tmp_path):
+    """On both databases: the migration reads their names, and a hop works on them."""
+    system = MemorySystem(make_config(tmp_path, database={"url": database_url})).open()
+    keep(system, ALICE, SISTER)
+    keep(system, ALICE, WORK)
+    known = system.entities.known(ALICE)
+    assert {each.name for each in known} >= {"Maria", "Siemens"}
+    config = system.database._alembic()
+    with system.database.engine.connect() as plain:
+        connection = plain.execution_options(memos_writes=True)
+        with connection.begin():
+            config.attributes["connection"] = connection
+            alembic.command.downgrade(config, "0003")
+    assert "mentions" not in sa.inspect(system.database.engine).get_table_names()
+    system.database.migrate()
+    assert system.entities.known(ALICE) == known
+    assert linked(system, "Where does my sister work?") == [(WORK.text, "Maria")]
+    system.close()
 
 
 def test_one_hop_leads_to_what_shares_no_word_with_the_question(system):
