@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.markdown import table_of
 
+OURS = "our server's"
 WAYS = {
     "memory": "**memory** (what memos_vllm finds)",
     "evidence": "the turns that hold the answer, by the data set's word",
@@ -61,15 +62,20 @@ def _percent(value: float | None) -> str:
 
 
 def _note(run: Mapping[str, Any], by_way: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    told = run["score"] if run["judge"] is None else f"found right by {run['judge']}"
+    measured = run["score"] if run["judge"] is None else f"found right by {run['judge']}"
     note = (
-        f"Percent ± standard error, {told}. {run['dataset']}: {run['questions']} questions about "
+        f"Percent ± standard error, {measured}. {run['dataset']}: {run['questions']} questions about "
         f"{run['histories']} histories of {run['turns']:,} turns, answered by {run['model']} "
         f"({run['context']:,} tokens of context) at temperature 0; all kinds weigh as in the whole "
         "data."
     )
-    left_out = {
-        f"{count} questions: {reason}"
-        for reason, count in by_way["full context"]["all"]["left_out"].items()
-    }
-    return note + (f" The whole history: {'; '.join(sorted(left_out))}." if left_out else "")
+    if run["model_is"] == OURS:
+        note += " The demo's model is small: what tells is the difference between the rows."
+    if run["load_average_1m_at_end"] > 2 * run["machine"]["cores"]:
+        note += (
+            f" The machine was busy with other work (load {run['load_average_1m_at_end']:.1f} on "
+            f"{run['machine']['cores']} cores): the times are bounds."
+        )
+    left_out = by_way["full context"]["all"]["left_out"]
+    told = "; ".join(f"{count} questions: {reason}" for reason, count in left_out.items())
+    return f"{note} The whole history: {told}." if told else note

@@ -27,6 +27,7 @@ from benchmarks.generation.judge import Judge
 from benchmarks.generation.loaders import LOADERS
 from benchmarks.generation.loaders.prefeval import with_inter_turns
 from benchmarks.generation.measure import Answered, Outcome, measure, rows
+from benchmarks.generation_tables import OURS
 from benchmarks.record import RESULTS, output_arguments
 from memos_vllm.demo.embedder import WHEEL
 from memos_vllm.demo.model import prepare_chat_model
@@ -198,7 +199,7 @@ def describe(
         "questions_left_out": dict(dataset.left_out),
         "score": "share of right letters" if letters else "token F1",
         "model": asker.model,
-        "model_is": "elsewhere, memory placed in front" if options.base_url else "our server's",
+        "model_is": "elsewhere, memory placed in front" if options.base_url else OURS,
         "context": asker.context,
         "temperature": 0,
         "top_k": options.top_k,
