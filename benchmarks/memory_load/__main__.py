@@ -38,7 +38,7 @@ from benchmarks.memory_load.load import (
     offer,
     summary,
 )
-from benchmarks.memory_load.systems import TOP_K, Ours, System, mem0, ours, running
+from benchmarks.memory_load.systems import TOP_K, Ours, OursHalf, System, mem0, ours, running
 from benchmarks.record import Record, output_arguments
 from memos_vllm.demo.embedder import WHEEL
 
@@ -46,6 +46,7 @@ RATES = (10, 20, 40, 60, 80, 100)
 QUICK_RATES = (10, 40)
 SECONDS, QUICK_SECONDS = 10.0, 2.0
 ALONE, QUICK_ALONE = 50, 10
+SHORT = {Ours.name: "ours", OursHalf.name: "ours_bfloat16"}
 
 
 class Additions:
@@ -71,7 +72,7 @@ def main() -> int:
     except DataUnavailable as error:
         print(error, file=sys.stderr)
         return 2
-    kinds = [ours()]
+    kinds = ours()
     if arguments.rivals is None:
         _say("mem0 is not measured: --rivals PYTHON names an environment that has it")
     else:
@@ -246,7 +247,7 @@ def _of(rows: Sequence[dict[str, Any]], part: str) -> Iterator[dict[str, Any]]:
 
 
 def _short(row: dict[str, Any]) -> str:
-    return "ours" if row["system"] == Ours.name else str(row["system"])
+    return SHORT.get(row["system"], str(row["system"]))
 
 
 def _say(text: str) -> None:

@@ -22,9 +22,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_load.ours_worker")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--embedder", type=Path, required=True)
+    parser.add_argument("--dtype", default="float32", help="of the embedder")
     arguments = parser.parse_args()
     # No query cache: the same questions come again, and each has to cost what it costs the first time.
     embedder = {"model": str(arguments.embedder), "query_cache": 0}
+    embedder["dtype"] = arguments.dtype
     overrides = {"home": str(arguments.home), "embedder": embedder}
     system = MemorySystem(load_config(overrides=overrides)).open()
     system.embedder.warm()

@@ -15,11 +15,13 @@ from typing import Any
 
 import httpx
 import psutil
+import torch
 
 from benchmarks.locomo_retrieval.dataset import Conversation, Turn
 from benchmarks.memory_load.load import CONNECTIONS, Failed
 from benchmarks.record import ROOT
 from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.training.weights import compute_dtype
 
 TOP_K = 10
 _NO_LIMIT = httpx.Timeout(None)  # the load has its own
@@ -89,6 +91,12 @@ class Ours(System):
         return _found(hit["item"]["source"] for hit in answer["results"])
 
 
+class OursHalf(Ours):
+    """With `embedder.dtype: bfloat16`."""
+
+    name = "memos_vllm, bfloat16"
+
+
 class Mem0(System):
     name = "mem0"
 
@@ -115,8 +123,13 @@ class Kind:
     command: Sequence[str]
 
 
-def ours() -> Kind:
-    return Kind(Ours, (sys.executable, "-m", "benchmarks.memory_load.ours_worker"))
+def ours() -> list[Kind]:
+    """As it is by default; and with an embedder in bfloat16, where this processor has units for it."""
+    command = (sys.executable, "-m", "benchmarks.memory_load.ours_worker")
+    kinds = [Kind(Ours, command)]
+    if compute_dtype("cpu") is torch.bfloat16:
+        kinds.append(Kind(OursHalf, (*command, "--dtype", "bfloat16")))
+    return kinds
 
 
 def mem0(python: Path) -> Kind:
