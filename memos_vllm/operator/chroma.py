@@ -13,16 +13,18 @@ No text is stored here: vectors, item ids, cube ids.  Embedding always happens o
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import chromadb
 import httpx
+import numpy as np
 from chromadb.api import ClientAPI, ServerAPI
 from chromadb.api.client import Client
 from chromadb.config import Settings, System
@@ -39,6 +41,17 @@ BUCKETS = 64
 LAYOUT = f"buckets-{BUCKETS}-1"
 _BATCH = 1000
 _NEVER_EVICT = 1_000_000  # indexes kept open; there are only len(VIEWS) * BUCKETS of them
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+    """Vectors of one cube's items."""
+
+    owner: Owner
+    cube: str
+    ids: Sequence[str]
+    vectors: Mapping[View, Vectors]
+    """(len(ids), dim) of each view."""
 
 
 class VectorIndex:
@@ -71,19 +84,31 @@ class VectorIndex:
         return True
 
     def upsert(
-        self, owner: Owner, cube: str, ids: Sequence[str], vectors: dict[View, Vectors]
+        self, owner: Owner, cube: str, ids: Sequence[str], vectors: Mapping[View, Vectors]
     ) -> None:
         """Store one vector a view for each item id. Raises IndexUnavailable."""
-        metadata = {"owner": owner_digest(owner), "cube": cube}
-        for view, rows in vectors.items():
-            collection = self._collection(owner, view)
+        self.upsert_all([Rows(owner, cube, ids, vectors)])
+
+    def upsert_all(self, cubes: Sequence[Rows]) -> None:
+        """Of several cubes: what goes into one collection goes together. Raises IndexUnavailable."""
+        together: dict[str, tuple[Any, list[tuple[Rows, View]]]] = {}
+        for rows in cubes:
+            for view in rows.vectors:
+                collection = self._collection(rows.owner, view)
+                together.setdefault(collection.name, (collection, []))[1].append((rows, view))
+        for collection, parts in together.values():
+            ids = [item for rows, _ in parts for item in rows.ids]
+            vectors = np.concatenate([rows.vectors[view] for rows, view in parts])
+            metadatas = [
+                {"owner": owner_digest(rows.owner), "cube": rows.cube}
+                for rows, _ in parts
+                for _ in rows.ids
+            ]
             for start in range(0, len(ids), _BATCH):
-                part = list(ids[start : start + _BATCH])
+                part = slice(start, start + _BATCH)
                 with _translated():
                     collection.upsert(
-                        ids=part,
-                        embeddings=rows[start : start + _BATCH],
-                        metadatas=[metadata] * len(part),
+                        ids=ids[part], embeddings=vectors[part], metadatas=metadatas[part]
                     )
 
     def delete(self, owner: Owner, ids: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.errors import Unavailable
-from memos_vllm.operator.chroma import LAYOUT, VectorIndex
+from memos_vllm.operator.chroma import LAYOUT, Rows, VectorIndex
 from memos_vllm.operator.embedder import Embedder
 from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
@@ -154,9 +154,9 @@ class Indexer:
         # A first item's window is the item itself: embed each different text once.
         texts = list(dict.fromkeys(text for item in items for text in (item.turn, item.window)))
         rows = dict(zip(texts, self._embedder.embed(texts), strict=True))
-        for work in batch:
-            if work.upserts:
-                self._index.upsert(
+        self._index.upsert_all(
+            [
+                Rows(
                     work.owner,
                     work.cube,
                     [item.id for item in work.upserts],
@@ -165,3 +165,7 @@ class Indexer:
                         "window": np.stack([rows[item.window] for item in work.upserts]),
                     },
                 )
+                for work in batch
+                if work.upserts
+            ]
+        )

@@ -165,6 +165,7 @@ def test_the_served_model_reads_behind_people_s_backs_and_the_turn_stays(reading
 def test_the_served_model_writes_a_question_out_before_it_is_searched_for(reading: Server):
     http = reading.http(None, "olga")
     chat(http, "My cat is called Miso.")
+    until_known(http, cat_name=("Miso", True))
     messages = [
         {"role": "user", "content": "Tell me about my cat."},
         {"role": "assistant", "content": "You have a cat."},

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube
 from memos_vllm.errors import EmbedderUnavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal
+from memos_vllm.operator.chroma import VIEWS, Rows
 from memos_vllm.operator.embedder import Embedder
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.database import Database
@@ -114,3 +116,23 @@ def test_a_writer_whose_turn_does_not_come_is_told(tmp_path):
         thread.join()
     assert refused
     database.dispose()
+
+
+def test_what_goes_into_one_collection_goes_there_in_one_call(system):
+    owner = Owner(ALICE.tenant, ALICE.person)
+    vectors, parts = np.eye(4, dtype=np.float32), []
+    for number in range(4):
+        rows = vectors[number : number + 1]
+        parts.append(Rows(owner, f"c{number}", [f"i{number}"], {"turn": rows, "window": -rows}))
+    for view in VIEWS:
+        collection = system.index._collection(owner, view)
+        collection.upsert = mock.Mock(side_effect=collection.upsert)
+    system.index.upsert_all(parts)
+    for view in VIEWS:
+        (call,) = system.index._collection(owner, view).upsert.call_args_list
+        assert len(call.kwargs["ids"]) == 4
+    assert system.index.ids_of(owner, "turn") == {f"i{number}" for number in range(4)}
+    system.index.drop_cube(owner, "c2")
+    assert system.index.ids_of(owner, "window") == {"i0", "i1", "i3"}
+    (best, cosine), *_ = system.index.query(owner, "turn", vectors[3], 1)
+    assert (best, round(cosine, 3)) == ("i3", 1.0)
