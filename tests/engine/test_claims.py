@@ -46,6 +46,13 @@ def until_known(http: httpx.Client, **wanted: tuple[str, bool] | None) -> None:
     wait_for(look, f"{names}", SECONDS)
 
 
+def explained(http: httpx.Client, request: str) -> dict[str, Any]:
+    """The plan, which is kept behind the reply."""
+    path = f"/v1/memory/explain/{request}"
+    wait_for(lambda: http.get(path).status_code == 200, "the plan", SECONDS)
+    return http.get(path).json()
+
+
 def test_what_is_said_is_known_in_the_next_session_and_changes(server: Server, keys: Keys):
     http = server.http(keys.acme, "rosa")
     chat(http, "I live in Lisbon.")
@@ -100,7 +107,7 @@ def test_one_hop_brings_what_shares_no_word_with_the_question(server: Server, ke
     told = {"type": "explicit", "content": [{"text": "Maria started at the post office."}]}
     assert http.post("/v1/memory/cubes", json={"payload": told}).status_code == 201
     reply = chat(http, "Does my sister have a job?", "two", write=False, top_k=2)
-    plan = http.get(f"/v1/memory/explain/{reply['id']}").json()
+    plan = explained(http, reply["id"])
     used = [entry["reason"] for entry in plan["entries"] if entry["decision"] == "used"]
     assert "names Maria, as a better item does" in used
 
@@ -175,9 +182,9 @@ def test_the_served_model_writes_a_question_out_before_it_is_searched_for(readin
     body = {"model": MODEL, "messages": messages, "max_tokens": 4, "memory": memory}
     reply = http.post("/v1/chat/completions", json=body)
     assert reply.status_code == 200, reply.text
-    plan = http.get(f"/v1/memory/explain/{reply.json()['id']}").json()
+    plan = explained(http, reply.json()["id"])
     assert plan["steps_ms"]["rewrite"] > 0
     assert "required" not in plan["degraded"]
     first = http.post("/v1/chat/completions", json=body | {"messages": messages[2:]})
-    plan = http.get(f"/v1/memory/explain/{first.json()['id']}").json()
+    plan = explained(http, first.json()["id"])
     assert plan["steps_ms"]["rewrite"] < 20, "nothing to go on from: the model is not asked"

@@ -267,7 +267,7 @@ def test_vectors_are_read_from_chroma_once_and_then_only_what_changed(system):
 
 def test_an_item_that_is_indexed_late_is_found_by_meaning_then(system):
     remember(system, ALICE, "A red boat.")
-    with mock.patch.object(VectorIndex, "upsert", side_effect=IndexUnavailable("down")):
+    with mock.patch.object(VectorIndex, "upsert_all", side_effect=IndexUnavailable("down")):
         remember(system, ALICE, "My kitten is called Miso.")
     assert "My kitten is called Miso." not in found(system, ALICE, "pet cat")
     system.indexer.drain()
@@ -301,7 +301,7 @@ def test_vault_and_index_agree_after_a_kill_between_them(config):
     """The process dies after the vault's commit and before Chroma's: the next one does the work."""
     first = MemorySystem(config).open()
     with (
-        mock.patch.object(VectorIndex, "upsert", side_effect=KeyboardInterrupt),
+        mock.patch.object(VectorIndex, "upsert_all", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
         remember(first, ALICE, "Survives the kill.")
@@ -330,7 +330,7 @@ def test_reindex_rebuilds_chroma_from_the_vault(system):
 
 
 def test_a_write_is_kept_while_chroma_is_down_and_forgetting_needs_no_embedder(system):
-    with mock.patch.object(VectorIndex, "upsert", side_effect=IndexUnavailable("down")):
+    with mock.patch.object(VectorIndex, "upsert_all", side_effect=IndexUnavailable("down")):
         cube = remember(system, ALICE, "Written while Chroma was down.")
     assert system.vault.get(ALICE, cube).payload.content
     result = system.search(ALICE, "Chroma down", None, 5)
