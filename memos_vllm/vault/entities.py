@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from memos_vllm.cube.entities import EntityKind, entity_key
 from memos_vllm.cube.ids import SHARED, to_datetime
@@ -70,7 +70,7 @@ class Entities:
             )
             .join(ItemRow, ItemRow.id == MentionRow.item_id)
             .join(CubeRow, CubeRow.id == ItemRow.cube_id)
-            .where(_own(principal), CubeRow.state.in_(READABLE))
+            .where(_own(principal), _for_all(), CubeRow.state.in_(READABLE))
             .group_by(MentionRow.entity, MentionRow.name, MentionRow.kind)
         )
         with self._database.read() as session:
@@ -146,7 +146,6 @@ def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, i
     Of shared cubes only those that the whole tenant reads: how rare a name is tells nothing of what
     this principal cannot read.
     """
-    for_all = and_(MentionRow.person == SHARED, CubeRow.access["readers"].as_string().is_(None))
     number = func.row_number().over(
         partition_by=MentionRow.entity, order_by=(ItemRow.time_us.desc(), ItemRow.id)
     )
@@ -157,7 +156,8 @@ def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, i
         .where(
             MentionRow.entity.in_(set(entities)),
             MentionRow.tenant == principal.tenant,
-            or_(MentionRow.person == principal.person, for_all),
+            MentionRow.person.in_((principal.person, SHARED)),
+            _for_all(),
             CubeRow.state.in_(READABLE),
         )
         .subquery()
@@ -165,6 +165,12 @@ def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, i
     return select(named.c.item_id, named.c.entity, named.c.time_us).where(
         named.c.number <= RARE + 1
     )
+
+
+def _for_all() -> ColumnElement[bool]:
+    """A person's own, or shared with the whole tenant: a cube with readers of its own is neither."""
+    readers = CubeRow.access["readers"].as_string()
+    return or_(MentionRow.person != SHARED, readers.is_(None))
 
 
 def _own(principal: Principal) -> ColumnElement[bool]:

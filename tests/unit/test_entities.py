@@ -144,6 +144,15 @@ def test_nobody_hops_into_somebody_else_s_memory(system):
     assert linked(system, "Where does my sister work?") == [(WORK.text, "Maria")]
 
 
+def test_a_cube_for_few_readers_names_nobody_to_a_key_without_a_person(system):
+    admin = dataclasses.replace(ALICE, role=Role.ADMIN, person="")
+    keep(system, admin, WORK, shared=True, access=Access(readers=["bob"]))
+    keep(system, admin, Item(text="We met Tom in Rome."), shared=True)
+    nobody = dataclasses.replace(ALICE, role=Role.READER, person="")
+    assert {each.name for each in system.entities.known(nobody)} == {"Rome", "Tom"}
+    assert system.entities.naming(nobody, "Maria") == []
+
+
 def test_over_http(system):
     keep(system, ALICE, SISTER, WORK)
     app = create_app(system)
