@@ -48,6 +48,7 @@ _NO_NAME = frozenset(
         "don t s m ve re ll d isn aren wasn weren doesn didn haven hasn wouldn",
     )
 )
+_NO_PERSON = ("assistant", "tool")  # that speak in chats
 _PLACES = ("home", "origin", "hometown", "birthplace")
 _THINGS = ("employer",)
 
@@ -98,7 +99,7 @@ def _of_claim(item: Item) -> Iterator[Entity]:
 
 
 def _speaker(item: Item) -> Iterator[Entity]:
-    if item.speaker:
+    if item.speaker and item.speaker not in _NO_PERSON:
         yield Entity(item.speaker[:LONGEST], "person")
 
 

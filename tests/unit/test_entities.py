@@ -69,6 +69,7 @@ def test_kinds_come_from_claims_and_from_the_words_around():
     assert kinds["Paris"] == kinds["Munich"] == "place"
     assert kinds["Siemens"] == "thing"
     assert entity_key("Tom\u2019s") == entity_key("tom")
+    assert entities_of(Item(text="I see.", speaker="assistant")) == []
 
 
 def test_the_graph_follows_what_is_kept(system):
