@@ -55,8 +55,8 @@ class EmbedderConfig(Section):
     device: str = Field("cpu", description="torch device of the embedder")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="bfloat16: about half the time, where the processor has units for it (AVX512_BF16, "
-        "AMX) and on a GPU; the index is rebuilt once",
+        description="bfloat16: faster where the processor has units for it (AVX512_BF16, AMX) and on a "
+        "GPU; the index is rebuilt once",
     )
     threads: int = Field(
         1, ge=1, description="CPU threads of the embedder, beside the engine's own"

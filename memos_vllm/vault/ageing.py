@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import func, not_, or_, select
 
 from memos_vllm.cube.ids import SHARED, CubeId, PersonId, TenantId
 from memos_vllm.cube.model import Kind, Placement, State
@@ -18,7 +18,8 @@ class Ageing:
     def idle(self, before_us: int, limit: int = 100) -> list[tuple[Principal, CubeId]]:
         """Persons' retrieved text that was neither read nor changed since then, the longest idle first.
 
-        With whoever may archive it. What has a priority is kept.
+        With whoever may archive it. What has a priority is kept, and so are claims: the next one about
+        the same thing has to find them.
         """
         used = func.coalesce(CubeRow.last_read_us, CubeRow.updated_us)
         query = (
@@ -29,6 +30,7 @@ class Ageing:
                 CubeRow.placement == Placement.RETRIEVED,
                 CubeRow.person != SHARED,
                 CubeRow.priority <= 0,
+                or_(CubeRow.name.is_(None), not_(CubeRow.name.regexp_match("^facts[#~]"))),
                 CubeRow.updated_us < before_us,
                 used < before_us,
             )

@@ -45,8 +45,6 @@ class Link:
     item_id: str
     via: str
     """The name that both have."""
-    source: str
-    """The item that it was reached from."""
     weight: float
     """More for a rarer name, and for more of them."""
 
@@ -116,13 +114,11 @@ class Entities:
         """
         with self._database.read() as session:
             start = session.execute(
-                select(MentionRow.item_id, MentionRow.entity, MentionRow.name).where(
+                select(MentionRow.entity, MentionRow.name).where(
                     MentionRow.item_id.in_(items), MentionRow.tenant == principal.tenant
                 )
             ).all()
-            via = {
-                entity: (name, source) for source, entity, name in start if entity not in besides
-            }
+            via = {entity: name for entity, name in start if entity not in besides}
             if not via:
                 return []
             reached = session.execute(_naming(principal, via)).all()
@@ -132,9 +128,8 @@ class Entities:
         for item_id, entity, time_us in reached:
             if item_id in items or counts[entity] > RARE:
                 continue
-            name, source = via[entity]
             weight = 1 / counts[entity] + (links[item_id].weight if item_id in links else 0)
-            links[item_id] = Link(item_id, name, source, weight)
+            links[item_id] = Link(item_id, via[entity], weight)
             times[item_id] = time_us or 0
         ranked = sorted(links.values(), key=lambda link: (-link.weight, -times[link.item_id]))
         return ranked[:limit]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -12,30 +10,12 @@ from memos_vllm.activation.files import Shape
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.api.app import create_app
-from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Forbidden, NotFound, Unprocessable
 from memos_vllm.feedback import Feedback, wants_forgotten
 from memos_vllm.governance.principal import Role
-from memos_vllm.reader.turns import turn_body
-from memos_vllm.remember import Rememberer
 from memos_vllm.vault.views import CubeFilter
-from tests.conftest import FakeQueue, principal
-
-ALICE = dataclasses.replace(principal("alice"), session="s")
-
-
-@pytest.fixture
-def chat(system):
-    """Says something as Alice, or somebody else, and has it remembered."""
-    rememberer = Rememberer(system, FakeQueue(system.config))
-
-    def say(text, who=ALICE, reply="I see."):
-        number = now_us()
-        messages = [{"role": "user", "content": text}]
-        body = turn_body(messages, reply, model="demo", request_id=f"r{number}", at_us=number)
-        rememberer.remember(rememberer.accept(who, body))
-
-    return say
+from tests.conftest import principal
+from tests.unit.conftest import ALICE
 
 
 @pytest.fixture

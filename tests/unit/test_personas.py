@@ -8,33 +8,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from memos_vllm.api.app import create_app
-from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta, Placement
 from memos_vllm.errors import BadRequest
 from memos_vllm.feedback import Feedback
 from memos_vllm.governance.principal import Role, persona_of, persona_tag
 from memos_vllm.options import read_options
-from memos_vllm.reader.turns import turn_body
-from memos_vllm.remember import Rememberer
 from memos_vllm.vault.views import CubeFilter
-from tests.conftest import FakeQueue, principal
+from tests.conftest import principal
+from tests.unit.conftest import ALICE
 
-ALICE = dataclasses.replace(principal("alice"), session="s")
 NURSE = ALICE.in_persona("nurse")
 PARENT = ALICE.in_persona("parent")
-
-
-@pytest.fixture
-def chat(system):
-    rememberer = Rememberer(system, FakeQueue(system.config))
-
-    def say(text, who=ALICE, reply="I see."):
-        number = now_us()
-        messages = [{"role": "user", "content": text}]
-        body = turn_body(messages, reply, model="demo", request_id=f"r{number}", at_us=number)
-        rememberer.remember(rememberer.accept(who, body))
-
-    return say
 
 
 def found(system, question, who):

@@ -211,6 +211,7 @@ def test_what_nobody_needs_is_archived_and_comes_back(fading):
     keep(fading, Item(text="Tea is good."), name="placed", placement=Placement.STABLE)
     keep(fading, Item(text="Salt is good."), name="held", priority=1)
     keep(fading, Item(text="Oil is good."), who=ADMIN, shared=True, name="ours")
+    Consolidator(fading).take(ALICE, [claimed("alice went hiking")])
     assert tidy.archive_idle(fading, now_us() + 29 * DAY_US) == 0
     later = now_us() + 31 * DAY_US
     fading.views.count_reads([read.meta.id])
@@ -225,7 +226,7 @@ def test_what_nobody_needs_is_archived_and_comes_back(fading):
     assert "Soup is good." not in [each.recalled.item.text for each in found]
     fading.update(ALICE, "idle", CubePatch(state=State.ACTIVATED))
     assert fading.search(ALICE, "soup", None, 1).found[0].recalled.item.text == "Soup is good."
-    for name in ("read", "placed", "held"):
+    for name in ("read", "placed", "held", "facts#1"):
         assert state(fading, name) is State.ACTIVATED
     assert state(fading, "ours", ADMIN) is State.ACTIVATED
 

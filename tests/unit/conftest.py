@@ -1,0 +1,28 @@
+"""What several of these tests say and do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from memos_vllm.cube.ids import now_us
+from memos_vllm.reader.turns import turn_body
+from memos_vllm.remember import Rememberer
+from tests.conftest import FakeQueue, principal
+
+ALICE = dataclasses.replace(principal("alice"), session="s")
+
+
+@pytest.fixture
+def chat(system):
+    """Says something as Alice, or somebody else, and has it remembered."""
+    rememberer = Rememberer(system, FakeQueue(system.config))
+
+    def say(text, who=ALICE, reply="I see."):
+        number = now_us()
+        messages = [{"role": "user", "content": text}]
+        body = turn_body(messages, reply, model="demo", request_id=f"r{number}", at_us=number)
+        rememberer.remember(rememberer.accept(who, body))
+
+    return say
