@@ -58,9 +58,13 @@ class EmbedderConfig(Section):
         description="bfloat16: faster where the processor has units for it (AVX512_BF16, AMX) and on a "
         "GPU; the index is rebuilt once",
     )
-    threads: int = Field(
-        1, ge=1, description="CPU threads of the embedder, beside the engine's own"
+    processes: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="processes that embed beside the server's; 0: in a thread of the server",
     )
+    threads: int = Field(1, ge=1, description="CPU threads of each embedder, beside the engine's")
     batch_size: int = Field(8, ge=1, description="texts embedded together")
     batch_wait_ms: float = Field(1.0, ge=0, description="how long a text waits for company")
     query_cache: int = Field(4096, ge=0, description="query embeddings kept in memory")

@@ -69,7 +69,9 @@ def config(tmp_path: Path) -> Config:
 
 
 def make_config(home: Path, **overrides: Any) -> Config:
-    embedder = {"model": str(demo_embedder_path()), **overrides.pop("embedder", {})}
+    # In this process: another starts in seconds, and nearly every test has an embedder of its own.
+    embedder = {"model": str(demo_embedder_path()), "processes": 0}
+    embedder |= overrides.pop("embedder", {})
     return load_config(overrides={"home": str(home), "embedder": embedder, **overrides})
 
 

@@ -1,8 +1,7 @@
-"""The embedding model, in one thread of its own, batched across everybody who asks.
+"""Texts as vectors, batched across everybody who asks.
 
 Questions go before bulk work: indexing is done a batch at a time, so a question waits for one batch
-at most.  Texts longer than the model's window are embedded window by window and averaged, so that
-their end counts too.
+at most.  A thread hands batches to each model: one a process (`embedder.processes`), or one in this.
 """
 
 from __future__ import annotations
@@ -14,18 +13,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from memos_vllm.config import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.operator.encoder import Encoder, TextEncoder, Vectors
+from memos_vllm.operator.encoder_process import EncoderProcess
 
-Vectors = npt.NDArray[np.float32]
-"""(num_texts, dim), rows of length 1."""
-
-_RETRY_LOAD_SECONDS = 300.0  # without a network, one try at a hub takes over a minute
 _Job = tuple[int, int, list[str], "Future[Vectors]"]  # priority, order, texts, result
 _QUERY, _BULK, _STOP = 0, 1, -1
 
@@ -36,9 +31,10 @@ class Embedder:
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
         self._order = 0
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._model: Any = None
-        self._load_error: tuple[float, EmbedderUnavailable] | None = None
+        self._threads: list[threading.Thread] = []
+        self._encoders: list[TextEncoder] = [
+            EncoderProcess(config) for _ in range(config.processes)
+        ] or [Encoder(config)]
         self._cache: OrderedDict[tuple[str, str], Vectors] = OrderedDict()
 
     @property
@@ -81,34 +77,39 @@ class Embedder:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in the embedder's own tokenizer, without special ones."""
-        tokenizer = self._loaded().tokenizer
-        return len(
-            tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        )
+        return self._encoders[0].count_tokens(text)
 
     def warm(self) -> None:
         """Load the model now rather than on first use. Raises EmbedderUnavailable."""
         self._submit(_QUERY, ["warm"]).result()
 
     def close(self) -> None:
-        if self._thread is not None:
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for _ in threads:
             self._jobs.put((_STOP, 0, [], Future()))
-            self._thread.join(timeout=10)
-            self._thread = None
+        for encoder in self._encoders:
+            encoder.close()
+        for thread in threads:
+            thread.join(timeout=10)
 
     def _submit(self, priority: int, texts: list[str]) -> Future[Vectors]:
         future: Future[Vectors] = Future()
         with self._lock:
             self._order += 1
             self._jobs.put((priority, self._order, texts, future))
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="memos-embedder", daemon=True
-                )
-                self._thread.start()
+            if not self._threads:
+                self._threads = [self._started(encoder) for encoder in self._encoders]
         return future
 
-    def _run(self) -> None:
+    def _started(self, encoder: TextEncoder) -> threading.Thread:
+        thread = threading.Thread(
+            target=self._run, args=(encoder,), name="memos-embedder", daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _run(self, encoder: TextEncoder) -> None:
         while True:
             job = self._jobs.get()
             if job[0] == _STOP:
@@ -116,7 +117,7 @@ class Embedder:
             batch = [job]
             if job[0] == _QUERY:
                 batch += self._company(len(job[2]))
-            self._finish(batch)
+            self._finish(encoder, batch)
 
     def _company(self, size: int) -> list[_Job]:
         """Other questions that arrive within `batch_wait_ms`."""
@@ -134,10 +135,10 @@ class Embedder:
             size += len(job[2])
         return company
 
-    def _finish(self, batch: list[_Job]) -> None:
+    def _finish(self, encoder: TextEncoder, batch: list[_Job]) -> None:
         texts = [text for job in batch for text in job[2]]
         try:
-            vectors = self._encode(texts)
+            vectors = self._encode(encoder, texts)
         except EmbedderUnavailable as error:
             for job in batch:
                 job[3].set_exception(error)
@@ -148,65 +149,5 @@ class Embedder:
                 job[3].set_result(vectors[start : start + len(job[2])])
             start += len(job[2])
 
-    def _encode(self, texts: list[str]) -> Vectors:
-        model = self._loaded()
-        spans: list[tuple[int, int]] = []
-        windows: list[str] = []
-        for text in texts:
-            pieces = self._windows(model, text)
-            spans.append((len(windows), len(windows) + len(pieces)))
-            windows.extend(pieces)
-        try:
-            encoded = model.encode(
-                windows,
-                batch_size=self._config.batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-            )
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise EmbedderUnavailable(f"the embedding model failed: {error}") from error
-        means = np.stack([encoded[start:end].mean(axis=0) for start, end in spans]).astype(
-            np.float32
-        )
-        unit: Vectors = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        return unit
-
-    def _windows(self, model: Any, text: str) -> list[str]:
-        limit = (model.max_seq_length or 512) - 2  # the two special tokens around a text
-        if len(text) <= limit:
-            return [text]
-        offsets = model.tokenizer(
-            text,
-            add_special_tokens=False,
-            truncation=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )["offset_mapping"]
-        if len(offsets) <= limit:
-            return [text]
-        cuts = [offsets[start : start + limit] for start in range(0, len(offsets), limit)]
-        return [text[cut[0][0] : cut[-1][1]] for cut in cuts]
-
-    def _loaded(self) -> Any:
-        if self._model is not None:
-            return self._model
-        if self._load_error and time.monotonic() - self._load_error[0] < _RETRY_LOAD_SECONDS:
-            raise self._load_error[1]
-        try:
-            import torch
-            from sentence_transformers import SentenceTransformer
-
-            torch.set_num_threads(self._config.threads)
-            dtype = {"dtype": getattr(torch, self._config.dtype)}
-            self._model = SentenceTransformer(
-                self._config.model, device=self._config.device, model_kwargs=dtype
-            )
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-            cause = str(error).strip().splitlines()[0]
-            unavailable = EmbedderUnavailable(
-                f"the embedding model {self._config.model!r} cannot be loaded: {cause}"
-            )
-            self._load_error = (time.monotonic(), unavailable)
-            raise unavailable from error
-        return self._model
+    def _encode(self, encoder: TextEncoder, texts: list[str]) -> Vectors:
+        return encoder.encode(texts)

@@ -28,7 +28,10 @@ Memos = Callable[..., Result]
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
     path = tmp_path / "memos.yaml"
-    tree = {"home": str(tmp_path / "home"), "embedder": {"model": str(demo_embedder_path())}}
+    tree = {
+        "home": str(tmp_path / "home"),
+        "embedder": {"model": str(demo_embedder_path()), "processes": 0},
+    }
     path.write_text(yaml.safe_dump(tree))
     return path
 

@@ -19,7 +19,10 @@ from memos_vllm.system import MemorySystem
 
 
 def _doctor(tmp_path: Path, code: int, **settings: Any) -> dict[str, dict[str, str]]:
-    tree = {"home": str(tmp_path / "home"), "embedder": {"model": str(demo_embedder_path())}}
+    tree = {
+        "home": str(tmp_path / "home"),
+        "embedder": {"model": str(demo_embedder_path()), "processes": 0},
+    }
     file = tmp_path / "memos.yaml"
     file.write_text(yaml.safe_dump(tree | settings))
     result = CliRunner().invoke(app, ["doctor", "--json", "--config", str(file)])

@@ -46,7 +46,10 @@ def model(tmp_path_factory):
 @pytest.fixture
 def settings(tmp_path):
     path = tmp_path / "memos.yaml"
-    tree = {"home": str(tmp_path / "home"), "embedder": {"model": str(demo_embedder_path())}}
+    tree = {
+        "home": str(tmp_path / "home"),
+        "embedder": {"model": str(demo_embedder_path()), "processes": 0},
+    }
     path.write_text(yaml.safe_dump(tree))
     return path
 

@@ -1,13 +1,27 @@
-"""Questions as vectors: cached for their asker alone, embedded together."""
+"""Questions as vectors: cached for their asker alone, embedded together, in a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import psutil
+import pytest
 
+from memos_vllm.config import EmbedderConfig
+from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.operator.embedder import Embedder
+from memos_vllm.operator.encoder import Encoder
+from memos_vllm.operator.encoder_process import EncoderProcess
 from memos_vllm.system import MemorySystem
 from tests.conftest import make_config, principal
 
@@ -61,3 +75,123 @@ def test_in_bfloat16_vectors_are_nearly_the_same_and_have_a_signature_of_their_o
     assert (one * other).sum(axis=1).min() > 0.99
     assert not np.array_equal(one, other)
     assert exact.signature != half.signature
+
+
+TEXTS = ["My cat is called Miso.", "", "word " * 400, "Grüße aus Köln ☕"]
+
+
+def config(tmp_path: Path, **embedder: object) -> EmbedderConfig:
+    return make_config(tmp_path, embedder={"processes": 1, **embedder}).embedder
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory) -> Iterator[EncoderProcess]:
+    encoder = EncoderProcess(config(tmp_path_factory.mktemp("encoder")))
+    yield encoder
+    encoder.close()
+
+
+def test_in_a_process_of_its_own_it_gives_the_same(process, tmp_path):
+    here = Encoder(config(tmp_path))
+    assert np.array_equal(process.encode(TEXTS), here.encode(TEXTS))
+    assert process.pid != os.getpid()
+    for text in TEXTS:
+        assert process.count_tokens(text) == here.count_tokens(text)
+
+
+def test_asked_from_several_threads_each_gets_its_own(process):
+    expected = {text: process.encode([text])[0] for text in TEXTS}
+    found: list[tuple[str, np.ndarray, int]] = []
+
+    def ask(text: str) -> None:
+        for _ in range(5):
+            found.append((text, process.encode([text])[0], process.count_tokens(text)))
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in TEXTS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 5 * len(TEXTS)
+    assert all(np.array_equal(vector, expected[text]) for text, vector, _ in found)
+
+
+def test_killed_it_is_started_again(process):
+    before = process.encode(["still here"])
+    killed = process.pid
+    os.kill(killed, signal.SIGKILL)
+    assert np.array_equal(process.encode(["still here"]), before)
+    assert process.pid not in (None, killed)
+
+
+def test_ctrl_c_is_the_server_s(process):
+    process.encode(["warm"])
+    os.kill(process.pid, signal.SIGINT)
+    pid = process.pid
+    process.encode(["still here"])
+    assert process.pid == pid
+
+
+def test_a_process_that_cannot_stay_is_not_started_again_and_again(tmp_path):
+    encoder = EncoderProcess(config(tmp_path))
+    real = subprocess.Popen
+
+    def ends(command, **options):
+        return real([sys.executable, "-c", "raise SystemExit(3)"], **options)
+
+    with mock.patch.object(subprocess, "Popen", side_effect=ends) as started:
+        for _ in range(3):
+            with pytest.raises(EmbedderUnavailable, match="ended twice"):
+                encoder.encode(["x"])
+    assert started.call_count == 2
+    assert encoder.pid is None
+
+
+def test_a_model_that_is_not_there_is_said_by_name(tmp_path):
+    embedder = Embedder(config(tmp_path, model=str(tmp_path / "nowhere")))
+    with pytest.raises(EmbedderUnavailable, match=r"nowhere.*cannot be loaded"):
+        embedder.embed(["x"])
+    embedder.close()
+
+
+def test_it_ends_with_who_holds_it(tmp_path):
+    """Closed, it is gone; and it does not outlive a server that was killed."""
+    script = f"""
+import os, signal
+from memos_vllm.config import EmbedderConfig
+from memos_vllm.operator.encoder_process import EncoderProcess
+held = EncoderProcess(EmbedderConfig(model={config(tmp_path).model!r}))
+held.count_tokens("warm")
+print(held.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    server = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False
+    )
+    child = int(server.stdout)
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(child)
+
+
+def test_closed_while_it_loads_it_is_gone_at_once(tmp_path):
+    encoder = EncoderProcess(config(tmp_path))
+    outcome: list[object] = []
+
+    def ask() -> None:
+        try:
+            outcome.append(encoder.encode(["x"]))
+        except EmbedderUnavailable as error:
+            outcome.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while encoder.pid is None:
+        time.sleep(0.01)
+    started = time.monotonic()
+    encoder.close()
+    asking.join()
+    assert time.monotonic() - started < 2
+    assert isinstance(outcome[0], EmbedderUnavailable)
+    assert encoder.pid is None

@@ -1,0 +1,116 @@
+"""The embedding model itself: texts in, unit vectors out; in this process or in one of its own.
+
+Texts longer than the model's window are embedded window by window and averaged, so that their end
+counts too.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from memos_vllm.config import EmbedderConfig
+from memos_vllm.errors import EmbedderUnavailable
+
+Vectors = npt.NDArray[np.float32]
+"""(num_texts, dim), rows of length 1."""
+
+_RETRY_LOAD_SECONDS = 300.0  # without a network, one try at a hub takes over a minute
+
+
+class TextEncoder(Protocol):
+    """One thread at a time calls `encode`; `count_tokens` may come from any other meanwhile."""
+
+    def encode(self, texts: list[str]) -> Vectors:
+        """(len(texts), dim). Raises EmbedderUnavailable."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """In the model's own tokenizer, without special tokens. Raises EmbedderUnavailable."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Encoder:
+    """In this process; the model is loaded at the first use."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        self._config = config
+        self._model: Any = None
+        self._load_error: tuple[float, EmbedderUnavailable] | None = None
+
+    def encode(self, texts: list[str]) -> Vectors:
+        model = self._loaded()
+        spans: list[tuple[int, int]] = []
+        windows: list[str] = []
+        for text in texts:
+            pieces = self._windows(model, text)
+            spans.append((len(windows), len(windows) + len(pieces)))
+            windows.extend(pieces)
+        try:
+            encoded = model.encode(
+                windows,
+                batch_size=self._config.batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise EmbedderUnavailable(f"the embedding model failed: {error}") from error
+        means = np.stack([encoded[start:end].mean(axis=0) for start, end in spans]).astype(
+            np.float32
+        )
+        unit: Vectors = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        return unit
+
+    def count_tokens(self, text: str) -> int:
+        tokenizer = self._loaded().tokenizer
+        return len(
+            tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        )
+
+    def close(self) -> None:
+        """The model goes with the process."""
+
+    def _windows(self, model: Any, text: str) -> list[str]:
+        limit = (model.max_seq_length or 512) - 2  # the two special tokens around a text
+        if len(text) <= limit:
+            return [text]
+        offsets = model.tokenizer(
+            text,
+            add_special_tokens=False,
+            truncation=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )["offset_mapping"]
+        if len(offsets) <= limit:
+            return [text]
+        cuts = [offsets[start : start + limit] for start in range(0, len(offsets), limit)]
+        return [text[cut[0][0] : cut[-1][1]] for cut in cuts]
+
+    def _loaded(self) -> Any:
+        if self._model is not None:
+            return self._model
+        if self._load_error and time.monotonic() - self._load_error[0] < _RETRY_LOAD_SECONDS:
+            raise self._load_error[1]
+        try:
+            import torch
+            from sentence_transformers import SentenceTransformer
+
+            torch.set_num_threads(self._config.threads)
+            dtype = {"dtype": getattr(torch, self._config.dtype)}
+            self._model = SentenceTransformer(
+                self._config.model, device=self._config.device, model_kwargs=dtype
+            )
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+            cause = str(error).strip().splitlines()[0]
+            unavailable = EmbedderUnavailable(
+                f"the embedding model {self._config.model!r} cannot be loaded: {cause}"
+            )
+            self._load_error = (time.monotonic(), unavailable)
+            raise unavailable from error
+        return self._model

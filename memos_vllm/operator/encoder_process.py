@@ -1,0 +1,160 @@
+"""The embedding model in a process of its own, so that it takes no core from the one that serves.
+
+Both ends of a socket pair, one message after the other: a request is JSON (the configuration comes
+first; then texts to encode, or one to count), an answer is JSON, and behind the shape of vectors
+their bytes (float32, row by row).  The process ends with whoever holds the other end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from memos_vllm.config import EmbedderConfig
+from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.operator.encoder import Encoder, Vectors
+
+log = logging.getLogger(__name__)
+
+_RESTART_SECONDS = 30.0  # a process that ended twice is not started again at once
+_END_SECONDS = 1.0
+_ORPHAN_SECONDS = 5.0  # how often the process looks whether its parent is still there
+
+
+class EncoderProcess:
+    """A `TextEncoder`: starts its process at the first use, and once more where it ended."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._ended: tuple[float, EmbedderUnavailable] | None = None
+        self._closed = False
+
+    def encode(self, texts: list[str]) -> Vectors:
+        answer = self._asked({"encode": texts})
+        shape: list[int] = answer["shape"]
+        return np.frombuffer(answer["bytes"], dtype=np.float32).reshape(shape)
+
+    def count_tokens(self, text: str) -> int:
+        return int(self._asked({"count": text})["count"])
+
+    def close(self) -> None:
+        """Also in the middle of a batch, or of loading the model: whoever waits for it gets an error."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
+        with self._lock:
+            self._end()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while none runs."""
+        return self._process.pid if self._process is not None else None
+
+    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            if self._ended and time.monotonic() - self._ended[0] < _RESTART_SECONDS:
+                raise self._ended[1]
+            try:
+                answer = self._exchanged(request)
+            except (EOFError, OSError) as error:
+                if self._closed:
+                    raise EmbedderUnavailable("the embedding process is closed") from error
+                log.warning("the embedding process ended (%s); it is started again", self._end())
+                try:
+                    answer = self._exchanged(request)
+                except (EOFError, OSError) as error:
+                    code = self._end()
+                    gone = EmbedderUnavailable(f"the embedding process ended twice ({code})")
+                    self._ended = (time.monotonic(), gone)
+                    raise gone from error
+        if "error" in answer:
+            raise EmbedderUnavailable(answer["error"])
+        return answer
+
+    def _exchanged(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Raises EOFError or OSError where the process has ended."""
+        if self._connection is None:
+            self._connection = self._started()
+        self._connection.send_bytes(json.dumps(request).encode())
+        answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        if "shape" in answer:
+            answer["bytes"] = self._connection.recv_bytes()
+        return answer
+
+    def _started(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+            )
+        connection = Connection(ours.detach())
+        connection.send_bytes(self._config.model_dump_json().encode())
+        return connection
+
+    def _end(self) -> str:
+        """Close and wait; how the process ended, in words."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is None:
+            return "not started"
+        process, self._process = self._process, None
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:  # in the middle of a batch, or of its imports
+            process.kill()
+            process.wait()
+        return f"code {process.returncode}"
+
+
+def serve(connection: Connection, parent: int) -> None:
+    """Answer until the other end is closed, or its process is gone."""
+    try:
+        encoder = Encoder(EmbedderConfig.model_validate_json(connection.recv_bytes()))
+        while True:
+            while not connection.poll(_ORPHAN_SECONDS):
+                if os.getppid() != parent:
+                    return
+            request = json.loads(connection.recv_bytes())
+            try:
+                if "count" in request:
+                    _reply(connection, {"count": encoder.count_tokens(request["count"])})
+                else:
+                    vectors = encoder.encode(request["encode"])
+                    _reply(connection, {"shape": vectors.shape})
+                    connection.send_bytes(vectors.tobytes())
+            except EmbedderUnavailable as error:
+                _reply(connection, {"error": str(error)})
+    except (EOFError, OSError):
+        return
+
+
+def _reply(connection: Connection, answer: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(answer).encode())
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then closes
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()
