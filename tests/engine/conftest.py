@@ -11,6 +11,8 @@ from memos_vllm.config import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import Server
+from tests.engine.lmcache import Setup
+from tests.engine.tiers import Files
 
 pytest.importorskip("vllm", reason="the engine tests need vLLM: make venv")
 
@@ -90,3 +92,35 @@ def kept(homes) -> Iterator[Server]:
     quiet = {"MEMOS__KV__PREFETCH": "false"}
     with Server(folder, home=folder / "home", environment=quiet).running() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def kept_in_fs(homes) -> Iterator[Files]:
+    """Conversations in our own files."""
+    folder = homes / "fs"
+    folder.mkdir()
+    made = Files(folder)
+    with made.server.running():
+        yield made
+
+
+@pytest.fixture(scope="session")
+def engine_of_lmcache(homes) -> Iterator[Setup]:
+    """Its LMCache server may be away."""
+    pytest.importorskip("lmcache")
+    folder = homes / "lmcache"
+    folder.mkdir()
+    made = Setup(folder)
+    try:
+        with made.server.running():
+            yield made
+    finally:
+        made.lmcache.close()
+
+
+@pytest.fixture
+def kept_in_lmcache(engine_of_lmcache) -> Setup:
+    """Conversations in an LMCache server, which is there."""
+    if not engine_of_lmcache.lmcache.running:
+        engine_of_lmcache.lmcache.start()
+    return engine_of_lmcache

@@ -14,15 +14,12 @@ from typing import Any
 
 import httpx
 
-from memos_vllm.config import load_config
-from memos_vllm.governance.principal import Role
-from memos_vllm.system import MemorySystem
-from tests.engine.harness import Server, chat, free_port, wait_for
-from tests.engine.kv import LISTED
+from tests.engine.harness import free_port, wait_for
+from tests.engine.tiers import Talk, Tier, flip
 
 CHUNK = 64
 SAVED = "memos_kv_lmcache_saved_tokens_total"
-Talk = list[dict[str, str]]
+FAILED_LOADS = "memos_kv_lmcache_load_failures_total"
 _START_SECONDS = 120
 
 
@@ -106,62 +103,46 @@ class LMCache:
         return int(reply.raise_for_status().json()["deleted"])
 
 
-class Setup:
+class Setup(Tier):
     """A vLLM server and an LMCache server, each of which can be away."""
 
-    def __init__(self, folder: Any) -> None:
-        system = MemorySystem(load_config(overrides={"home": str(folder / "home")})).open()
-        self.acme = system.keys.create("acme", Role.WRITER)[1]
-        self.globex = system.keys.create("globex", Role.WRITER)[1]
-        self.operator = system.keys.create("operator", Role.ADMIN)[1]
-        system.close()
+    def __init__(self, folder: Path) -> None:
         self.lmcache = LMCache(folder)
-        environment = {**self.lmcache.settings, "VLLM_SERVER_DEV_MODE": "1"}
-        # In float32 a prompt gives the same text however it is split between loads and computing.
-        self.server = Server(
-            folder,
-            home=folder / "home",
-            environment=environment,
-            flags=("--dtype", "float32"),
-        )
+        super().__init__(folder, self.lmcache.settings)
 
-    def say(self, person: str, talk: Talk, key: str | None = None, **extra: Any) -> Any:
-        memory = {"retrieve": False, **extra.pop("memory", {})}
-        return chat(
-            self.server,
-            key or self.acme,
-            person,
-            "",
-            messages=talk,
-            memory=memory,
-            **(LISTED | extra),
-        )
-
-    def metric(self, name: str) -> float:
-        with self.server.http(self.operator) as http:
-            lines = http.get("/metrics").text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
-
-    def empty_engine(self) -> None:
-        """Leave nothing in the engine's own blocks: what is cached now comes from elsewhere."""
-
-        def emptied() -> bool:
-            with self.server.http(self.operator) as http:
-                return http.post("/reset_prefix_cache").is_success
-
-        wait_for(emptied, "an empty prefix cache")
+    def saved(self) -> float:
+        return self.metric(SAVED)
 
     def kept(self, person: str, talk: Talk, **extra: Any) -> Any:
-        """Say it, and wait until LMCache has it."""
-        before = self.metric(SAVED)
+        before = self.saved()
         reply = self.say(person, talk, **extra)
 
         def saved() -> bool:
             time.sleep(0.5)
-            if self.metric(SAVED) > before:
+            if self.saved() > before:
                 return True
             self.say(person, talk, **extra)  # the engine may not have found its server yet
             return False
 
         wait_for(saved, "a save")
+        return reply
+
+    def failures(self) -> float:
+        return self.metric(FAILED_LOADS)
+
+    def padding(self, reply: Any, person: str) -> int:
+        return -reply.usage.prompt_tokens % CHUNK + 3  # a border of chunks is one of blocks
+
+    def least(self, tokens: int) -> int:
+        return tokens - tokens % CHUNK - CHUNK
+
+    def damage(self, person: str, talk: Talk) -> Any:
+        known = set(self.lmcache.objects())
+        reply = self.kept(person, talk)
+        made = wait_for(lambda: set(self.lmcache.objects()) - known, "objects")
+        self.lmcache.kill()  # what its memory holds is not damaged
+        for path in made:
+            flip(path)
+        self.lmcache.start()
+        time.sleep(5)
         return reply

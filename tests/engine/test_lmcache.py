@@ -1,4 +1,4 @@
-"""Conversations in LMCache: over restarts, for their person alone, and whatever its server does."""
+"""Conversations in LMCache, whatever its server does. What holds for every tier: test_conversations."""
 
 from __future__ import annotations
 
@@ -16,47 +16,26 @@ from typing import Any
 import pytest
 
 from tests.engine.harness import cached_tokens, free_port, wait_for
-from tests.engine.kv import RULES, make, same, text_of
-from tests.engine.lmcache import CHUNK, SAVED, Setup, Talk
+from tests.engine.kv import RULES, make, same
+from tests.engine.lmcache import CHUNK, FAILED_LOADS, Setup
+from tests.engine.tiers import talk_of
 
 pytest.importorskip("lmcache")
 
 LOADED = "memos_kv_lmcache_loaded_tokens_total"
-FAILED_LOADS = "memos_kv_lmcache_load_failures_total"
-FAILED_SAVES = "memos_kv_lmcache_save_failures_total"
 UNANSWERED = "memos_kv_lmcache_unanswered_total"
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
-    """LMCache is not there while the engine starts."""
-    made = Setup(tmp_path_factory.mktemp("lmcache"))
-    try:
-        with made.server.running():
-            yield made
-    finally:
-        made.lmcache.close()
-
-
 @pytest.fixture
-def setup(alone: Setup) -> Setup:
-    """With LMCache."""
-    if not alone.lmcache.running:
-        alone.lmcache.start()
-    return alone
+def setup(kept_in_lmcache: Setup) -> Setup:
+    return kept_in_lmcache
 
 
-def talk_of(name: str, rules: int = 20) -> Talk:
-    return [{"role": "user", "content": f"{name}. " + " ".join(RULES[:rules]) + " Say one rule."}]
-
-
-def going_on(talk: Talk, reply: Any) -> Talk:
-    answer = {"role": "assistant", "content": text_of(reply)}
-    return [*talk, answer, {"role": "user", "content": "And which one is next?"}]
-
-
-def test_absent_at_start_and_used_once_it_is_there(alone):
-    talk = talk_of("absent")
+def test_absent_at_start_and_used_once_it_is_there(engine_of_lmcache):
+    alone, talk = engine_of_lmcache, talk_of("absent")
+    alone.lmcache.kill()
+    alone.server.kill(signal.SIGKILL)
+    alone.server.start()
     first = alone.say("ann", talk)
     alone.empty_engine()
     again = alone.say("ann", talk)
@@ -72,65 +51,6 @@ def test_absent_at_start_and_used_once_it_is_there(alone):
 
     reply = wait_for(loaded, "a load", 60)
     assert same(reply, first)
-
-
-def test_a_conversation_goes_on_after_a_restart_of_the_engine(setup):
-    talk = talk_of("restart")
-    reply = setup.kept("ben", talk, max_tokens=16)
-    tokens = reply.usage.prompt_tokens
-    talk = going_on(talk, reply)
-    second = setup.say("ben", talk, max_tokens=16)
-    assert cached_tokens(second) > 300
-    setup.server.kill(signal.SIGKILL)
-    setup.server.start()
-
-    def loaded() -> Any:
-        reply = setup.say("ben", talk, max_tokens=16)
-        return cached_tokens(reply) and reply
-
-    third = wait_for(loaded, "a load")
-    assert cached_tokens(third) >= tokens - tokens % CHUNK - CHUNK
-    assert same(third, second)
-    assert setup.metric(LOADED) > 300
-
-
-def test_what_was_loaded_gives_the_very_numbers_of_the_prefix_cache(setup):
-    talk = talk_of("exact")
-    options = {"logprobs": True, "top_logprobs": 5, "max_tokens": 16}
-    first = setup.kept("cid", talk, **options)
-    tokens = first.usage.prompt_tokens
-    talk[0]["content"] += " a" * (-tokens % CHUNK + 3)  # a border of chunks is one of blocks
-    setup.kept("cid", talk, **options)
-    warm = setup.say("cid", talk, **options)
-    setup.empty_engine()
-    loaded = setup.say("cid", talk, **options)
-    assert cached_tokens(loaded) == cached_tokens(warm) > 300
-    assert loaded.choices[0].logprobs == warm.choices[0].logprobs
-
-
-def test_it_is_nobody_else_s(setup):
-    talk = talk_of("mine")
-    first = setup.kept("dora", talk)
-    setup.empty_engine()
-    assert cached_tokens(setup.say("emil", talk)) == 0, "another person of the tenant"
-    assert cached_tokens(setup.say("dora", talk, setup.globex)) == 0, "the same name elsewhere"
-    assert cached_tokens(setup.say("dora", talk, cache_salt="narrower")) == 0
-    setup.empty_engine()
-    mine = setup.say("dora", talk)
-    assert cached_tokens(mine) > 300
-    assert same(mine, first)
-
-
-def test_what_must_not_be_kept_is_neither_saved_nor_loaded(setup):
-    saved = setup.metric(SAVED)
-    talk = talk_of("not kept")
-    setup.say("fay", talk, memory={"write": False})
-    setup.say("fay", talk, store=False)
-    time.sleep(2)
-    assert setup.metric(SAVED) == saved
-    setup.kept("fay", talk)
-    setup.empty_engine()
-    assert cached_tokens(setup.say("fay", talk, memory={"write": False})) == 0
 
 
 def test_the_longest_that_is_kept_is_loaded(setup):
@@ -220,24 +140,6 @@ def test_killed_while_it_works(setup):
         assert same(setup.say("kim", talk), right)
         timer.join()
         setup.lmcache.start()
-
-
-def test_damaged_objects_are_computed(setup):
-    talk = talk_of("damaged")
-    known = set(setup.lmcache.objects())
-    reply = setup.kept("lea", talk)
-    made = wait_for(lambda: set(setup.lmcache.objects()) - known, "objects")
-    setup.lmcache.kill()  # what its memory holds is not damaged
-    for path in made:
-        held = bytearray(path.read_bytes())
-        held[len(held) // 2] ^= 0x55
-        path.write_bytes(held)
-    setup.lmcache.start()
-    time.sleep(5)
-    setup.empty_engine()
-    again = setup.say("lea", talk)
-    assert cached_tokens(again) == 0
-    assert same(again, reply)
 
 
 def keys_of(setup: Setup, cube: str) -> list[dict[str, Any]]:
