@@ -22,7 +22,7 @@ from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemT
 from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
 from memos_vllm.operator.claims import holds
-from memos_vllm.operator.lexical import tokenize
+from memos_vllm.operator.words import tokenize
 from memos_vllm.reader.instructions import is_instruction
 from memos_vllm.reader.rules import read_claims
 from memos_vllm.vault.items import IndexedItem
@@ -221,7 +221,8 @@ class Feedback:
         """The person's own items."""
         for state in self._system.views.owners(principal):
             if state.owner.person == principal.person:
-                yield from self._system.views.owner_items(state.owner)
+                for cube in self._system.views.owner_cubes(state.owner):
+                    yield from cube.items or ()
 
     def _located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
         everything = principal.in_persona(EVERY_PERSONA)

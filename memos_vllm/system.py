@@ -33,7 +33,8 @@ from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.operator.chroma import VectorIndex
 from memos_vllm.operator.chunking import passages
-from memos_vllm.operator.embedder import Embedder, Vectors
+from memos_vllm.operator.embedder import Embedder
+from memos_vllm.operator.encoder import Vectors
 from memos_vllm.operator.indexer import Indexer
 from memos_vllm.operator.search import MemOperator, SearchResult
 from memos_vllm.vault.ageing import Ageing
@@ -233,9 +234,14 @@ class MemorySystem:
         return await self.embedder.embed_query(focused, scope)
 
     def search(
-        self, principal: Principal, question: str, vector: Vectors | None, top_k: int
+        self,
+        principal: Principal,
+        question: str,
+        vector: Vectors | None,
+        top_k: int,
+        owners: Sequence[OwnerState] | None = None,
     ) -> SearchResult:
-        return self.operator.search(principal, question, vector, top_k)
+        return self.operator.search(principal, question, vector, top_k, owners)
 
     @functools.cached_property
     def scopes(self) -> Scopes:

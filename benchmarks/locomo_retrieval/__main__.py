@@ -29,7 +29,7 @@ from benchmarks.locomo_retrieval.rivals import rivals
 from benchmarks.locomo_retrieval.sweep import sweep
 from benchmarks.record import ROOT, Record, output_arguments
 from memos_vllm.demo.embedder import WHEEL, demo_embedder_path
-from memos_vllm.operator.embedder import Vectors
+from memos_vllm.operator.encoder import Vectors
 from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.system import MemorySystem
 

@@ -19,7 +19,7 @@ from memos_vllm.config import Config, EmbedderConfig
 from memos_vllm.cube.ids import PersonId
 from memos_vllm.cube.model import ExplicitPayload, Item, ItemType, NewCube, NewMeta
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
-from memos_vllm.operator.embedder import Vectors
+from memos_vllm.operator.encoder import Vectors
 from memos_vllm.operator.fusion import fuse
 from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.system import MemorySystem

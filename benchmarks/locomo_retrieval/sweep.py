@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.locomo_retrieval.dataset import Conversation, Dataset, Turn
-from memos_vllm.operator.embedder import Vectors
+from memos_vllm.operator.encoder import Vectors
 from memos_vllm.operator.fusion import min_max, without_names
-from memos_vllm.operator.lexical import OwnerIndex, tokenize
-from memos_vllm.vault.items import IndexedItem
+from memos_vllm.operator.lexical import OwnerIndex, Part
+from memos_vllm.operator.words import tokenize
+from memos_vllm.vault.items import IndexedItem, PartKey
 
 KS = (1, 3, 5, 10, 20)
 SIZES = (0, 128, 256, 512)
@@ -59,11 +60,12 @@ def _conversation(
     items = [
         IndexedItem(str(n), str(n), text, text, None, None, None) for n, text in enumerate(texts)
     ]
-    index, vectors = OwnerIndex.build(1, items), embed(texts)
+    index = OwnerIndex.build(1, [Part.of(PartKey("chunks", "1", None), items)])
+    vectors = embed(texts)
     speakers = {turn.speaker for turn in conversation.turns}
     asked = embed([without_names(one.text, speakers) for one in conversation.questions])
     for question, vector in zip(conversation.questions, asked, strict=True):
-        lexical = min_max(index.turn_scores(tokenize(question.text)))
+        lexical = min_max(index.lexical(tokenize(question.text))["lexical_turn"])
         order = np.argsort(-(lexical + min_max(vectors @ vector)), kind="stable")
         evidence = set(question.evidence)
         for k in KS:

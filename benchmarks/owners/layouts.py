@@ -17,7 +17,7 @@ from memos_vllm.config import Config
 from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.operator.chroma import VIEWS, VectorIndex, View
-from memos_vllm.operator.embedder import Vectors
+from memos_vllm.operator.encoder import Vectors
 from memos_vllm.vault.items import Owner
 
 DIMENSIONS = 384

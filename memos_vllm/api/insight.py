@@ -32,12 +32,15 @@ async def search(system: System, caller: Caller, request: SearchRequest) -> Sear
     """The best items of your own and your tenant's memory, best first."""
     vector, degraded = None, None
     caller = caller.in_persona(request.persona)
+    owners = await asyncio.to_thread(system.views.owners, caller)
     try:
-        vector = await system.embed_question(caller, request.query)
+        vector = await system.embed_question(caller, request.query, owners)
     except EmbedderUnavailable as error:
         log.warning("searching by words alone: %s", error)
         degraded = error.reason
-    result = await asyncio.to_thread(system.search, caller, request.query, vector, request.top_k)
+    result = await asyncio.to_thread(
+        system.search, caller, request.query, vector, request.top_k, owners
+    )
     return SearchResponse(
         results=[_hit(found) for found in result.found], degraded=result.degraded or degraded
     )

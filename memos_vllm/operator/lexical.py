@@ -1,52 +1,55 @@
-"""Lexical search: BM25 (bm25s), one index in memory for each owner, built from the vault's rows.
+"""What an owner's items are searched with, beside their vectors: words, and what else is known of each.
 
-An index of its own means that word statistics are the owner's alone: no score tells anything about
-anybody else's memory.  An index is rebuilt when its owner's revision has moved on.
+An index of its own for each owner, built from the vault's rows, means that word statistics are the
+owner's alone: no score tells anything about anybody else's memory.  When its owner's revision has moved
+on, an index is joined anew out of its cubes; only those that changed are read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-import bm25s
 import numpy as np
-import numpy.typing as npt
-import Stemmer
-from bm25s.stopwords import STOPWORDS_EN_PLUS
 
 from memos_vllm.operator.claims import Past
-from memos_vllm.operator.english import BASE_FORMS, is_question, names_time
-from memos_vllm.vault.items import IndexedItem, Owner
+from memos_vllm.operator.english import is_question, names_time
+from memos_vllm.operator.words import Bm25, Integers, Places, Scores, Words, rarity, tokenize
+from memos_vllm.vault.items import CubeItems, IndexedItem, Owner, PartKey
 
-Scores = npt.NDArray[np.float32]
-"""(num_items,), in the order of the owner's items."""
-Integers = npt.NDArray[np.int64]
-"""(num_items,), likewise."""
-
-_WORD = re.compile(r"\w+")
-_STOPWORDS = frozenset(STOPWORDS_EN_PLUS)  # with question words and pronouns
 _NEAR = 2  # items before and behind that count as the surroundings of one
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_local = threading.local()
+
+LoadParts = Callable[[Owner, "frozenset[PartKey]"], "list[CubeItems]"]
+"""All cubes of an owner in their order; without the items of those that are here already."""
 
 
-def tokenize(text: str) -> list[str]:
-    """Lower-case words without English stop words, irregular forms undone, stemmed (Snowball)."""
-    if not hasattr(_local, "stemmer"):
-        _local.stemmer = Stemmer.Stemmer("english")  # a stemmer is not safe across threads
-    words = [
-        BASE_FORMS.get(word, word)
-        for word in _WORD.findall(text.lower())
-        if word not in _STOPWORDS and BASE_FORMS.get(word) not in _STOPWORDS
-    ]
-    stems: list[str] = _local.stemmer.stemWords(words)
-    return stems
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One cube's items, for as long as they stay as they are."""
+
+    key: PartKey
+    items: Sequence[IndexedItem]
+    words: Words
+    dates: Integers
+    """(num_items, 3) year, month, day in UTC; zeros without a time."""
+    is_question: Scores
+    names_time: Scores
+
+    @classmethod
+    def of(cls, key: PartKey, items: Sequence[IndexedItem]) -> Part:
+        return cls(
+            key,
+            items,
+            Words.of([item.turn for item in items]),
+            np.array([_date(item.time_us) for item in items], dtype=np.int64).reshape(-1, 3),
+            np.array([is_question(item.turn) for item in items], dtype=np.float32),
+            np.array([names_time(item.turn) for item in items], dtype=np.float32),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,18 +68,20 @@ class Cues:
     names_time: Scores
 
     @classmethod
-    def of(cls, items: Sequence[IndexedItem], speakers: Sequence[str]) -> Cues:
+    def of(cls, parts: Sequence[Part], speakers: Sequence[str]) -> Cues:
+        items = [item for part in parts for item in part.items]
         place = {speaker: position for position, speaker in enumerate(speakers)}
-        times = [_date(item.time_us) for item in items]
+        dates = np.concatenate([np.zeros((0, 3), dtype=np.int64), *(part.dates for part in parts)])
+        none = np.zeros(0, dtype=np.float32)
         return cls(
             session=_numbered(item.session or item.cube_id for item in items),
             cube=_numbered(item.cube_id for item in items),
             speaker=_integers(place.get(item.speaker or "", -1) for item in items),
-            year=_integers(year for year, _, _ in times),
-            month=_integers(month for _, month, _ in times),
-            day=_integers(day for _, _, day in times),
-            is_question=np.array([is_question(item.turn) for item in items], dtype=np.float32),
-            names_time=np.array([names_time(item.turn) for item in items], dtype=np.float32),
+            year=dates[:, 0],
+            month=dates[:, 1],
+            day=dates[:, 2],
+            is_question=np.concatenate([none, *(part.is_question for part in parts)]),
+            names_time=np.concatenate([none, *(part.names_time for part in parts)]),
         )
 
 
@@ -85,26 +90,31 @@ class OwnerIndex:
     """Everything that one owner's items are searched with."""
 
     revision: int
+    parts: Mapping[PartKey, Part]
     items: list[IndexedItem]
     position: dict[str, int]
     speakers: tuple[str, ...]
     speaker_words: frozenset[str]
     cues: Cues
-    turns: bm25s.BM25 | None
-    windows: bm25s.BM25 | None
+    bm25: Bm25
 
     @classmethod
-    def build(cls, revision: int, items: list[IndexedItem]) -> OwnerIndex:
+    def build(cls, revision: int, parts: Sequence[Part]) -> OwnerIndex:
+        items = [item for part in parts for item in part.items]
         speakers = tuple(dict.fromkeys(item.speaker for item in items if item.speaker))
+        cues = Cues.of(parts, speakers)
         return cls(
             revision,
+            {part.key: part for part in parts},
             items,
             {item.id: position for position, item in enumerate(items)},
             speakers,
             frozenset(word for speaker in speakers for word in tokenize(speaker)),
-            Cues.of(items, speakers),
-            _bm25([item.turn for item in items]),
-            _bm25([item.window for item in items]),
+            cues,
+            Bm25(
+                Words.joined([part.words for part in parts]),
+                np.r_[False, cues.cube[1:] == cues.cube[:-1]][: len(items)],
+            ),
         )
 
     @functools.cached_property
@@ -121,56 +131,53 @@ class OwnerIndex:
     def _of_personas(self) -> list[IndexedItem]:
         return [item for item in self.items if item.persona is not None]
 
-    def turn_scores(self, words: Sequence[str]) -> Scores:
-        return self._scores(self.turns, words)
+    def lexical(self, words: Sequence[str]) -> dict[str, Scores]:
+        """All channels that words make, by their names in fusion.CHANNELS.
 
-    def window_scores(self, words: Sequence[str]) -> Scores:
-        return self._scores(self.windows, words)
+        Args:
+            words: of the question, from `tokenize`.
+        """
+        places = {word: self.bm25.places(word) for word in dict.fromkeys(words)}
+        asked = [places[word] for word in words]
+        # Speakers' names are left out, where anything else was asked: they are everywhere.
+        others = [found for word, found in places.items() if word not in self.speaker_words]
+        wanted = others or list(places.values())
+        return {
+            "lexical_turn": self.bm25.turn_scores(asked),
+            "lexical_window": self.bm25.window_scores(asked),
+            "coverage": self._coverage(wanted),
+            "session_coverage": self._session_coverage(wanted),
+        }
 
-    def coverage(self, words: Sequence[str]) -> Scores:
+    def _coverage(self, wanted: Sequence[Places]) -> Scores:
         """The share of the words, by their IDF, that stand in an item or at most two away from it.
 
         An answer often stands beside the words that were asked for, in the turn before or behind.
-        Speakers' names are left out, where anything else was asked: they are everywhere.
         """
-        asked = dict.fromkeys(words)
-        wanted = [word for word in asked if word not in self.speaker_words] or list(asked)
         covered = np.zeros(len(self.items), dtype=np.float32)
-        total = 0.0
-        for word in wanted:
-            holders = self._holders(word)
-            idf = float(np.log1p((len(self.items) - len(holders) + 0.5) / (len(holders) + 0.5)))
+        total = np.float32(0)
+        for holders, _ in wanted:
+            idf = rarity(len(holders), len(self.items))
             covered[self._near(holders)] += idf
             total += idf
-        return covered / np.float32(total) if total else covered
+        return covered / total if total else covered
 
-    def session_coverage(self, words: Sequence[str]) -> Scores:
+    def _session_coverage(self, wanted: Sequence[Places]) -> Scores:
         """The share of the words, by how few sessions hold them, that stand somewhere in an item's session.
 
         What was talked about in a session is spread over its turns; each names a part of it.
         """
-        asked = dict.fromkeys(words)
-        wanted = [word for word in asked if word not in self.speaker_words] or list(asked)
         session = self.cues.session
         count = int(session.max(initial=-1)) + 1
         covered = np.zeros(count, dtype=np.float32)
-        total = 0.0
-        for word in wanted:
-            holders = np.unique(session[self._holders(word)])
-            idf = float(np.log1p((count - len(holders) + 0.5) / (len(holders) + 0.5)))
-            covered[holders] += idf
+        total = np.float32(0)
+        for holders, _ in wanted:
+            sessions = np.unique(session[holders])
+            idf = rarity(len(sessions), count)
+            covered[sessions] += idf
             total += idf
-        found = covered / np.float32(total) if total else covered
+        found = covered / total if total else covered
         return found[session]
-
-    def _holders(self, word: str) -> Integers:
-        """Positions of the items that hold a word."""
-        if self.turns is None or word not in self.turns.vocab_dict:
-            return np.zeros(0, dtype=np.int64)
-        column, matrix = self.turns.vocab_dict[word], self.turns.scores
-        start, end = matrix["indptr"][column], matrix["indptr"][column + 1]
-        holders: Integers = matrix["indices"][start:end].astype(np.int64)
-        return holders
 
     def _near(self, positions: Integers) -> Integers:
         """Positions of these items and of those around them in the same cube."""
@@ -184,16 +191,9 @@ class OwnerIndex:
         near: Integers = np.unique(np.concatenate(found))
         return near
 
-    def _scores(self, index: bm25s.BM25 | None, words: Sequence[str]) -> Scores:
-        known = [word for word in words if index is not None and word in index.vocab_dict]
-        if index is None or not known:
-            return np.zeros(len(self.items), dtype=np.float32)
-        scores: Scores = index.get_scores(known)
-        return scores
-
 
 class LexicalCache:
-    def __init__(self, load: Callable[[Owner], list[IndexedItem]], capacity: int) -> None:
+    def __init__(self, load: LoadParts, capacity: int) -> None:
         self._load = load
         self._capacity = capacity
         self._lock = threading.Lock()
@@ -212,7 +212,7 @@ class LexicalCache:
             with self._lock:
                 found = self._indexes.get(owner)
             if found is None or found.revision < revision:
-                found = OwnerIndex.build(revision, self._load(owner))
+                found = self._joined(owner, revision, found.parts if found is not None else {})
                 with self._lock:
                     self._indexes[owner] = found
                     while len(self._indexes) > self._capacity:
@@ -221,14 +221,12 @@ class LexicalCache:
             self._building.pop(owner, None)
         return found
 
-
-def _bm25(texts: list[str]) -> bm25s.BM25 | None:
-    tokens = [tokenize(text) for text in texts]
-    if not any(tokens):
-        return None
-    index = bm25s.BM25(method="lucene")
-    index.index(tokens, show_progress=False)
-    return index
+    def _joined(self, owner: Owner, revision: int, here: Mapping[PartKey, Part]) -> OwnerIndex:
+        parts = [
+            here[cube.key] if cube.items is None else Part.of(cube.key, cube.items)
+            for cube in self._load(owner, frozenset(here))
+        ]
+        return OwnerIndex.build(revision, [part for part in parts if part.items])
 
 
 def _integers(values: Iterable[int]) -> Integers:

@@ -15,10 +15,11 @@ from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.operator.chroma import VIEWS, VectorIndex
-from memos_vllm.operator.embedder import Vectors
+from memos_vllm.operator.encoder import Vectors
 from memos_vllm.operator.fusion import Signals, fuse, signals_of, without_names
-from memos_vllm.operator.lexical import LexicalCache, OwnerIndex, Scores, tokenize
+from memos_vllm.operator.lexical import LexicalCache, OwnerIndex
 from memos_vllm.operator.vectors import VectorCache
+from memos_vllm.operator.words import Scores, tokenize
 from memos_vllm.settings_retrieval import RetrievalConfig
 from memos_vllm.vault.items import Owner
 from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
@@ -54,7 +55,7 @@ class MemOperator:
         self._config = config
         self._views = views
         self._index = index
-        self._lexical = LexicalCache(views.owner_items, config.cached_owners)
+        self._lexical = LexicalCache(views.owner_cubes, config.cached_owners)
         self._vectors = VectorCache(index, config.vector_cache_bytes)
 
     def search(
@@ -63,7 +64,7 @@ class MemOperator:
         question: str,
         vector: Vectors | None,
         top_k: int,
-        owners: list[OwnerState] | None = None,
+        owners: Sequence[OwnerState] | None = None,
         about_past: bool = False,
     ) -> SearchResult:
         """The best items over the person's own memory and the tenant's, best first.
@@ -78,7 +79,7 @@ class MemOperator:
         degraded = None
         for state in self._views.owners(principal) if owners is None else owners:
             index = self._lexical.get(state.owner, state.revision)
-            channels = self._lexical_channels(index, question)
+            channels = index.lexical(tokenize(question))
             if vector is not None and degraded is None:
                 try:
                     channels |= self._dense_channels(state.owner, index, vector)
@@ -128,7 +129,7 @@ class MemOperator:
             IndexUnavailable
         """
         index = self._lexical.get(state.owner, state.revision)
-        channels = self._lexical_channels(index, question)
+        channels = index.lexical(tokenize(question))
         channels |= self._dense_channels(state.owner, index, vector)
         return [item.id for item in index.items], signals_of(question, index, channels)
 
@@ -140,15 +141,6 @@ class MemOperator:
                 self._vectors.refresh(state.owner, index)
             except IndexUnavailable as error:
                 log.warning("vectors are not read ahead: %s", error)
-
-    def _lexical_channels(self, index: OwnerIndex, question: str) -> dict[str, Scores]:
-        words = tokenize(question)
-        return {
-            "lexical_turn": index.turn_scores(words),
-            "lexical_window": index.window_scores(words),
-            "coverage": index.coverage(words),
-            "session_coverage": index.session_coverage(words),
-        }
 
     def _dense_channels(
         self, owner: Owner, index: OwnerIndex, vector: Vectors

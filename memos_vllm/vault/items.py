@@ -6,16 +6,16 @@ Called inside the transaction that makes a version, so rows, owner revision and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.entities import entities_of
 from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
-from memos_vllm.cube.model import Item, ItemType, State, plain
+from memos_vllm.cube.model import Item, ItemType, Kind, State, plain
 from memos_vllm.governance.principal import persona_of
 from memos_vllm.vault.tables import CubeRow, ItemRow, MentionRow, OutboxRow, OwnerRow
 
@@ -50,6 +50,20 @@ class IndexedItem:
     """Of a claim about what something is called: (`cat`, `Miso`)."""
     persona: str | None = None
     """Whose own its cube is; None: it is there in all of them."""
+
+
+class PartKey(NamedTuple):
+    """Items of a cube are the same for as long as this is."""
+
+    cube_id: str
+    version: str
+    persona: str | None
+
+
+class CubeItems(NamedTuple):
+    key: PartKey
+    items: list[IndexedItem] | None
+    """None: whoever asked has them."""
 
 
 def turn_text(speaker: str | None, text: str) -> str:
@@ -139,25 +153,38 @@ def touch_owner(session: Session, cube: CubeRow, items: int = 0, cubes: int = 0)
         session.flush()
 
 
-def load_owner(session: Session, owner: Owner) -> list[IndexedItem]:
-    """Every indexable item of an owner, in the order of cubes and of items inside them."""
-    rows = session.execute(
-        select(ItemRow, CubeRow.tags)
-        .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+def load_cubes(session: Session, owner: Owner, known: Set[PartKey]) -> list[CubeItems]:
+    """All cubes of an owner whose items can be found, in their order.
+
+    Args:
+        known: whose items are not read again.
+    """
+    cubes = session.execute(
+        select(CubeRow.id, CubeRow.head_version, CubeRow.tags)
         .where(
-            ItemRow.tenant == owner.tenant,
-            ItemRow.person == owner.person,
+            CubeRow.tenant == owner.tenant,
+            CubeRow.person == owner.person,
+            CubeRow.kind == Kind.EXPLICIT,
             CubeRow.state.in_((State.ACTIVATED, State.FROZEN)),
         )
-        .order_by(CubeRow.created_us, CubeRow.id, ItemRow.ordinal)
+        .order_by(CubeRow.created_us, CubeRow.id)
     )
-    indexed: list[IndexedItem] = []
-    for row, tags in rows:
-        turn = turn_text(row.speaker, row.text)
-        before = indexed[-1] if indexed and indexed[-1].cube_id == row.cube_id else None
-        window = f"{before.turn}\n{turn}" if before else turn
-        indexed.append(_indexed(row, turn, window, persona_of(tags)))
-    return indexed
+    keys = [PartKey(cube, version, persona_of(tags)) for cube, version, tags in cubes]
+    fresh: dict[str, list[IndexedItem]] = {key.cube_id: [] for key in keys if key not in known}
+    persona = {key.cube_id: key.persona for key in keys}
+    wanted = list(fresh)
+    for start in range(0, len(wanted), _SQL_BATCH):
+        rows = session.scalars(
+            select(ItemRow)
+            .where(ItemRow.cube_id.in_(wanted[start : start + _SQL_BATCH]))
+            .order_by(ItemRow.cube_id, ItemRow.ordinal)
+        )
+        for row in rows:
+            part = fresh[row.cube_id]
+            turn = turn_text(row.speaker, row.text)
+            window = f"{part[-1].turn}\n{turn}" if part else turn
+            part.append(_indexed(row, turn, window, persona[row.cube_id]))
+    return [CubeItems(key, fresh.get(key.cube_id)) for key in keys]
 
 
 def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> list[IndexedItem]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -20,7 +20,7 @@ from memos_vllm.errors import BadRequest, NotFound
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import items, records
 from memos_vllm.vault.database import Database
-from memos_vllm.vault.items import IndexedItem, Owner
+from memos_vllm.vault.items import CubeItems, Owner, PartKey
 from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, OwnerRow, VersionRow
 
 _SQL_BATCH = 500
@@ -154,10 +154,11 @@ class VaultViews:
                 if row.items > 0
             ]
 
-    def owner_items(self, owner: Owner) -> list[IndexedItem]:
-        """What an index of this owner holds. For index builders only: it shows text to nobody."""
+    def owner_cubes(self, owner: Owner, known: Set[PartKey] = frozenset()) -> list[CubeItems]:
+        """What an index of this owner holds, without the items of cubes that are known already.
+        For index builders only: it shows text to nobody."""
         with self._database.read() as session:
-            return items.load_owner(session, owner)
+            return items.load_cubes(session, owner, known)
 
     def recall(self, principal: Principal, ids: Sequence[str]) -> dict[str, Recalled]:
         """Of these items, those that still exist and may stand in this principal's prompt."""

@@ -1,10 +1,9 @@
-"""Chunking, fusion, lexical search, and the whole search over real Chroma and a real embedder."""
+"""Chunking, and the whole search over real Chroma and a real embedder."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from unittest import mock
 
 import numpy as np
@@ -12,24 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memos_vllm.cube.ids import PersonId, TenantId, to_us
+from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta
 from memos_vllm.errors import EmbedderUnavailable, IndexUnavailable
 from memos_vllm.governance.principal import Role
 from memos_vllm.operator.chroma import VIEWS, VectorIndex
 from memos_vllm.operator.chunking import passages
-from memos_vllm.operator.fusion import (
-    fuse,
-    min_max,
-    session_scores,
-    signals_of,
-    without_names,
-)
-from memos_vllm.operator.lexical import OwnerIndex, tokenize
 from memos_vllm.operator.search import MemOperator
-from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.items import IndexedItem, Owner
+from memos_vllm.vault.items import Owner
 from tests.conftest import make_config, principal
 
 ALICE, BOB = principal("alice"), principal("bob")
@@ -58,136 +48,6 @@ def test_passages_keep_every_word_in_order_and_their_limit(pieces, limit):
 def test_passages_end_at_sentences_where_they_can():
     text = "One two three. Four five six. Seven eight nine."
     assert passages(text, 6, words) == ["One two three. Four five six.", "Seven eight nine."]
-
-
-def indexed(*turns: str, speaker: str | None = None, session: str = "s") -> list[IndexedItem]:
-    return [
-        IndexedItem(f"i{n}", "c", turn, turn, speaker, session, None)
-        for n, turn in enumerate(turns)
-    ]
-
-
-def test_bm25_finds_a_word_and_ignores_what_it_has_never_seen():
-    index = OwnerIndex.build(1, indexed("the boats are blue", "a red car", "walking home"))
-    assert int(np.argmax(index.turn_scores(tokenize("blue boat")))) == 0
-    assert not index.turn_scores(tokenize("zzz the")).any()
-    assert OwnerIndex.build(1, indexed("the", "of")).turn_scores(["x"]).shape == (2,)
-
-
-def test_min_max_is_zero_to_one_and_tells_nothing_from_nothing():
-    scores = np.array([2.0, np.nan, 4.0], dtype=np.float32)
-    assert min_max(scores).tolist() == [0.0, 0.0, 1.0]
-    assert min_max(np.zeros(3, dtype=np.float32)).tolist() == [0.0, 0.0, 0.0]
-    assert min_max(np.full(2, np.nan, dtype=np.float32)).tolist() == [0.0, 0.0]
-
-
-def score(
-    items: list[IndexedItem], question: str, lexical: list[float], **weights: float
-) -> list[float]:
-    """Fused scores of items with these lexical scores; no weight but the lexical one and those given."""
-    every = dict.fromkeys(RetrievalWeights.model_fields, 0.0) | {"lexical_turn": 1.0} | weights
-    index = OwnerIndex.build(1, items)
-    channels = {
-        "lexical_turn": np.array(lexical, dtype=np.float32),
-        "coverage": index.coverage(tokenize(question)),
-    }
-    fused = fuse(signals_of(question, index, channels), RetrievalWeights(**every))
-    return [round(float(one), 3) for one in fused]
-
-
-def item(
-    name: str, turn: str, speaker: str | None = None, session: str = "s", when: str | None = None
-) -> IndexedItem:
-    moment = to_us(datetime.fromisoformat(when).replace(tzinfo=UTC)) if when else None
-    return IndexedItem(name, "c", turn, turn, speaker, session, moment)
-
-
-def test_lifts_prefer_the_named_speaker_and_the_good_session():
-    items = [
-        item("a", "x", "Ann", "one"),
-        item("b", "x", "Ben", "one"),
-        item("c", "x", "Ann", "two"),
-        item("d", "x", None, "two"),
-    ]
-    flat = [1.0, 1.0, 1.0, 1.0]
-    assert score(items, "What did Ben say?", flat, speaker_boost=0.2) == [1.0, 1.2, 1.0, 1.0]
-    assert score(items, "What did Ben tell Ann?", flat, speaker_boost=0.2) == flat
-    uneven = score(items, "What?", [1.0, 0.9, 0.9, 0.0], session_prior=0.2)
-    assert uneven[1] > uneven[2]
-
-
-def test_a_date_in_the_question_lifts_what_was_said_then_and_leaves_nothing_out():
-    items = [
-        item("same day", "x", when="2023-05-08"),
-        item("same month", "x", when="2023-05-30"),
-        item("next month", "x", when="2023-06-08"),
-        item("no time", "x"),
-    ]
-    flat = [1.0] * 4
-    lifted = score(items, "Where were we on 8 May 2023?", flat, time_boost=1.0)
-    assert lifted == [2.0, 1.6, 1.2, 1.0]
-    assert score(items, "Where may we go?", flat, time_boost=1.0) == flat
-
-
-def test_a_question_for_a_time_lifts_what_names_one():
-    items = [item("a", "We met yesterday."), item("b", "We met there.")]
-    assert score(items, "When did we meet?", [1.0, 1.0], when_boost=0.5) == [1.5, 1.0]
-    assert score(items, "Where did we meet?", [1.0, 1.0], when_boost=0.5) == [1.0, 1.0]
-
-
-def test_questions_among_the_items_stand_behind_their_answers():
-    items = [item("a", "Ann: Was it fun? [shares an image: a dog]"), item("b", "Ben: It was fun.")]
-    assert score(items, "fun", [1.0, 1.0], question_penalty=0.5) == [0.5, 1.0]
-
-
-def test_session_coverage_is_how_much_of_the_question_a_whole_session_holds():
-    items = [
-        item("a", "a red boat", "Ann", "one"),
-        item("b", "the old harbour", "Ben", "one"),
-        item("c", "a red car", "Ann", "two"),
-        item("d", "walking home", None, "three"),
-    ]
-    index = OwnerIndex.build(1, items)
-    both = index.session_coverage(tokenize("red harbour"))
-    assert both[0] == both[1] == 1.0
-    assert 0 < both[2] < 0.5, "a word of two sessions counts less than a word of one"
-    assert both[3] == 0
-    assert not index.session_coverage([]).any()
-    assert index.session_coverage(tokenize("Ann")).tolist() == [0.0] * 4
-    assert OwnerIndex.build(1, []).session_coverage(["red"]).shape == (0,)
-
-
-def test_coverage_counts_words_that_stand_beside_an_item_but_not_in_another_cube():
-    items = [
-        IndexedItem(str(n), cube, turn, turn, "Ann", None, None)
-        for n, (cube, turn) in enumerate(
-            [("a", "a red boat"), ("a", "oh"), ("a", "yes"), ("a", "no"), ("b", "a blue boat")]
-        )
-    ]
-    index = OwnerIndex.build(1, items)
-    assert index.coverage(tokenize("red")).tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
-    both = index.coverage(tokenize("Ann, red zebra"))
-    assert 0 < both[1] < 1
-    assert both[4] == 0
-    assert not index.coverage([]).any()
-
-
-def test_irregular_forms_and_their_verbs_are_one_word():
-    assert tokenize("went bought children") == tokenize("go buy child")
-
-
-def test_session_scores_are_means_of_the_best_three_scaled():
-    sessions = np.array([0, 1, 0, 0, 0, 1])
-    scores = np.array([0.9, 0.5, 0.6, 0.3, 0.0, 0.1], dtype=np.float32)
-    assert session_scores(sessions, scores).round(3).tolist() == [1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
-
-
-def test_names_of_speakers_are_left_out_of_the_embedded_question():
-    question = "What did Ann's sister tell Ben?"
-    assert without_names(question, {"Ann", "Ben B"}) == "What did sister tell ?"
-    assert without_names("Annual report?", {"Ann"}) == "Annual report?"
-    assert without_names("Ann?", {"Ann"}) == "Ann?"
-    assert without_names("Who?", set()) == "Who?"
 
 
 def remember(system: MemorySystem, who, *texts: str, **meta) -> str:

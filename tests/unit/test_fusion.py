@@ -1,0 +1,232 @@
+"""Words, and one score from many signals."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from unittest import mock
+
+import bm25s
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memos_vllm.cube.ids import to_us
+from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta, State
+from memos_vllm.operator import lexical
+from memos_vllm.operator.fusion import fuse, min_max, session_scores, signals_of, without_names
+from memos_vllm.operator.lexical import LexicalCache, OwnerIndex, Part
+from memos_vllm.operator.words import tokenize
+from memos_vllm.settings_retrieval import RetrievalWeights
+from memos_vllm.vault.items import IndexedItem, PartKey
+from tests.conftest import principal
+
+ALICE = principal("alice")
+
+
+def indexed(*turns: str, speaker: str | None = None, session: str = "s") -> list[IndexedItem]:
+    return [
+        IndexedItem(f"i{n}", "c", turn, turn, speaker, session, None)
+        for n, turn in enumerate(turns)
+    ]
+
+
+def index_of(items: list[IndexedItem]) -> OwnerIndex:
+    return OwnerIndex.build(1, [Part.of(PartKey("c", "1", None), items)])
+
+
+def test_bm25_finds_a_word_and_ignores_what_it_has_never_seen():
+    index = index_of(indexed("the boats are blue", "a red car", "walking home"))
+    assert int(np.argmax(index.lexical(tokenize("blue boat"))["lexical_turn"])) == 0
+    for scores in index.lexical(tokenize("zzz the")).values():
+        assert not scores.any()
+    for scores in index_of(indexed("the", "of")).lexical(["x"]).values():
+        assert scores.shape == (2,)
+
+
+def test_min_max_is_zero_to_one_and_tells_nothing_from_nothing():
+    scores = np.array([2.0, np.nan, 4.0], dtype=np.float32)
+    assert min_max(scores).tolist() == [0.0, 0.0, 1.0]
+    assert min_max(np.zeros(3, dtype=np.float32)).tolist() == [0.0, 0.0, 0.0]
+    assert min_max(np.full(2, np.nan, dtype=np.float32)).tolist() == [0.0, 0.0]
+
+
+def score(
+    items: list[IndexedItem], question: str, lexical: list[float], **weights: float
+) -> list[float]:
+    """Fused scores of items with these lexical scores; no weight but the lexical one and those given."""
+    every = dict.fromkeys(RetrievalWeights.model_fields, 0.0) | {"lexical_turn": 1.0} | weights
+    index = index_of(items)
+    channels = {
+        "lexical_turn": np.array(lexical, dtype=np.float32),
+        "coverage": index.lexical(tokenize(question))["coverage"],
+    }
+    fused = fuse(signals_of(question, index, channels), RetrievalWeights(**every))
+    return [round(float(one), 3) for one in fused]
+
+
+def item(
+    name: str, turn: str, speaker: str | None = None, session: str = "s", when: str | None = None
+) -> IndexedItem:
+    moment = to_us(datetime.fromisoformat(when).replace(tzinfo=UTC)) if when else None
+    return IndexedItem(name, "c", turn, turn, speaker, session, moment)
+
+
+def test_lifts_prefer_the_named_speaker_and_the_good_session():
+    items = [
+        item("a", "x", "Ann", "one"),
+        item("b", "x", "Ben", "one"),
+        item("c", "x", "Ann", "two"),
+        item("d", "x", None, "two"),
+    ]
+    flat = [1.0, 1.0, 1.0, 1.0]
+    assert score(items, "What did Ben say?", flat, speaker_boost=0.2) == [1.0, 1.2, 1.0, 1.0]
+    assert score(items, "What did Ben tell Ann?", flat, speaker_boost=0.2) == flat
+    uneven = score(items, "What?", [1.0, 0.9, 0.9, 0.0], session_prior=0.2)
+    assert uneven[1] > uneven[2]
+
+
+def test_a_date_in_the_question_lifts_what_was_said_then_and_leaves_nothing_out():
+    items = [
+        item("same day", "x", when="2023-05-08"),
+        item("same month", "x", when="2023-05-30"),
+        item("next month", "x", when="2023-06-08"),
+        item("no time", "x"),
+    ]
+    flat = [1.0] * 4
+    lifted = score(items, "Where were we on 8 May 2023?", flat, time_boost=1.0)
+    assert lifted == [2.0, 1.6, 1.2, 1.0]
+    assert score(items, "Where may we go?", flat, time_boost=1.0) == flat
+
+
+def test_a_question_for_a_time_lifts_what_names_one():
+    items = [item("a", "We met yesterday."), item("b", "We met there.")]
+    assert score(items, "When did we meet?", [1.0, 1.0], when_boost=0.5) == [1.5, 1.0]
+    assert score(items, "Where did we meet?", [1.0, 1.0], when_boost=0.5) == [1.0, 1.0]
+
+
+def test_questions_among_the_items_stand_behind_their_answers():
+    items = [item("a", "Ann: Was it fun? [shares an image: a dog]"), item("b", "Ben: It was fun.")]
+    assert score(items, "fun", [1.0, 1.0], question_penalty=0.5) == [0.5, 1.0]
+
+
+def test_session_coverage_is_how_much_of_the_question_a_whole_session_holds():
+    items = [
+        item("a", "a red boat", "Ann", "one"),
+        item("b", "the old harbour", "Ben", "one"),
+        item("c", "a red car", "Ann", "two"),
+        item("d", "walking home", None, "three"),
+    ]
+    index = index_of(items)
+    both = index.lexical(tokenize("red harbour"))["session_coverage"]
+    assert both[0] == both[1] == 1.0
+    assert 0 < both[2] < 0.5, "a word of two sessions counts less than a word of one"
+    assert both[3] == 0
+    assert not index.lexical([])["session_coverage"].any()
+    assert index.lexical(tokenize("Ann"))["session_coverage"].tolist() == [0.0] * 4
+    assert all(scores.shape == (0,) for scores in OwnerIndex.build(1, []).lexical(["red"]).values())
+
+
+def test_coverage_counts_words_that_stand_beside_an_item_but_not_in_another_cube():
+    items = [
+        IndexedItem(str(n), cube, turn, turn, "Ann", None, None)
+        for n, (cube, turn) in enumerate(
+            [("a", "a red boat"), ("a", "oh"), ("a", "yes"), ("a", "no"), ("b", "a blue boat")]
+        )
+    ]
+    index = index_of(items)
+    assert index.lexical(tokenize("red"))["coverage"].tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
+    both = index.lexical(tokenize("Ann, red zebra"))["coverage"]
+    assert 0 < both[1] < 1
+    assert both[4] == 0
+    assert not index.lexical([])["coverage"].any()
+
+
+def test_irregular_forms_and_their_verbs_are_one_word():
+    assert tokenize("went bought children") == tokenize("go buy child")
+
+
+def test_session_scores_are_means_of_the_best_three_scaled():
+    sessions = np.array([0, 1, 0, 0, 0, 1])
+    scores = np.array([0.9, 0.5, 0.6, 0.3, 0.0, 0.1], dtype=np.float32)
+    assert session_scores(sessions, scores).round(3).tolist() == [1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_names_of_speakers_are_left_out_of_the_embedded_question():
+    question = "What did Ann's sister tell Ben?"
+    assert without_names(question, {"Ann", "Ben B"}) == "What did sister tell ?"
+    assert without_names("Annual report?", {"Ann"}) == "Annual report?"
+    assert without_names("Ann?", {"Ann"}) == "Ann?"
+    assert without_names("Who?", set()) == "Who?"
+
+
+TEXTS = st.lists(
+    st.lists(st.sampled_from(["boat", "red", "car", "harbour", "the", "Ann:"]), max_size=9).map(
+        " ".join
+    ),
+    max_size=12,
+)
+
+
+@given(st.lists(TEXTS, max_size=4), st.lists(st.sampled_from(["boat", "red", "car", "fog"])))
+@settings(max_examples=100, deadline=None)
+def test_scores_are_those_of_bm25s_whatever_the_cubes(cubes, asked):
+    parts, turns, windows = [], [], []
+    for number, texts in enumerate(cubes):
+        items = [
+            IndexedItem(f"{number}-{n}", f"c{number}", text, text, None, None, None)
+            for n, text in enumerate(texts)
+        ]
+        parts.append(Part.of(PartKey(f"c{number}", "1", None), items))
+        turns += texts
+        windows += [" ".join(texts[max(0, n - 1) : n + 1]) for n in range(len(texts))]
+    found = OwnerIndex.build(1, parts).lexical(tokenize(" ".join(asked)))
+    assert np.allclose(found["lexical_turn"], theirs(turns, asked), atol=1e-5)
+    assert np.allclose(found["lexical_window"], theirs(windows, asked), atol=1e-5)
+
+
+def theirs(texts: list[str], asked: list[str]) -> np.ndarray:
+    tokens = [tokenize(text) for text in texts]
+    if not any(tokens):
+        return np.zeros(len(texts), dtype=np.float32)
+    index = bm25s.BM25(method="lucene")
+    index.index(tokens, show_progress=False)
+    known = [word for word in tokenize(" ".join(asked)) if word in index.vocab_dict]
+    return index.get_scores(known) if known else np.zeros(len(texts), dtype=np.float32)
+
+
+def cube(*texts: str, tags: tuple[str, ...] = ()) -> NewCube:
+    payload = ExplicitPayload(content=[Item(text=text) for text in texts])
+    return NewCube(meta=NewMeta(tags=list(tags)), payload=payload)
+
+
+def test_after_a_change_only_the_cubes_that_changed_are_read(system):
+    cache = LexicalCache(system.views.owner_cubes, 8)
+
+    def index() -> tuple[list[str], int]:
+        """What can be found now, and how many cubes were read for it."""
+        (state,) = system.views.owners(ALICE)
+        with mock.patch.object(lexical.Part, "of", side_effect=Part.of) as read:
+            found = cache.get(state.owner, state.revision)
+        fresh = LexicalCache(system.views.owner_cubes, 8).get(state.owner, state.revision)
+        assert found.items == fresh.items
+        asked = tokenize("red boats")
+        for name, scores in fresh.lexical(asked).items():
+            assert np.array_equal(found.lexical(asked)[name], scores), name
+        return [item.turn for item in found.items], read.call_count
+
+    one, two = system.create(ALICE, [cube("a red boat", "oh"), cube("walking home")])
+    assert index() == (["a red boat", "oh", "walking home"], 2)
+    system.create(ALICE, [cube("red cars")])
+    assert index() == (["a red boat", "oh", "walking home", "red cars"], 1)
+    system.update(ALICE, one.meta.id, CubePatch(append=[Item(text="two boats")]))
+    assert index() == (["a red boat", "oh", "two boats", "walking home", "red cars"], 1)
+    system.update(ALICE, two.meta.id, CubePatch(state=State.ARCHIVED))
+    assert index() == (["a red boat", "oh", "two boats", "red cars"], 0)
+    system.update(ALICE, two.meta.id, CubePatch(state=State.ACTIVATED))
+    assert index()[1] == 1
+    system.delete(ALICE, one.meta.id)
+    assert index() == (["walking home", "red cars"], 0)
+    system.update(ALICE, two.meta.id, CubePatch(tags=["persona:chef"]))
+    assert index()[1] == 1
+    (state,) = system.views.owners(ALICE)
+    assert cache.get(state.owner, state.revision).elsewhere(None)
