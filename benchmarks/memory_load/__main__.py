@@ -164,13 +164,13 @@ async def at_rate(
 
 def _cpu_seconds(system: System) -> dict[str, float]:
     """Used up to now by the system, by us who ask, and by whoever else is on this machine."""
-    own, every = psutil.Process().cpu_times(), psutil.cpu_times()
+    own, every, used = psutil.Process().cpu_times(), psutil.cpu_times(), system.cpu_seconds()
     client = own.user + own.system
     busy = sum(every) - every.idle - every.iowait - every.guest - every.guest_nice
     return {
-        "cores_used": system.cpu_seconds(),
+        "cores_used": used,
         "cores_used_by_client": client,
-        "cores_used_by_others": busy - client - system.cpu_seconds(),
+        "cores_used_by_others": busy - client - used,
     }
 
 

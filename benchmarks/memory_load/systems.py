@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,12 @@ class System(abc.ABC):
         """Turn ids, best first. Raises Failed."""
 
     def cpu_seconds(self) -> float:
-        """That its process has used up to now."""
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        """That its process and all below it have used up to now, those that have ended included."""
+        used = _cpu_seconds(self._process)
+        for child in self._process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended just now
+                used += _cpu_seconds(child)
+        return used
 
     async def _post(self, path: str, body: Any, person: str = "") -> dict[str, Any]:
         headers = {"X-Memos-User": person} if person else {}
@@ -137,7 +140,7 @@ def mem0(python: Path) -> Kind:
     return Kind(Mem0, (str(python), str(Path(__file__).with_name("mem0_worker.py"))))
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(kind: Kind, home: Path) -> Iterator[System]:
     """The system, started with an empty memory and ready to be asked.
 
@@ -158,6 +161,12 @@ def running(kind: Kind, home: Path) -> Iterator[System]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Its own, and that of its children that have ended."""
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def _item(turn: Turn) -> dict[str, Any]:
