@@ -1,1 +1,1 @@
-"""Memory that is added and searched at fixed rates, ours and mem0's."""
+"""Memory that is added and searched at fixed rates, ours, mem0's and that of MemOS, the reference."""

@@ -1,9 +1,10 @@
 """`python -m benchmarks.memory_load [--data locomo10.json] [--rivals PYTHON] [--quick]`
 
 Memory is added and searched at fixed rates, each system in a process of its own behind HTTP: ours is
-the Memory API with all that is behind it (vault, Chroma, embedder), without an engine; mem0 stands in a
-thin server, with Chroma and the same embedder, and stores what it is given (`infer=False`).  Arrivals
-are a schedule that is made in advance, and latency is counted from it.
+the Memory API with all that is behind it (vault, Chroma, embedder), without an engine; the rivals stand
+in thin servers, with the same embedder, and store what they are given: mem0 (`infer=False`) with Chroma,
+and MemOS, the reference (its general text memory), with Qdrant in local mode.  Arrivals are a schedule
+that is made in advance, and latency is counted from it.
 
 alone   one request after the other: the median; and recall@10 of search, with LoCoMo
 load    each rate in turn, the systems one after the other at the same rate
@@ -38,7 +39,20 @@ from benchmarks.memory_load.load import (
     offer,
     summary,
 )
-from benchmarks.memory_load.systems import TOP_K, Ours, OursHalf, System, mem0, ours, running
+from benchmarks.memory_load.systems import (
+    TOP_K,
+    Kind,
+    Mem0,
+    Ours,
+    OursHalf,
+    Reference,
+    System,
+    importable,
+    mem0,
+    ours,
+    reference,
+    running,
+)
 from benchmarks.record import Record, output_arguments
 from memos_vllm.demo.embedder import WHEEL
 
@@ -46,7 +60,9 @@ RATES = (10, 20, 40, 60, 80, 100)
 QUICK_RATES = (10, 40)
 SECONDS, QUICK_SECONDS = 10.0, 2.0
 ALONE, QUICK_ALONE = 50, 10
-SHORT = {Ours.name: "ours", OursHalf.name: "ours_bfloat16"}
+SHORT = {Ours.name: "ours", OursHalf.name: "ours_bfloat16", Reference.name: "reference"}
+RIVALS = {"mem0": (Mem0.name, "mem0ai", mem0), "memos": (Reference.name, "MemoryOS", reference)}
+"""By the module to import: what it is called, which package has it, and how it is started."""
 
 
 class Additions:
@@ -64,7 +80,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="locomo10.json; default: generated text")
-    parser.add_argument("--rivals", type=Path, help="Python of an environment with mem0ai")
+    parser.add_argument(
+        "--rivals", type=Path, help="Python of an environment with mem0ai, MemoryOS or both"
+    )
     output_arguments(parser)
     arguments = parser.parse_args()
     try:
@@ -72,11 +90,7 @@ def main() -> int:
     except DataUnavailable as error:
         print(error, file=sys.stderr)
         return 2
-    kinds = ours()
-    if arguments.rivals is None:
-        _say("mem0 is not measured: --rivals PYTHON names an environment that has it")
-    else:
-        kinds.append(mem0(arguments.rivals))
+    kinds = ours() + rivals(arguments.rivals)
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memos-load-")))
         systems = [stack.enter_context(running(kind, home / kind.system.name)) for kind in kinds]
@@ -87,6 +101,18 @@ def main() -> int:
     record.headline |= _headline(record.rows)
     record.finish(quick=arguments.quick, out=arguments.out)
     return 0
+
+
+def rivals(python: Path | None) -> list[Kind]:
+    """Those that can be started by that Python; the others are named on stderr."""
+    there = importable(python, RIVALS) if python else set()
+    kinds = []
+    for module, (name, package, kind) in RIVALS.items():
+        if python and module in there:
+            kinds.append(kind(python))
+        else:
+            _say(f"{name} is not measured: --rivals PYTHON names an environment that has {package}")
+    return kinds
 
 
 async def measure(
@@ -164,13 +190,13 @@ async def at_rate(
 
 def _cpu_seconds(system: System) -> dict[str, float]:
     """Used up to now by the system, by us who ask, and by whoever else is on this machine."""
-    own, every = psutil.Process().cpu_times(), psutil.cpu_times()
+    own, every, used = psutil.Process().cpu_times(), psutil.cpu_times(), system.cpu_seconds()
     client = own.user + own.system
     busy = sum(every) - every.idle - every.iowait - every.guest - every.guest_nice
     return {
-        "cores_used": system.cpu_seconds(),
+        "cores_used": used,
         "cores_used_by_client": client,
-        "cores_used_by_others": busy - client - system.cpu_seconds(),
+        "cores_used_by_others": busy - client - used,
     }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,10 @@ class System(abc.ABC):
             trust_env=False,
         )
 
-    @abc.abstractmethod
     async def store(self, conversation: Conversation) -> None:
         """Make a conversation the memory of the person that it is named after."""
+        for turn in conversation.turns:
+            await self.add(conversation.name, turn)
 
     @abc.abstractmethod
     async def add(self, person: str, turn: Turn) -> None:
@@ -55,9 +56,12 @@ class System(abc.ABC):
         """Turn ids, best first. Raises Failed."""
 
     def cpu_seconds(self) -> float:
-        """That its process has used up to now."""
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        """That its process and all below it have used up to now, those that have ended included."""
+        used = _cpu_seconds(self._process)
+        for child in self._process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended just now
+                used += _cpu_seconds(child)
+        return used
 
     async def _post(self, path: str, body: Any, person: str = "") -> dict[str, Any]:
         headers = {"X-Memos-User": person} if person else {}
@@ -100,14 +104,8 @@ class OursHalf(Ours):
 class Mem0(System):
     name = "mem0"
 
-    async def store(self, conversation: Conversation) -> None:
-        for turn in conversation.turns:
-            await self.add(conversation.name, turn)
-
     async def add(self, person: str, turn: Turn) -> None:
-        """With the speaker's name in front, which is known to help retrieval by vectors."""
-        body = {"text": f"{turn.speaker}: {turn.text}", "person": person, "turn": turn.id}
-        answer = await self._post("/memories", body)
+        answer = await self._post("/memories", _said(person, turn))
         if not answer["results"]:
             raise Failed("nothing was stored")
 
@@ -115,6 +113,20 @@ class Mem0(System):
         body = {"query": question, "person": person, "top_k": TOP_K}
         answer = await self._post("/search", body)
         return _found(hit["metadata"]["turn"] for hit in answer["results"])
+
+
+class Reference(System):
+    """With its `general_text` memory, of which each person has one."""
+
+    name = "MemOS"
+
+    async def add(self, person: str, turn: Turn) -> None:
+        await self._post("/memories", _said(person, turn))
+
+    async def search(self, person: str, question: str) -> list[str]:
+        body = {"query": question, "person": person, "top_k": TOP_K}
+        answer = await self._post("/search", body)
+        return _found(hit["metadata"]["key"] for hit in answer["results"])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +149,25 @@ def mem0(python: Path) -> Kind:
     return Kind(Mem0, (str(python), str(Path(__file__).with_name("mem0_worker.py"))))
 
 
-@contextmanager
+def reference(python: Path) -> Kind:
+    """Args: python: of the environment that MemoryOS is installed in."""
+    return Kind(Reference, (str(python), str(Path(__file__).with_name("memos_worker.py"))))
+
+
+def importable(python: Path, modules: Iterable[str]) -> set[str]:
+    """Which of these top-level modules that Python finds; none is imported.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: it is not a Python that runs.
+    """
+    ask = "import sys; from importlib.util import find_spec; print(*filter(find_spec, sys.argv[1:]))"
+    answer = subprocess.run(
+        [str(python), "-c", ask, *modules], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return set(answer.stdout.split())
+
+
+@contextlib.contextmanager
 def running(kind: Kind, home: Path) -> Iterator[System]:
     """The system, started with an empty memory and ready to be asked.
 
@@ -160,6 +190,12 @@ def running(kind: Kind, home: Path) -> Iterator[System]:
         process.wait(timeout=30)
 
 
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Its own, and that of its children that have ended."""
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
 def _item(turn: Turn) -> dict[str, Any]:
     return {
         "type": "episode",
@@ -173,6 +209,11 @@ def _item(turn: Turn) -> dict[str, Any]:
 
 def _cube(items: list[dict[str, Any]], name: str | None = None) -> dict[str, Any]:
     return {"meta": {"name": name}, "payload": {"type": "explicit", "content": items}}
+
+
+def _said(person: str, turn: Turn) -> dict[str, str]:
+    """With the speaker's name in front, which is known to help retrieval by vectors."""
+    return {"text": f"{turn.speaker}: {turn.text}", "person": person, "turn": turn.id}
 
 
 def _found(turns: Iterator[str]) -> list[str]:
