@@ -280,6 +280,7 @@ class Pipeline:
                     top_k,
                     owners,
                     query.about_past,
+                    True,
                 )
             found, further = result.found, result.further
             if self._steps:

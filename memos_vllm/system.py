@@ -227,11 +227,19 @@ class MemorySystem:
         Raises:
             EmbedderUnavailable
         """
-        if owners is None:
-            owners = await asyncio.to_thread(self.views.owners, principal)
-        focused = await asyncio.to_thread(self.operator.focus, owners, question)
-        scope = f"{principal.tenant}\x00{principal.person}"
-        return await self.embedder.embed_query(focused, scope)
+        _, focused = await asyncio.to_thread(self.focused, principal, question, owners)
+        return await self.embed_focused(principal, focused)
+
+    def focused(
+        self, principal: Principal, question: str, owners: Sequence[OwnerState] | None = None
+    ) -> tuple[Sequence[OwnerState], str]:
+        """Whose memory a principal searches, and the question as it is embedded for that."""
+        owners = self.views.owners(principal) if owners is None else owners
+        return owners, self.operator.focus(owners, question)
+
+    async def embed_focused(self, principal: Principal, focused: str) -> Vectors:
+        """(dim,) of what `focused` made of a question. Raises EmbedderUnavailable."""
+        return await self.embedder.embed_query(focused, f"{principal.tenant}\x00{principal.person}")
 
     def search(
         self,

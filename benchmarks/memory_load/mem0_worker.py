@@ -6,6 +6,7 @@ asked.
 """
 
 import argparse
+import gc
 import json
 import os
 import socket
@@ -70,6 +71,8 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     memory.search("warm", filters={"user_id": "nobody"})
+    gc.collect()
+    gc.freeze()  # as ours does
     server = uvicorn.Server(uvicorn.Config(create_app(memory), log_level="warning"))
     packages = ("mem0ai", "chromadb", "sentence-transformers", "torch", "transformers")
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -9,6 +9,7 @@ called.  Prints one JSON line when it can be asked.
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -133,6 +134,8 @@ def serve(home: Path, embedder: Path, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     people.memory("nobody").search("warm", 1)
+    gc.collect()
+    gc.freeze()  # as ours does
     server = uvicorn.Server(uvicorn.Config(create_app(people), log_level="warning"))
     packages = ("MemoryOS", "qdrant-client", "sentence-transformers", "torch", "transformers")
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -7,6 +7,7 @@ when it can be asked.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import socket
 from pathlib import Path
@@ -31,6 +32,8 @@ def main() -> None:
     system = MemorySystem(load_config(overrides=overrides)).open()
     system.embedder.warm()
     system.indexer.start()
+    gc.collect()
+    gc.freeze()  # as vLLM does when its server starts; the rivals' workers do, too
     server = uvicorn.Server(uvicorn.Config(create_app(system), log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

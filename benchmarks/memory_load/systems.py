@@ -160,7 +160,9 @@ def importable(python: Path, modules: Iterable[str]) -> set[str]:
     Raises:
         OSError, subprocess.CalledProcessError: it is not a Python that runs.
     """
-    ask = "import sys; from importlib.util import find_spec; print(*filter(find_spec, sys.argv[1:]))"
+    ask = (
+        "import sys; from importlib.util import find_spec; print(*filter(find_spec, sys.argv[1:]))"
+    )
     answer = subprocess.run(
         [str(python), "-c", ask, *modules], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )

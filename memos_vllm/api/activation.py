@@ -116,7 +116,7 @@ class Activator(Protocol):
     def use(self) -> UseView: ...
 
 
-def _activator(request: Request) -> Activator | None:
+async def _activator(request: Request) -> Activator | None:
     activator: Activator | None = getattr(request.app.state, "memos_activator", None)
     return activator
 
@@ -132,7 +132,7 @@ class AdapterLoader(Protocol):
     async def pin(self, cube: AdapterCube, on: bool | None) -> None: ...
 
 
-def _adapters(request: Request) -> AdapterLoader | None:
+async def _adapters(request: Request) -> AdapterLoader | None:
     pipeline = getattr(request.app.state, "memos_pipeline", None)
     adapters: AdapterLoader | None = getattr(pipeline, "adapters", None)
     return adapters

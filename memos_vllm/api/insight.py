@@ -32,9 +32,9 @@ async def search(system: System, caller: Caller, request: SearchRequest) -> Sear
     """The best items of your own and your tenant's memory, best first."""
     vector, degraded = None, None
     caller = caller.in_persona(request.persona)
-    owners = await asyncio.to_thread(system.views.owners, caller)
+    owners, focused = await asyncio.to_thread(system.focused, caller, request.query)
     try:
-        vector = await system.embed_question(caller, request.query, owners)
+        vector = await system.embed_focused(caller, focused)
     except EmbedderUnavailable as error:
         log.warning("searching by words alone: %s", error)
         degraded = error.reason

@@ -144,12 +144,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _system(request: Request) -> MemorySystem:
+# Coroutines: a plain function would be sent to a thread and waited for.
+async def _system(request: Request) -> MemorySystem:
     system: MemorySystem = request.app.state.memos_system
     return system
 
 
-def _principal(request: Request) -> Principal:
+async def _principal(request: Request) -> Principal:
     principal: Principal = request.state.memos_principal
     return principal
 

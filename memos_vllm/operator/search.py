@@ -66,6 +66,7 @@ class MemOperator:
         top_k: int,
         owners: Sequence[OwnerState] | None = None,
         about_past: bool = False,
+        further: bool = False,
     ) -> SearchResult:
         """The best items over the person's own memory and the tenant's, best first.
 
@@ -73,6 +74,7 @@ class MemOperator:
             about_past: claims that have ended are found, too. What was said, word by word, always is.
             vector: (dim,) of the question; None searches by words alone.
             owners: from `VaultViews.owners` of the same principal, when the caller has them already.
+            further: what came next is wanted, too.
         """
         scored: list[tuple[float, str, dict[str, float]]] = []
         over: dict[str, int] = {}
@@ -92,7 +94,8 @@ class MemOperator:
             scored.extend(self._rank(question, index, channels, top_k, left_out))
             over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
-        recalled = self._views.recall(principal, [item_id for _, item_id, _ in scored])
+        ranked = [item_id for _, item_id, _ in scored]
+        recalled = self._recall(principal, ranked, len(ranked) if further else top_k)
         found = [
             Found(
                 recalled[item_id],
@@ -104,6 +107,17 @@ class MemOperator:
             if item_id in recalled
         ]
         return SearchResult(found[:top_k], found[top_k:], degraded)
+
+    def _recall(
+        self, principal: Principal, ranked: Sequence[str], count: int
+    ) -> dict[str, Recalled]:
+        """So many of these, the first that the principal may see; fewer, if there are no more."""
+        recalled: dict[str, Recalled] = {}
+        while ranked and len(recalled) < count:
+            asked = count - len(recalled)
+            recalled |= self._views.recall(principal, ranked[:asked])
+            ranked = ranked[asked:]
+        return recalled
 
     def focus(self, owners: Sequence[OwnerState], question: str) -> str:
         """The question as it is embedded: without the names of those who speak in these memories.

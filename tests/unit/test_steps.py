@@ -115,7 +115,7 @@ def test_diverse_takes_what_says_something_new_before_what_repeats(system):
     texts_kept = ("My cat Miso is grey.", "My cat Miso is grey and grey.", "My cat eats fish.")
     items = [Item(text=text) for text in texts_kept]
     system.create(ALICE, [NewCube(payload=ExplicitPayload(content=items))])
-    result = system.operator.search(ALICE, "my grey cat Miso", None, 2)
+    result = system.operator.search(ALICE, "my grey cat Miso", None, 2, further=True)
     recall = Recall(ALICE, read_text("What of my cat Miso?"), result.found, result.further)
     assert len(recall.found) == 2
     assert texts_kept[2] not in texts(recall)
