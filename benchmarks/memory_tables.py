@@ -117,7 +117,7 @@ def memory_load(record: Mapping[str, Any]) -> str:
     lines = [[f"{operation}, {rate}/s", *each] for (operation, rate), each in cells.items()]
     config = record["config"]
     note = (
-        f"Over HTTP, each system in a process of its own; {config['seconds_at_a_rate']:.0f} s at each rate, Poisson "
+        f"Over HTTP, each system in a process of its own (our embedder in another); {config['seconds_at_a_rate']:.0f} s at each rate, Poisson "
         f"arrivals, latency from the arrival, failed after {config['timeout_seconds']:.0f} s. "
         f"{config['people_searched']} people with {config['turns_stored']:,} turns. {_unloaded(record)}"
     )
