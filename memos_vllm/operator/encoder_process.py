@@ -67,6 +67,8 @@ class EncoderProcess:
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
+            if self._closed:
+                raise EmbedderUnavailable("the embedding process is closed")
             if self._ended and time.monotonic() - self._ended[0] < _RESTART_SECONDS:
                 raise self._ended[1]
             try:

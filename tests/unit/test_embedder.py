@@ -194,4 +194,6 @@ def test_closed_while_it_loads_it_is_gone_at_once(tmp_path):
     asking.join()
     assert time.monotonic() - started < 2
     assert isinstance(outcome[0], EmbedderUnavailable)
+    with pytest.raises(EmbedderUnavailable, match="closed"):
+        encoder.encode(["x"])
     assert encoder.pid is None
