@@ -136,6 +136,10 @@ class Embedder:
         return company
 
     def _finish(self, encoder: TextEncoder, batch: list[_Job]) -> None:
+        # From here on nobody can cancel them; who has given up meanwhile is left out.
+        batch = [job for job in batch if job[3].set_running_or_notify_cancel()]
+        if not batch:
+            return
         texts = [text for job in batch for text in job[2]]
         try:
             vectors = self._encode(encoder, texts)
@@ -145,8 +149,7 @@ class Embedder:
             return
         start = 0
         for job in batch:
-            if not job[3].cancelled():
-                job[3].set_result(vectors[start : start + len(job[2])])
+            job[3].set_result(vectors[start : start + len(job[2])])
             start += len(job[2])
 
     def _encode(self, encoder: TextEncoder, texts: list[str]) -> Vectors:

@@ -6,7 +6,9 @@ counts too.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,11 +49,11 @@ class Encoder:
         model = self._loaded()
         spans: list[tuple[int, int]] = []
         windows: list[str] = []
-        for text in texts:
-            pieces = self._windows(model, text)
-            spans.append((len(windows), len(windows) + len(pieces)))
-            windows.extend(pieces)
-        try:
+        with _failures():
+            for text in texts:
+                pieces = self._windows(model, text)
+                spans.append((len(windows), len(windows) + len(pieces)))
+                windows.extend(pieces)
             encoded = model.encode(
                 windows,
                 batch_size=self._config.batch_size,
@@ -59,8 +61,6 @@ class Encoder:
                 show_progress_bar=False,
                 convert_to_numpy=True,
             )
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise EmbedderUnavailable(f"the embedding model failed: {error}") from error
         means = np.stack([encoded[start:end].mean(axis=0) for start, end in spans]).astype(
             np.float32
         )
@@ -69,9 +69,12 @@ class Encoder:
 
     def count_tokens(self, text: str) -> int:
         tokenizer = self._loaded().tokenizer
-        return len(
-            tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        )
+        with _failures():
+            return len(
+                tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)[
+                    "input_ids"
+                ]
+            )
 
     def close(self) -> None:
         """The model goes with the process."""
@@ -114,3 +117,12 @@ class Encoder:
             self._load_error = (time.monotonic(), unavailable)
             raise unavailable from error
         return self._model
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """What the model makes of a text must not end the process that embeds for everybody."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise EmbedderUnavailable(f"the embedding model failed: {error}") from error

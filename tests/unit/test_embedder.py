@@ -154,6 +154,41 @@ def test_a_model_that_is_not_there_is_said_by_name(tmp_path):
     embedder.close()
 
 
+def test_a_text_that_the_model_cannot_take_does_not_end_the_process(process):
+    process.encode(["warm"])
+    pid = process.pid
+    for ask in (lambda: process.count_tokens("\ud800"), lambda: process.encode(["\ud800"])):
+        with pytest.raises(EmbedderUnavailable, match="failed"):
+            ask()
+    assert process.encode(["still here"]).shape[0] == 1
+    assert process.pid == pid
+
+
+def test_who_gives_up_on_a_model_that_fails_leaves_it_to_the_next(tmp_path):
+    embedder = Embedder(make_config(tmp_path).embedder)
+    embedder.warm()
+    asked, go_on = threading.Event(), threading.Event()
+
+    def fails(*_: object) -> None:
+        asked.set()
+        go_on.wait(10)
+        raise EmbedderUnavailable("broken")
+
+    async def give_up() -> None:
+        asking = asyncio.create_task(embedder.embed_query("x", "ann"))
+        await asyncio.to_thread(asked.wait, 10)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        go_on.set()
+
+    with mock.patch.object(Embedder, "_encode", side_effect=fails):
+        asyncio.run(give_up())
+        with pytest.raises(EmbedderUnavailable):
+            embedder.embed(["y"])
+    assert asyncio.run(asyncio.wait_for(embedder.embed_query("z", "ann"), 10)).shape == (384,)
+    embedder.close()
+
+
 def test_it_ends_with_who_holds_it(tmp_path):
     """Closed, it is gone; and it does not outlive a server that was killed."""
     script = f"""
