@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.record import Record, output_arguments
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.files import Scratch, Shape
+from memos_vllm.activation.files import Shape
 from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import Namer, SegmentName
 from memos_vllm.config import KVConfig
 

@@ -23,11 +23,13 @@ from typing import Any, BinaryIO
 import torch
 from xxhash import xxh3_128_hexdigest
 
+from memos_vllm.activation.reading import FileBytes, Scratch, plain
 from memos_vllm.activation.wiping import LENGTH_BYTES, sync
 from memos_vllm.errors import DamagedPayload
 
 _LONGEST_HEADER = 1 << 20
 _CHECKSUM_CHARACTERS = 32
+_USUAL_HEADER = 4096
 _COPIED_AT_ONCE = 1 << 20
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -53,20 +55,6 @@ class Shape:
         return [self.layers, 2, self.tokens, self.heads, self.head_dim]
 
 
-class Scratch:
-    """Memory for one layer, kept between uses: fresh pages cost more than reading does."""
-
-    def __init__(self, pinned: bool = False) -> None:
-        self._pinned = pinned
-        self._tensor = torch.empty(0, dtype=torch.uint8)
-
-    def take(self, size: int) -> torch.Tensor:
-        """(size,) bytes; whatever was taken before is overwritten."""
-        if self._tensor.numel() < size:
-            self._tensor = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
-        return self._tensor[:size]
-
-
 class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
     """An open segment.
 
@@ -75,11 +63,12 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
         OSError: it is not there or cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("rb", buffering=0)
+    def __init__(self, path: Path, past_cache: bool = False) -> None:
+        """Args: past_cache: as for `FileBytes`."""
+        self._file = FileBytes(path, past_cache)
         try:
             self.metadata, self.shape, self._checksums = self._read_header()
-            self._data = self._file.tell()
+            self._data = self._file.size - self.shape.bytes
         except BaseException:
             self._file.close()
             raise
@@ -94,11 +83,9 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
 
         Several threads may read at a time, each with a scratch of its own.
         """
-        raw = scratch.take(self.shape.layer_bytes)
-        plain: Any = raw.numpy()
-        view = memoryview(plain)
-        self._fill(view, self._data + index * len(view))
-        if xxh3_128_hexdigest(view) != self._checksums[index]:
+        size = self.shape.layer_bytes
+        raw = self._file.read(self._data + index * size, size, scratch)
+        if xxh3_128_hexdigest(plain(raw)) != self._checksums[index]:
             raise DamagedPayload("the checksum does not match")
         return raw.view(self.shape.dtype).view(self.shape.sizes()[1:])
 
@@ -106,27 +93,22 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
         """Have the system read a layer while others are being used."""
         if index < self.shape.layers:
             size = self.shape.layer_bytes
-            start = self._data + index * size
-            os.posix_fadvise(self._file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+            self._file.will_need(self._data + index * size, size)
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _fill(self, view: memoryview, offset: int) -> None:
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
-            if not count:
-                raise DamagedPayload("the file is shorter than its header says")
-            done += count
-
     def _read_header(self) -> tuple[dict[str, str], Shape, list[str]]:
-        size = os.fstat(self._file.fileno()).st_size
-        length = int.from_bytes(self._file.read(LENGTH_BYTES), "little")
+        size, scratch = self._file.size, Scratch()
+        start = bytes(plain(self._file.read(0, min(_USUAL_HEADER, size), scratch)))
+        length = int.from_bytes(start[:LENGTH_BYTES], "little")
         if not 2 <= length <= min(_LONGEST_HEADER, size - LENGTH_BYTES):
             raise DamagedPayload("there is no header")
+        text = start[LENGTH_BYTES : LENGTH_BYTES + length]
+        if len(text) < length:
+            text = bytes(plain(self._file.read(LENGTH_BYTES, length, scratch)))
         try:
-            tree = json.loads(self._file.read(length))
+            tree = json.loads(text)
             metadata, entry = dict(tree["__metadata__"]), tree["kv"]
             layers, two, tokens, heads, head_dim = (int(n) for n in entry["shape"])
             shape = Shape(layers, tokens, heads, head_dim, _DTYPES[entry["dtype"]])

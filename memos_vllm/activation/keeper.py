@@ -33,7 +33,7 @@ class SegmentKeeper(SegmentStore):
         text = str(name)
         tier = self.ram if self.ram is not None and self.ram.has(text) else self.disk
         try:
-            with SegmentReader(tier.path(text)) as reader:
+            with SegmentReader(tier.path(text), past_cache=tier is self.disk) as reader:
                 if reader.metadata.get("key") != name.key:
                     raise DamagedPayload("the file holds another segment than its name says")
                 yield reader, tier.name
@@ -42,16 +42,12 @@ class SegmentKeeper(SegmentStore):
             raise
         tier.used(text)
 
-    def will_need(self, name: SegmentName, size: int) -> None:
-        """Have the system read the beginning of a segment's file while others are being opened."""
-        self.read_ahead(str(name), size)
-
-    def read_ahead(self, text: str, size: int = 0) -> None:
-        """The same, of a name as text. Args: size: in bytes; 0: the whole file."""
+    def read_ahead(self, text: str) -> None:
+        """Have the system read a segment's file from disk into its own memory."""
         if self.ram is not None and self.ram.has(text):
             return
         with contextlib.suppress(OSError), self.disk.path(text).open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def warm(self, text: str) -> bool:
         """Copy a segment into shared memory while there is room; False: there is none.
@@ -79,9 +75,13 @@ class SegmentKeeper(SegmentStore):
                 yield name
 
     def promote(self, name: SegmentName) -> None:
-        """Copy a segment that is used again into shared memory."""
+        """Copy a segment that is used again into shared memory; without any, into the system's."""
         text = str(name)
-        if self.ram is None or self.ram.has(text) or self.disk.hits(text) < _HITS_FOR_MEMORY:
+        if self.disk.hits(text) < _HITS_FOR_MEMORY:
+            return
+        if self.ram is None:
+            self.read_ahead(text)
+        if self.ram is None or self.ram.has(text):
             return
         try:
             self._up(text)

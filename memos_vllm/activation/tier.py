@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from memos_vllm.activation.reading import FileBytes, Scratch
 from memos_vllm.activation.wiping import SUFFIX, leftovers, wipe
 
 log = logging.getLogger(__name__)
@@ -126,11 +127,11 @@ class Tier:
             file.flush()
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            buffer = bytearray(_RATE_CHUNK)
+            scratch = Scratch()
             started = time.perf_counter()
-            with Path(file.name).open("rb", buffering=0) as again:
-                while again.readinto(buffer):
-                    pass
+            with FileBytes(Path(file.name), past_cache=True) as again:
+                for i in range(_RATE_CHUNKS):
+                    again.read(i * _RATE_CHUNK, _RATE_CHUNK, scratch)
             return _RATE_CHUNK * _RATE_CHUNKS, time.perf_counter() - started
 
     def names(self) -> Iterator[tuple[str, os.stat_result]]:

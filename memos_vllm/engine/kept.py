@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from memos_vllm.activation import files
 from memos_vllm.activation.chain import own_digest
+from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import SegmentName, SegmentStore
 from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.activator import EngineActivator
@@ -58,7 +59,7 @@ def read_chain(store: SegmentStore, names: Sequence[SegmentName]) -> torch.Tenso
     for name in names:
         try:
             with files.SegmentReader(store.disk.path(str(name))) as reader:
-                scratch = files.Scratch()
+                scratch = Scratch()
                 parts.append(torch.stack([each.clone() for each in reader.layers(scratch)]))
         except OSError as error:
             raise SegmentsUnavailable(f"kept KV cannot be read: {error}") from error

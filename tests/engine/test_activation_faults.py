@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from memos_vllm.activation import files
+from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.wiping import SUFFIX
 from tests.engine.harness import MODEL, Server, cached_tokens, chat, wait_for
 from tests.engine.kv import (
@@ -150,7 +151,7 @@ def _empty(path: Path) -> None:
 def _rewrite(path: Path, change: Any = lambda layer: layer, layers: int = 99, **meta: str) -> None:
     """The same segment with something changed, and checksums that fit it."""
     with files.SegmentReader(path) as reader:
-        made = [change(layer).clone() for layer in reader.layers(files.Scratch())][:layers]
+        made = [change(layer).clone() for layer in reader.layers(Scratch())][:layers]
     shape = dataclasses.replace(reader.shape, layers=len(made), dtype=made[0].dtype)
     files.write(path, shape, made, {**reader.metadata, **meta})
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from memos_vllm.activation import files, wiping
-from memos_vllm.activation.files import Scratch, SegmentReader, Shape
+from memos_vllm.activation.files import SegmentReader, Shape
+from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.wiping import wipe
 from memos_vllm.errors import DamagedPayload
 

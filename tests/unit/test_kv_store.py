@@ -13,8 +13,9 @@ import torch
 
 from memos_vllm.activation import files
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.files import Scratch, Shape
+from memos_vllm.activation.files import Shape
 from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.activation.wiping import SUFFIX

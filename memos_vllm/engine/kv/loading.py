@@ -15,12 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from memos_vllm.activation.files import Scratch, SegmentReader
+from memos_vllm.activation.files import SegmentReader
 from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.messages import Load, Piece
@@ -137,22 +139,15 @@ class Loader:
         progress: Progress | None,
     ) -> Piece | None:
         """Returns the first piece that could not be loaded."""
-        for piece in pieces:
-            first_layers = _LAYERS_AHEAD * self._cache.shape(piece.end - piece.start).layer_bytes
-            self._store.will_need(self._named(piece), first_layers)
         turn = _Turn(self._cache.layers, len(pieces), progress)
         opened: list[_Open] = []
-        for position, piece in enumerate(pieces):
-            try:
-                opened.append(self._open(load, piece))
-            except (DamagedPayload, OSError) as error:
-                log.warning("KV that could not be loaded is computed: %s", error)
-                turn.fail(position, error)
-                break
-            except Exception as error:
-                log.exception("KV that could not be loaded is computed")
-                turn.fail(position, error)
-                break
+        for position, segment in enumerate(self._pool.map(partial(self._open, load), pieces)):
+            if not isinstance(segment, _Open):
+                turn.fail(position, segment)
+            elif position < turn.whole:
+                opened.append(segment)
+            else:
+                segment.close()
         # This thread only waits: it may be one of those that the engine binds to a core.
         workers = [self._pool.submit(self._work, opened, turn, s) for s in self._scratches]
         wait(workers)
@@ -166,7 +161,18 @@ class Loader:
                 self._count(load, segment, counts)
         return None if turn.whole == len(pieces) else pieces[turn.whole]
 
-    def _open(self, load: Load, piece: Piece) -> _Open:
+    def _open(self, load: Load, piece: Piece) -> _Open | Exception:
+        """Returns what was wrong with it, if anything."""
+        try:
+            return self._opened(load, piece)
+        except (DamagedPayload, OSError) as error:
+            log.warning("KV that could not be loaded is computed: %s", error)
+            return error
+        except Exception as error:
+            log.exception("KV that could not be loaded is computed")
+            return error
+
+    def _opened(self, load: Load, piece: Piece) -> _Open:
         segment = _Open(piece, self._store.open(self._named(piece)))
         try:
             expected = self._cache.shape(piece.end - piece.start)

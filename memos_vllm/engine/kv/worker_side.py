@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from memos_vllm.activation.files import Scratch
 from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
