@@ -2,12 +2,16 @@
 
 All segments of a chain are open at once: first their first layers are put in place, then their second
 ones, and so on, several threads taking a layer each.  A step that computes on what is being loaded
-waits, in each attention layer, for that layer alone, so that reading and computing overlap.
+waits, in each attention layer, for that layer alone, so that reading and computing overlap.  What is
+small is put in place together: of a call for each of fifty turns of a conversation, in each of thirty
+layers, the step that computes meanwhile would notice the interpreter more than the memory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import logging
 import os
 import threading
@@ -34,6 +38,8 @@ _OPEN_AT_ONCE = 256
 _LAYERS_AHEAD = 4
 """That the system reads from disk while one is put in place."""
 _MOST_THREADS = 4
+_RUN_BYTES = 1 << 20
+"""Of a layer, so many are put in place together, which a core's own cache holds."""
 Keys = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -82,6 +88,7 @@ class _Open:
         self.reader, self.tier = context.__enter__()
         self.slots = torch.empty(0)
         self.window = slice(0)
+        """Of the segment's tokens, those that are loaded."""
         self.turn: Keys = _as_it_is
 
     def close(self, error: Exception | None = None) -> None:
@@ -91,6 +98,48 @@ class _Open:
             return
         with contextlib.suppress(type(error)):
             self._context.__exit__(type(error), error, error.__traceback__)
+
+
+class _Run:
+    """Segments of one tier, one behind the other, that are put in place together."""
+
+    def __init__(self, first: int, segments: Sequence[_Open]) -> None:
+        """Args: first: the position of the first one among all that are open."""
+        self.first, self.segments = first, segments
+        self.tier = segments[0].tier
+        self.ends = list(itertools.accumulate(len(segment.slots) for segment in segments))
+        """Of each segment's tokens in the run."""
+        self.slots = torch.cat([segment.slots for segment in segments])
+        self._shape = dataclasses.replace(segments[0].reader.shape, tokens=self.ends[-1])
+
+    def room(self, scratch: Scratch) -> torch.Tensor:
+        """(2, tokens, heads, head_dim) for a layer of all."""
+        raw = scratch.take(self._shape.layer_bytes)
+        return raw.view(self._shape.dtype).view(self._shape.sizes()[1:])
+
+
+def _runs(opened: Sequence[_Open]) -> list[_Run]:
+    runs: list[_Run] = []
+    start, size = 0, 0
+    for position, segment in enumerate(opened):
+        size += segment.reader.shape.layer_bytes
+        following = opened[position + 1] if position + 1 < len(opened) else None
+        if (
+            following is None
+            or following.tier != segment.tier
+            or size + following.reader.shape.layer_bytes > _RUN_BYTES
+        ):
+            runs.append(_Run(start, opened[start : position + 1]))
+            start, size = position + 1, 0
+    return runs
+
+
+class _Memory:
+    """Of a thread that loads."""
+
+    def __init__(self, pinned: bool) -> None:
+        self.read = Scratch(pinned)
+        self.joined = Scratch(pinned)
 
 
 class Loader:
@@ -109,7 +158,7 @@ class Loader:
         self._named = named
         self._rotation = rotation
         self._pool = ThreadPoolExecutor(threads, "memos-kv-layers", _unbind)
-        self._scratches = [Scratch(cache.device.type == "cuda") for _ in range(threads)]
+        self._memories = [_Memory(cache.device.type == "cuda") for _ in range(threads)]
 
     def load(self, load: Load, counts: Counter[str], progress: Progress | None = None) -> int:
         """Returns the token that was reached: `load.end`, unless something is damaged or missing.
@@ -149,7 +198,8 @@ class Loader:
             else:
                 segment.close()
         # This thread only waits: it may be one of those that the engine binds to a core.
-        workers = [self._pool.submit(self._work, opened, turn, s) for s in self._scratches]
+        runs = _runs(opened)
+        workers = [self._pool.submit(self._work, runs, turn, own) for own in self._memories]
         wait(workers)
         for worker in workers:
             worker.result()
@@ -189,30 +239,61 @@ class Loader:
             raise
         return segment
 
-    def _work(self, opened: Sequence[_Open], turn: _Turn, scratch: Scratch) -> None:
+    def _work(self, runs: Sequence[_Run], turn: _Turn, memory: _Memory) -> None:
         """Layers into their places, until none is left or none is wanted."""
         while (layer := turn.next_layer()) is not None:
-            for position, segment in enumerate(opened):
-                if position >= turn.whole:
+            for run in runs:
+                if run.first >= turn.whole:
                     break  # those before it are not touched by that
                 started = time.perf_counter()
                 try:
-                    self._place(segment, layer, scratch)
-                except (DamagedPayload, OSError) as error:
-                    log.warning("KV that could not be loaded is computed: %s", error)
-                    turn.fail(position, error)
+                    self._place(run, layer, turn, memory)
                 except Exception as error:
                     log.exception("KV that could not be loaded is computed")
-                    turn.fail(position, error)
-                turn.took(segment.tier, time.perf_counter() - started)
+                    turn.fail(run.first, error)
+                turn.took(run.tier, time.perf_counter() - started)
             turn.placed(layer)
 
-    def _place(self, segment: _Open, layer: int, scratch: Scratch) -> None:
+    def _place(self, run: _Run, layer: int, turn: _Turn, memory: _Memory) -> None:
+        """A layer of a run's segments, up to the first one that fails."""
+        alone = len(run.segments) == 1
+        joined = torch.empty(0) if alone else run.room(memory.joined)
+        tokens = 0
+        for position, segment in enumerate(run.segments, run.first):
+            if position >= turn.whole:
+                break
+            try:
+                found = self._read(segment, layer, memory.read)
+            except (DamagedPayload, OSError) as error:
+                log.warning("KV that could not be loaded is computed: %s", error)
+                turn.fail(position, error)
+                break
+            end = run.ends[position - run.first]
+            if alone:
+                joined = found
+            else:
+                joined[:, tokens:end] = found
+            tokens = end
+        if tokens:
+            self._write(run, layer, joined[:, :tokens])
+
+    def _read(self, segment: _Open, layer: int, scratch: Scratch) -> torch.Tensor:
+        """(2, tokens, heads, head_dim), what is loaded of it. Raises DamagedPayload or OSError."""
         if segment.tier == "disk":
             segment.reader.will_need(layer + _LAYERS_AHEAD)
-        k, v = segment.reader.layer(layer, scratch)
-        keys = k[segment.window].to(self._cache.device, non_blocking=True)
-        self._cache.write(layer, segment.slots, segment.turn(keys), v[segment.window])
+        return segment.reader.layer(layer, scratch)[:, segment.window]
+
+    def _write(self, run: _Run, layer: int, joined: torch.Tensor) -> None:
+        """Args: joined: (2, tokens, heads, head_dim), of the run's first segments."""
+        keys = joined[0].to(self._cache.device, non_blocking=True)
+        start, tokens = 0, len(keys)
+        for segment, end in zip(run.segments, run.ends, strict=True):
+            if len(run.segments) == 1:
+                keys = segment.turn(keys)
+            elif segment.turn is not _as_it_is and end <= tokens:
+                keys[start:end] = segment.turn(keys[start:end])
+            start = end
+        self._cache.write(layer, run.slots[:tokens], keys, joined[1])
         self.wait_for_device()  # before the memory is used for the next one
 
     def _count(self, load: Load, segment: _Open, counts: Counter[str]) -> None:

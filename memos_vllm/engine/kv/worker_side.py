@@ -53,10 +53,11 @@ class WorkerSide(Reports):
         self._step = _Step()
         # On a device, attention may be part of a recorded graph, which asks for nothing.
         self._overlaps = cache.device.type == "cpu"
-        # A device copies by itself; and what is loaded beside other requests leaves them the cores.
-        threads = loading_threads() if self._overlaps else 1
-        self._at_once = Loader(store, cache, self._named, rotation, threads)
-        self._beside = Loader(store, cache, self._named, rotation)
+        # What is loaded beside other requests leaves them the cores. A device copies by itself: one
+        # thread reads while another one's layer is on its way.
+        at_once, beside = (loading_threads(), 1) if self._overlaps else (2, 2)
+        self._at_once = Loader(store, cache, self._named, rotation, at_once)
+        self._beside = Loader(store, cache, self._named, rotation, beside)
         self._saving = Scratch(cache.device.type == "cuda")
         self._saver.submit(self._first_look)
 
