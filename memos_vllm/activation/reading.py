@@ -13,6 +13,8 @@ import ctypes
 import errno
 import mmap
 import os
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.EFAULT)
 _CACHED = 0.5
 """Of a file's pages: so many in the system's cache are worth copying the rest through it, too."""
 _LOOKED_AT = 1 << 20
+_RATE_CHUNK = 1 << 20
+_RATE_CHUNKS = 16
 _SHORT = "the file is shorter than its header says"
 _mincore: Any = ctypes.CDLL(None, use_errno=True).mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
@@ -137,6 +141,22 @@ def cached_share(file: int, size: int) -> float:
         finally:
             del first  # or the mapping could not be closed
     return 1.0 if failed else sum(page & 1 for page in known) / len(known)
+
+
+def read_rate(folder: Path) -> tuple[int, float]:
+    """(bytes, seconds) of reading from a folder, past the system's cache of files. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = Scratch()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as file:
+        file.write(os.urandom(_RATE_CHUNK) * _RATE_CHUNKS)
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        started = time.perf_counter()
+        with FileBytes(Path(file.name), past_cache=True) as again:
+            for i in range(_RATE_CHUNKS):
+                again.read(i * _RATE_CHUNK, _RATE_CHUNK, scratch)
+        return _RATE_CHUNK * _RATE_CHUNKS, time.perf_counter() - started
 
 
 def plain(raw: torch.Tensor) -> memoryview:

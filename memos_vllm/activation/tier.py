@@ -12,13 +12,11 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from memos_vllm.activation.reading import FileBytes, Scratch
 from memos_vllm.activation.wiping import SUFFIX, leftovers, wipe
 
 log = logging.getLogger(__name__)
@@ -27,8 +25,6 @@ _STALE_TMP_SECONDS = 600.0
 _HIT_SECONDS = 600.0
 """A segment that was used twice as often outlives one that was used this much later."""
 _LOW_WATER = 0.9
-_RATE_CHUNK = 1 << 20
-_RATE_CHUNKS = 16
 _LEFT_FREE = 64 << 20
 """Bytes that are left to others, however much `max_bytes` allows."""
 
@@ -118,21 +114,6 @@ class Tier:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._rescan(_RESCAN_SECONDS)
         return self._missing(size, int(_LOW_WATER * self.max_bytes)) <= 0
-
-    def read_rate(self) -> tuple[int, float]:
-        """(bytes, seconds) of reading from here, past the system's cache of files. Raises OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", suffix=".tmp") as file:
-            file.write(os.urandom(_RATE_CHUNK) * _RATE_CHUNKS)
-            file.flush()
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            scratch = Scratch()
-            started = time.perf_counter()
-            with FileBytes(Path(file.name), past_cache=True) as again:
-                for i in range(_RATE_CHUNKS):
-                    again.read(i * _RATE_CHUNK, _RATE_CHUNK, scratch)
-            return _RATE_CHUNK * _RATE_CHUNKS, time.perf_counter() - started
 
     def names(self) -> Iterator[tuple[str, os.stat_result]]:
         """Every segment that is here, with its file's status."""

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from memos_vllm.activation import files
+from memos_vllm.activation.reading import read_rate
 from memos_vllm.activation.wiping import SUFFIX
 from tests.unit.test_kv_files import layers_of
 from tests.unit.test_kv_store import FILE_BYTES, SHAPE, keep, kept_in, named, open_keeper, read
@@ -135,7 +136,7 @@ def test_every_segment_of_a_large_index_is_named_once(small):
 
 
 def test_how_fast_a_tier_reads_is_measured_and_leaves_nothing(small, tmp_path):
-    size, seconds = small.disk.read_rate()
+    size, seconds = read_rate(small.disk.folder)
     assert size >= 1 << 20
     assert seconds > 0
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from memos_vllm.activation.keeper import SegmentKeeper
-from memos_vllm.activation.reading import Scratch
+from memos_vllm.activation.reading import Scratch, read_rate
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
@@ -141,7 +141,7 @@ class WorkerSide(Reports):
     def _first_look(self) -> None:
         for tier in self._store.tiers():
             with contextlib.suppress(OSError):
-                size, seconds = tier.read_rate()
+                size, seconds = read_rate(tier.folder)
                 tokens = size / self._cache.shape(1).bytes
                 self._count(f"read_tokens_{tier.name}", tokens)
                 self._count(f"read_seconds_{tier.name}", seconds)
