@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
 
+from memos_vllm.activation.reading import forget_pages
 from memos_vllm.activation.wiping import SUFFIX
 from tests.engine.harness import MODEL, Server
 
@@ -145,7 +144,7 @@ class Bench:
         for path in self.server.home.parent.glob(f"memos-kv-*/**/*{SUFFIX}"):
             path.unlink()
         for path in (self.server.home / "kv" / "segments").rglob(f"*{SUFFIX}"):
-            _forget_pages(path)
+            forget_pages(path)
 
     @staticmethod
     def _body(person: str, question: str, cubes: Sequence[str], kv: str) -> dict[str, Any]:
@@ -181,12 +180,3 @@ def first_event(http: httpx.Client, body: dict[str, Any]) -> tuple[float, int]:
             usage = json.loads(line[6:]).get("usage") or {}
             cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or cached
     return first, cached
-
-
-def _forget_pages(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fdatasync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)

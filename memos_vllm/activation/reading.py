@@ -143,6 +143,16 @@ def cached_share(file: int, size: int) -> float:
     return 1.0 if failed else sum(page & 1 for page in known) / len(known)
 
 
+def forget_pages(path: Path) -> None:
+    """Have the system drop a file from its cache, so that it is read from the disk. Raises OSError."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
+
+
 def read_rate(folder: Path) -> tuple[int, float]:
     """(bytes, seconds) of reading from a folder, past the system's cache of files. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -150,10 +160,10 @@ def read_rate(folder: Path) -> tuple[int, float]:
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as file:
         file.write(os.urandom(_RATE_CHUNK) * _RATE_CHUNKS)
         file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        path = Path(file.name)
+        forget_pages(path)
         started = time.perf_counter()
-        with FileBytes(Path(file.name), past_cache=True) as again:
+        with FileBytes(path, past_cache=True) as again:
             for i in range(_RATE_CHUNKS):
                 again.read(i * _RATE_CHUNK, _RATE_CHUNK, scratch)
         return _RATE_CHUNK * _RATE_CHUNKS, time.perf_counter() - started

@@ -14,6 +14,7 @@ import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiKVConnectorStats
 
 from memos_vllm.activation.files import Shape
+from memos_vllm.activation.reading import FileBytes, forget_pages
 from memos_vllm.activation.store import SegmentName
 from memos_vllm.activation.wiping import SUFFIX
 from memos_vllm.engine.kv.connector import MemosConnector
@@ -23,6 +24,7 @@ from memos_vllm.engine.kv.rates import Rates
 from memos_vllm.engine.kv.stats import KVStats
 from memos_vllm.engine.kv.worker_side import WorkerSide
 from tests.unit.test_kv_files import layers_of
+from tests.unit.test_kv_reading import share
 from tests.unit.test_kv_store import open_keeper
 
 LAYERS, TOKENS, BLOCK = 3, 16, 4
@@ -161,6 +163,22 @@ def test_keys_that_move_are_turned_each_by_its_own_way(keeper, cache, together):
     assert torch.equal(cache.kv[:, :, 3:45], expected[:, :, 3:45])
     assert not cache.kv[:, :, 45:].any()
     loader.close()
+
+
+def test_what_lies_on_disk_is_read_past_the_system_s_cache(keeper, cache):
+    paths = [keeper.disk.path(str(piece.name)) for piece in pieces_of(3)]
+    for path in paths:
+        forget_pages(path)
+    if any(share(path) for path in paths):
+        pytest.skip("this file system keeps files in memory")
+    with FileBytes(paths[0], past_cache=True) as file:
+        if file._direct is None:
+            pytest.skip("this file system is always read through the system's cache")
+    loader = Loader(keeper, cache, lambda piece: piece.name, None)
+    assert loader.load(load_of(3), Counter()) == 3 * TOKENS
+    loader.close()
+    assert torch.equal(cache.kv[:, :, :48], kept(3))
+    assert [share(path) for path in paths] == [0, 0, 0]
 
 
 def test_small_segments_of_one_tier_come_together(keeper, cache, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memos_vllm.activation import reading
-from memos_vllm.activation.reading import FileBytes, Scratch, cached_share, plain
+from memos_vllm.activation.reading import FileBytes, Scratch, cached_share, forget_pages, plain
 from memos_vllm.errors import DamagedPayload
 
 SIZE = 3 * 4096 + 1234
@@ -28,12 +28,7 @@ def path(tmp_path_factory) -> Path:
 
 def uncached(path: Path) -> Path:
     """A file whose pages the system was told to forget."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
+    forget_pages(path)
     return path
 
 
