@@ -12,9 +12,9 @@ from memos_vllm import metrics
 from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.model import Item
 from memos_vllm.errors import DamagedPayload, NotFound
+from memos_vllm.prompt.quoting import Escape
 from memos_vllm.reader.fine import Extraction, read_fine
-from memos_vllm.reader.quoting import Escape
-from memos_vllm.reader.writing import Writer
+from memos_vllm.writer.base import Writer
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

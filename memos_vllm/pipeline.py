@@ -30,8 +30,8 @@ from memos_vllm.errors import (
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.operator.search import Found
 from memos_vllm.options import MemoryOptions
+from memos_vllm.prompt.messages import Message
 from memos_vllm.reader import times
-from memos_vllm.reader.messages import Message
 from memos_vllm.reader.query import MemoryQuery, read_query
 from memos_vllm.reader.rewrite import Rewriter
 from memos_vllm.reader.turns import turn_body

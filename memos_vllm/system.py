@@ -15,7 +15,7 @@ from typing import Protocol
 from memos_vllm.activation.quality import Quality
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.adapters.packed import Adapter, read_upload, upload_of_file
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import (
     CubePatch,

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from memos_vllm.config import Config, load_config
+from memos_vllm.config.load import load_config
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role

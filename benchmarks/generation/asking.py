@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from openai import OpenAI
 
 from benchmarks.generation.dataset import History
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import PersonId
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role

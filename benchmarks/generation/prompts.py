@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.generation.dataset import LETTERS, Question, Turn
-from memos_vllm.scheduler import render
+from memos_vllm.prompt import layout
 
 GREETING: list[dict[str, Any]] = [{"role": "user", "content": "Hello, how are you today?"}]
 # No date as an example: a small model gives it as its answer, and one of the history's own would be right.
@@ -33,7 +33,7 @@ def messages(question: Question, given: Sequence[Turn] = ()) -> list[dict[str, A
         {"role": "system", "content": _instructions(question)},
         {"role": "user", "content": question.text},
     ]
-    return render.place(asked, [], [quoted(turn) for turn in given])
+    return layout.place(asked, [], [quoted(turn) for turn in given])
 
 
 def max_tokens(question: Question) -> int:
@@ -44,7 +44,7 @@ def max_tokens(question: Question) -> int:
 
 
 def quoted(turn: Turn) -> str:
-    return render.quote_item(turn.item(), lambda text: text)
+    return layout.quote_item(turn.item(), lambda text: text)
 
 
 def _instructions(question: Question) -> str:

@@ -24,17 +24,17 @@ from typing import Any
 
 from benchmarks.hygiene.turns import Asked, Person, people
 from benchmarks.record import Record, output_arguments
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import PersonId, TenantId, now_us
 from memos_vllm.cube.model import Item
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.operator.search import Found
+from memos_vllm.prompt.layout import quote_item
 from memos_vllm.reader.query import read_text
 from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
-from memos_vllm.scheduler.render import quote_item
 from memos_vllm.system import MemorySystem
 
 TOP_K = 8

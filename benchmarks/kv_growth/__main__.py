@@ -23,7 +23,7 @@ from memos_vllm.activation.files import Shape
 from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import Namer, SegmentName
-from memos_vllm.config import KVConfig
+from memos_vllm.config.tree import KVConfig
 
 SIZES = (10, 1_000, 100_000)
 TOKENS, SEGMENTS = 512, 8

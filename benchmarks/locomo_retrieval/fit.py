@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
+from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.operator.fusion import CHANNELS, LIFTS, Signals, channel_mean, session_scores
-from memos_vllm.settings_retrieval import RetrievalWeights
 
 NAMES = (*CHANNELS, "session_prior", *LIFTS)
 _HARDEST = 100

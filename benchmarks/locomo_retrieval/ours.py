@@ -15,13 +15,13 @@ import numpy as np
 from benchmarks.locomo_retrieval.dataset import Conversation, Question, Turn
 from benchmarks.locomo_retrieval.fit import Example
 from benchmarks.locomo_retrieval.metrics import distinct
-from memos_vllm.config import Config, EmbedderConfig
+from memos_vllm.config.retrieval import RetrievalWeights
+from memos_vllm.config.tree import Config, EmbedderConfig
 from memos_vllm.cube.ids import PersonId
 from memos_vllm.cube.model import ExplicitPayload, Item, ItemType, NewCube, NewMeta
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.operator.encoder import Vectors
 from memos_vllm.operator.fusion import fuse
-from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.system import MemorySystem
 
 TIMED_TOP_K = 20

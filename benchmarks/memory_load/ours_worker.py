@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from memos_vllm.api.app import create_app
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.system import MemorySystem
 
 

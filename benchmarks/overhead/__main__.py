@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 
 from benchmarks.record import Record, output_arguments
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import MODEL, Server

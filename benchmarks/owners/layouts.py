@@ -13,7 +13,7 @@ from chromadb.api.client import Client
 from chromadb.config import Settings, System
 from chromadb.errors import ChromaError
 
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.operator.chroma import VIEWS, VectorIndex, View

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.recall.facts import FactCube
 from memos_vllm.adapters.packed import Adapter, unpack
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import TenantId
 from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
 from memos_vllm.demo.embedder import demo_embedder_path

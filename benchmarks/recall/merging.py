@@ -21,12 +21,12 @@ from memos_vllm.adapters.folders import AdapterFolders
 from memos_vllm.adapters.merge import merge
 from memos_vllm.adapters.packed import Adapter
 from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
-from memos_vllm.reader.writing import Ask
 from memos_vllm.system import MemorySystem
 from memos_vllm.training.order import Recipe
 from memos_vllm.training.study import is_right, told
 from memos_vllm.training.weights import Weights
 from memos_vllm.transforms.wishes import Distill
+from memos_vllm.writer.base import Ask
 
 MERGED = 3
 MENDING_EPOCHS = 3

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from memos_vllm.config import KVConfig
+from memos_vllm.config.tree import KVConfig
 
 _BATCH = 1000
 _LOCKED_SECONDS = 10.0

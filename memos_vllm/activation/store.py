@@ -35,7 +35,7 @@ from memos_vllm.activation.remote import RemoteKV
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.tombstones import Tombstones, short
 from memos_vllm.activation.wiping import SUFFIX, wipe
-from memos_vllm.config import KVConfig
+from memos_vllm.config.tree import KVConfig
 
 _MARK_SECONDS = 86_400.0
 

@@ -14,10 +14,10 @@ from urllib.parse import unquote
 
 from memos_vllm import metrics
 from memos_vllm.api.access import Need, need_of
-from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.api.identity import Authenticator, bearer, local_principal
-from memos_vllm.config import GovernanceConfig
+from memos_vllm.config.tree import GovernanceConfig
 from memos_vllm.errors import Forbidden, MemosError, Unauthorized, envelope
+from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal, Role
 
 Scope = MutableMapping[str, Any]

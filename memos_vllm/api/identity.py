@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from memos_vllm.config import GovernanceConfig
+from memos_vllm.config.tree import GovernanceConfig
 from memos_vllm.errors import Forbidden, Unauthorized, VaultUnavailable
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.governance.secrets import digest

@@ -21,7 +21,7 @@ from memos_vllm.cli.serve import (
     PLUGINS_VARIABLE,
     installed_vllm,
 )
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.errors import ConfigError, MemosError
 
 if TYPE_CHECKING:

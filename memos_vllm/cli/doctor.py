@@ -19,7 +19,8 @@ from memos_vllm.cli.checks import (
 )
 from memos_vllm.cli.terminal import print_json, printable, stdout
 from memos_vllm.cli.vault import ConfigOption, JsonOption, build
-from memos_vllm.config import Config, load_config
+from memos_vllm.config.load import load_config
+from memos_vllm.config.tree import Config
 
 _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "broken": "bold red"}
 

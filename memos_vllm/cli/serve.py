@@ -22,7 +22,8 @@ import typer
 from memos_vllm.api.identity import is_loopback
 from memos_vllm.cli.terminal import say
 from memos_vllm.cli.vault import ConfigOption, opened
-from memos_vllm.config import CONFIG_VARIABLE, ServeConfig, load_config
+from memos_vllm.config.load import CONFIG_VARIABLE, load_config
+from memos_vllm.config.tree import ServeConfig
 from memos_vllm.errors import ConfigError
 
 PLUGIN = "memos"

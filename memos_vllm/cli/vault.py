@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memos_vllm.cli.terminal import say
-from memos_vllm.config import Config, load_config
+from memos_vllm.config.load import load_config
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import SHARED, TenantId
 from memos_vllm.errors import ConfigError, Conflict
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role

@@ -25,10 +25,10 @@ from memos_vllm.adapters.folders import (
 )
 from memos_vllm.adapters.packed import Adapter, Shapes, check_fits
 from memos_vllm.adapters.uses import Uses
-from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.cube.ids import CubeId, TenantId
 from memos_vllm.engine.merging import Merging
 from memos_vllm.errors import AdapterUnavailable, Conflict, Unprocessable
+from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import AdapterCube

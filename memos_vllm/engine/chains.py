@@ -18,10 +18,10 @@ from memos_vllm.activation.chain import (
 )
 from memos_vllm.activation.orders import Conversation, Orders, Source
 from memos_vllm.activation.people import SharedPrompts
-from memos_vllm.config import KVConfig
+from memos_vllm.config.tree import KVConfig
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
-from memos_vllm.scheduler import render
+from memos_vllm.prompt import layout
 from memos_vllm.scheduler.plan import KVPlan, KVSegment, PlanEntry
 from memos_vllm.scheduler.scheduler import Draft
 from memos_vllm.vault.views import AdapterCube
@@ -148,7 +148,7 @@ class ChainPlanner:
         problem = None
         if draft is not None and (stable := draft.stable()):
             parts = [Part(c.entry.cube, f"{c.text}\n") for c in stable]
-            found = locate(prompt.text, prompt.tokens, render.OPENING, parts, self._encode)
+            found = locate(prompt.text, prompt.tokens, layout.OPENING, parts, self._encode)
             problem = found.problem
             scope = self._head_scope(principal, prompt, found.text_start)
             if found.head:
@@ -200,7 +200,7 @@ class ChainPlanner:
     def declare(self, principal: Principal, draft: Draft, prompt: Prompt) -> None:
         """Whoever may speak for the tenant says that what stands before memory is the tenant's own."""
         parts = [Part(c.entry.cube, f"{c.text}\n") for c in draft.stable()]
-        found = locate(prompt.text, prompt.tokens, render.OPENING, parts, self._encode)
+        found = locate(prompt.text, prompt.tokens, layout.OPENING, parts, self._encode)
         tenant = self._scopes.tenant(principal, prompt.client_salt)
         self._prompts.declare(tenant, prompt.text[: found.text_start])
 

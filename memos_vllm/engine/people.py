@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.engine.adapters import NAMED_MODEL, EngineAdapters
 from memos_vllm.engine.salting import ADAPTER
 from memos_vllm.errors import BadRequest, NotFound, Unprocessable
+from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault.views import AdapterCube
 

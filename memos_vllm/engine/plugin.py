@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from memos_vllm import __version__
 from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.engine import people, salting
 from memos_vllm.engine.activator import EngineActivator
 from memos_vllm.engine.adapters import EngineAdapters, EngineModel
@@ -31,13 +31,13 @@ from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.extract import Extractor
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.pipeline import Pipeline
-from memos_vllm.reader.remote import OpenAIWriter
 from memos_vllm.reader.rewrite import Rewriter
-from memos_vllm.reader.writing import Writer
 from memos_vllm.remember import READ, Rememberer
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.run import Workshop
 from memos_vllm.transforms.worker import TransformWorker
+from memos_vllm.writer.base import Writer
+from memos_vllm.writer.openai import OpenAIWriter
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
 from memos_vllm.activation.orders import FIELD
-from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.cube.ids import TenantId
 from memos_vllm.errors import NotBuilt
+from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.salt import cache_salt
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.engine import people
 from memos_vllm.engine.adapters import EngineAdapters
 from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt, Writes
@@ -23,11 +22,12 @@ from memos_vllm.engine.prefetch import Prefetcher
 from memos_vllm.engine.promoter import Head, Promoter
 from memos_vllm.engine.salting import ADAPTER, FRESH_SALT, KV_ORDERS, WATCHER
 from memos_vllm.engine.stream import StreamWatch, pass_through
+from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.options import read_options
 from memos_vllm.pipeline import Chat, Pipeline
-from memos_vllm.reader.messages import SYSTEM_ROLES, text_of
+from memos_vllm.prompt.layout import CLOSING, control_string_breaker
+from memos_vllm.prompt.messages import SYSTEM_ROLES, text_of
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
-from memos_vllm.scheduler.render import CLOSING, control_string_breaker
 from memos_vllm.scheduler.scheduler import Tokenizer
 
 _TURN: ContextVar[_Turn | None] = ContextVar("memos_turn", default=None)

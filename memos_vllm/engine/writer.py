@@ -14,7 +14,7 @@ from typing import Any
 
 from memos_vllm.engine.salting import BACKGROUND, InFlight
 from memos_vllm.errors import Unavailable
-from memos_vllm.reader.writing import Ask
+from memos_vllm.writer.base import Ask
 
 _AT_ONCE = 8
 _LONGEST_WAIT_SECONDS = 30.0
@@ -23,7 +23,7 @@ _ANSWER_SECONDS = 600.0
 
 
 class EngineWriter:
-    """Implements `reader.writing.Writer`; called from a thread that is not the loop's."""
+    """Implements `writer.base.Writer`; called from a thread that is not the loop's."""
 
     def __init__(
         self, engine_client: Any, tokenizer: Any, people: InFlight, loop: asyncio.AbstractEventLoop

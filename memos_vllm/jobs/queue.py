@@ -16,7 +16,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowSerializationFormat
 from dbos import error as dbos_error
 from sqlalchemy.exc import SQLAlchemyError
 
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.errors import VaultUnavailable
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from chromadb.api.client import Client
 from chromadb.config import Settings, System
 from chromadb.errors import ChromaError, NotFoundError
 
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.errors import ConfigError, IndexUnavailable
 from memos_vllm.operator.encoder import Vectors
 from memos_vllm.vault.items import Owner

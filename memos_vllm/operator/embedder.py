@@ -16,7 +16,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from memos_vllm.config import EmbedderConfig
+from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.operator.encoder import Encoder, TextEncoder, Vectors
 from memos_vllm.operator.encoder_process import EncoderProcess

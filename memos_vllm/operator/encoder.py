@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from memos_vllm.config import EmbedderConfig
+from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
 
 Vectors = npt.NDArray[np.float32]

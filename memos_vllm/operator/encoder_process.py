@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from memos_vllm.config import EmbedderConfig
+from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.operator.encoder import Encoder, Vectors
 

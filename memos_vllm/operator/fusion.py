@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.operator.english import asks_when, named_time
 from memos_vllm.operator.lexical import OwnerIndex
 from memos_vllm.operator.words import Integers, Scores
-from memos_vllm.settings_retrieval import RetrievalWeights
 
 CHANNELS = (
     *("lexical_turn", "lexical_window", "dense_turn", "dense_window"),

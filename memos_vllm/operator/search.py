@@ -11,6 +11,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.principal import Principal
@@ -20,7 +21,6 @@ from memos_vllm.operator.fusion import Signals, fuse, signals_of, without_names
 from memos_vllm.operator.lexical import LexicalCache, OwnerIndex
 from memos_vllm.operator.vectors import VectorCache
 from memos_vllm.operator.words import Scores, tokenize
-from memos_vllm.settings_retrieval import RetrievalConfig
 from memos_vllm.vault.items import Owner
 from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memos_vllm.reader.messages import Message, text_of
-from memos_vllm.reader.quoting import quoted
+from memos_vllm.prompt.messages import Message, text_of
+from memos_vllm.prompt.quoting import quoted
 
 _LONGEST_NAME, _LONGEST_ARGUMENTS, _LONGEST_RESULT = 100, 1000, 2000  # characters
 _MOST = 32

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from memos_vllm.config import PromptConfig
+from memos_vllm.config.tree import PromptConfig
 from memos_vllm.cube.model import Item, Placement
 from memos_vllm.operator.search import Found
-from memos_vllm.reader.messages import Message, text_of
-from memos_vllm.reader.quoting import Escape
-from memos_vllm.scheduler import render
+from memos_vllm.prompt import layout
+from memos_vllm.prompt.messages import Message, text_of
+from memos_vllm.prompt.quoting import Escape
 from memos_vllm.scheduler.plan import Budget, MemoryPlan, PlanEntry
 from memos_vllm.vault.views import StableCube
 
@@ -52,7 +52,7 @@ class Draft:
     candidates: list[Candidate]
 
     def place(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        return render.place(
+        return layout.place(
             messages, self._texts(Placement.STABLE), self._texts(Placement.RETRIEVED)
         )
 
@@ -63,7 +63,7 @@ class Draft:
     def retrieved_block(self) -> str | None:
         """The text in front of the last user message."""
         texts = self._texts(Placement.RETRIEVED)
-        return render.block(texts) if texts else None
+        return layout.block(texts) if texts else None
 
     def give_way(self, tokens: int, reason: str) -> None:
         """Reject used candidates, lowest value first, until `tokens` are free (or all are gone)."""
@@ -125,7 +125,7 @@ class MemScheduler:
             found: search results, best first.
             further: what came after them; only explained.
         """
-        framing = tokenizer.count(render.block([]))
+        framing = tokenizer.count(layout.block([]))
         candidates: list[Candidate] = []
         said = [_normal(text_of(message)) for message in messages]
         whole: set[str] = set()
@@ -189,7 +189,7 @@ def _reject(candidate: Candidate, reason: str) -> None:
 def _stable_candidate(
     cube: StableCube, position: int, is_named: bool, tokenizer: Tokenizer
 ) -> Candidate:
-    text = render.quote_cube(cube.name, cube.items, tokenizer.escape)
+    text = layout.quote_cube(cube.name, cube.items, tokenizer.escape)
     entry = PlanEntry(
         cube=cube.cube_id,
         version=cube.version,
@@ -206,7 +206,7 @@ def _stable_candidate(
 def _retrieved_candidate(result: Found, tokenizer: Tokenizer) -> Candidate:
     recalled = result.recalled
     item: Item = recalled.item
-    text = render.quote_item(item, tokenizer.escape, result.over)
+    text = layout.quote_item(item, tokenizer.escape, result.over)
     entry = _retrieved_entry(result)
     entry.tokens = tokenizer.count(text + "\n")
     moment = item.time or _BEGINNING

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from memos_vllm.reader.words import is_like, names_in, sentences
-from memos_vllm.reader.writing import Ask
+from memos_vllm.prompt.words import is_like, names_in, sentences
 from memos_vllm.training.order import Decoding
 from memos_vllm.training.study import ABOUT
 from memos_vllm.training.weights import Weights
+from memos_vllm.writer.base import Ask
 
 _GENERAL = ("What do you remember?", "Tell me something that you know.")
 _ROUNDS = 3

@@ -20,8 +20,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from memos_vllm.errors import BadRequest, MemosError
-from memos_vllm.reader.writing import Message
-from memos_vllm.scheduler.render import place
+from memos_vllm.prompt.layout import place
 from memos_vllm.training.decode import decode
 from memos_vllm.training.exam import forgetting, recall, verdict
 from memos_vllm.training.order import JobFolder, Order, Progress, Report, write_json
@@ -29,6 +28,7 @@ from memos_vllm.training.student import Student
 from memos_vllm.training.study import Lesson, Lessons, study, told
 from memos_vllm.training.targets import teach
 from memos_vllm.training.weights import Answered, KeptContext, Weights
+from memos_vllm.writer.base import Message
 
 log = logging.getLogger(__name__)
 _SAY_SECONDS = 0.5

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from memos_vllm.errors import BadRequest
-from memos_vllm.reader.writing import Ask, Message
-from memos_vllm.scheduler.render import control_string_breaker
+from memos_vllm.prompt.layout import control_string_breaker
 from memos_vllm.training.schema import Schemas
+from memos_vllm.writer.base import Ask, Message
 
 log = logging.getLogger(__name__)
 _SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling")

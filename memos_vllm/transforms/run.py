@@ -38,8 +38,7 @@ from memos_vllm.errors import (
     Unprocessable,
 )
 from memos_vllm.governance.principal import Principal
-from memos_vllm.reader.quoting import Escape
-from memos_vllm.reader.writing import Writer
+from memos_vllm.prompt.quoting import Escape
 from memos_vllm.system import MemorySystem
 from memos_vllm.training.child import Child
 from memos_vllm.training.order import (
@@ -59,6 +58,7 @@ from memos_vllm.transforms.submit import DISTILL, RECOVER
 from memos_vllm.transforms.wishes import Decode, Distill, Recover
 from memos_vllm.vault.transforms import JobIsGone, JobState, Transform
 from memos_vllm.vault.vault import MemVault
+from memos_vllm.writer.base import Writer
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5

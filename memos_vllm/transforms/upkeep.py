@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import ConfigError
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from memos_vllm.config import DatabaseConfig
+from memos_vllm.config.tree import DatabaseConfig
 from memos_vllm.errors import ConfigError, VaultUnavailable
 from memos_vllm.vault.tables import SettingRow
 

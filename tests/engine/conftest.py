@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import Server

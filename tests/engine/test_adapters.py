@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.cube.model import NewCube, NewMeta, ParametricPayload, Placement
 from memos_vllm.governance.principal import Principal, Role

@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import MODEL, Server, chat, free_port, wait_for

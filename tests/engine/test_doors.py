@@ -7,7 +7,7 @@ import re
 import pytest
 
 from memos_vllm.api.access import Need, need_of
-from memos_vllm.config import OPEN_ROUTES
+from memos_vllm.config.tree import OPEN_ROUTES
 from tests.engine.harness import MODEL, Server, chat
 
 _ROUTE = re.compile(r"Route: (\S+), Methods: ([A-Z, ]+)")
@@ -85,7 +85,7 @@ def test_an_x_api_key_header_works_as_well(server, keys):
 def test_a_revoked_key_stops_working(server, homes):
     import time
 
-    from memos_vllm.config import load_config
+    from memos_vllm.config.load import load_config
     from memos_vllm.governance.principal import Role
     from memos_vllm.system import MemorySystem
 

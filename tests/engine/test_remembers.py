@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import Server, chat, wait_for

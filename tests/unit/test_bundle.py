@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.model import (
     Access,
     CubePatch,

@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from memos_vllm.cli.keys import parse_duration
 from memos_vllm.cli.main import app
 from memos_vllm.cli.terminal import printable
-from memos_vllm.config import Config, load_config
+from memos_vllm.config.load import load_config
+from memos_vllm.config.tree import Config
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import BadRequest
 from memos_vllm.operator.chroma import VectorIndex

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memos_vllm.cli.main import app
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 
 ROOT = Path(__file__).parents[2]
 

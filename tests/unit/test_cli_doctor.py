@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from memos_vllm.cli import checks
 from memos_vllm.cli.main import app
-from memos_vllm.config import Config, ServeConfig, load_config
+from memos_vllm.config.load import load_config
+from memos_vllm.config.tree import Config, ServeConfig
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.operator.chroma import VectorIndex
 from memos_vllm.system import MemorySystem

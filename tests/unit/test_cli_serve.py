@@ -23,7 +23,8 @@ from memos_vllm.cli.serve import (
     server_command,
     split_arguments,
 )
-from memos_vllm.config import ServeConfig, load_config
+from memos_vllm.config.load import load_config
+from memos_vllm.config.tree import ServeConfig
 from memos_vllm.errors import ConfigError
 from memos_vllm.system import MemorySystem
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from memos_vllm.adapters.folders import AdapterFolders
 from memos_vllm.adapters.packed import read_upload
 from memos_vllm.cli.main import app
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.cube.model import CubePatch, Item, State
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import ConfigError, NotFound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from memos_vllm.api.app import create_app
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ import pytest
 
 from memos_vllm.api.access import Need, need_of
 from memos_vllm.api.identity import LOCAL, Authenticator, bearer, is_loopback, local_principal
-from memos_vllm.config import OPEN_ROUTES, GovernanceConfig
+from memos_vllm.config.tree import OPEN_ROUTES, GovernanceConfig
 from memos_vllm.errors import BadRequest, Forbidden, Unauthorized, VaultUnavailable
 from memos_vllm.governance import secrets
 from memos_vllm.governance.principal import Role

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from memos_vllm.config import EmbedderConfig
+from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.operator.embedder import Embedder
 from memos_vllm.operator.encoder import Encoder
@@ -193,7 +193,7 @@ def test_it_ends_with_who_holds_it(tmp_path):
     """Closed, it is gone; and it does not outlive a server that was killed."""
     script = f"""
 import os, signal
-from memos_vllm.config import EmbedderConfig
+from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.operator.encoder_process import EncoderProcess
 held = EncoderProcess(EmbedderConfig(model={config(tmp_path).model!r}))
 held.count_tokens("warm")

@@ -10,12 +10,12 @@ import pytest
 from fastapi import FastAPI
 
 from memos_vllm.api.app import attach
-from memos_vllm.api.context import PRINCIPAL
 from memos_vllm.api.identity import Authenticator
 from memos_vllm.engine import people, salting
 from memos_vllm.engine.general import register
 from memos_vllm.engine.stream import StreamWatch, pass_through
 from memos_vllm.errors import BadRequest, NotBuilt
+from memos_vllm.governance.current import PRINCIPAL
 from tests.conftest import principal
 
 SALTER = salting.Salter(b"s" * 32, "person", False)

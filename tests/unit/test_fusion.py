@@ -10,13 +10,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.cube.ids import to_us
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta, State
 from memos_vllm.operator import lexical
 from memos_vllm.operator.fusion import fuse, min_max, session_scores, signals_of, without_names
 from memos_vllm.operator.lexical import LexicalCache, OwnerIndex, Part
 from memos_vllm.operator.words import tokenize
-from memos_vllm.settings_retrieval import RetrievalWeights
 from memos_vllm.vault.items import IndexedItem, PartKey
 from tests.conftest import principal
 

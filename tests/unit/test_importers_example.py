@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from memos_vllm.api.app import create_app
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.importers.locomo import read_conversations
 from memos_vllm.operator.chroma import VectorIndex
 from memos_vllm.system import MemorySystem

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memos_vllm.config import Config
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.model import CubePatch, State
 from memos_vllm.errors import ConfigError
 from memos_vllm.governance.principal import Role

@@ -25,7 +25,7 @@ from memos_vllm.activation.chain import (
     special_position,
 )
 from memos_vllm.activation.orders import Conversation, Orders, Source, read_orders
-from memos_vllm.scheduler.render import CLOSING, OPENING
+from memos_vllm.prompt.layout import CLOSING, OPENING
 
 MODEL = bytes(range(32))
 TOKENS = list(range(100, 148))

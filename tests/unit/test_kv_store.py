@@ -19,7 +19,7 @@ from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.activation.wiping import SUFFIX
-from memos_vllm.config import KVConfig
+from memos_vllm.config.tree import KVConfig
 from memos_vllm.errors import DamagedPayload
 from memos_vllm.governance.scope import Scopes
 from tests.conftest import principal

@@ -12,7 +12,7 @@ from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.orders import Conversation, Orders, Source
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tombstones import short
-from memos_vllm.config import KVConfig
+from memos_vllm.config.tree import KVConfig
 
 pytest.importorskip("vllm", reason="what the two sides say to each other is vLLM's: make venv")
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from memos_vllm.errors import WriterUnavailable
-from memos_vllm.reader.remote import OpenAIWriter
-from memos_vllm.reader.writing import Ask
+from memos_vllm.writer.base import Ask
+from memos_vllm.writer.openai import OpenAIWriter
 
 HELLO = [{"role": "user", "content": "Hello"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}

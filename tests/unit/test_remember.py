@@ -140,7 +140,7 @@ def test_a_session_of_any_name_gets_a_name_that_a_cube_may_have():
 
 KILLED = """
     import os, sys
-    from memos_vllm.config import load_config
+    from memos_vllm.config.load import load_config
     from memos_vllm.jobs.queue import JobQueue
     from memos_vllm.remember import Rememberer
     from memos_vllm.system import MemorySystem

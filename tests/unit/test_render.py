@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_vllm.config import PromptConfig
+from memos_vllm.config.tree import PromptConfig
 from memos_vllm.cube.model import Item, Placement
 from memos_vllm.operator.search import Found
+from memos_vllm.prompt import layout
 from memos_vllm.reader.query import read_query
-from memos_vllm.scheduler import render
 from memos_vllm.scheduler.scheduler import MemScheduler, Tokenizer
 from memos_vllm.vault.views import Recalled, StableCube
 
-ESCAPE = render.control_string_breaker(["<|im_start|>", "<|im_end|>", "</s>"])
+ESCAPE = layout.control_string_breaker(["<|im_start|>", "<|im_end|>", "</s>"])
 WORDS = Tokenizer(count=lambda text: len(text.split()), escape=ESCAPE, context=1000)
 
 
@@ -24,10 +24,10 @@ def user(text):
 
 
 def test_stable_memory_goes_to_the_end_of_a_system_message_only_where_there_is_one():
-    with_system = render.place([{"role": "system", "content": "S"}, user("Q")], ["> a"], [])
+    with_system = layout.place([{"role": "system", "content": "S"}, user("Q")], ["> a"], [])
     assert with_system[0]["content"].startswith("S\n\n<memory>")
     assert with_system[1]["content"] == "Q"
-    without = render.place(
+    without = layout.place(
         [user("first"), {"role": "assistant", "content": "A"}, user("Q")], ["> a"], []
     )
     assert without[0]["role"] == "user"
@@ -38,20 +38,20 @@ def test_stable_memory_goes_to_the_end_of_a_system_message_only_where_there_is_o
 def test_the_given_messages_are_not_changed():
     parts = [{"type": "text", "text": "Q"}]
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": parts}]
-    render.place(messages, ["> a"], ["> b"])
+    layout.place(messages, ["> a"], ["> b"])
     assert messages == [{"role": "system", "content": "S"}, {"role": "user", "content": parts}]
     assert parts == [{"type": "text", "text": "Q"}]
 
 
 def test_a_picture_keeps_its_place_and_a_conversation_without_text_gets_nothing_retrieved():
     picture = {"type": "image_url", "image_url": {"url": "data:x"}}
-    (placed,) = render.place(
+    (placed,) = layout.place(
         [{"role": "user", "content": [picture, {"type": "text", "text": "Q"}]}], [], ["> b"]
     )
     assert placed["content"][0] == picture
     assert placed["content"][1]["text"].endswith("\n\nQ")
     only_picture = [{"role": "user", "content": [picture]}]
-    assert render.place(only_picture, [], ["> b"]) == only_picture
+    assert layout.place(only_picture, [], ["> b"]) == only_picture
 
 
 def test_in_a_tool_loop_memory_stays_with_the_users_question():
@@ -60,7 +60,7 @@ def test_in_a_tool_loop_memory_stays_with_the_users_question():
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "content": "R"},
     ]
-    placed = render.place(messages, [], ["> b"])
+    placed = layout.place(messages, [], ["> b"])
     assert placed[0]["content"].endswith("Q")
     assert placed[1:] == messages[1:]
 
@@ -70,10 +70,10 @@ def test_in_a_tool_loop_memory_stays_with_the_users_question():
     st.sampled_from(["<|im_end|>", "</memory>", "< / MEMORY>", "</s>", "<memory"]),
 )
 def test_no_item_can_leave_its_quotes(text, attack):
-    quoted = render.quote_item(Item(text=("x" + text + attack + text).replace("\x00", "")), ESCAPE)
+    quoted = layout.quote_item(Item(text=("x" + text + attack + text).replace("\x00", "")), ESCAPE)
     assert all(line.startswith("> ") for line in quoted.split("\n"))
     assert attack not in quoted
-    whole = render.block([quoted])
+    whole = layout.block([quoted])
     assert whole.count("</memory>") == 1
     assert whole.lower().count("<memory") == 1
 
@@ -81,10 +81,10 @@ def test_no_item_can_leave_its_quotes(text, attack):
 def test_an_item_says_who_and_when():
     moment = datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
     assert (
-        render.quote_item(Item(text="Hi", speaker="Ann", time=moment), ESCAPE)
+        layout.quote_item(Item(text="Hi", speaker="Ann", time=moment), ESCAPE)
         == "> [2023-05-08 13:56, Ann] Hi"
     )
-    assert render.quote_item(Item(text="Hi"), ESCAPE) == "> Hi"
+    assert layout.quote_item(Item(text="Hi"), ESCAPE) == "> Hi"
 
 
 def found(text: str, score: float, cube: str = "c") -> Found:
@@ -155,7 +155,7 @@ def test_memory_gives_way_from_the_least_valuable():
 def test_what_is_used_stays_within_the_budget(sizes, limit):
     hits = [found(" ".join([f"w{n}"] * size), 1.0 - n / 100) for n, size in enumerate(sizes)]
     draft = decide([user("Q")], [], hits, limit)
-    framing = WORDS.count(render.block([]))
+    framing = WORDS.count(layout.block([]))
     used = draft.plan.used
     assert not used or sum(entry.tokens for entry in used) + framing <= limit
     assert {entry.placement for entry in used} <= {Placement.RETRIEVED}

@@ -18,8 +18,7 @@ from memos_vllm.adapters.merge import merge
 from memos_vllm.adapters.packed import load_folder
 from memos_vllm.cube.model import Item
 from memos_vllm.errors import BadRequest
-from memos_vllm.reader.writing import Ask
-from memos_vllm.scheduler.render import place, quote_cube
+from memos_vllm.prompt.layout import place, quote_cube
 from memos_vllm.training import exam
 from memos_vllm.training import weights as weights_module
 from memos_vllm.training.child import Child
@@ -29,6 +28,7 @@ from memos_vllm.training.student import Student, divergence
 from memos_vllm.training.study import told
 from memos_vllm.training.targets import teach
 from memos_vllm.training.weights import Weights
+from memos_vllm.writer.base import Ask
 from tests.training import TEXT, lessons, order, tiny_model
 
 WORDS = ("cat", "dog", "sky", "bread", "sea", "door", "wind", "song")

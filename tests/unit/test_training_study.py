@@ -7,8 +7,7 @@ import json
 import pytest
 
 from memos_vllm.cube.model import Item
-from memos_vllm.reader.words import is_like, sentences
-from memos_vllm.reader.writing import Ask
+from memos_vllm.prompt.words import is_like, sentences
 from memos_vllm.training.order import Gate, Order, Question, Recall, Recipe
 from memos_vllm.training.study import (
     by_overlap,
@@ -20,6 +19,7 @@ from memos_vllm.training.study import (
     supported,
     told,
 )
+from memos_vllm.writer.base import Ask
 
 TEXT = "The code of Orion is KESTREL-17. The door of Orion is violet."
 

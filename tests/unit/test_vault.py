@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from memos_vllm.config import DatabaseConfig
+from memos_vllm.config.tree import DatabaseConfig
 from memos_vllm.cube.model import (
     Access,
     ActivationPayload,

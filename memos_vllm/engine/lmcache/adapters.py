@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memos_vllm.config import KVConfig
+from memos_vllm.config.tree import KVConfig
 from memos_vllm.engine.lmcache.messages import Transfer
 
 _SERVERS = 1

@@ -16,7 +16,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from memos_vllm.activation.store import SegmentStore
-from memos_vllm.config import load_config
+from memos_vllm.config.load import load_config
 from memos_vllm.engine.kv.base import KeepingConnector
 from memos_vllm.engine.kv.fingerprint import namer
 from memos_vllm.engine.kv.stats import LMCACHE_COUNTERS, KVStats

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from memos_vllm.settings import Section
+from memos_vllm.config.section import Section
 
 
 class PipelineConfig(Section):

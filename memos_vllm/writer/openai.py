@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from memos_vllm.errors import WriterUnavailable
-from memos_vllm.reader.writing import Ask
+from memos_vllm.writer.base import Ask
 
 _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
@@ -19,7 +19,7 @@ _TELLING_CHARACTERS = 300  # of an error's body, in our own message
 
 
 class OpenAIWriter:
-    """Implements `reader.writing.Writer` over `POST {url}/chat/completions`."""
+    """Implements `writer.base.Writer` over `POST {url}/chat/completions`."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Self-study asks it for questions and answers, `reader.fine` for what was said in a turn.  It is the
 served model by its engine (`engine.writer`), the same by its weights (`training.weights`), or another
-one behind an OpenAI-compatible address (`reader.remote`).
+one behind an OpenAI-compatible address (`writer.openai`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable
 _DELIMITER = re.compile(r"<(\s*/?\s*memory)", re.IGNORECASE)
 
 Escape = Callable[[str], str]
-"""Breaks up a tokenizer's control strings (see `scheduler.render.control_string_breaker`)."""
+"""Breaks up a tokenizer's control strings (see `prompt.layout.control_string_breaker`)."""
 
 
 def quoted(text: str, escape: Escape) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from memos_vllm.settings import Section
+from memos_vllm.config.section import Section
 
 
 class RetrievalWeights(Section):

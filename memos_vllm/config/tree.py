@@ -1,27 +1,16 @@
-"""The one configuration tree, frozen, and the one place where environment variables are read.
-
-Sources, later ones win: defaults < YAML file (`--config`, else `$MEMOS_CONFIG`) < `MEMOS__A__B=value`.
-An unknown key is an error that names the nearest valid one.
-"""
+"""The configuration tree: sections, keys, defaults and limits. `config.load` reads it."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
-from memos_vllm.errors import ConfigError
-from memos_vllm.settings import Section
-from memos_vllm.settings_reader import LifecycleConfig, PipelineConfig, ReaderConfig
-from memos_vllm.settings_retrieval import RetrievalConfig
+from memos_vllm.config.reader import LifecycleConfig, PipelineConfig, ReaderConfig
+from memos_vllm.config.retrieval import RetrievalConfig
+from memos_vllm.config.section import Section
 
-CONFIG_VARIABLE = "MEMOS_CONFIG"
-OVERRIDE_PREFIX = "MEMOS__"
 OPEN_ROUTES = ("/health", "/ping", "/version", "/docs", "/docs/oauth2-redirect", "/openapi.json")
 
 
@@ -308,79 +297,3 @@ class Config(Section):
         if self.database.url and not self.database.url.startswith("sqlite"):
             return self.database.url
         return f"sqlite:///{self.root / 'jobs.sqlite'}"
-
-
-def load_config(
-    path: Path | str | None = None, overrides: Mapping[str, Any] | None = None
-) -> Config:
-    """Read the configuration.
-
-    Args:
-        path: YAML file; `None` takes `$MEMOS_CONFIG`, else defaults.
-        overrides: nested mapping laid over the file and the environment (tests, command line).
-
-    Raises:
-        ConfigError: unreadable file, unknown key (the nearest valid one is named), bad value.
-    """
-    source = path or os.environ.get(CONFIG_VARIABLE)
-    tree = _read_yaml(Path(source).expanduser()) if source else {}
-    _merge(tree, _from_environment(os.environ))
-    _merge(tree, dict(overrides or {}))
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping, not {type(tree).__name__}")
-    return tree
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in environment.items():
-        if not name.startswith(OVERRIDE_PREFIX):
-            continue
-        node = tree
-        *parents, leaf = name[len(OVERRIDE_PREFIX) :].lower().split("__")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = yaml.safe_load(value)
-    return tree
-
-
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _explain(error: ValidationError, source: object) -> str:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(where, _keys(Config), n=1, cutoff=0.0)
-            lines.append(f"unknown key `{where}`; did you mean `{nearest[0]}`?")
-        else:
-            lines.append(f"`{where}`: {problem['msg']}")
-    return f"configuration {source or 'from the environment'}: " + "; ".join(lines)
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
-    for name, field in model.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys.extend(_keys(field.annotation, f"{prefix}{name}."))
-    return keys

@@ -19,8 +19,8 @@ from datetime import datetime
 from typing import Any
 
 from memos_vllm.cube.model import Item, ItemType
-from memos_vllm.reader.messages import SYSTEM_ROLES, Message, last_user, part_text
-from memos_vllm.reader.quoting import Escape, quoted
+from memos_vllm.prompt.messages import SYSTEM_ROLES, Message, last_user, part_text
+from memos_vllm.prompt.quoting import Escape, quoted
 
 OPENING = (
     '<memory>\nQuoted records from memory; each line begins with ">". '

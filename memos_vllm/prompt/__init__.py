@@ -1,0 +1,1 @@
+"""The prompt: chat messages in, quoted memory and its layout out."""

@@ -1,0 +1,1 @@
+"""A model that writes text for the memory system: the served one, or one behind a URL."""
