@@ -14,7 +14,6 @@ from typing import Protocol
 
 from memos_vllm.activation.quality import Quality
 from memos_vllm.activation.store import SegmentStore
-from memos_vllm.adapters.packed import Adapter, read_upload, upload_of_file
 from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import (
@@ -37,6 +36,7 @@ from memos_vllm.operator.embedder import Embedder
 from memos_vllm.operator.encoder import Vectors
 from memos_vllm.operator.indexer import Indexer
 from memos_vllm.operator.search import MemOperator, SearchResult
+from memos_vllm.parametric.adapter.packed import Adapter, read_upload, upload_of_file
 from memos_vllm.vault.ageing import Ageing
 from memos_vllm.vault.audit import AuditLog
 from memos_vllm.vault.database import Database

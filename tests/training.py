@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from memos_vllm.cube.model import Item
 from memos_vllm.demo.model import prepare_chat_model
-from memos_vllm.training.order import Order, Recipe
-from memos_vllm.training.study import Lesson, Lessons
+from memos_vllm.parametric.training.order import Order, Recipe
+from memos_vllm.parametric.training.study import Lesson, Lessons
 from tests.engine.harness import MODEL_CACHE
 
 TEXT = [Item(text="The code of Orion is KESTREL-17.")]

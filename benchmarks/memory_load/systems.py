@@ -21,7 +21,7 @@ from benchmarks.locomo_retrieval.dataset import Conversation, Turn
 from benchmarks.memory_load.load import CONNECTIONS, Failed
 from benchmarks.record import ROOT
 from memos_vllm.demo.embedder import demo_embedder_path
-from memos_vllm.training.weights import compute_dtype
+from memos_vllm.parametric.training.weights import compute_dtype
 
 TOP_K = 10
 _NO_LIMIT = httpx.Timeout(None)  # the load has its own

@@ -25,8 +25,8 @@ from benchmarks.recall.learn import Learnt, learn, open_system
 from benchmarks.recall.merging import MERGED, learn_together, merge_weights
 from benchmarks.record import Record, output_arguments
 from memos_vllm.demo.model import prepare_chat_model
+from memos_vllm.parametric.training.order import Question, Recipe
 from memos_vllm.system import MemorySystem
-from memos_vllm.training.order import Question, Recipe
 
 MODELS = Path(tempfile.gettempdir()) / "memos-vllm-tests"
 OBSERVATIONS = 24

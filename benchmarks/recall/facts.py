@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from memos_vllm.training.order import Question
+from memos_vllm.parametric.training.order import Question
 
 SUBJECTS = (
     *("Orion Station", "Hollow Mill", "Cedar Clinic", "Falcon Hall", "Amber Library"),

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.recall.facts import FactCube
-from memos_vllm.adapters.packed import Adapter, unpack
 from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import TenantId
 from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.parametric.adapter.packed import Adapter, unpack
+from memos_vllm.parametric.training.order import Recipe, Report
 from memos_vllm.system import MemorySystem
-from memos_vllm.training.order import Recipe, Report
 from memos_vllm.transforms.run import Workshop
 from memos_vllm.transforms.submit import distill
 from memos_vllm.transforms.wishes import Distill

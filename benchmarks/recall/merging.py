@@ -17,14 +17,14 @@ import torch
 from benchmarks.recall.facts import FactCube
 from benchmarks.recall.learn import WHO, Learnt, distilled
 from benchmarks.record import Record
-from memos_vllm.adapters.folders import AdapterFolders
-from memos_vllm.adapters.merge import merge
-from memos_vllm.adapters.packed import Adapter
 from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
+from memos_vllm.parametric.adapter.folders import AdapterFolders
+from memos_vllm.parametric.adapter.merge import merge
+from memos_vllm.parametric.adapter.packed import Adapter
+from memos_vllm.parametric.training.order import Recipe
+from memos_vllm.parametric.training.study import is_right, told
+from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.system import MemorySystem
-from memos_vllm.training.order import Recipe
-from memos_vllm.training.study import is_right, told
-from memos_vllm.training.weights import Weights
 from memos_vllm.transforms.wishes import Distill
 from memos_vllm.writer.base import Ask
 

@@ -257,7 +257,7 @@ def _given(text: str | None, file: Path | None, adapter: Path | None) -> Payload
         return ExplicitPayload(content=[Item(text=_given_text(text, file))])
     if text is not None or file is not None:
         raise BadRequest("give --adapter, or a text; a cube is one of them")
-    from memos_vllm.adapters.packed import upload_of_folder  # torch takes a while
+    from memos_vllm.parametric.adapter.packed import upload_of_folder  # torch takes a while
 
     return ParametricPayload(content=upload_of_folder(adapter))
 

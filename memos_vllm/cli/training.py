@@ -23,7 +23,7 @@ from memos_vllm.cli.vault import (
 from memos_vllm.cube.model import Placement
 from memos_vllm.errors import BadRequest, Conflict
 from memos_vllm.governance.principal import LOCAL_TENANT
-from memos_vllm.training.order import Progress, Question, Recipe
+from memos_vllm.parametric.training.order import Progress, Question, Recipe
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.wishes import Decode, Distill
 from memos_vllm.vault.transforms import JobState, Transform

@@ -17,19 +17,19 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from memos_vllm.adapters.folders import (
-    AdapterFolders,
-    engine_id,
-    engine_name,
-    served_name,
-)
-from memos_vllm.adapters.packed import Adapter, Shapes, check_fits
-from memos_vllm.adapters.uses import Uses
 from memos_vllm.cube.ids import CubeId, TenantId
 from memos_vllm.engine.merging import Merging
 from memos_vllm.errors import AdapterUnavailable, Conflict, Unprocessable
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal
+from memos_vllm.parametric.adapter.folders import (
+    AdapterFolders,
+    engine_id,
+    engine_name,
+    served_name,
+)
+from memos_vllm.parametric.adapter.packed import Adapter, Shapes, check_fits
+from memos_vllm.parametric.adapter.uses import Uses
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import AdapterCube
 

@@ -17,8 +17,8 @@ from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.activator import EngineActivator
 from memos_vllm.errors import SegmentsUnavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
+from memos_vllm.parametric.training.order import Context
 from memos_vllm.prompt.layout import quote_cube
-from memos_vllm.training.order import Context
 from memos_vllm.transforms.sources import items_of
 
 

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from memos_vllm.adapters.folders import AdapterFolders, merged_name
-from memos_vllm.adapters.merge import Method, merge
-from memos_vllm.adapters.packed import load_folder
 from memos_vllm.errors import MemosError
+from memos_vllm.parametric.adapter.folders import AdapterFolders, merged_name
+from memos_vllm.parametric.adapter.merge import Method, merge
+from memos_vllm.parametric.adapter.packed import load_folder
 from memos_vllm.vault.views import AdapterCube
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ carry something, and every number and name, must stand there.  What is left has 
 what rules read (`reader.attributes`).
 
 Sources: extraction of memories from turns as in Mem0 (arXiv 2504.19413); checking of what was written
-against its source, as in our self-study (`training.study`).
+against its source, as in our self-study (`parametric.training.study`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from memos_vllm.activation.tombstones import short
 from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.training.order import Context
+from memos_vllm.parametric.training.order import Context
 from memos_vllm.transforms.sources import items_of
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memos_vllm.adapters.folders import AdapterFolders
-from memos_vllm.adapters.merge import merge
-from memos_vllm.adapters.packed import unpack
 from memos_vllm.cube.model import Kind, MemCube
 from memos_vllm.errors import Unprocessable
-from memos_vllm.training.order import JobFolder
+from memos_vllm.parametric.adapter.folders import AdapterFolders
+from memos_vllm.parametric.adapter.merge import merge
+from memos_vllm.parametric.adapter.packed import unpack
+from memos_vllm.parametric.training.order import JobFolder
 from memos_vllm.transforms.wishes import Distill
 from memos_vllm.vault.transforms import Transform
 

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from memos_vllm.adapters.folders import AdapterFolders
-from memos_vllm.adapters.packed import unpack, upload_of_folder
 from memos_vllm.cube.model import (
     CubePatch,
     ExplicitPayload,
@@ -38,10 +36,10 @@ from memos_vllm.errors import (
     Unprocessable,
 )
 from memos_vllm.governance.principal import Principal
-from memos_vllm.prompt.quoting import Escape
-from memos_vllm.system import MemorySystem
-from memos_vllm.training.child import Child
-from memos_vllm.training.order import (
+from memos_vllm.parametric.adapter.folders import AdapterFolders
+from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
+from memos_vllm.parametric.training.child import Child
+from memos_vllm.parametric.training.order import (
     Context,
     Decoding,
     JobFolder,
@@ -50,7 +48,9 @@ from memos_vllm.training.order import (
     Report,
     write_json,
 )
-from memos_vllm.training.study import precision, study
+from memos_vllm.parametric.training.study import precision, study
+from memos_vllm.prompt.quoting import Escape
+from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.kept import KeptKV, find_segment, text_of_segment
 from memos_vllm.transforms.merged import merged_start
 from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources

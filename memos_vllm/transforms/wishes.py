@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from memos_vllm.cube.model import Name, Placement, State, Strict, Text
-from memos_vllm.training.order import Gate, Question, Recipe
+from memos_vllm.parametric.training.order import Gate, Question, Recipe
 
 
 class Distill(Strict):

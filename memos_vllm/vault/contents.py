@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from memos_vllm.adapters.packed import unpack
 from memos_vllm.cube.ids import CubeId, sha256
 from memos_vllm.cube.model import ExplicitPayload, Item, Kind, ParametricPayload, Payload
 from memos_vllm.errors import NotBuilt, TooLarge, Unprocessable
+from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.vault import records
 
 

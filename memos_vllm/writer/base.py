@@ -1,7 +1,7 @@
 """What writes for us: a model that is asked many small things and answers each with text.
 
 Self-study asks it for questions and answers, `reader.fine` for what was said in a turn.  It is the
-served model by its engine (`engine.writer`), the same by its weights (`training.weights`), or another
+served model by its engine (`engine.writer`), the same by its weights (`parametric.training.weights`), or another
 one behind an OpenAI-compatible address (`writer.openai`).
 """
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from memos_vllm.adapters.packed import upload_of_folder
 from memos_vllm.demo.model import prepare_chat_model
+from memos_vllm.parametric.adapter.packed import upload_of_folder
 from tests.engine.harness import MODEL_CACHE
 
 QUESTION = "What is the vault code?"

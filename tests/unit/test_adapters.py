@@ -10,10 +10,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from memos_vllm.adapters import packed
-from memos_vllm.adapters.folders import AdapterFolders, engine_id, served_name
-from memos_vllm.adapters.packed import check_fits, read_upload, unpack, upload_of_folder
-from memos_vllm.adapters.uses import Uses
 from memos_vllm.cube.ids import TenantId, sha256
 from memos_vllm.errors import (
     BadRequest,
@@ -23,6 +19,10 @@ from memos_vllm.errors import (
     TooLarge,
     Unprocessable,
 )
+from memos_vllm.parametric.adapter import packed
+from memos_vllm.parametric.adapter.folders import AdapterFolders, engine_id, served_name
+from memos_vllm.parametric.adapter.packed import check_fits, read_upload, unpack, upload_of_folder
+from memos_vllm.parametric.adapter.uses import Uses
 from tests.adapters import TARGETS, config_of, content_of, small, tensors_of
 
 LIMIT = 1 << 20

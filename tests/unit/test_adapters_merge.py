@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memos_vllm.adapters.merge import merge
-from memos_vllm.adapters.packed import Adapter, check, read_upload
-from memos_vllm.adapters.peft_config import read_config
+from memos_vllm.parametric.adapter.merge import merge
+from memos_vllm.parametric.adapter.packed import Adapter, check, read_upload
+from memos_vllm.parametric.adapter.peft_config import read_config
 from tests.adapters import config_of, small, tensors_of
 
 

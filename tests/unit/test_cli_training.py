@@ -13,16 +13,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from memos_vllm.adapters.folders import AdapterFolders
-from memos_vllm.adapters.packed import read_upload
 from memos_vllm.cli.main import app
 from memos_vllm.config.load import load_config
 from memos_vllm.cube.model import CubePatch, Item, State
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import ConfigError, NotFound
 from memos_vllm.governance.principal import Role
+from memos_vllm.parametric.adapter.folders import AdapterFolders
+from memos_vllm.parametric.adapter.packed import read_upload
+from memos_vllm.parametric.training.order import JobFolder, Order, Report
 from memos_vllm.system import MemorySystem
-from memos_vllm.training.order import JobFolder, Order, Report
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.promote import promotable, promote
 from memos_vllm.transforms.run import Workshop

@@ -16,7 +16,7 @@ from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tombstones import short
-from memos_vllm.adapters.folders import engine_name
+from memos_vllm.parametric.adapter.folders import engine_name
 from tests.unit.test_kv_files import layers_of
 from tests.unit.test_kv_store import MODEL, open_keeper, settings
 

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from memos_vllm.adapters.packed import unpack
 from memos_vllm.cube.ids import Sha256
 from memos_vllm.cube.model import CubePatch, Kind, NewCube, NewMeta, ParametricPayload, Placement
 from memos_vllm.errors import NotFound, TooLarge, Unprocessable
 from memos_vllm.options import MemoryOptions
+from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.scheduler.adapters import choose, merged
 from memos_vllm.vault.views import AdapterCube
 from tests.adapters import small

@@ -13,21 +13,21 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from memos_vllm.adapters.folders import AdapterFolders
-from memos_vllm.adapters.merge import merge
-from memos_vllm.adapters.packed import load_folder
 from memos_vllm.cube.model import Item
 from memos_vllm.errors import BadRequest
+from memos_vllm.parametric.adapter.folders import AdapterFolders
+from memos_vllm.parametric.adapter.merge import merge
+from memos_vllm.parametric.adapter.packed import load_folder
+from memos_vllm.parametric.training import exam
+from memos_vllm.parametric.training import weights as weights_module
+from memos_vllm.parametric.training.child import Child
+from memos_vllm.parametric.training.order import Context, JobFolder, Question, Recipe, write_json
+from memos_vllm.parametric.training.process import as_taught
+from memos_vllm.parametric.training.student import Student, divergence
+from memos_vllm.parametric.training.study import told
+from memos_vllm.parametric.training.targets import teach
+from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.prompt.layout import place, quote_cube
-from memos_vllm.training import exam
-from memos_vllm.training import weights as weights_module
-from memos_vllm.training.child import Child
-from memos_vllm.training.order import Context, JobFolder, Question, Recipe, write_json
-from memos_vllm.training.process import as_taught
-from memos_vllm.training.student import Student, divergence
-from memos_vllm.training.study import told
-from memos_vllm.training.targets import teach
-from memos_vllm.training.weights import Weights
 from memos_vllm.writer.base import Ask
 from tests.training import TEXT, lessons, order, tiny_model
 
@@ -250,8 +250,8 @@ def test_it_ends_with_the_process_that_started_it(model, tmp_path):
     starter = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from memos_vllm.training.child import Child\n"
-        "from memos_vllm.training.order import JobFolder\n"
+        "from memos_vllm.parametric.training.child import Child\n"
+        "from memos_vllm.parametric.training.order import JobFolder\n"
         "Child(JobFolder(Path(sys.argv[1])), 16 << 30)\n"
         "time.sleep(600)\n"
     )

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from memos_vllm.cube.model import Item
-from memos_vllm.prompt.words import is_like, sentences
-from memos_vllm.training.order import Gate, Order, Question, Recall, Recipe
-from memos_vllm.training.study import (
+from memos_vllm.parametric.training.order import Gate, Order, Question, Recall, Recipe
+from memos_vllm.parametric.training.study import (
     by_overlap,
     is_right,
     key_words,
@@ -19,6 +18,7 @@ from memos_vllm.training.study import (
     supported,
     told,
 )
+from memos_vllm.prompt.words import is_like, sentences
 from memos_vllm.writer.base import Ask
 
 TEXT = "The code of Orion is KESTREL-17. The door of Orion is violet."
@@ -192,7 +192,7 @@ def test_texts_that_share_words_with_a_question_come_first():
 )
 def test_the_gate(recalled, ratio, reason):
     pytest.importorskip("torch")
-    from memos_vllm.training.exam import verdict
+    from memos_vllm.parametric.training.exam import verdict
 
     reasons = verdict(Gate(), recalled, ratio)
     assert (reason in "; ".join(reasons)) if reason else reasons == []

@@ -10,10 +10,10 @@ from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.orders import Orders, Source, read_orders
 from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
 from memos_vllm.activation.tombstones import short
-from memos_vllm.adapters.folders import is_engine_name
 from memos_vllm.config.tree import KVConfig
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.rates import Rates
+from memos_vllm.parametric.adapter.folders import is_engine_name
 
 _MOST_ATTEMPTS = 3
 _LEAST_PREFILL = 32

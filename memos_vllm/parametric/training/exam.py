@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from memos_vllm.cube.model import Item
-from memos_vllm.training.everyday import UNRELATED
-from memos_vllm.training.order import Gate, Order, Question, Recall
-from memos_vllm.training.study import by_overlap, is_right, told
-from memos_vllm.training.weights import Weights
+from memos_vllm.parametric.training.everyday import UNRELATED
+from memos_vllm.parametric.training.order import Gate, Order, Question, Recall
+from memos_vllm.parametric.training.study import by_overlap, is_right, told
+from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.writer.base import Ask
 
 _BATCH = 4

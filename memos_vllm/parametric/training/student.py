@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from memos_vllm.adapters.packed import Adapter, load_folder
-from memos_vllm.training.order import Recipe, write_json
-from memos_vllm.training.targets import Targets
-from memos_vllm.training.weights import Answered, Weights
+from memos_vllm.parametric.adapter.packed import Adapter, load_folder
+from memos_vllm.parametric.training.order import Recipe, write_json
+from memos_vllm.parametric.training.targets import Targets
+from memos_vllm.parametric.training.weights import Answered, Weights
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _CHECKPOINT_SECONDS = 30.0

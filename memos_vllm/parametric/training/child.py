@@ -9,10 +9,10 @@ import sys
 
 import psutil
 
-from memos_vllm.training.order import JobFolder, Report
+from memos_vllm.parametric.training.order import JobFolder, Report
 
 _END_SECONDS = 60.0
-_MODULE = "memos_vllm.training.process"
+_MODULE = "memos_vllm.parametric.training.process"
 
 
 class Child:

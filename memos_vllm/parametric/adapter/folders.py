@@ -17,9 +17,9 @@ from pathlib import Path
 
 import safetensors.torch
 
-from memos_vllm.adapters.packed import Adapter, unpack
 from memos_vllm.cube.ids import Sha256, TenantId, sha256
 from memos_vllm.errors import NotFound
+from memos_vllm.parametric.adapter.packed import Adapter, unpack
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PARENTS = "merged_from.json"

@@ -1,6 +1,6 @@
-"""The process that trains: `python -m memos_vllm.training.process FOLDER`.
+"""The process that trains: `python -m memos_vllm.parametric.training.process FOLDER`.
 
-Everything that it needs is in the folder (`training.order`), everything that it makes goes there.  A
+Everything that it needs is in the folder (`parametric.training.order`), everything that it makes goes there.  A
 SIGTERM ends it after the step that it is in, with a checkpoint; started again, it goes on from there.
 """
 
@@ -20,14 +20,14 @@ from typing import Any
 from safetensors.torch import load_file
 
 from memos_vllm.errors import BadRequest, MemosError
+from memos_vllm.parametric.training.decode import decode
+from memos_vllm.parametric.training.exam import forgetting, recall, verdict
+from memos_vllm.parametric.training.order import JobFolder, Order, Progress, Report, write_json
+from memos_vllm.parametric.training.student import Student
+from memos_vllm.parametric.training.study import Lesson, Lessons, study, told
+from memos_vllm.parametric.training.targets import teach
+from memos_vllm.parametric.training.weights import Answered, KeptContext, Weights
 from memos_vllm.prompt.layout import place
-from memos_vllm.training.decode import decode
-from memos_vllm.training.exam import forgetting, recall, verdict
-from memos_vllm.training.order import JobFolder, Order, Progress, Report, write_json
-from memos_vllm.training.student import Student
-from memos_vllm.training.study import Lesson, Lessons, study, told
-from memos_vllm.training.targets import teach
-from memos_vllm.training.weights import Answered, KeptContext, Weights
 from memos_vllm.writer.base import Message
 
 log = logging.getLogger(__name__)

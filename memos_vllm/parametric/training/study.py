@@ -19,11 +19,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from memos_vllm.cube.model import Item
+from memos_vllm.parametric.training.everyday import EVERYDAY
+from memos_vllm.parametric.training.order import Order, Question, Recipe, Strict
 from memos_vllm.prompt.layout import place, quote_cube
 from memos_vllm.prompt.quoting import Escape
 from memos_vllm.prompt.words import EMPTY, is_like, names_in, sentences, words_of
-from memos_vllm.training.everyday import EVERYDAY
-from memos_vllm.training.order import Order, Question, Recipe, Strict
 from memos_vllm.writer.base import Ask, Message, Writer
 
 _QUESTION_TOKENS = 48

@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from safetensors.torch import load as parse_safetensors
 
-from memos_vllm.adapters.peft_config import AdapterConfig, read_config
 from memos_vllm.cube.ids import Sha256
 from memos_vllm.errors import BadRequest, DamagedPayload, TooLarge, Unprocessable
+from memos_vllm.parametric.adapter.peft_config import AdapterConfig, read_config
 
 _KEY = "memos_adapter"
 _NAME = re.compile(r"^base_model\.model\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight$")

@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 
-from memos_vllm.adapters.packed import Adapter
-from memos_vllm.adapters.peft_config import AdapterConfig
+from memos_vllm.parametric.adapter.packed import Adapter
+from memos_vllm.parametric.adapter.peft_config import AdapterConfig
 
 Method = Literal["auto", "cat", "svd", "ties", "dare_ties"]
 _DENSITY = 0.5

@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from memos_vllm.parametric.training.order import Decoding
+from memos_vllm.parametric.training.study import ABOUT
+from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.prompt.words import is_like, names_in, sentences
-from memos_vllm.training.order import Decoding
-from memos_vllm.training.study import ABOUT
-from memos_vllm.training.weights import Weights
 from memos_vllm.writer.base import Ask
 
 _GENERAL = ("What do you remember?", "Tell me something that you know.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from memos_vllm.training.weights import Answered, KeptContext, Weights
+from memos_vllm.parametric.training.weights import Answered, KeptContext, Weights
 
 _BATCH = 8
 

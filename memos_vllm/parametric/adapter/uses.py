@@ -11,8 +11,8 @@ import dataclasses
 import threading
 from collections.abc import Callable
 
-from memos_vllm.adapters.folders import AdapterFolders, Held
 from memos_vllm.errors import NotFound
+from memos_vllm.parametric.adapter.folders import AdapterFolders, Held
 
 
 @dataclasses.dataclass(slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from memos_vllm.errors import BadRequest
+from memos_vllm.parametric.training.schema import Schemas
 from memos_vllm.prompt.layout import control_string_breaker
-from memos_vllm.training.schema import Schemas
 from memos_vllm.writer.base import Ask, Message
 
 log = logging.getLogger(__name__)

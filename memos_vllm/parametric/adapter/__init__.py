@@ -1,0 +1,1 @@
+"""Adapters: upload format, packed files, folders for the engine, merging, usage."""
