@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.record import Record, output_arguments
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.keeper import SegmentKeeper
-from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import Namer, SegmentName
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.config.tree import KVConfig
 
 SIZES = (10, 1_000, 100_000)

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from memos_vllm.activation.reading import forget_pages
-from memos_vllm.activation.wiping import SUFFIX
+from memos_vllm.activation.direct_io import forget_pages
+from memos_vllm.activation.erase import SUFFIX
 from tests.engine.harness import MODEL, Server
 
 WORDS = [

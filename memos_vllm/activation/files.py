@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import torch
 from xxhash import xxh3_128_hexdigest
 
-from memos_vllm.activation.reading import FileBytes, Scratch, plain
-from memos_vllm.activation.wiping import LENGTH_BYTES, sync
+from memos_vllm.activation.direct_io import FileBytes, Scratch, plain
+from memos_vllm.activation.erase import LENGTH_BYTES, sync
 from memos_vllm.errors import DamagedPayload
 
 _LONGEST_HEADER = 1 << 20

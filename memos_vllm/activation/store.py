@@ -29,12 +29,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memos_vllm.activation.chain import Segment, chain_keys
-from memos_vllm.activation.habits import Habits
+from memos_vllm.activation.erase import SUFFIX, wipe
+from memos_vllm.activation.lmcache import RemoteKV
 from memos_vllm.activation.quality import Quality, QualityNotes
-from memos_vllm.activation.remote import RemoteKV
+from memos_vllm.activation.recent import Habits
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.tombstones import Tombstones, short
-from memos_vllm.activation.wiping import SUFFIX, wipe
 from memos_vllm.config.tree import KVConfig
 
 _MARK_SECONDS = 86_400.0

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from memos_vllm.activation.wiping import SUFFIX, leftovers, wipe
+from memos_vllm.activation.erase import SUFFIX, leftovers, wipe
 
 log = logging.getLogger(__name__)
 _RESCAN_SECONDS = 60.0

@@ -7,9 +7,9 @@ import dataclasses
 import json
 from typing import Any
 
-from memos_vllm.activation.contexts import ContextIndex
-from memos_vllm.activation.keeper import SegmentKeeper
-from memos_vllm.activation.people import SharedPrompts
+from memos_vllm.activation.backoff import ContextIndex
+from memos_vllm.activation.shared_prompts import SharedPrompts
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.engine.activator import EngineActivator
 from memos_vllm.engine.builder import ChainBuilder
 from memos_vllm.engine.chains import ChainPlanner

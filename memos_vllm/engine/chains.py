@@ -17,7 +17,7 @@ from memos_vllm.activation.chain import (
     special_position,
 )
 from memos_vllm.activation.orders import Conversation, Orders, Source
-from memos_vllm.activation.people import SharedPrompts
+from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.config.tree import KVConfig
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from memos_vllm.activation import files
 from memos_vllm.activation.chain import own_digest
-from memos_vllm.activation.reading import Scratch
+from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.store import SegmentName, SegmentStore
 from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.activator import EngineActivator

@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Container, Coroutine, Sequence
 from typing import Any, Protocol
 
+from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.contexts import ContextIndex
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.engine.builder import ChainBuilder
 from memos_vllm.engine.chains import Chained, Prompt

@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.habits import Habits
-from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.recent import Habits
 from memos_vllm.activation.store import Namer
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.chains import Prompt
 from memos_vllm.governance.principal import Principal

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from memos_vllm.activation.erase import SUFFIX
 from memos_vllm.activation.files import SegmentReader
-from memos_vllm.activation.wiping import SUFFIX
 from tests.engine.harness import Server, chat, wait_for
 
 BLOCK = 32

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from memos_vllm.activation import files
-from memos_vllm.activation.reading import Scratch
-from memos_vllm.activation.wiping import SUFFIX
+from memos_vllm.activation.direct_io import Scratch
+from memos_vllm.activation.erase import SUFFIX
 from tests.engine.harness import MODEL, Server, cached_tokens, chat, wait_for
 from tests.engine.kv import (
     BLOCK,

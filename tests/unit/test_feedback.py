@@ -7,8 +7,8 @@ import torch
 from fastapi.testclient import TestClient
 
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.api.app import create_app
 from memos_vllm.errors import Forbidden, NotFound, Unprocessable
 from memos_vllm.feedback import Feedback, wants_forgotten

@@ -7,13 +7,13 @@ import os
 import pytest
 import torch
 
+from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.chain import Segment, own_digest
-from memos_vllm.activation.contexts import ContextIndex
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.orders import Source
-from memos_vllm.activation.people import SharedPrompts
+from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.activation.store import Namer
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.activation.tombstones import short
 from memos_vllm.governance.scope import Scopes
 from tests.conftest import principal

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from memos_vllm.activation import files, wiping
+from memos_vllm.activation import erase, files
+from memos_vllm.activation.direct_io import Scratch
+from memos_vllm.activation.erase import wipe
 from memos_vllm.activation.files import SegmentReader, Shape
-from memos_vllm.activation.reading import Scratch
-from memos_vllm.activation.wiping import wipe
 from memos_vllm.errors import DamagedPayload
 
 SHAPE = Shape(layers=3, tokens=5, heads=2, head_dim=4, dtype=torch.float32)
@@ -229,7 +229,7 @@ def test_a_name_that_is_taken_by_a_folder_leaves_nothing_behind(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1 << 22, 16, 7])
 def test_a_wiped_file_is_zeros_for_whoever_still_holds_it(path, monkeypatch, chunk):
-    monkeypatch.setattr(wiping, "_WIPE_CHUNK", chunk)
+    monkeypatch.setattr(erase, "_WIPE_CHUNK", chunk)
     size = path.stat().st_size
     with path.open("rb") as held:
         assert wipe(path)
@@ -249,7 +249,7 @@ def test_files_shorter_than_a_header_are_wiped(tmp_path):
 
 def test_the_header_goes_first(path, monkeypatch):
     """Cut off behind its first write, the file is refused, and stays to be wiped again."""
-    monkeypatch.setattr(wiping, "_WIPE_CHUNK", None)
+    monkeypatch.setattr(erase, "_WIPE_CHUNK", None)
     with pytest.raises(TypeError):
         wipe(path)
     assert path.read_bytes()[:8] == bytes(8)
@@ -271,7 +271,7 @@ def test_whoever_reads_meanwhile_is_told(path):
 def test_leftovers_are_the_unfinished_files_alone(path):
     unfinished = path.parent / ".x1.tmp"
     unfinished.touch()
-    assert list(wiping.leftovers(path.parents[1])) == [unfinished]
+    assert list(erase.leftovers(path.parents[1])) == [unfinished]
 
 
 # -- a file that says something else than was written ----------------------------------------------

@@ -13,10 +13,10 @@ import pytest
 import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiKVConnectorStats
 
+from memos_vllm.activation.direct_io import FileBytes, forget_pages
+from memos_vllm.activation.erase import SUFFIX
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.reading import FileBytes, forget_pages
 from memos_vllm.activation.store import SegmentName
-from memos_vllm.activation.wiping import SUFFIX
 from memos_vllm.engine.kv.connector import MemosConnector
 from memos_vllm.engine.kv.loading import Loader, Progress, finishing
 from memos_vllm.engine.kv.messages import Load, Piece, StepOrders

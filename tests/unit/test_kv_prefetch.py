@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.habits import Habits
+from memos_vllm.activation.recent import Habits
 from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.chains import Prompt

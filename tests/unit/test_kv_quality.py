@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_vllm.activation.contexts import ContextIndex
+from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.quality import Quality, QualityNotes, divergence
 from tests.unit.test_kv_contexts import chain, kept_with
 

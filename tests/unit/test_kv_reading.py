@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_vllm.activation import reading
-from memos_vllm.activation.reading import FileBytes, Scratch, cached_share, forget_pages, plain
+from memos_vllm.activation import direct_io
+from memos_vllm.activation.direct_io import FileBytes, Scratch, cached_share, forget_pages, plain
 from memos_vllm.errors import DamagedPayload
 
 SIZE = 3 * 4096 + 1234
@@ -90,8 +90,8 @@ def test_where_the_file_system_refuses_it_is_read_through_the_cache(path, monkey
             raise OSError(errno.EINVAL, "not here")
         return real(name, flags, *rest)
 
-    monkeypatch.setattr(reading, "cached_share", lambda *_: 0.0)
-    monkeypatch.setattr(reading.os, "open", without_direct)
+    monkeypatch.setattr(direct_io, "cached_share", lambda *_: 0.0)
+    monkeypatch.setattr(direct_io.os, "open", without_direct)
     with FileBytes(path, past_cache=True) as file:
         assert bytes(plain(file.read(7, 5000, Scratch()))) == BYTES[7:5007]
     assert refused == [path]
@@ -99,7 +99,7 @@ def test_where_the_file_system_refuses_it_is_read_through_the_cache(path, monkey
 
 def test_where_only_the_read_is_refused_it_goes_through_the_cache(path, monkeypatch):
     real = os.preadv
-    monkeypatch.setattr(reading, "cached_share", lambda *_: 0.0)
+    monkeypatch.setattr(direct_io, "cached_share", lambda *_: 0.0)
     with FileBytes(path, past_cache=True) as file:
         direct = file._direct
         if direct is None:
@@ -110,7 +110,7 @@ def test_where_only_the_read_is_refused_it_goes_through_the_cache(path, monkeypa
                 raise OSError(errno.EINVAL, "larger blocks")
             return real(descriptor, *rest)
 
-        monkeypatch.setattr(reading.os, "preadv", refusing)
+        monkeypatch.setattr(direct_io.os, "preadv", refusing)
         assert bytes(plain(file.read(7, 5000, Scratch()))) == BYTES[7:5007]
 
 
@@ -119,7 +119,7 @@ def test_a_disk_that_fails_is_an_error(path, monkeypatch):
         raise OSError(errno.EIO, "broken")
 
     with FileBytes(uncached(path), past_cache=True) as file:
-        monkeypatch.setattr(reading.os, "preadv", failing)
+        monkeypatch.setattr(direct_io.os, "preadv", failing)
         with pytest.raises(OSError, match="broken"):
             file.read(0, SIZE, Scratch())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from memos_vllm.activation.remote import RemoteKV
+from memos_vllm.activation.lmcache import RemoteKV
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.config.tree import KVConfig

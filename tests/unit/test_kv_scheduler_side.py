@@ -12,9 +12,9 @@ import torch
 
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.store import Namer
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.activation.tombstones import short
 from memos_vllm.parametric.adapter.folders import engine_name
 from tests.unit.test_kv_files import layers_of

@@ -13,12 +13,12 @@ import torch
 
 from memos_vllm.activation import files
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.direct_io import Scratch
+from memos_vllm.activation.erase import SUFFIX
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.keeper import SegmentKeeper
-from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.activation.tombstones import short
-from memos_vllm.activation.wiping import SUFFIX
 from memos_vllm.config.tree import KVConfig
 from memos_vllm.errors import DamagedPayload
 from memos_vllm.governance.scope import Scopes

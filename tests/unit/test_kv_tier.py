@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from memos_vllm.activation import files
-from memos_vllm.activation.reading import read_rate
-from memos_vllm.activation.wiping import SUFFIX
+from memos_vllm.activation.direct_io import read_rate
+from memos_vllm.activation.erase import SUFFIX
 from tests.unit.test_kv_files import layers_of
 from tests.unit.test_kv_store import FILE_BYTES, SHAPE, keep, kept_in, named, open_keeper, read
 

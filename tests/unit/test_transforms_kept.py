@@ -9,8 +9,8 @@ import torch
 
 from memos_vllm.activation.chain import own_digest
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.keeper import SegmentKeeper
 from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import (
     CubePatch,

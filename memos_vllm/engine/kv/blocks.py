@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.reading import Scratch
 
 _DIGIT = 256  # every integer up to here is exact in bfloat16
 

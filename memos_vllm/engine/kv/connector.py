@@ -15,7 +15,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
 )
 
-from memos_vllm.activation.keeper import SegmentKeeper
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.config.load import load_config
 from memos_vllm.engine.kv.base import KeepingConnector
 from memos_vllm.engine.kv.blocks import PagedCache, Unsupported

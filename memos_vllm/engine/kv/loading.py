@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 
+from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import SegmentReader
-from memos_vllm.activation.keeper import SegmentKeeper
-from memos_vllm.activation.reading import Scratch
 from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.messages import Load, Piece
 from memos_vllm.engine.kv.rope import Rotation

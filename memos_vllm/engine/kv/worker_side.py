@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from memos_vllm.activation.keeper import SegmentKeeper
-from memos_vllm.activation.reading import Scratch, read_rate
+from memos_vllm.activation.direct_io import Scratch, read_rate
 from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.loading import Loader, Progress, finishing, loading_threads
