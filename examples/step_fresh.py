@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime
 
-from memos_vllm.operator.search import Found
+from memos_vllm.plaintext.search.search import Found
 from memos_vllm.steps import Recall
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)

@@ -31,8 +31,9 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, NotFound
 from memos_vllm.governance.principal import Principal, persona_tag
-from memos_vllm.operator.claims import Folded, fold, holds
-from memos_vllm.operator.likeness import says_the_same
+from memos_vllm.plaintext.claims.fold import Folded, fold
+from memos_vllm.plaintext.claims.sameness import says_the_same
+from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.vault.items import claim_key
 from memos_vllm.vault.views import CubeFilter
 

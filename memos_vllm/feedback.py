@@ -21,10 +21,10 @@ from memos_vllm.cube.ids import new_id, now_us, to_datetime
 from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemType, Provenance
 from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
-from memos_vllm.operator.claims import holds
-from memos_vllm.operator.words import tokenize
-from memos_vllm.reader.instructions import is_instruction
-from memos_vllm.reader.rules import read_claims
+from memos_vllm.plaintext.claims.validity import holds
+from memos_vllm.plaintext.english.instructions import is_instruction
+from memos_vllm.plaintext.reader.by_rules import read_claims
+from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import IndexedItem
 
 if TYPE_CHECKING:

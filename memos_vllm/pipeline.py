@@ -28,13 +28,13 @@ from memos_vllm.errors import (
     Unprocessable,
 )
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.operator.search import Found
 from memos_vllm.options import MemoryOptions
+from memos_vllm.plaintext.english import times
+from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
+from memos_vllm.plaintext.reader.rewrite import Rewriter
+from memos_vllm.plaintext.reader.turns import turn_body
+from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt.messages import Message
-from memos_vllm.reader import times
-from memos_vllm.reader.query import MemoryQuery, read_query
-from memos_vllm.reader.rewrite import Rewriter
-from memos_vllm.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
 from memos_vllm.scheduler.adapters import choose, learnt_together, merged
 from memos_vllm.scheduler.plan import MemoryPlan

@@ -35,8 +35,8 @@ from memos_vllm.extract import Extractor, subject_of
 from memos_vllm.feedback import Feedback, wants_forgotten
 from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.jobs.queue import JobQueue
-from memos_vllm.reader.rules import read_claims
-from memos_vllm.reader.turns import session_name, turn_items
+from memos_vllm.plaintext.reader.by_rules import read_claims
+from memos_vllm.plaintext.reader.turns import session_name, turn_items
 from memos_vllm.system import MemorySystem
 from memos_vllm.tidy import archive_idle
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory

@@ -30,13 +30,13 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.scope import Scopes
-from memos_vllm.operator.chroma import VectorIndex
-from memos_vllm.operator.chunking import passages
-from memos_vllm.operator.embedder import Embedder
-from memos_vllm.operator.encoder import Vectors
-from memos_vllm.operator.indexer import Indexer
-from memos_vllm.operator.search import MemOperator, SearchResult
 from memos_vllm.parametric.adapter.packed import Adapter, read_upload, upload_of_file
+from memos_vllm.plaintext.embed.embedder import Embedder
+from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.reader.chunking import passages
+from memos_vllm.plaintext.search.indexer import Indexer
+from memos_vllm.plaintext.search.search import MemOperator, SearchResult
+from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.vault.ageing import Ageing
 from memos_vllm.vault.audit import AuditLog
 from memos_vllm.vault.database import Database

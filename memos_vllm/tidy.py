@@ -25,8 +25,8 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.operator.claims import fold
-from memos_vllm.operator.likeness import says_the_same
+from memos_vllm.plaintext.claims.fold import fold
+from memos_vllm.plaintext.claims.sameness import says_the_same
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

@@ -30,7 +30,7 @@ from benchmarks.locomo_retrieval.sweep import sweep
 from benchmarks.record import ROOT, Record, output_arguments
 from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.demo.embedder import WHEEL, demo_embedder_path
-from memos_vllm.operator.encoder import Vectors
+from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.system import MemorySystem
 
 DATA = ROOT.parent / "shared" / "data" / "locomo10.json"

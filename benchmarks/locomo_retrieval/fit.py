@@ -21,7 +21,13 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from memos_vllm.config.retrieval import RetrievalWeights
-from memos_vllm.operator.fusion import CHANNELS, LIFTS, Signals, channel_mean, session_scores
+from memos_vllm.plaintext.search.fusion import (
+    CHANNELS,
+    LIFTS,
+    Signals,
+    channel_mean,
+    session_scores,
+)
 
 NAMES = (*CHANNELS, "session_prior", *LIFTS)
 _HARDEST = 100

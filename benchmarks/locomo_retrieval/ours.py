@@ -20,8 +20,8 @@ from memos_vllm.config.tree import Config, EmbedderConfig
 from memos_vllm.cube.ids import PersonId
 from memos_vllm.cube.model import ExplicitPayload, Item, ItemType, NewCube, NewMeta
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
-from memos_vllm.operator.encoder import Vectors
-from memos_vllm.operator.fusion import fuse
+from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.search.fusion import fuse
 from memos_vllm.system import MemorySystem
 
 TIMED_TOP_K = 20

@@ -14,7 +14,7 @@ import numpy as np
 import Stemmer
 
 from benchmarks.locomo_retrieval.dataset import Conversation
-from memos_vllm.operator.encoder import Vectors
+from memos_vllm.plaintext.embed.encoder import Vectors
 
 Rank = Callable[[str, int], list[str]]
 """(question, depth) → turn ids, best first."""

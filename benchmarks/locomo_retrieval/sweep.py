@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.locomo_retrieval.dataset import Conversation, Dataset, Turn
-from memos_vllm.operator.encoder import Vectors
-from memos_vllm.operator.fusion import min_max, without_names
-from memos_vllm.operator.lexical import OwnerIndex, Part
-from memos_vllm.operator.words import tokenize
+from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.search.fusion import min_max, without_names
+from memos_vllm.plaintext.search.owner_index import OwnerIndex, Part
+from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import IndexedItem, PartKey
 
 KS = (1, 3, 5, 10, 20)

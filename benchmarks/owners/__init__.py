@@ -5,7 +5,7 @@ a process of its own, then opened and searched in another:
 
     per_owner_unbounded  a collection for each owner; every HNSW index that was opened stays open
     per_owner_bounded    the same with at most 128 indexes open
-    buckets              ours (`memos_vllm.operator.chroma.VectorIndex`), all owners
+    buckets              ours (`memos_vllm.plaintext.search.vector_store.VectorIndex`), all owners
     buckets_two_views    the same as a server uses it: each item twice, alone and behind its window
 
 The first two slow down with the number of owners, so they are stopped early by default; so is the

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.owners.layouts import BOUNDED_OPEN_INDEXES, DIMENSIONS, VECTORS_PER_OWNER
 from benchmarks.record import ROOT, Record, output_arguments
-from memos_vllm.operator.chroma import BUCKETS
+from memos_vllm.plaintext.search.vector_store import BUCKETS
 
 CAPS = {"per_owner_unbounded": 1500, "per_owner_bounded": 3000, "buckets_two_views": 2000}
 """Owners at which a layout is stopped. The first two cost minutes and gigabytes beyond. The last is

@@ -16,8 +16,8 @@ from chromadb.errors import ChromaError
 from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.errors import IndexUnavailable
-from memos_vllm.operator.chroma import VIEWS, VectorIndex, View
-from memos_vllm.operator.encoder import Vectors
+from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex, View
 from memos_vllm.vault.items import Owner
 
 DIMENSIONS = 384

@@ -19,7 +19,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import TooLarge
 from memos_vllm.governance.principal import Role
 from memos_vllm.importers.documents import FORMAT
-from memos_vllm.reader.documents import clean_name, read_document
+from memos_vllm.plaintext.reader.documents import clean_name, read_document
 
 router = APIRouter(prefix="/v1/memory/documents", tags=["memory cubes"], responses=ERRORS)
 

@@ -19,7 +19,7 @@ from memos_vllm.api.models import (
 )
 from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import EmbedderUnavailable
-from memos_vllm.operator.search import Found
+from memos_vllm.plaintext.search.search import Found
 from memos_vllm.scheduler.plan import MemoryPlan
 
 log = logging.getLogger(__name__)

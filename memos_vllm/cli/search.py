@@ -21,8 +21,8 @@ from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal
 
 if TYPE_CHECKING:
-    from memos_vllm.operator.encoder import Vectors
-    from memos_vllm.operator.search import Found
+    from memos_vllm.plaintext.embed.encoder import Vectors
+    from memos_vllm.plaintext.search.search import Found
     from memos_vllm.system import MemorySystem
 
 

@@ -20,7 +20,7 @@ from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Chat, Pipeline
-from memos_vllm.reader.query import read_query
+from memos_vllm.plaintext.reader.query import read_query
 from memos_vllm.scheduler.scheduler import Draft, Tokenizer
 
 

@@ -31,7 +31,7 @@ from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.extract import Extractor
 from memos_vllm.jobs.queue import JobQueue
 from memos_vllm.pipeline import Pipeline
-from memos_vllm.reader.rewrite import Rewriter
+from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.remember import READ, Rememberer
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.run import Workshop

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from memos_vllm.importers.files import read_bytes
 from memos_vllm.importers.source import ImportSource, chunk_cube
-from memos_vllm.reader.documents import read_document
+from memos_vllm.plaintext.reader.documents import read_document
 
 FORMAT = "document"
 

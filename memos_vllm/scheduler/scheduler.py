@@ -9,7 +9,7 @@ from typing import Any
 
 from memos_vllm.config.tree import PromptConfig
 from memos_vllm.cube.model import Item, Placement
-from memos_vllm.operator.search import Found
+from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt import layout
 from memos_vllm.prompt.messages import Message, text_of
 from memos_vllm.prompt.quoting import Escape

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from memos_vllm.cube.entities import entity_key
 from memos_vllm.cube.ids import now_us, to_datetime
-from memos_vllm.operator.claims import holds
-from memos_vllm.operator.search import Found
+from memos_vllm.plaintext.claims.validity import holds
+from memos_vllm.plaintext.search.search import Found
 from memos_vllm.steps.state import Recall, Step
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from memos_vllm.cube.model import Item
 from memos_vllm.governance.principal import Principal
-from memos_vllm.operator.search import Found
-from memos_vllm.reader.query import MemoryQuery
+from memos_vllm.plaintext.reader.query import MemoryQuery
+from memos_vllm.plaintext.search.search import Found
 
 
 @dataclasses.dataclass(frozen=True)

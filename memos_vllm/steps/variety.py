@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from memos_vllm.operator.search import Found
-from memos_vllm.operator.words import tokenize
+from memos_vllm.plaintext.search.search import Found
+from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.steps.state import Recall
 
 _SAME = 0.9

@@ -11,7 +11,7 @@ from memos_vllm.cube.model import Access, ExplicitPayload, Item, Kind, MemCube
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
-from memos_vllm.operator.chunking import passages
+from memos_vllm.plaintext.reader.chunking import passages
 
 if TYPE_CHECKING:
     from memos_vllm.vault.vault import MemVault

@@ -20,7 +20,7 @@ from benchmarks.locomo_retrieval.metrics import (
     score,
 )
 from benchmarks.record import ROOT
-from memos_vllm.operator.fusion import CHANNELS, LIFTS, Signals
+from memos_vllm.plaintext.search.fusion import CHANNELS, LIFTS, Signals
 
 # -- metrics --------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from memos_vllm.importers.bundle import ORIGIN, bundle_source, export_bundle
 from memos_vllm.importers.files import content_sha256
 from memos_vllm.importers.position import ImportPosition
 from memos_vllm.importers.write import run_import
-from memos_vllm.operator.chroma import VectorIndex
+from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import principal

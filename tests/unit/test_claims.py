@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from memos_vllm.cube.ids import to_us
 from memos_vllm.cube.model import Claim, ExplicitPayload, Item, ItemType, NewCube
-from memos_vllm.operator.claims import Past, fold, holds
+from memos_vllm.plaintext.claims.fold import fold
+from memos_vllm.plaintext.claims.validity import Past, holds
 from memos_vllm.prompt.layout import quote_item
 from memos_vllm.vault.items import IndexedItem
 from tests.conftest import principal

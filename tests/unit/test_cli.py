@@ -19,7 +19,7 @@ from memos_vllm.config.load import load_config
 from memos_vllm.config.tree import Config
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import BadRequest
-from memos_vllm.operator.chroma import VectorIndex
+from memos_vllm.plaintext.search.vector_store import VectorIndex
 from tests.adapters import small
 from tests.unit.test_importers import locomo_conversation, write, write_lines
 

@@ -15,7 +15,7 @@ from memos_vllm.cli.main import app
 from memos_vllm.config.load import load_config
 from memos_vllm.config.tree import Config, ServeConfig
 from memos_vllm.demo.embedder import demo_embedder_path
-from memos_vllm.operator.chroma import VectorIndex
+from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.system import MemorySystem
 
 

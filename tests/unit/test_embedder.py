@@ -19,9 +19,9 @@ import pytest
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
-from memos_vllm.operator.embedder import Embedder
-from memos_vllm.operator.encoder import Encoder
-from memos_vllm.operator.encoder_process import EncoderProcess
+from memos_vllm.plaintext.embed.embedder import Embedder
+from memos_vllm.plaintext.embed.encoder import Encoder
+from memos_vllm.plaintext.embed.process import EncoderProcess
 from memos_vllm.system import MemorySystem
 from tests.conftest import make_config, principal
 
@@ -194,7 +194,7 @@ def test_it_ends_with_who_holds_it(tmp_path):
     script = f"""
 import os, signal
 from memos_vllm.config.tree import EmbedderConfig
-from memos_vllm.operator.encoder_process import EncoderProcess
+from memos_vllm.plaintext.embed.process import EncoderProcess
 held = EncoderProcess(EmbedderConfig(model={config(tmp_path).model!r}))
 held.count_tokens("warm")
 print(held.pid, flush=True)

@@ -14,7 +14,7 @@ from memos_vllm.api.app import create_app
 from memos_vllm.cube.entities import entities_of, entity_key
 from memos_vllm.cube.model import Access, Claim, CubePatch, ExplicitPayload, Item, NewCube, NewMeta
 from memos_vllm.governance.principal import Role
-from memos_vllm.reader.query import read_text
+from memos_vllm.plaintext.reader.query import read_text
 from memos_vllm.steps import BUILT_IN, Recall
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.entities import RARE

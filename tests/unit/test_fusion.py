@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.cube.ids import to_us
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta, State
-from memos_vllm.operator import lexical
-from memos_vllm.operator.fusion import fuse, min_max, session_scores, signals_of, without_names
-from memos_vllm.operator.lexical import LexicalCache, OwnerIndex, Part
-from memos_vllm.operator.words import tokenize
+from memos_vllm.plaintext.search import owner_index
+from memos_vllm.plaintext.search.fusion import (
+    fuse,
+    min_max,
+    session_scores,
+    signals_of,
+    without_names,
+)
+from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex, Part
+from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import IndexedItem, PartKey
 from tests.conftest import principal
 
@@ -205,7 +211,7 @@ def test_after_a_change_only_the_cubes_that_changed_are_read(system):
     def index() -> tuple[list[str], int]:
         """What can be found now, and how many cubes were read for it."""
         (state,) = system.views.owners(ALICE)
-        with mock.patch.object(lexical.Part, "of", side_effect=Part.of) as read:
+        with mock.patch.object(owner_index.Part, "of", side_effect=Part.of) as read:
             found = cache.get(state.owner, state.revision)
         fresh = LexicalCache(system.views.owner_cubes, 8).get(state.owner, state.revision)
         assert found.items == fresh.items

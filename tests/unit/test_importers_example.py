@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from memos_vllm.api.app import create_app
 from memos_vllm.config.tree import Config
 from memos_vllm.importers.locomo import read_conversations
-from memos_vllm.operator.chroma import VectorIndex
+from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.system import MemorySystem
 from tests.unit.test_importers import locomo_conversation, write
 

@@ -20,7 +20,7 @@ from memos_vllm.importers.jsonl import jsonl_source
 from memos_vllm.importers.position import ImportPosition
 from memos_vllm.importers.source import ImportedCube, ImportSource
 from memos_vllm.importers.write import BATCH_CUBES, run_import
-from memos_vllm.operator.chroma import VectorIndex
+from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import principal

@@ -16,7 +16,7 @@ from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.errors import BadRequest, MemosError, TooLarge, Unprocessable
 from memos_vllm.governance.principal import Role
 from memos_vllm.importers.documents import document_source
-from memos_vllm.reader.documents import read_document
+from memos_vllm.plaintext.reader.documents import read_document
 
 LIMIT = 1 << 20
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.errors import WriterUnavailable
-from memos_vllm.reader.fine import Extraction, read_fine
-from memos_vllm.reader.rules import read_claims
+from memos_vllm.plaintext.reader.by_model import Extraction, read_fine
+from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.writer.base import Ask
 
 NOW = datetime(2023, 5, 17, 14, 30, tzinfo=UTC)

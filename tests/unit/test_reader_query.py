@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memos_vllm.cube.model import ItemType
-from memos_vllm.reader.query import MemoryQuery, read_query, read_text
-from memos_vllm.reader.times import TimeRange
+from memos_vllm.plaintext.english.times import TimeRange
+from memos_vllm.plaintext.reader.query import MemoryQuery, read_query, read_text
 
 NOW = datetime(2023, 5, 17, 14, 30, tzinfo=UTC)
 

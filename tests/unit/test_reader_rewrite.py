@@ -8,8 +8,8 @@ import json
 import pytest
 
 from memos_vllm.errors import Unavailable
-from memos_vllm.reader.query import read_query
-from memos_vllm.reader.rewrite import Rewriter
+from memos_vllm.plaintext.reader.query import read_query
+from memos_vllm.plaintext.reader.rewrite import Rewriter
 
 TALK = [
     {"role": "system", "content": "You are kind."},

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memos_vllm.cube.model import Item, ItemType
-from memos_vllm.reader.attributes import canonical, slug
-from memos_vllm.reader.rules import is_instruction, read_claims
+from memos_vllm.plaintext.english.attributes import canonical, slug
+from memos_vllm.plaintext.reader.by_rules import is_instruction, read_claims
 
 NOW = datetime(2023, 5, 17, 14, 30, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memos_vllm.reader.times import TimeRange, find_times
+from memos_vllm.plaintext.english.times import TimeRange, find_times
 
 NOW = datetime(2023, 5, 17, 14, 30, tzinfo=UTC)
 CASES = [

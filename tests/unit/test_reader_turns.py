@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memos_vllm.cube.model import ItemType
-from memos_vllm.reader.turns import turn_body, turn_items
+from memos_vllm.plaintext.reader.turns import turn_body, turn_items
 
 CALL = {"id": "c1", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
 ASKED: list[dict[str, Any]] = [

@@ -15,7 +15,7 @@ from memos_vllm.cube.model import CubePatch, State
 from memos_vllm.errors import Forbidden
 from memos_vllm.governance.principal import Role
 from memos_vllm.jobs.queue import JobQueue
-from memos_vllm.reader.turns import turn_body
+from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.remember import Rememberer, cube_name
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import CubeFilter

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from memos_vllm.config.tree import PromptConfig
 from memos_vllm.cube.model import Item, Placement
-from memos_vllm.operator.search import Found
+from memos_vllm.plaintext.reader.query import read_query
+from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt import layout
-from memos_vllm.reader.query import read_query
 from memos_vllm.scheduler.scheduler import MemScheduler, Tokenizer
 from memos_vllm.vault.views import Recalled, StableCube
 

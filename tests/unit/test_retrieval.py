@@ -15,9 +15,9 @@ from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta
 from memos_vllm.errors import EmbedderUnavailable, IndexUnavailable
 from memos_vllm.governance.principal import Role
-from memos_vllm.operator.chroma import VIEWS, VectorIndex
-from memos_vllm.operator.chunking import passages
-from memos_vllm.operator.search import MemOperator
+from memos_vllm.plaintext.reader.chunking import passages
+from memos_vllm.plaintext.search.search import MemOperator
+from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.items import Owner
 from tests.conftest import make_config, principal

@@ -16,8 +16,8 @@ from memos_vllm import steps
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube
 from memos_vllm.errors import ConfigError
-from memos_vllm.reader.query import read_text
-from memos_vllm.reader.turns import turn_body
+from memos_vllm.plaintext.reader.query import read_text
+from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.remember import Rememberer
 from memos_vllm.steps import Learn, Recall, reranking
 from memos_vllm.system import MemorySystem

@@ -26,7 +26,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, NotFound, Unprocessable
 from memos_vllm.governance.principal import Role
-from memos_vllm.operator.likeness import says_the_same
+from memos_vllm.plaintext.claims.sameness import says_the_same
 from memos_vllm.system import MemorySystem
 from tests.conftest import make_config, principal
 

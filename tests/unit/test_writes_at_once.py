@@ -13,8 +13,8 @@ import pytest
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube
 from memos_vllm.errors import EmbedderUnavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.operator.chroma import VIEWS, Rows
-from memos_vllm.operator.embedder import Embedder
+from memos_vllm.plaintext.embed.embedder import Embedder
+from memos_vllm.plaintext.search.vector_store import VIEWS, Rows
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.items import Owner

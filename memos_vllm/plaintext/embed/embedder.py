@@ -18,8 +18,8 @@ import numpy as np
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
-from memos_vllm.operator.encoder import Encoder, TextEncoder, Vectors
-from memos_vllm.operator.encoder_process import EncoderProcess
+from memos_vllm.plaintext.embed.encoder import Encoder, TextEncoder, Vectors
+from memos_vllm.plaintext.embed.process import EncoderProcess
 
 _Job = tuple[int, int, list[str], "Future[Vectors]"]  # priority, order, texts, result
 _QUERY, _BULK, _STOP = 0, 1, -1

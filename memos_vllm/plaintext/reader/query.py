@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from memos_vllm.cube.model import ItemType
+from memos_vllm.plaintext.english.times import TimeRange, find_times
 from memos_vllm.prompt.messages import Message, last_user, text_of
 from memos_vllm.prompt.words import names_in, sentences
-from memos_vllm.reader.times import TimeRange, find_times
 
 _SHORT_WORDS = 4
 _LONGEST_CHARACTERS = 4000

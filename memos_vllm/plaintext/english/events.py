@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from memos_vllm.reader.clauses import stripped_clause
-from memos_vllm.reader.times import Mention, TimeRange
+from memos_vllm.plaintext.english.clauses import stripped_clause
+from memos_vllm.plaintext.english.times import Mention, TimeRange
 
 _HAVE = re.compile(
     r"I(?: have|'ve got| have got) (?P<what>(?:an?|my|the) (?:[\w'-]+ ){0,4}?(?:appointment|meeting|exam|test|interview|flight"

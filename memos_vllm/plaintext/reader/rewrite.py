@@ -14,9 +14,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from memos_vllm.errors import Unavailable
+from memos_vllm.plaintext.reader.query import MemoryQuery, read_text
 from memos_vllm.prompt.messages import Message, last_user, text_of
 from memos_vllm.prompt.quoting import Escape, quoted
-from memos_vllm.reader.query import MemoryQuery, read_text
 from memos_vllm.writer.base import Ask
 
 log = logging.getLogger(__name__)

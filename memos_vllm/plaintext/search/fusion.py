@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from memos_vllm.config.retrieval import RetrievalWeights
-from memos_vllm.operator.english import asks_when, named_time
-from memos_vllm.operator.lexical import OwnerIndex
-from memos_vllm.operator.words import Integers, Scores
+from memos_vllm.plaintext.english.lexicon import asks_when, named_time
+from memos_vllm.plaintext.search.bm25 import Integers, Scores
+from memos_vllm.plaintext.search.owner_index import OwnerIndex
 
 CHANNELS = (
     *("lexical_turn", "lexical_window", "dense_turn", "dense_window"),

@@ -23,7 +23,7 @@ import numpy as np
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
-from memos_vllm.operator.encoder import Encoder, Vectors
+from memos_vllm.plaintext.embed.encoder import Encoder, Vectors
 
 log = logging.getLogger(__name__)
 

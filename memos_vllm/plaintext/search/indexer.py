@@ -14,8 +14,8 @@ import numpy as np
 
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.errors import Unavailable
-from memos_vllm.operator.chroma import LAYOUT, Rows, VectorIndex
-from memos_vllm.operator.embedder import Embedder
+from memos_vllm.plaintext.embed.embedder import Embedder
+from memos_vllm.plaintext.search.vector_store import LAYOUT, Rows, VectorIndex
 from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 

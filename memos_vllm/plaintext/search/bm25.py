@@ -10,40 +10,20 @@ than the rest of a search.
 from __future__ import annotations
 
 import dataclasses
-import re
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import Stemmer
-from bm25s.stopwords import STOPWORDS_EN_PLUS
 
-from memos_vllm.operator.english import BASE_FORMS
+from memos_vllm.plaintext.tokens import tokenize
 
 Scores = npt.NDArray[np.float32]
 """(num_items,), in the order of the owner's items."""
 Integers = npt.NDArray[np.int64]
 """(num_items,), likewise, or whatever is said where it stands."""
 
-_WORD = re.compile(r"\w+")
-_STOPWORDS = frozenset(STOPWORDS_EN_PLUS)  # with question words and pronouns
 _K1, _B = 1.5, 0.75
-_local = threading.local()
-
-
-def tokenize(text: str) -> list[str]:
-    """Lower-case words without English stop words, irregular forms undone, stemmed (Snowball)."""
-    if not hasattr(_local, "stemmer"):
-        _local.stemmer = Stemmer.Stemmer("english")  # a stemmer is not safe across threads
-    words = [
-        BASE_FORMS.get(word, word)
-        for word in _WORD.findall(text.lower())
-        if word not in _STOPWORDS and BASE_FORMS.get(word) not in _STOPWORDS
-    ]
-    stems: list[str] = _local.stemmer.stemWords(words)
-    return stems
 
 
 class Places(NamedTuple):

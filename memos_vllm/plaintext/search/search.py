@@ -15,12 +15,13 @@ from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.operator.chroma import VIEWS, VectorIndex
-from memos_vllm.operator.encoder import Vectors
-from memos_vllm.operator.fusion import Signals, fuse, signals_of, without_names
-from memos_vllm.operator.lexical import LexicalCache, OwnerIndex
-from memos_vllm.operator.vectors import VectorCache
-from memos_vllm.operator.words import Scores, tokenize
+from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.search.bm25 import Scores
+from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
+from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
+from memos_vllm.plaintext.search.vector_cache import VectorCache
+from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex
+from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import Owner
 from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
 

@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memos_vllm.cube.model import Claim, Item, ItemType
 from memos_vllm.errors import Unavailable
+from memos_vllm.plaintext.english.attributes import canonical
+from memos_vllm.plaintext.english.clauses import is_earnest, is_sure, stripped_clause
+from memos_vllm.plaintext.english.instructions import is_instruction
+from memos_vllm.plaintext.english.times import TimeRange, find_times
 from memos_vllm.prompt.quoting import Escape, quoted
 from memos_vllm.prompt.words import EMPTY, names_in, sentences, words_of
-from memos_vllm.reader.attributes import canonical
-from memos_vllm.reader.clauses import is_earnest, is_sure, stripped_clause
-from memos_vllm.reader.instructions import is_instruction
-from memos_vllm.reader.times import TimeRange, find_times
 from memos_vllm.writer.base import Ask, Message, Writer
 
 _WINDOW = 4  # turns in one question

@@ -15,10 +15,10 @@ from collections import OrderedDict
 
 import numpy as np
 
-from memos_vllm.operator.chroma import VIEWS, VectorIndex, View
-from memos_vllm.operator.encoder import Vectors
-from memos_vllm.operator.lexical import OwnerIndex
-from memos_vllm.operator.words import Scores
+from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.search.bm25 import Scores
+from memos_vllm.plaintext.search.owner_index import OwnerIndex
+from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex, View
 from memos_vllm.vault.items import Owner
 
 _RETRY_SECONDS = 1.0

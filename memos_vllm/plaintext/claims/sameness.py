@@ -12,7 +12,7 @@ import re
 
 from memos_vllm.cube.entities import entities_of
 from memos_vllm.cube.model import Item, plain
-from memos_vllm.operator.words import tokenize
+from memos_vllm.plaintext.tokens import tokenize
 
 _NUMBER = re.compile(r"\d[\d.,:/-]*\d|\d")
 _DENIES = re.compile(

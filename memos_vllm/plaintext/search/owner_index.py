@@ -16,9 +16,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from memos_vllm.operator.claims import Past
-from memos_vllm.operator.english import is_question, names_time
-from memos_vllm.operator.words import Bm25, Integers, Places, Scores, Words, rarity, tokenize
+from memos_vllm.plaintext.claims.validity import Past
+from memos_vllm.plaintext.english.lexicon import is_question, names_time
+from memos_vllm.plaintext.search.bm25 import Bm25, Integers, Places, Scores, Words, rarity
+from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import CubeItems, IndexedItem, Owner, PartKey
 
 _NEAR = 2  # items before and behind that count as the surroundings of one

@@ -89,3 +89,20 @@ BASE_FORMS = {
     for form in forms
 }
 """`went` → `go`: forms that stemming does not bring together."""
+
+_FUNCTION_WORDS = """
+a an the this that these those i me my myself we our ours ourselves you your yours yourself yourselves
+he him his himself she her hers herself it its itself they them their theirs themselves
+who whom what which when where why how
+am is are was were be been being have has had having do does did doing will should can now
+of at by for with about against between into through during before after above below to from up down
+in out on off over under again further then once here there and but if or because as until while
+all any both each few more most other some such no nor not only own same so than too very just don
+"""
+# Tokens have no apostrophe: "aren't" is two of them.
+_HALVES_OF_CONTRACTIONS = """
+s t d ll m o re ve y ma ain aren couldn didn doesn hadn hasn haven isn mightn mustn needn shan shouldn
+wasn weren won wouldn
+"""
+STOP_WORDS = frozenset((_FUNCTION_WORDS + _HALVES_OF_CONTRACTIONS).split())
+"""Words that carry no content, as tokens: pronouns and question words are among them."""

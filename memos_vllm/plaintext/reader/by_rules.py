@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from memos_vllm.cube.model import Claim, Item, ItemType
-from memos_vllm.reader.attributes import relative, slug
-from memos_vllm.reader.clauses import clauses, stripped_clause
-from memos_vllm.reader.events import read_event
-from memos_vllm.reader.instructions import is_instruction
-from memos_vllm.reader.statements import BIRTHDAY, FORMS, INTRODUCTION, NAMED_KIN, Form
-from memos_vllm.reader.times import Mention, TimeRange, find_times
+from memos_vllm.plaintext.english.attributes import relative, slug
+from memos_vllm.plaintext.english.clauses import clauses, stripped_clause
+from memos_vllm.plaintext.english.events import read_event
+from memos_vllm.plaintext.english.instructions import is_instruction
+from memos_vllm.plaintext.english.statements import BIRTHDAY, FORMS, INTRODUCTION, NAMED_KIN, Form
+from memos_vllm.plaintext.english.times import Mention, TimeRange, find_times
 
 __all__ = ["is_instruction", "read_claims"]
 

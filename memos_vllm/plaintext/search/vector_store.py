@@ -32,7 +32,7 @@ from chromadb.errors import ChromaError, NotFoundError
 
 from memos_vllm.config.tree import Config
 from memos_vllm.errors import ConfigError, IndexUnavailable
-from memos_vllm.operator.encoder import Vectors
+from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.vault.items import Owner
 
 View = Literal["turn", "window"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from memos_vllm.cube.ids import canonical_json, to_datetime
 from memos_vllm.cube.model import Item, ItemType
+from memos_vllm.plaintext.reader.tools import tool_traces, trace_text
 from memos_vllm.prompt.messages import Message, said_in, text_of
-from memos_vllm.reader.tools import tool_traces, trace_text
 
 ASSISTANT, TOOL = "assistant", "tool"
 LONGEST_REQUEST_ID = 300  # clients may choose their own; it becomes part of each item's source

@@ -1,0 +1,1 @@
+"""Plaintext memory: reading text into items, claims, embeddings, and search."""

@@ -1,0 +1,1 @@
+"""Claims: folding new statements into known ones, validity in time, sameness."""

@@ -1,0 +1,83 @@
+"""Validity of items in time: which claims have ended, and which turns said what has ended."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Iterable, Sequence, Set
+from datetime import datetime
+
+from memos_vllm.cube.model import Item
+from memos_vllm.vault.items import IndexedItem
+
+
+class Past:
+    """What of an owner's items no longer holds; looked through again only when another claim ends."""
+
+    def __init__(self, items: Sequence[IndexedItem]) -> None:
+        self._items = items
+        self._ends = sorted(item.ends_us for item in items if item.ends_us is not None)
+        self._count = -1
+        self._over: dict[str, int] = {}
+        self._claims: frozenset[str] = frozenset()
+
+    def at(self, at_us: int) -> tuple[dict[str, int], frozenset[str]]:
+        """Items that are over, with since when (microseconds); and which of them are claims."""
+        count = bisect.bisect_right(self._ends, at_us)
+        if count != self._count:
+            self._over = superseded(self._items, at_us)
+            self._claims = frozenset(
+                item.id for item in self._items if item.sources and item.id in self._over
+            )
+            self._count = count
+        return self._over, self._claims
+
+
+def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
+    """What no longer holds, by item, and since when: claims that have ended; what was said, if all that
+    was read out of it has ended; and what says a name that has ended with what bore it, however it was
+    put ("Miso is what we named the cat")."""
+    ended: dict[str, int] = {}
+    open_sources: set[str] = set()
+    over: dict[str, int] = {}
+    listed = list(items)
+    for item in listed:
+        if item.ends_us is not None and item.ends_us <= at_us:
+            over[item.id] = item.ends_us
+            for source in item.sources:
+                ended[source] = max(ended.get(source, 0), item.ends_us)
+        else:
+            open_sources.update(item.sources)
+    for item in listed:
+        if not item.sources and item.source in ended and item.source not in open_sources:
+            over[item.id] = ended[item.source]
+    _over_by_name(listed, over, open_sources)
+    return over
+
+
+def _over_by_name(
+    items: Sequence[IndexedItem], over: dict[str, int], open_sources: Set[str]
+) -> None:
+    """Only what was said before the name ended: whoever says it afterwards speaks of the past."""
+    ended: dict[tuple[str, str], int] = {}
+    for item in items:
+        if item.names and item.id in over:
+            ended[item.names] = over[item.id]
+    for item in items:
+        if item.names and item.id not in over:
+            ended.pop(item.names, None)  # it bears the name again
+    for names, since in ended.items():
+        words = [re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in names]
+        for item in items:
+            if item.sources or item.id in over or item.source in open_sources:
+                continue
+            if item.time_us is None or item.time_us >= since:
+                continue
+            if all(word.search(item.turn) for word in words):
+                over[item.id] = since
+
+
+def holds(item: Item, at: datetime) -> bool:
+    """Whether an item is still true at a time. What makes no claim always is."""
+    claim = item.claim
+    return claim is None or claim.ends is None or claim.ends > at

@@ -1,0 +1,1 @@
+"""The embedding model: batching, caching, worker processes."""

@@ -1,0 +1,1 @@
+"""MemReader: turns, documents and questions in; items, claims and queries out."""

@@ -1,1 +1,0 @@
-"""MemReader: a turn in; a question to memory, or new items for memory, out."""
