@@ -28,6 +28,7 @@ from memos_vllm.errors import (
     Unprocessable,
 )
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
@@ -35,8 +36,7 @@ from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt.messages import Message
-from memos_vllm.remember import Rememberer
-from memos_vllm.scheduler.adapters import choose, learnt_together, merged
+from memos_vllm.scheduler.attachment import choose, learnt_together, merged
 from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.scheduler.scheduler import Draft, MemScheduler, Tokenizer, hottest_first
 from memos_vllm.system import MemorySystem

@@ -43,12 +43,12 @@ from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
 from memos_vllm.vault.idempotency import IdempotencyKey
+from memos_vllm.vault.jobs import Transforms
 from memos_vllm.vault.keys import KeyRing
 from memos_vllm.vault.knowledge import Knowledge
 from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
-from memos_vllm.vault.transforms import Transforms
 from memos_vllm.vault.turns import PendingTurns
 from memos_vllm.vault.vault import Along, MemVault
 from memos_vllm.vault.views import OwnerState, VaultViews

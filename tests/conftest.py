@@ -16,7 +16,7 @@ from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import PersonId, TenantId
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.queue import JobQueue
 from memos_vllm.system import MemorySystem
 
 POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")

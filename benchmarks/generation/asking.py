@@ -19,10 +19,10 @@ from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import PersonId
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Chat, Pipeline
-from memos_vllm.remember import Rememberer
 from memos_vllm.scheduler.scheduler import Tokenizer
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import MODEL, Server

@@ -29,12 +29,12 @@ from memos_vllm.cube.ids import PersonId, TenantId, now_us
 from memos_vllm.cube.model import Item
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.query import read_text
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt.layout import quote_item
-from memos_vllm.remember import Rememberer
 from memos_vllm.system import MemorySystem
 
 TOP_K = 8

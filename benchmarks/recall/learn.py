@@ -16,9 +16,9 @@ from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.parametric.adapter.packed import Adapter, unpack
 from memos_vllm.parametric.training.order import Recipe, Report
 from memos_vllm.system import MemorySystem
-from memos_vllm.transforms.run import Workshop
+from memos_vllm.transforms.requests import Distill
+from memos_vllm.transforms.runner import Workshop
 from memos_vllm.transforms.submit import distill
-from memos_vllm.transforms.wishes import Distill
 
 WHO = Principal(TenantId("bench"), Role.ADMIN, "bench")
 

@@ -25,7 +25,7 @@ from memos_vllm.parametric.training.order import Recipe
 from memos_vllm.parametric.training.study import is_right, told
 from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.system import MemorySystem
-from memos_vllm.transforms.wishes import Distill
+from memos_vllm.transforms.requests import Distill
 from memos_vllm.writer.base import Ask
 
 MERGED = 3

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.cube.model import Item, Text
-from memos_vllm.feedback import Did, Feedback
+from memos_vllm.learning.feedback import Did, Feedback
 from memos_vllm.options import PERSONA
 
 router = APIRouter(prefix="/v1/memory", tags=["claims and feedback"], responses=ERRORS)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Response
 
-from memos_vllm import tidy
 from memos_vllm.api.models import (
     CUBE_EXAMPLE,
     ERRORS,
@@ -34,6 +33,7 @@ from memos_vllm.cube.model import (
     VersionDiff,
 )
 from memos_vllm.errors import BadRequest, TooLarge, Unprocessable
+from memos_vllm.learning import lifecycle
 from memos_vllm.transforms import submit
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.views import CubeFilter
@@ -228,4 +228,4 @@ def _tagged(response: Response, cube: MemCube) -> MemCube:
 @router.post("/{ref}/merge")
 def merge_cube(system: System, caller: Caller, ref: Ref, wish: Merge) -> MemCube:
     """Fold its items into another cube of the same owner; it becomes `merged` and is searched no more."""
-    return tidy.merge(system, caller, ref, wish.into)
+    return lifecycle.merge(system, caller, ref, wish.into)

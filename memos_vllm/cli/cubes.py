@@ -220,11 +220,11 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Fold a cube's items into another one; it becomes `merged` and is searched no more."""
-    from memos_vllm import tidy
+    from memos_vllm.learning import lifecycle
 
     with opened(config) as system:
         indexed_here = can_index(system)
-        made = tidy.merge(system, administrator(tenant, person), cube, into)
+        made = lifecycle.merge(system, administrator(tenant, person), cube, into)
         say_what_waits(system, indexed_here)
     _print_made(made, f"{cube} is merged into", as_json)
 

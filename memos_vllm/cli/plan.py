@@ -29,7 +29,7 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Queue jobs that make adapters of text that is read often, stable and large (`training.promote_…`)."""
-    from memos_vllm.transforms.promote import promotable, promote
+    from memos_vllm.transforms.auto import promotable, promote
 
     with opened(config) as system:
         found = promotable(system, tenant)

@@ -25,8 +25,8 @@ from memos_vllm.errors import BadRequest, Conflict
 from memos_vllm.governance.principal import LOCAL_TENANT
 from memos_vllm.parametric.training.order import Progress, Question, Recipe
 from memos_vllm.transforms import submit
-from memos_vllm.transforms.wishes import Decode, Distill
-from memos_vllm.vault.transforms import JobState, Transform
+from memos_vllm.transforms.requests import Decode, Distill
+from memos_vllm.vault.jobs import JobState, Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -170,8 +170,8 @@ def run(
 
 
 def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool) -> None:
-    from memos_vllm.transforms.run import Workshop
-    from memos_vllm.transforms.upkeep import base_model
+    from memos_vllm.transforms.runner import Workshop
+    from memos_vllm.transforms.worker import base_model
 
     base = base_model(system.config, model)
     with progress_bar("waiting") as bar:

@@ -28,13 +28,13 @@ from memos_vllm.engine.kv.fingerprint import weights_digest
 from memos_vllm.engine.serving import ChatMemory
 from memos_vllm.engine.writer import EngineWriter
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
-from memos_vllm.extract import Extractor
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.extract import Extractor
+from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.remember import READ, Rememberer
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.plaintext.reader.rewrite import Rewriter
-from memos_vllm.remember import READ, Rememberer
 from memos_vllm.system import MemorySystem
-from memos_vllm.transforms.run import Workshop
+from memos_vllm.transforms.runner import Workshop
 from memos_vllm.transforms.worker import TransformWorker
 from memos_vllm.writer.base import Writer
 from memos_vllm.writer.openai import OpenAIWriter

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from memos_vllm import metrics
 from memos_vllm.errors import ConfigError
-from memos_vllm.steps import linking, reranking
+from memos_vllm.steps import link, rerank
 from memos_vllm.steps.state import Learn, Recall, State, Step
 from memos_vllm.steps.variety import distinct, diverse
 
@@ -36,8 +36,8 @@ GROUP = "memos.steps"
 
 
 BUILT_IN: dict[str, Callable[[MemorySystem], Step[Any]]] = {
-    "link": linking.step,
-    "rerank": reranking.step,
+    "link": link.step,
+    "rerank": rerank.step,
     "diverse": lambda system: diverse,
     "distinct": lambda system: distinct,
 }

@@ -10,11 +10,11 @@ from memos_vllm.cube.model import Kind, State
 from memos_vllm.errors import Conflict, MemosError, NotFound, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.transforms.kept import find_segment
+from memos_vllm.transforms.recover import find_segment
+from memos_vllm.transforms.requests import Decode, Distill, Recover
 from memos_vllm.transforms.sources import read_sources
-from memos_vllm.transforms.wishes import Decode, Distill, Recover
 from memos_vllm.vault.derived import Orphan
-from memos_vllm.vault.transforms import Transform
+from memos_vllm.vault.jobs import Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

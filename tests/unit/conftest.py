@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from memos_vllm.cube.ids import now_us
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
-from memos_vllm.remember import Rememberer
 from tests.conftest import FakeQueue, principal
 
 ALICE = dataclasses.replace(principal("alice"), session="s")

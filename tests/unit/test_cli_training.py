@@ -24,12 +24,12 @@ from memos_vllm.parametric.adapter.packed import read_upload
 from memos_vllm.parametric.training.order import JobFolder, Order, Report
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms import submit
-from memos_vllm.transforms.promote import promotable, promote
-from memos_vllm.transforms.run import Workshop
+from memos_vllm.transforms.auto import promotable, promote
+from memos_vllm.transforms.requests import Distill
+from memos_vllm.transforms.runner import Workshop
 from memos_vllm.transforms.sources import read_sources
-from memos_vllm.transforms.upkeep import base_model
-from memos_vllm.transforms.wishes import Distill
-from memos_vllm.vault.transforms import JobIsGone, JobState
+from memos_vllm.transforms.worker import base_model
+from memos_vllm.vault.jobs import JobIsGone, JobState
 from tests.adapters import small
 from tests.conftest import make_config, principal
 from tests.training import tiny_model

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from memos_vllm.consolidate import FACTS_ITEMS, PROFILE_ITEMS, Consolidator
 from memos_vllm.cube.model import (
     Claim,
     CubePatch,
@@ -20,6 +19,7 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import NotFound
+from memos_vllm.learning.consolidate import FACTS_ITEMS, PROFILE_ITEMS, Consolidator
 from tests.conftest import principal
 
 DAY = datetime(2026, 5, 1, tzinfo=UTC)

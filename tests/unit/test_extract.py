@@ -10,10 +10,10 @@ import pytest
 
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Unavailable
-from memos_vllm.extract import Extractor, subject_of
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.extract import Extractor, subject_of
+from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.remember import READ, Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
-from memos_vllm.remember import READ, Rememberer
 from tests.conftest import FakeQueue, make_config, principal
 from tests.engine.harness import wait_for
 

@@ -11,8 +11,8 @@ from memos_vllm.activation.store import SegmentName
 from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.api.app import create_app
 from memos_vllm.errors import Forbidden, NotFound, Unprocessable
-from memos_vllm.feedback import Feedback, wants_forgotten
 from memos_vllm.governance.principal import Role
+from memos_vllm.learning.feedback import Feedback, wants_forgotten
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import principal
 from tests.unit.conftest import ALICE
@@ -130,7 +130,7 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(system, chat, feedback
 
 def test_too_much_or_nothing_is_never_forgotten(system, chat, feedback, monkeypatch):
     chat("I live in Paris.")
-    monkeypatch.setattr("memos_vllm.feedback.MOST_FORGOTTEN", 1)
+    monkeypatch.setattr("memos_vllm.learning.feedback.MOST_FORGOTTEN", 1)
     with pytest.raises(Unprocessable, match="more specific"):
         feedback.say(ALICE, "Forget that I live in Paris")
     with pytest.raises(Unprocessable, match="names nothing"):

@@ -11,7 +11,7 @@ from memos_vllm.cube.model import CubePatch, Kind, NewCube, NewMeta, ParametricP
 from memos_vllm.errors import NotFound, TooLarge, Unprocessable
 from memos_vllm.options import MemoryOptions
 from memos_vllm.parametric.adapter.packed import unpack
-from memos_vllm.scheduler.adapters import choose, merged
+from memos_vllm.scheduler.attachment import choose, merged
 from memos_vllm.vault.views import AdapterCube
 from tests.adapters import small
 from tests.conftest import principal

@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 from memos_vllm.api.app import create_app
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta, Placement
 from memos_vllm.errors import BadRequest
-from memos_vllm.feedback import Feedback
 from memos_vllm.governance.principal import Role, persona_of, persona_tag
+from memos_vllm.learning.feedback import Feedback
 from memos_vllm.options import read_options
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import principal

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta, Placement
 from memos_vllm.errors import NotFound, Unavailable, VaultUnavailable
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Chat, Pipeline
-from memos_vllm.remember import Rememberer
 from memos_vllm.scheduler.scheduler import Tokenizer
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import VaultViews

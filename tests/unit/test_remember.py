@@ -14,9 +14,9 @@ from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import CubePatch, State
 from memos_vllm.errors import Forbidden
 from memos_vllm.governance.principal import Role
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.remember import Rememberer, cube_name
 from memos_vllm.plaintext.reader.turns import turn_body
-from memos_vllm.remember import Rememberer, cube_name
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import FakeQueue, make_config, principal
@@ -141,8 +141,8 @@ def test_a_session_of_any_name_gets_a_name_that_a_cube_may_have():
 KILLED = """
     import os, sys
     from memos_vllm.config.load import load_config
-    from memos_vllm.jobs.queue import JobQueue
-    from memos_vllm.remember import Rememberer
+    from memos_vllm.learning.queue import JobQueue
+    from memos_vllm.learning.remember import Rememberer
     from memos_vllm.system import MemorySystem
     from memos_vllm.vault.vault import MemVault
     from tests.unit.test_remember import ALICE, body

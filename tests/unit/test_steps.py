@@ -16,10 +16,10 @@ from memos_vllm import steps
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube
 from memos_vllm.errors import ConfigError
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.query import read_text
 from memos_vllm.plaintext.reader.turns import turn_body
-from memos_vllm.remember import Rememberer
-from memos_vllm.steps import Learn, Recall, reranking
+from memos_vllm.steps import Learn, Recall, rerank
 from memos_vllm.system import MemorySystem
 from tests.conftest import FakeQueue, make_config, principal
 
@@ -134,7 +134,7 @@ class Longest:
 
 def test_a_reranker_orders_what_it_reads_and_may_take_from_behind(found):
     split = dataclasses.replace(found, found=found.found[:2], further=found.found[2:])
-    after = reranking.of(Longest(), depth=3)(split)
+    after = rerank.of(Longest(), depth=3)(split)
     assert len(after.found) == 2
     lengths = [len(text) for text in texts(after)]
     assert lengths == sorted(len(each.recalled.item.text) for each in found.found[:3])[:0:-1]

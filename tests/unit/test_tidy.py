@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from fastapi.testclient import TestClient
 
-from memos_vllm import tidy
 from memos_vllm.api.app import create_app
-from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import (
     Access,
@@ -26,6 +24,8 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, NotFound, Unprocessable
 from memos_vllm.governance.principal import Role
+from memos_vllm.learning import lifecycle
+from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.plaintext.claims.sameness import says_the_same
 from memos_vllm.system import MemorySystem
 from tests.conftest import make_config, principal
@@ -105,7 +105,7 @@ def test_merging_keeps_every_item_once_and_where_it_comes_from(system):
     into = keep(
         system, turn, again, claimed("alice's home is Paris", "m2", "home", "Paris"), name="new"
     )
-    made = tidy.merge(system, ALICE, "old", "new")
+    made = lifecycle.merge(system, ALICE, "old", "new")
     assert made.meta.id == into.meta.id
     assert sorted(texts(system, "new")) == ["I hiked.", "I hiked.", "alice's home is Paris"]
     (claim,) = (item.claim for item in made.payload.content if item.claim)
@@ -128,10 +128,10 @@ def test_cut_off_in_the_middle_it_is_done_again_and_changes_nothing(system, monk
 
     monkeypatch.setattr(system, "update", dies)
     with pytest.raises(RuntimeError):
-        tidy.merge(system, ALICE, "old", "new")
+        lifecycle.merge(system, ALICE, "old", "new")
     monkeypatch.undo()
     assert state(system, "old") is State.ACTIVATED
-    tidy.merge(system, ALICE, "old", "new")
+    lifecycle.merge(system, ALICE, "old", "new")
     assert sorted(texts(system, "new")) == ["Bread is good.", "alice's cat is Miso"]
     assert state(system, "old") is State.MERGED
 
@@ -147,7 +147,7 @@ def test_what_comes_in_while_it_is_merged_is_not_left_behind(system, monkeypatch
         return whole(caller, ref, patch, **options)
 
     monkeypatch.setattr(system, "update", meanwhile)
-    tidy.merge(system, ALICE, "old", "new")
+    lifecycle.merge(system, ALICE, "old", "new")
     assert sorted(texts(system, "new")) == ["Bread is good.", "Soup is good.", "Tea is good."]
 
     def always(caller, ref, patch, **options):
@@ -158,7 +158,7 @@ def test_what_comes_in_while_it_is_merged_is_not_left_behind(system, monkeypatch
     keep(system, Item(text="Salt is good."), name="third")
     monkeypatch.setattr(system, "update", always)
     with pytest.raises(Conflict, match="try again"):
-        tidy.merge(system, ALICE, "third", "new")
+        lifecycle.merge(system, ALICE, "third", "new")
 
 
 def test_what_cannot_become_one_is_refused(system):
@@ -167,16 +167,16 @@ def test_what_cannot_become_one_is_refused(system):
     few = keep(system, Item(text="Salt."), who=ADMIN, shared=True, access=Access(readers=["alice"]))
     theirs = keep(system, Item(text="Soup."), who=BOB, name="theirs")
     with pytest.raises(Unprocessable, match="itself"):
-        tidy.merge(system, ALICE, "mine", "mine")
+        lifecycle.merge(system, ALICE, "mine", "mine")
     with pytest.raises(NotFound):
-        tidy.merge(system, ALICE, "mine", theirs.meta.id)
+        lifecycle.merge(system, ALICE, "mine", theirs.meta.id)
     for source, into in (("mine", shared.meta.id), (few.meta.id, shared.meta.id)):
         with pytest.raises(Unprocessable, match="readers"):
-            tidy.merge(system, dataclasses.replace(ADMIN, person="alice"), source, into)
+            lifecycle.merge(system, dataclasses.replace(ADMIN, person="alice"), source, into)
     system.update(ALICE, "mine", CubePatch(state=State.ARCHIVED))
     keep(system, Item(text="Salt."), name="other")
     with pytest.raises(Unprocessable, match="active"):
-        tidy.merge(system, ALICE, "other", "mine")
+        lifecycle.merge(system, ALICE, "other", "mine")
 
 
 def test_over_http(system):
@@ -212,14 +212,14 @@ def test_what_nobody_needs_is_archived_and_comes_back(fading):
     keep(fading, Item(text="Salt is good."), name="held", priority=1)
     keep(fading, Item(text="Oil is good."), who=ADMIN, shared=True, name="ours")
     Consolidator(fading).take(ALICE, [claimed("alice went hiking")])
-    assert tidy.archive_idle(fading, now_us() + 29 * DAY_US) == 0
+    assert lifecycle.archive_idle(fading, now_us() + 29 * DAY_US) == 0
     later = now_us() + 31 * DAY_US
     fading.views.count_reads([read.meta.id])
     with fading.database.write() as session:
         session.connection().exec_driver_sql(
             "UPDATE cubes SET last_read_us = ? WHERE name = 'read'", (later - DAY_US,)
         )
-    assert tidy.archive_idle(fading, later) == 1
+    assert lifecycle.archive_idle(fading, later) == 1
     assert state(fading, "idle") is State.ARCHIVED
     assert texts(fading, "idle") == ["Soup is good."]
     found = fading.search(ALICE, "soup", None, 10).found
@@ -233,4 +233,4 @@ def test_what_nobody_needs_is_archived_and_comes_back(fading):
 
 def test_nothing_fades_unless_somebody_wants_it(system):
     keep(system, Item(text="Soup is good."), name="idle")
-    assert tidy.archive_idle(system, now_us() + 10_000 * DAY_US) == 0
+    assert lifecycle.archive_idle(system, now_us() + 10_000 * DAY_US) == 0

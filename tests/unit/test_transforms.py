@@ -20,11 +20,11 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import Role
 from memos_vllm.transforms import submit
+from memos_vllm.transforms.requests import Decode, Distill
 from memos_vllm.transforms.sources import leaks, read_sources
-from memos_vllm.transforms.upkeep import sweep
-from memos_vllm.transforms.wishes import Decode, Distill
-from memos_vllm.vault import transforms
-from memos_vllm.vault.transforms import JobState
+from memos_vllm.transforms.worker import sweep
+from memos_vllm.vault import jobs
+from memos_vllm.vault.jobs import JobState
 from tests.adapters import small
 from tests.conftest import principal
 
@@ -124,7 +124,7 @@ def test_a_job_is_claimed_once_and_again_when_its_process_is_gone(system, monkey
     claimed = system.transforms.claim()
     assert (claimed.id, claimed.state, claimed.principal) == (job.id, JobState.RUNNING, ann)
     assert system.transforms.claim() is None
-    monkeypatch.setattr(transforms, "SEEN_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "SEEN_SECONDS", 0.0)
     assert system.transforms.claim().id == job.id
     system.transforms.release(job.id)
     assert system.transforms.get(ann, job.id).state is JobState.QUEUED

@@ -19,10 +19,10 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.transforms import submit
-from memos_vllm.transforms.run import Workshop
+from memos_vllm.transforms.requests import Distill, Recover
+from memos_vllm.transforms.runner import Workshop
 from memos_vllm.transforms.sources import items_of, read_sources
-from memos_vllm.transforms.wishes import Distill, Recover
-from memos_vllm.vault.transforms import JobState
+from memos_vllm.vault.jobs import JobState
 from tests.conftest import principal
 from tests.unit.test_transforms import adapter, text
 

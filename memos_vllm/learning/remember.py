@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from memos_vllm import metrics, steps
-from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import (
     CubePatch,
@@ -31,14 +30,15 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import Conflict, DamagedPayload, Unprocessable, VaultUnavailable
-from memos_vllm.extract import Extractor, subject_of
-from memos_vllm.feedback import Feedback, wants_forgotten
 from memos_vllm.governance.principal import Principal, persona_tag
-from memos_vllm.jobs.queue import JobQueue
+from memos_vllm.learning.consolidate import Consolidator
+from memos_vllm.learning.extract import Extractor, subject_of
+from memos_vllm.learning.feedback import Feedback, wants_forgotten
+from memos_vllm.learning.lifecycle import archive_idle
+from memos_vllm.learning.queue import JobQueue
 from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
 from memos_vllm.system import MemorySystem
-from memos_vllm.tidy import archive_idle
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
 from memos_vllm.vault.views import CubeFilter
 

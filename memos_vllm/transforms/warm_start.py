@@ -10,8 +10,8 @@ from memos_vllm.parametric.adapter.folders import AdapterFolders
 from memos_vllm.parametric.adapter.merge import merge
 from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.parametric.training.order import JobFolder
-from memos_vllm.transforms.wishes import Distill
-from memos_vllm.vault.transforms import Transform
+from memos_vllm.transforms.requests import Distill
+from memos_vllm.vault.jobs import Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

@@ -51,12 +51,12 @@ from memos_vllm.parametric.training.order import (
 from memos_vllm.parametric.training.study import precision, study
 from memos_vllm.prompt.quoting import Escape
 from memos_vllm.system import MemorySystem
-from memos_vllm.transforms.kept import KeptKV, find_segment, text_of_segment
-from memos_vllm.transforms.merged import merged_start
+from memos_vllm.transforms.recover import KeptKV, find_segment, text_of_segment
+from memos_vllm.transforms.requests import Decode, Distill, Recover
 from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
 from memos_vllm.transforms.submit import DISTILL, RECOVER
-from memos_vllm.transforms.wishes import Decode, Distill, Recover
-from memos_vllm.vault.transforms import JobIsGone, JobState, Transform
+from memos_vllm.transforms.warm_start import merged_start
+from memos_vllm.vault.jobs import JobIsGone, JobState, Transform
 from memos_vllm.vault.vault import MemVault
 from memos_vllm.writer.base import Writer
 

@@ -9,9 +9,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from memos_vllm import metrics
-from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.model import Item
 from memos_vllm.errors import DamagedPayload, NotFound
+from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.plaintext.reader.by_model import Extraction, read_fine
 from memos_vllm.prompt.quoting import Escape
 from memos_vllm.writer.base import Writer

@@ -16,11 +16,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from memos_vllm.consolidate import Consolidator
 from memos_vllm.cube.ids import new_id, now_us, to_datetime
 from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemType, Provenance
 from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
+from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.instructions import is_instruction
 from memos_vllm.plaintext.reader.by_rules import read_claims

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import MemosError
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.submit import distill
-from memos_vllm.transforms.wishes import Distill
-from memos_vllm.vault.transforms import Promotable, Transform
+from memos_vllm.vault.jobs import Promotable, Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

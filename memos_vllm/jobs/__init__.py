@@ -1,1 +1,0 @@
-"""Durable background work, by DBOS: SQLite embedded, Postgres at scale."""

@@ -1,0 +1,1 @@
+"""A turn becomes memory: remembering, reading, consolidation, feedback, lifecycle."""
