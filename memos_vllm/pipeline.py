@@ -9,12 +9,11 @@ hands in.  If memory fails, the chat is answered without it and says so, unless 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from memos_vllm import metrics, steps
 from memos_vllm.cube.ids import now_us
@@ -27,98 +26,23 @@ from memos_vllm.errors import (
     Unavailable,
     Unprocessable,
 )
-from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.principal import Role
 from memos_vllm.learning.remember import Rememberer
-from memos_vllm.options import MemoryOptions
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
 from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.plaintext.search.search import Found
-from memos_vllm.prompt.messages import Message
+from memos_vllm.ports import Adapters, Answer, Chat, Model
 from memos_vllm.scheduler.attachment import choose, learnt_together, merged
 from memos_vllm.scheduler.plan import MemoryPlan
-from memos_vllm.scheduler.scheduler import Draft, MemScheduler, Tokenizer, hottest_first
+from memos_vllm.scheduler.scheduler import Draft, MemScheduler, hottest_first
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import AdapterCube, OwnerState
 
 log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
 _WAITING_TURNS = 10_000
-
-
-class Model(Protocol):
-    """What the pipeline needs of the engine that will answer."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    async def prompt_tokens(self, messages: list[dict[str, Any]]) -> int | None:
-        """Length of the prompt that these messages become; None when the engine refuses them."""
-        ...
-
-
-@dataclasses.dataclass(slots=True)
-class Chat:
-    """One request on its way through."""
-
-    principal: Principal
-    options: MemoryOptions
-    messages: Sequence[Message]
-    model_name: str
-    max_reply: int | None = None
-    prompt_limit: int | None = None
-    """`truncate_prompt_tokens` of the request: the prompt is cut there, so memory stays below it."""
-    store: bool = True
-    plan: MemoryPlan = dataclasses.field(default_factory=MemoryPlan)
-    draft: Draft | None = None
-    """What stands in the prompt, once it is rendered."""
-    parametric: list[AdapterCube] = dataclasses.field(default_factory=list)
-    """Cubes that should be attached, the best first."""
-    adapter: Adapter | None = None
-    """What is attached."""
-    preparing: asyncio.Task[Adapter] | None = None
-    """It is made ready while memory is searched."""
-
-
-class Adapter(Protocol):
-    """An adapter that the engine has ready; entered while the engine computes with it."""
-
-    @property
-    def request(self) -> Any:
-        """What a request carries into the engine."""
-        ...
-
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
-    @property
-    def cubes(self) -> Sequence[AdapterCube]:
-        """What it is made of."""
-        ...
-
-
-class Adapters(Protocol):
-    """What the pipeline needs of an engine that attaches adapters."""
-
-    @property
-    def most_merged(self) -> int:
-        """Adapters that it can make one of."""
-        ...
-
-    def problem(self, cube: AdapterCube) -> str | None:
-        """Why it cannot attach this one; None: it can."""
-        ...
-
-    async def prepare(self, cubes: Sequence[AdapterCube]) -> Adapter:
-        """Have them ready in the engine, as one; the first alone while they are being merged.
-
-        Raises Unavailable, DamagedPayload, Unprocessable.
-        """
-        ...
-
-
-Answer = Callable[[list[dict[str, Any]] | None], Awaitable[Any]]
-"""Calls vLLM's handler with new messages, or (None) with the request as it came."""
 
 
 class Pipeline:

@@ -22,7 +22,8 @@ from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
-from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.pipeline import Pipeline
+from memos_vllm.ports import Chat
 from memos_vllm.scheduler.scheduler import Tokenizer
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import MODEL, Server

@@ -19,14 +19,15 @@ from memos_vllm import __version__
 from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
 from memos_vllm.config.load import load_config
-from memos_vllm.engine import people, salting
-from memos_vllm.engine.activator import EngineActivator
-from memos_vllm.engine.adapters import EngineAdapters, EngineModel
-from memos_vllm.engine.attach import attach_kv, has_connector
-from memos_vllm.engine.kept import EngineKV
+from memos_vllm.engine import gateway
+from memos_vllm.engine.chat import routes
+from memos_vllm.engine.chat.activator import EngineActivator
+from memos_vllm.engine.chat.handler import ChatMemory
+from memos_vllm.engine.chat.kv_export import EngineKV
+from memos_vllm.engine.chat.writer import EngineWriter
 from memos_vllm.engine.kv.fingerprint import weights_digest
-from memos_vllm.engine.serving import ChatMemory
-from memos_vllm.engine.writer import EngineWriter
+from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
+from memos_vllm.engine.wiring import attach_kv, has_connector
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.learning.extract import Extractor
 from memos_vllm.learning.queue import JobQueue
@@ -69,16 +70,16 @@ class MemosPlugin:
             return
         governance = system.config.governance
         secret = await asyncio.to_thread(system.database.secret, "cache_salt")
-        salter = salting.Salter(
+        salter = gateway.Salter(
             secret, governance.isolation, governance.trust_client_kv_transfer_params
         )
-        salting.install(engine_client, salter)
+        gateway.install(engine_client, salter)
         vllm_config = engine_client.vllm_config
         kept = system.config.kv_path / "weights"
         digest = await asyncio.to_thread(weights_digest, vllm_config.model_config, kept)
         system.served = EngineModel(vllm_config, digest or vllm_config.model_config.model)
         adapters = await _adapters(system, engine_client, state)
-        people.install(state, adapters)
+        routes.install(state, adapters)
         rememberer = Rememberer(system, JobQueue(system.config, slow={READ}))
         state.memos_pipeline = Pipeline(system, rememberer)
         state.memos_pipeline.adapters = adapters

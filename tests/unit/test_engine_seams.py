@@ -11,14 +11,15 @@ from fastapi import FastAPI
 
 from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator
-from memos_vllm.engine import people, salting
+from memos_vllm.engine import gateway
+from memos_vllm.engine.chat import routes
+from memos_vllm.engine.chat.stream import StreamWatch, pass_through
 from memos_vllm.engine.general import register
-from memos_vllm.engine.stream import StreamWatch, pass_through
 from memos_vllm.errors import BadRequest, NotBuilt
 from memos_vllm.governance.current import PRINCIPAL
 from tests.conftest import principal
 
-SALTER = salting.Salter(b"s" * 32, "person", False)
+SALTER = gateway.Salter(b"s" * 32, "person", False)
 
 
 class FakeEngine:
@@ -48,7 +49,7 @@ def salt_of(prompt, person="alice"):
     token = PRINCIPAL.set(principal(person) if person else None)
     try:
         engine = FakeEngine()
-        salting.install(engine, SALTER)
+        gateway.install(engine, SALTER)
         return send(engine, prompt)["cache_salt"]
     finally:
         PRINCIPAL.reset(token)
@@ -72,7 +73,7 @@ def test_a_clients_salt_is_folded_in_and_the_prompt_is_not_changed():
 
 def test_encoder_decoder_prompts_engine_requests_and_pooling_are_salted():
     engine = FakeEngine()
-    salting.install(engine, SALTER)
+    gateway.install(engine, SALTER)
     both = {"type": "enc_dec", "encoder_prompt": {}, "decoder_prompt": {"prompt_token_ids": [1]}}
     assert len(send(engine, both)["decoder_prompt"]["cache_salt"]) == 64
     request = types.SimpleNamespace(cache_salt=None)
@@ -82,7 +83,7 @@ def test_encoder_decoder_prompts_engine_requests_and_pooling_are_salted():
 
 def test_streamed_input_has_no_place_for_a_salt_and_is_closed():
     engine = FakeEngine()
-    salting.install(engine, SALTER)
+    gateway.install(engine, SALTER)
     with pytest.raises(NotBuilt):
         send(engine, object())
     assert engine.seen == []
@@ -94,7 +95,7 @@ def test_orders_to_the_kv_connector_come_from_the_server_alone():
     kept = {"do_remote_decode": True}
     for trusted, left in ((False, {"other": 1}), (True, {"other": 1, "kv_transfer_params": kept})):
         engine = FakeEngine()
-        salting.install(engine, salting.Salter(b"s", "person", trusted))
+        gateway.install(engine, gateway.Salter(b"s", "person", trusted))
         params = types.SimpleNamespace(extra_args={"other": 1, "kv_transfer_params": dict(given)})
         send(engine, "text", params)
         assert params.extra_args == left
@@ -102,13 +103,13 @@ def test_orders_to_the_kv_connector_come_from_the_server_alone():
 
 def test_our_own_orders_go_along_with_a_trusted_router_s():
     engine = FakeEngine()
-    salting.install(engine, salting.Salter(b"s", "person", True))
+    gateway.install(engine, gateway.Salter(b"s", "person", True))
     params = types.SimpleNamespace(extra_args={"kv_transfer_params": {"do_remote_decode": True}})
-    token = salting.KV_ORDERS.set({"memos": {"segments": [[9, "mine", []]]}})
+    token = gateway.KV_ORDERS.set({"memos": {"segments": [[9, "mine", []]]}})
     try:
         send(engine, "text", params)
     finally:
-        salting.KV_ORDERS.reset(token)
+        gateway.KV_ORDERS.reset(token)
     assert params.extra_args["kv_transfer_params"] == {
         "do_remote_decode": True,
         "memos": {"segments": [[9, "mine", []]]},
@@ -119,9 +120,9 @@ def test_installing_twice_changes_nothing_more(system):
     register()
     register()
     engine = FakeEngine()
-    salting.install(engine, SALTER)
+    gateway.install(engine, SALTER)
     once = engine.generate
-    salting.install(engine, SALTER)
+    gateway.install(engine, SALTER)
     assert engine.generate is once
     app = FastAPI()
     attach(app, system, Authenticator(system.config.governance, system.keys))
@@ -136,8 +137,8 @@ def test_other_handlers_take_the_person_from_their_body():
 
     handler = types.SimpleNamespace(create_completion=create_completion)
     state = types.SimpleNamespace(openai_serving_completion=handler)
-    people.install(state, None)
-    people.install(state, None)
+    routes.install(state, None)
+    routes.install(state, None)
     request = types.SimpleNamespace(user="bob", metadata=None)
 
     async def run():
@@ -146,7 +147,7 @@ def test_other_handlers_take_the_person_from_their_body():
 
     assert asyncio.run(run()) == "bob"
     with pytest.raises(BadRequest, match="safety_identifier"):
-        people.person_of(principal(), types.SimpleNamespace(safety_identifier=7))
+        routes.person_of(principal(), types.SimpleNamespace(safety_identifier=7))
 
 
 def chunk(**choice) -> str:

@@ -10,8 +10,8 @@ from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.recent import Habits
 from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tombstones import short
-from memos_vllm.engine.chains import Prompt
-from memos_vllm.engine.prefetch import Prefetcher
+from memos_vllm.engine.kv_plan.planner import Prompt
+from memos_vllm.engine.kv_plan.prefetch import Prefetcher
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.scheduler.scheduler import hottest_first
 from memos_vllm.vault.views import StableCube

@@ -17,7 +17,7 @@ import torch
 from lmcache.integration.vllm import vllm_multi_process_adapter as theirs
 from lmcache.v1.distributed.api import EncodedObjectKey
 
-from memos_vllm.engine.lmcache.adapters import Endpoint, model_name, operation
+from memos_vllm.engine.lmcache.endpoint import Endpoint, model_name, operation
 from memos_vllm.engine.lmcache.messages import Transfer
 
 

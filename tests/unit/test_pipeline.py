@@ -14,7 +14,8 @@ from memos_vllm.errors import NotFound, Unavailable, VaultUnavailable
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
-from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.pipeline import Pipeline
+from memos_vllm.ports import Chat
 from memos_vllm.scheduler.scheduler import Tokenizer
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import VaultViews

@@ -21,7 +21,7 @@ from memos_vllm.engine.kv.base import KeepingConnector
 from memos_vllm.engine.kv.fingerprint import namer
 from memos_vllm.engine.kv.stats import LMCACHE_COUNTERS, KVStats
 from memos_vllm.engine.kv.support import unsupported_reason
-from memos_vllm.engine.lmcache.adapters import Endpoint, model_name
+from memos_vllm.engine.lmcache.endpoint import Endpoint, model_name
 from memos_vllm.engine.lmcache.ledger import Ledger
 from memos_vllm.engine.lmcache.link import Link
 from memos_vllm.engine.lmcache.messages import FailedSaves, StepTransfers

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from memos_vllm.activation.orders import read_orders
-from memos_vllm.engine.lmcache.adapters import Endpoint
+from memos_vllm.engine.lmcache.endpoint import Endpoint
 from memos_vllm.engine.lmcache.ledger import Ledger, Place
 from memos_vllm.engine.lmcache.link import Link
 from memos_vllm.engine.lmcache.messages import StepTransfers, Transfer

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from memos_vllm.engine.kv.base import Reports
-from memos_vllm.engine.lmcache.adapters import operation
+from memos_vllm.engine.lmcache.endpoint import operation
 from memos_vllm.engine.lmcache.link import Link
 from memos_vllm.engine.lmcache.messages import StepTransfers, Transfer
 

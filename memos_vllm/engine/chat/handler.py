@@ -13,18 +13,19 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from memos_vllm.engine import people
-from memos_vllm.engine.adapters import EngineAdapters
-from memos_vllm.engine.chains import Chained, ChainPlanner, Prompt, Writes
-from memos_vllm.engine.near import NearPlanner
-from memos_vllm.engine.people import person_of
-from memos_vllm.engine.prefetch import Prefetcher
-from memos_vllm.engine.promoter import Head, Promoter
-from memos_vllm.engine.salting import ADAPTER, FRESH_SALT, KV_ORDERS, WATCHER
-from memos_vllm.engine.stream import StreamWatch, pass_through
+from memos_vllm.engine.chat import routes
+from memos_vllm.engine.chat.routes import person_of
+from memos_vllm.engine.chat.stream import StreamWatch, pass_through
+from memos_vllm.engine.gateway import ADAPTER, FRESH_SALT, KV_ORDERS, WATCHER
+from memos_vllm.engine.kv_plan.near import NearPlanner
+from memos_vllm.engine.kv_plan.planner import Chained, ChainPlanner, Prompt, Writes
+from memos_vllm.engine.kv_plan.prefetch import Prefetcher
+from memos_vllm.engine.kv_plan.promoter import Head, Promoter
+from memos_vllm.engine.lora.attached import EngineAdapters
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.options import read_options
-from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.pipeline import Pipeline
+from memos_vllm.ports import Chat
 from memos_vllm.prompt.layout import CLOSING, control_string_breaker
 from memos_vllm.prompt.messages import SYSTEM_ROLES, text_of
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
@@ -118,9 +119,9 @@ class ChatMemory:
         options = read_options(getattr(request, "memory", None))
         principal = person_of(principal, request).in_persona(options.persona)
         PRINCIPAL.set(principal)  # for the engine's salt; this task's context ends with the request
-        named, request = await people.adapter_of(self.adapters, principal, request)
+        named, request = await routes.adapter_of(self.adapters, principal, request)
         if not options.enabled:
-            await people.attach(self.adapters, named)
+            await routes.attach(self.adapters, named)
             return await self._answer(request, raw_request)
         if named is not None:
             options = options.model_copy(update={"adapter": named.cube_id})

@@ -15,7 +15,7 @@ from memos_vllm.activation.recent import Habits
 from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tensors import SegmentKeeper
 from memos_vllm.activation.tombstones import short
-from memos_vllm.engine.chains import Prompt
+from memos_vllm.engine.kv_plan.planner import Prompt
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
 

@@ -10,17 +10,18 @@ from typing import Any
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.store import SegmentName, SegmentStore
 from memos_vllm.api.activation import SegmentView, Speed, UseView
-from memos_vllm.engine.builder import ChainBuilder
-from memos_vllm.engine.chains import Prompt, Writes
+from memos_vllm.engine.chat.handler import ChatMemory
 from memos_vllm.engine.kv.stats import TOTALS
-from memos_vllm.engine.near import NearPlanner
-from memos_vllm.engine.serving import ChatMemory
+from memos_vllm.engine.kv_plan.builder import ChainBuilder
+from memos_vllm.engine.kv_plan.near import NearPlanner
+from memos_vllm.engine.kv_plan.planner import Prompt, Writes
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.options import MemoryOptions
-from memos_vllm.pipeline import Chat, Pipeline
+from memos_vllm.pipeline import Pipeline
 from memos_vllm.plaintext.reader.query import read_query
+from memos_vllm.ports import Chat
 from memos_vllm.scheduler.scheduler import Draft, Tokenizer
 
 

@@ -15,7 +15,7 @@ from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.quality import Quality, divergence
 from memos_vllm.activation.store import SegmentStore
-from memos_vllm.engine.builder import ChainBuilder
+from memos_vllm.engine.kv_plan.builder import ChainBuilder
 
 _MOST_PROBES = 24
 """Of one context; more would not change what is known of it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from memos_vllm.engine.adapters import NAMED_MODEL, EngineAdapters
-from memos_vllm.engine.salting import ADAPTER
+from memos_vllm.engine.gateway import ADAPTER
+from memos_vllm.engine.lora.attached import NAMED_MODEL, EngineAdapters
 from memos_vllm.errors import BadRequest, NotFound, Unprocessable
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal

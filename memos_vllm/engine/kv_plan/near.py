@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.orders import Orders, Source
-from memos_vllm.engine.builder import ChainBuilder
-from memos_vllm.engine.chains import Chained, Prompt
-from memos_vllm.engine.probe import Probe
+from memos_vllm.engine.kv_plan.builder import ChainBuilder
+from memos_vllm.engine.kv_plan.planner import Chained, Prompt
+from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.errors import Unavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextvars import Context
 from typing import Any
 
-from memos_vllm.engine.salting import BACKGROUND, InFlight
+from memos_vllm.engine.gateway import BACKGROUND, InFlight
 from memos_vllm.errors import Unavailable
 from memos_vllm.writer.base import Ask
 

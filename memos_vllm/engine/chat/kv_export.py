@@ -14,7 +14,7 @@ from memos_vllm.activation.chain import own_digest
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.store import SegmentName, SegmentStore
 from memos_vllm.cube.model import MemCube
-from memos_vllm.engine.activator import EngineActivator
+from memos_vllm.engine.chat.activator import EngineActivator
 from memos_vllm.errors import SegmentsUnavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.parametric.training.order import Context

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from memos_vllm.cube.ids import CubeId, TenantId
-from memos_vllm.engine.merging import Merging
+from memos_vllm.engine.lora.merging import Merging
 from memos_vllm.errors import AdapterUnavailable, Conflict, Unprocessable
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal

@@ -10,17 +10,17 @@ from typing import Any
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.activation.tensors import SegmentKeeper
-from memos_vllm.engine.activator import EngineActivator
-from memos_vllm.engine.builder import ChainBuilder
-from memos_vllm.engine.chains import ChainPlanner
+from memos_vllm.engine.chat.activator import EngineActivator
+from memos_vllm.engine.chat.handler import ChatMemory
+from memos_vllm.engine.gateway import InFlight
 from memos_vllm.engine.kv.fingerprint import namer
 from memos_vllm.engine.kv.rope import rotation_problem
-from memos_vllm.engine.near import NearPlanner
-from memos_vllm.engine.prefetch import Prefetcher
-from memos_vllm.engine.probe import Probe
-from memos_vllm.engine.promoter import Promoter
-from memos_vllm.engine.salting import InFlight
-from memos_vllm.engine.serving import ChatMemory
+from memos_vllm.engine.kv_plan.builder import ChainBuilder
+from memos_vllm.engine.kv_plan.near import NearPlanner
+from memos_vllm.engine.kv_plan.planner import ChainPlanner
+from memos_vllm.engine.kv_plan.prefetch import Prefetcher
+from memos_vllm.engine.kv_plan.probe import Probe
+from memos_vllm.engine.kv_plan.promoter import Promoter
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.system import MemorySystem
 

@@ -1,0 +1,1 @@
+"""LoRA adapters in the running engine: loading, pinning, merging."""
