@@ -50,7 +50,7 @@ from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
 from memos_vllm.vault.turns import PendingTurns
-from memos_vllm.vault.vault import Along, MemVault
+from memos_vllm.vault.vault import InTransaction, MemVault
 from memos_vllm.vault.views import OwnerState, VaultViews
 
 log = logging.getLogger(__name__)
@@ -121,19 +121,19 @@ class MemorySystem:
         self,
         principal: Principal,
         cubes: Sequence[NewCube],
-        once: IdempotencyKey | None = None,
-        along: Along | None = None,
+        idempotency_key: IdempotencyKey | None = None,
+        in_transaction: InTransaction | None = None,
     ) -> list[MemCube]:
         """Store cubes (all or none), their text cut into passages, and index them.
 
         Args:
-            along: what else belongs into the transaction; what it raises undoes all of it.
+            in_transaction: what else belongs into the transaction; what it raises undoes all of it.
         Raises:
             TooLarge, Forbidden, Conflict, NotBuilt: nothing was stored.
         """
         cut = [new.model_copy(update={"payload": self._cut(new.payload)}) for new in cubes]
         self._check_quota(principal, [new.payload for new in cut])
-        made = self.vault.create_many(principal, cut, once, along)
+        made = self.vault.create_many(principal, cut, idempotency_key, in_transaction)
         self.settle([CubeId(cube.meta.id) for cube in made])
         return made
 
@@ -143,7 +143,7 @@ class MemorySystem:
         ref: str,
         patch: CubePatch,
         if_match: str | None = None,
-        along: Along | None = None,
+        in_transaction: InTransaction | None = None,
     ) -> MemCube:
         if patch.payload is not None:
             payload = self._cut(patch.payload)
@@ -151,7 +151,9 @@ class MemorySystem:
             patch = patch.model_copy(update={"payload": payload})
         if patch.append is not None:
             patch = patch.model_copy(update={"append": self.cut_items(patch.append)})
-        cube = self.vault.update(principal, ref, patch, if_match=if_match, along=along)
+        cube = self.vault.update(
+            principal, ref, patch, if_match=if_match, in_transaction=in_transaction
+        )
         self.settle([CubeId(cube.meta.id)])
         return cube
 

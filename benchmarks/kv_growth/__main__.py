@@ -22,7 +22,7 @@ from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.store import Namer, SegmentName
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.config.tree import KVConfig
 
 SIZES = (10, 1_000, 100_000)
@@ -58,9 +58,9 @@ def main() -> None:
     record.finish(quick=arguments.quick, out=arguments.out)
 
 
-def opened(folder: Path) -> SegmentKeeper:
+def opened(folder: Path) -> TensorStore:
     config = KVConfig(ram_path=folder / "ram", ram_bytes=0, max_bytes=1 << 50)
-    return SegmentKeeper(config, folder / "kv")
+    return TensorStore(config, folder / "kv")
 
 
 def fill(folder: Path, made: int, size: int) -> int:

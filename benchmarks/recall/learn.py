@@ -17,7 +17,7 @@ from memos_vllm.parametric.adapter.packed import Adapter, unpack
 from memos_vllm.parametric.training.order import Recipe, Report
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.requests import Distill
-from memos_vllm.transforms.runner import Workshop
+from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.submit import distill
 
 WHO = Principal(TenantId("bench"), Role.ADMIN, "bench")
@@ -66,11 +66,11 @@ def learn(
 
 def distilled(system: MemorySystem, model: str, ref: str, wish: Distill) -> Learnt:
     job = distill(system, WHO, ref, wish)
-    workshop = Workshop(system, (model, None))
-    claimed = workshop.claim(job.id)
+    runner = JobRunner(system, (model, None))
+    claimed = runner.claim(job.id)
     assert claimed is not None
     started = time.perf_counter()
-    report = workshop.do(claimed)
+    report = runner.do(claimed)
     seconds = round(time.perf_counter() - started, 1)
     assert report is not None
     made = system.transforms.get(WHO, job.id).made

@@ -16,7 +16,7 @@ _PROMPTS = 4
 _CACHED = 4096
 
 
-class Habits:
+class RecentSegments:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: OrderedDict[str, list[list[str]]] = OrderedDict()

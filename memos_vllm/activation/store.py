@@ -32,7 +32,7 @@ from memos_vllm.activation.chain import Segment, chain_keys
 from memos_vllm.activation.erase import SUFFIX, wipe
 from memos_vllm.activation.lmcache import RemoteKV
 from memos_vllm.activation.quality import Quality, QualityNotes
-from memos_vllm.activation.recent import Habits
+from memos_vllm.activation.recent import RecentSegments
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.tombstones import Tombstones, short
 from memos_vllm.config.tree import KVConfig
@@ -94,7 +94,7 @@ class SegmentStore:
         self._cubes = folder / "cubes"
         self.gone = Tombstones(folder / "gone")
         self.quality = QualityNotes(folder / "quality")
-        self.habits = Habits(folder / "habits")
+        self.recent = RecentSegments(folder / "habits")
         self._pins = folder / "pins"
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
@@ -161,7 +161,7 @@ class SegmentStore:
         """Wipe everything of one scope: a person or a tenant that leaves."""
         self._make(self.gone.folder)
         self.gone.bury_scope(short(scope))
-        self.habits.forget(short(scope))
+        self.recent.forget(short(scope))
         for tier in reversed(self.tiers()):
             for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
                 wipe(path)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _HITS_FOR_MEMORY = 2
 
 
-class SegmentKeeper(SegmentStore):
+class TensorStore(SegmentStore):
     @contextlib.contextmanager
     def open(self, name: SegmentName) -> Iterator[tuple[SegmentReader, str]]:
         """A segment and the tier it is read from.

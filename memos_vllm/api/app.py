@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from memos_vllm.api import activation, claims, cubes, documents, entities, insight, transforms
-from memos_vllm.api.door import Door
+from memos_vllm.api.door import AuthMiddleware
 from memos_vllm.api.identity import Authenticator
 from memos_vllm.errors import BadRequest, MemosError, envelope
 from memos_vllm.system import MemorySystem
@@ -29,7 +29,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(transforms.router)
     app.include_router(claims.router)
     app.include_router(entities.router)
-    app.add_middleware(Door, authenticator=authenticator, config=system.config.governance)
+    app.add_middleware(AuthMiddleware, authenticator=authenticator, config=system.config.governance)
 
 
 def create_app(system: MemorySystem) -> FastAPI:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.cube.model import Item, Text
-from memos_vllm.learning.feedback import Did, Feedback
+from memos_vllm.learning.feedback import Change, Feedback
 from memos_vllm.options import PERSONA
 
 router = APIRouter(prefix="/v1/memory", tags=["claims and feedback"], responses=ERRORS)
@@ -59,7 +59,7 @@ class Said(Strict):
         return self
 
 
-class Change(Strict):
+class ChangeView(Strict):
     action: Literal["forget", "correct", "prefer"]
     item: str
     text: str
@@ -68,7 +68,7 @@ class Change(Strict):
 
 
 class Changes(Strict):
-    did: list[Change]
+    did: list[ChangeView]
     dry_run: bool
 
 
@@ -106,7 +106,11 @@ def feedback(system: System, caller: Caller, said: Said) -> Changes:
     return Changes(did=[_view(each) for each in did], dry_run=said.dry_run)
 
 
-def _view(did: Did) -> Change:
-    return Change(
-        action=did.action, item=did.item, text=did.text, cube=did.cube, version=did.version
+def _view(change: Change) -> ChangeView:
+    return ChangeView(
+        action=change.action,
+        item=change.item,
+        text=change.text,
+        cube=change.cube,
+        version=change.version,
     )

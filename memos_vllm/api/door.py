@@ -29,7 +29,7 @@ PERSON_HEADER, SESSION_HEADER = "x-memos-user", "x-session-id"
 _CLOSED_POLICY_VIOLATION = 1008
 
 
-class Door:
+class AuthMiddleware:
     def __init__(self, app: App, authenticator: Authenticator, config: GovernanceConfig) -> None:
         self._app = app
         self._authenticator = authenticator

@@ -170,7 +170,7 @@ def run(
 
 
 def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool) -> None:
-    from memos_vllm.transforms.runner import Workshop
+    from memos_vllm.transforms.runner import JobRunner
     from memos_vllm.transforms.worker import base_model
 
     base = base_model(system.config, model)
@@ -184,17 +184,17 @@ def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool)
                 total=progress.total or None,
             )
 
-        workshop = Workshop(system, base, told=told)
+        runner = JobRunner(system, base, told=told)
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
-            workshop.end()
+            runner.end()
 
         before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            claimed = workshop.claim(job)
+            claimed = runner.claim(job)
             if claimed is None:
                 raise Conflict("no such job waits: `memos jobs list` says what became of it")
-            workshop.do(claimed)
+            runner.do(claimed)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -35,7 +35,7 @@ from memos_vllm.learning.remember import READ, Rememberer
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.system import MemorySystem
-from memos_vllm.transforms.runner import Workshop
+from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.worker import TransformWorker
 from memos_vllm.writer.base import Writer
 from memos_vllm.writer.openai import OpenAIWriter
@@ -171,14 +171,14 @@ def _do_jobs(
     model = engine_client.vllm_config.model_config
     loop = asyncio.get_running_loop()
 
-    workshop = Workshop(
+    runner = JobRunner(
         system,
         (model.model, model.revision),
         (writer, memory.tokenizer.escape),
         kept=EngineKV(activator, loop) if activator is not None else None,
         threads=max(1, (os.cpu_count() or 2) // 2),
     )
-    worker = TransformWorker(workshop)
+    worker = TransformWorker(runner)
     worker.start()
     atexit.register(worker.stop)
 

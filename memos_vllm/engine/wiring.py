@@ -9,7 +9,7 @@ from typing import Any
 
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.shared_prompts import SharedPrompts
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.chat.activator import EngineActivator
 from memos_vllm.engine.chat.handler import ChatMemory
 from memos_vllm.engine.gateway import InFlight
@@ -67,9 +67,9 @@ def attach_kv(
     activator = EngineActivator(memory, pipeline, builder, near, system.segments, system.scopes)
     if config.kv.prefetch:
         memory.prefetcher = Prefetcher(
-            SegmentKeeper(config.kv, config.kv_path),
+            TensorStore(config.kv, config.kv_path),
             names,
-            system.segments.habits,
+            system.segments.recent,
             system.scopes,
             pipeline.spawn,
         )

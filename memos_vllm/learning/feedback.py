@@ -54,7 +54,7 @@ _NOT_MEMORY = re.compile(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Did:
+class Change:
     """One change to one item."""
 
     action: Action
@@ -82,7 +82,7 @@ class Feedback:
         self._system = system
         self._consolidator = Consolidator(system)
 
-    def say(self, principal: Principal, text: str, dry_run: bool = False) -> list[Did]:
+    def say(self, principal: Principal, text: str, dry_run: bool = False) -> list[Change]:
         """Act on a sentence.
 
         Raises:
@@ -102,7 +102,7 @@ class Feedback:
             )
         return self._take(principal, claims, dry_run)
 
-    def forget(self, principal: Principal, what: str, dry_run: bool = False) -> list[Did]:
+    def forget(self, principal: Principal, what: str, dry_run: bool = False) -> list[Change]:
         """All of the person's own items that say it. Raises Unprocessable: nearly everything would go."""
         _check(principal)
         words = set(tokenize(what)) - set(tokenize(principal.person))
@@ -128,7 +128,7 @@ class Feedback:
 
     def forget_items(
         self, principal: Principal, ids: Sequence[str], dry_run: bool = False
-    ) -> list[Did]:
+    ) -> list[Change]:
         """Raises NotFound: one of them is not there, or not the person's own."""
         _check(principal)
         cubes: dict[str, set[str]] = {}
@@ -142,7 +142,7 @@ class Feedback:
             self._system.forget_conversations(principal)  # their KV holds the words, too
         return did
 
-    def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> list[Did]:
+    def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> list[Change]:
         """The item ends now, and the text holds in its place. Raises NotFound, Unprocessable."""
         _check(principal)
         ((cube, old),) = self._located(principal, [item_id])
@@ -157,7 +157,7 @@ class Feedback:
             )
         return self._take(principal, claims or [self._in_place_of(principal, old, text)], dry_run)
 
-    def prefer(self, principal: Principal, text: str, dry_run: bool) -> list[Did]:
+    def prefer(self, principal: Principal, text: str, dry_run: bool) -> list[Change]:
         """Whatever it says is noted for every prompt to come."""
         _check(principal)
         said = self._said(principal, text)
@@ -177,9 +177,9 @@ class Feedback:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _take(self, principal: Principal, claims: Sequence[Item], dry_run: bool) -> list[Did]:
+    def _take(self, principal: Principal, claims: Sequence[Item], dry_run: bool) -> list[Change]:
         if dry_run:
-            return [Did(_action(item), "", item.text, None, None) for item in claims]
+            return [Change(_action(item), "", item.text, None, None) for item in claims]
         self._consolidator.take(principal, claims, origin="feedback")
         at = to_datetime(now_us())
         found = {each.item.text: each for each in self._system.knowledge.claims(principal)}
@@ -190,12 +190,12 @@ class Feedback:
             cube = self._system.vault.get(principal, each.cube).meta if each else None
             version = cube.version if cube is not None else None
             ident = (each.item.id or "") if each is not None and is_open else ""
-            did.append(Did(_action(item), ident, item.text, cube.id if cube else None, version))
+            did.append(Change(_action(item), ident, item.text, cube.id if cube else None, version))
         return did
 
     def _take_out(
         self, principal: Principal, cube: str, gone: set[str], dry_run: bool
-    ) -> list[Did]:
+    ) -> list[Change]:
         for _ in range(_ATTEMPTS):
             current = self._system.vault.get(principal, cube)
             items = current.payload.content
@@ -214,7 +214,7 @@ class Feedback:
                 except Conflict:
                     continue
                 version = made.meta.version
-            return [Did("forget", item.id or "", item.text, cube, version) for item in going]
+            return [Change("forget", item.id or "", item.text, cube, version) for item in going]
         raise Conflict("the cube changes faster than it can be forgotten from: try again")
 
     def _own(self, principal: Principal) -> Iterator[IndexedItem]:

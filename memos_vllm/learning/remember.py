@@ -159,7 +159,7 @@ class Rememberer:
             model=turn.body["model"][:500],
             prompt_sha256=turn.body["prompt_sha256"],
         )
-        along = self._system.turns.crossing_off(turn.id)
+        in_transaction = self._system.turns.crossing_off(turn.id)
         held = _items(current) if current else []
         limit = self._system.config.remember.items_per_cube
         if current is None or len(held) + len(fresh) > limit:
@@ -169,11 +169,17 @@ class Rememberer:
                 provenance=provenance,
             )
             return self._system.vault.create(
-                principal, NewCube(meta=meta, payload=ExplicitPayload(content=fresh)), along
+                principal,
+                NewCube(meta=meta, payload=ExplicitPayload(content=fresh)),
+                in_transaction,
             )
         patch = CubePatch(append=fresh, provenance=provenance)
         return self._system.vault.update(
-            principal, current.meta.id, patch, if_match=current.meta.version, along=along
+            principal,
+            current.meta.id,
+            patch,
+            if_match=current.meta.version,
+            in_transaction=in_transaction,
         )
 
     def _latest_part(self, principal: Principal, session: str) -> tuple[int, MemCube | None]:

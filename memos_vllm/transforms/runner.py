@@ -69,7 +69,7 @@ class Interrupted(Exception):
     """It was cancelled, or what it reads was deleted, or this process ends."""
 
 
-class Workshop:
+class JobRunner:
     """Does one job at a time.
 
     Args:
@@ -181,8 +181,8 @@ class Workshop:
             tags=["recovered"],
         )
         new = NewCube(meta=meta, payload=ExplicitPayload(content=items_of(source)))
-        along = self._system.transforms.still_running(job.id)
-        made = self._system.create(principal, [new], along=along)[0]
+        in_transaction = self._system.transforms.still_running(job.id)
+        made = self._system.create(principal, [new], in_transaction=in_transaction)[0]
         self._end(job, JobState.DONE, report, made.meta.id)
         return report
 
@@ -260,11 +260,13 @@ class Workshop:
         order: Order,
     ) -> MemCube:
         provenance = self._provenance(job, order.sources, report)
-        along = self._system.transforms.still_running(job.id)
+        in_transaction = self._system.transforms.still_running(job.id)
         passed = report.outcome == "passed"
         if wish.into is not None and passed:
             patch = CubePatch(payload=payload, provenance=provenance)
-            return self._system.update(job.principal, wish.into, patch, along=along)
+            return self._system.update(
+                job.principal, wish.into, patch, in_transaction=in_transaction
+            )
         meta = NewMeta(
             name=wish.name,
             person=sources.person or None,
@@ -276,7 +278,7 @@ class Workshop:
             tags=["distilled"],
         )
         new = NewCube(meta=meta, payload=payload)
-        return self._system.create(job.principal, [new], along=along)[0]
+        return self._system.create(job.principal, [new], in_transaction=in_transaction)[0]
 
     def _decode(self, job: Transform, folder: JobFolder, wish: Decode) -> Report:
         vault = self._system.vault
@@ -313,9 +315,9 @@ class Workshop:
         )
         items = [Item(type=ItemType.FACT, text=statement) for statement in report.statements]
         payload = ExplicitPayload(content=items)
-        along = self._system.transforms.still_running(job.id)
+        in_transaction = self._system.transforms.still_running(job.id)
         new = NewCube(meta=meta, payload=payload)
-        made = self._system.create(job.principal, [new], along=along)[0]
+        made = self._system.create(job.principal, [new], in_transaction=in_transaction)[0]
         if wish.kv:
             self._keep_kv(job, made, report)
         self._end(job, JobState.DONE, report, made.meta.id)

@@ -13,7 +13,7 @@ from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import ConfigError, MemosError
 from memos_vllm.transforms.auto import promote
-from memos_vllm.transforms.runner import Workshop
+from memos_vllm.transforms.runner import JobRunner
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -26,8 +26,8 @@ _DAY_US = 86_400_000_000
 
 
 class TransformWorker:
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, runner: JobRunner) -> None:
+        self._runner = runner
         self._stop = threading.Event()
         self._promote_at = 0.0
         self._thread = threading.Thread(target=self._run, name="memos-transforms", daemon=True)
@@ -38,12 +38,12 @@ class TransformWorker:
     def stop(self) -> None:
         """A job that runs is left to whoever comes next, with what it has done."""
         self._stop.set()
-        self._workshop.end()
+        self._runner.end()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
 
     def _promote(self) -> None:
-        system = self._workshop.system
+        system = self._runner.system
         if system.config.training.promote and time.monotonic() > self._promote_at:
             self._promote_at = time.monotonic() + _PROMOTE_SECONDS
             promote(system)
@@ -52,10 +52,10 @@ class TransformWorker:
         while not self._stop.wait(_POLL_SECONDS):
             try:
                 self._promote()
-                job = self._workshop.claim()
+                job = self._runner.claim()
                 if job is not None:
-                    self._workshop.do(job)
-                    sweep(self._workshop.system)
+                    self._runner.do(job)
+                    sweep(self._runner.system)
             except (MemosError, OSError) as error:
                 log.warning("jobs wait: %s", error)
 

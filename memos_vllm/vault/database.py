@@ -92,13 +92,13 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction; commits when the block ends, rolls back when it raises."""
-        with _translated(), self._turn(), self.engine.connect() as plain:
+        with _translated(), self._write_slot(), self.engine.connect() as plain:
             connection = plain.execution_options(memos_writes=True)
             with Session(connection, expire_on_commit=False) as session, session.begin():
                 yield session
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _write_slot(self) -> Iterator[None]:
         """SQLite has one writer at a time, and who waits for it there looks again after pauses of up
         to 100 ms, holding a connection: reads would wait for one of those. So writers queue here."""
         if not self.is_sqlite:

@@ -49,7 +49,7 @@ from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.tables import CubeRow, VersionRow
 
-Along = Callable[[Session], None]
+InTransaction = Callable[[Session], None]
 
 
 class MemVault:
@@ -111,40 +111,49 @@ class MemVault:
 
     # -- changing ---------------------------------------------------------------------------------
 
-    def create(self, principal: Principal, new: NewCube, along: Along | None = None) -> MemCube:
+    def create(
+        self, principal: Principal, new: NewCube, in_transaction: InTransaction | None = None
+    ) -> MemCube:
         """Make a cube. Its text has been cut into items by the caller.
 
         Args:
-            along: what else belongs into the transaction; what it raises undoes all of it.
+            in_transaction: what else belongs into the transaction; what it raises undoes all of it.
         """
-        return self.create_many(principal, [new], along=along)[0]
+        return self.create_many(principal, [new], in_transaction=in_transaction)[0]
 
     def create_many(
         self,
         principal: Principal,
         cubes: Sequence[NewCube],
-        once: idempotency.IdempotencyKey | None = None,
-        along: Along | None = None,
+        idempotency_key: idempotency.IdempotencyKey | None = None,
+        in_transaction: InTransaction | None = None,
     ) -> list[MemCube]:
-        """Make all of them, or none; with `once`, a repeated call gives the first call's cubes.
+        """Make all of them, or none; with `idempotency_key`, a repeated call gives the first call's cubes.
 
         Raises:
             Conflict: a name that this owner has already, or a key used for something else.
         """
         try:
             with self._database.write() as session:
-                known = idempotency.recall(session, principal, once) if once else None
+                known = (
+                    idempotency.recall(session, principal, idempotency_key)
+                    if idempotency_key
+                    else None
+                )
                 if known is None:
                     made = [self._create(session, principal, new) for new in cubes]
-                    if along:
-                        along(session)
-                    if once:
+                    if in_transaction:
+                        in_transaction(session)
+                    if idempotency_key:
                         ids = [cube.meta.id for cube in made]
-                        idempotency.remember(session, principal, once, ids)
+                        idempotency.remember(session, principal, idempotency_key, ids)
                     return made
             return [self.get(principal, cube_id) for cube_id in known]
         except IntegrityError as error:
-            if once and (first := self._repeated(principal, once)) is not None:
+            if (
+                idempotency_key
+                and (first := self._repeated(principal, idempotency_key)) is not None
+            ):
                 return first
             names = ", ".join(repr(new.meta.name) for new in cubes if new.meta.name)
             raise Conflict(
@@ -159,21 +168,21 @@ class MemVault:
         patch: CubePatch,
         *,
         if_match: str | None = None,
-        along: Along | None = None,
+        in_transaction: InTransaction | None = None,
     ) -> MemCube:
         """A new version with the fields of `patch`.
 
         Args:
             if_match: the version that the caller saw; None updates whatever is current.
-            along: what else belongs into the transaction; what it raises undoes all of it.
+            in_transaction: what else belongs into the transaction; what it raises undoes all of it.
         Raises:
             Conflict: the cube has moved on; the message names the current version.
             Unprocessable: an illegal change, or of a frozen cube.
         """
 
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
-            if along:
-                along(session)
+            if in_transaction:
+                in_transaction(session)
             return changes.apply(row, patch, lambda: self._current(session, row), self._max_items)
 
         return self._change(principal, ref, if_match, change, patch.provenance)
@@ -226,10 +235,10 @@ class MemVault:
         session.delete(row)
 
     def _repeated(
-        self, principal: Principal, once: idempotency.IdempotencyKey
+        self, principal: Principal, idempotency_key: idempotency.IdempotencyKey
     ) -> list[MemCube] | None:
         with self._database.read() as session:
-            known = idempotency.recall(session, principal, once)
+            known = idempotency.recall(session, principal, idempotency_key)
         return None if known is None else [self.get(principal, cube_id) for cube_id in known]
 
     def _create(self, session: Session, principal: Principal, new: NewCube) -> MemCube:

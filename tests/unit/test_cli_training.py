@@ -26,7 +26,7 @@ from memos_vllm.system import MemorySystem
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.auto import promotable, promote
 from memos_vllm.transforms.requests import Distill
-from memos_vllm.transforms.runner import Workshop
+from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.transforms.worker import base_model
 from memos_vllm.vault.jobs import JobIsGone, JobState
@@ -145,7 +145,7 @@ def trained(system, who, cube, wish, meanwhile=lambda: None, **reported):
     AdapterFolders(folder.path).make(folder.adapter.name, adapter)
     meanwhile()
     report = Report(**({"outcome": "passed"} | reported))
-    Workshop(system, ("base", None))._store_adapter(job, wish, sources, folder, report)
+    JobRunner(system, ("base", None))._store_adapter(job, wish, sources, folder, report)
     return system.transforms.get(who, job.id)
 
 

@@ -13,7 +13,7 @@ from memos_vllm.activation.files import Shape
 from memos_vllm.activation.orders import Source
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.activation.store import Namer
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.governance.scope import Scopes
 from tests.conftest import principal
@@ -36,7 +36,7 @@ def chain(texts: str, scope: str = "tenant") -> tuple[list[int], list[Segment]]:
 class Kept:
     """A store with chains in it, and an API process's view of it."""
 
-    def __init__(self, keeper: SegmentKeeper, namer: Namer, view: ContextIndex) -> None:
+    def __init__(self, keeper: TensorStore, namer: Namer, view: ContextIndex) -> None:
         self.keeper = keeper
         self.namer = namer
         self.view = view

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.recent import Habits
+from memos_vllm.activation.recent import RecentSegments
 from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.kv_plan.planner import Prompt
@@ -28,20 +28,20 @@ SCOPES = Scopes(b"secret", "person")
 def test_the_last_prompts_are_known_after_a_restart_and_longer_ones_replace_their_beginnings(
     tmp_path,
 ):
-    habits = Habits(tmp_path)
+    habits = RecentSegments(tmp_path)
     assert habits.of("alice") == []
     for names in (["a"], ["a", "b"], ["x"], ["y"], ["z"], ["x"], ["a", "b", "c"]):
         habits.note("alice", names)
     expected = [["a", "b", "c"], ["x"], ["z"], ["y"]]
     assert habits.of("alice") == expected
-    assert Habits(tmp_path).of("alice") == expected
+    assert RecentSegments(tmp_path).of("alice") == expected
     assert habits.of("bob") == []
 
 
 @pytest.mark.parametrize("damage", ["", "{", "7", "[7]"])
 def test_a_damaged_note_is_no_habit(tmp_path, damage):
     (tmp_path / "alice").write_text(damage)
-    assert Habits(tmp_path).of("alice") == []
+    assert RecentSegments(tmp_path).of("alice") == []
 
 
 def test_a_person_who_is_forgotten_has_no_habits(tmp_path):

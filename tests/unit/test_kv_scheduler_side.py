@@ -14,7 +14,7 @@ from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.store import Namer
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.parametric.adapter.folders import engine_name
 from tests.unit.test_kv_files import layers_of
@@ -62,7 +62,7 @@ class FakeRequest:
 class Engine:
     """A scheduler side over a real store, and that store."""
 
-    keeper: SegmentKeeper
+    keeper: TensorStore
     side: SchedulerSide
 
     def keep(self, chain=CHAIN, only: int | None = None, tokens=TOKENS) -> None:

@@ -17,7 +17,7 @@ from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.erase import SUFFIX
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.config.tree import KVConfig
 from memos_vllm.errors import DamagedPayload
@@ -36,9 +36,9 @@ def settings(folder: Path, **options) -> KVConfig:
     return KVConfig(**{"ram_path": folder / "ram", "max_bytes": 1 << 20, **options})
 
 
-def open_keeper(folder: Path, **options) -> SegmentKeeper:
+def open_keeper(folder: Path, **options) -> TensorStore:
     """As an engine worker has it; a second one on the folder is another process's."""
-    return SegmentKeeper(settings(folder, **options), folder / "kv")
+    return TensorStore(settings(folder, **options), folder / "kv")
 
 
 def open_store(folder: Path) -> SegmentStore:
@@ -51,7 +51,7 @@ def named(key: str, scope: str = "alice") -> SegmentName:
 
 
 def keep(
-    keeper: SegmentKeeper,
+    keeper: TensorStore,
     name: SegmentName,
     cubes: Sequence[str] = ("a@1",),
     layers=None,
@@ -61,7 +61,7 @@ def keep(
     return keeper.add(name, SHAPE, layers, cubes, {"digest": short(name.key)}, generation)
 
 
-def read(keeper: SegmentKeeper, name: SegmentName) -> tuple[torch.Tensor, str]:
+def read(keeper: TensorStore, name: SegmentName) -> tuple[torch.Tensor, str]:
     with keeper.open(name) as (reader, tier):
         return torch.stack([layer.clone() for layer in reader.layers(Scratch())]), tier
 
@@ -73,7 +73,7 @@ def kept_in(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def keeper(tmp_path) -> SegmentKeeper:
+def keeper(tmp_path) -> TensorStore:
     return open_keeper(tmp_path)
 
 

@@ -10,7 +10,7 @@ import torch
 from memos_vllm.activation.chain import own_digest
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.store import SegmentName
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import (
     CubePatch,
@@ -20,7 +20,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Distill, Recover
-from memos_vllm.transforms.runner import Workshop
+from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import items_of, read_sources
 from memos_vllm.vault.jobs import JobState
 from tests.conftest import principal
@@ -43,7 +43,7 @@ class FakeKV:
 
 def keep(system, cube, scope, said="The sky is green.", sequence=1):
     """A kept segment, as a worker keeps it. Returns its key."""
-    keeper = SegmentKeeper(system.config.kv, system.config.kv_path)
+    keeper = TensorStore(system.config.kv, system.config.kv_path)
     key = hashlib.sha256(f"{cube}{scope}{said}".encode()).hexdigest()[:40]
     shape = Shape(1, 2, 1, 4, torch.float32)
     about = {"digest": own_digest([ord(letter) for letter in said]), "scope": scope}
@@ -55,8 +55,8 @@ def keep(system, cube, scope, said="The sky is green.", sequence=1):
 
 def recovered(system, who, key):
     job = submit.recover(system, who, key, Recover(name="back"))
-    workshop = Workshop(system, ("model", None), kept=FakeKV())
-    report = workshop.do(workshop.claim(job.id))
+    runner = JobRunner(system, ("model", None), kept=FakeKV())
+    report = runner.do(runner.claim(job.id))
     return system.transforms.get(who, job.id), report
 
 
@@ -98,9 +98,9 @@ def test_kv_of_somebody_else_looks_like_none_at_all(system):
 def test_without_an_engine_jobs_that_need_kept_kv_say_so(system, monkeypatch):
     ann = principal("ann")
     cube = text(system, ann)
-    workshop = Workshop(system, ("model", None))
+    runner = JobRunner(system, ("model", None))
     job = submit.distill(system, ann, cube, Distill(teacher="kv"))
-    report = workshop.do(workshop.claim(job.id))
+    report = runner.do(runner.claim(job.id))
     assert "no engine with a KV tier" in report.reasons[0]
     assert system.transforms.get(ann, job.id).state is JobState.FAILED
 

@@ -26,7 +26,7 @@ from memos_vllm.scheduler.scheduler import Draft, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class BuiltHead:
     """The beginning of a prompt whose KV is kept."""
 
     tokens: list[int]
@@ -56,7 +56,7 @@ class EngineActivator:
         """
         return await self.build_head(caller, cubes, system, declared=system is not None)
 
-    async def head(self, caller: Principal, cubes: list[str]) -> Head:
+    async def head(self, caller: Principal, cubes: list[str]) -> BuiltHead:
         """The KV of these cubes at the head of a prompt without a system message, surely kept.
 
         Raises what `activate` raises.
@@ -66,7 +66,9 @@ class EngineActivator:
         await self.builder.build(rendered.prompt.tokens, segments)
         names = self.builder.namer.names(rendered.prompt.tokens, segments)
         texts = [candidate.text for candidate in rendered.draft.stable()]
-        return Head(list(rendered.prompt.tokens[: segments[-1].end]), texts, [n[0] for n in names])
+        return BuiltHead(
+            list(rendered.prompt.tokens[: segments[-1].end]), texts, [n[0] for n in names]
+        )
 
     async def build_head(
         self, caller: Principal, cubes: list[str], system: str | None, declared: bool = False

@@ -31,7 +31,7 @@ from memos_vllm.prompt.messages import SYSTEM_ROLES, text_of
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
 from memos_vllm.scheduler.scheduler import Tokenizer
 
-_TURN: ContextVar[_Turn | None] = ContextVar("memos_turn", default=None)
+_EXCHANGE: ContextVar[Exchange | None] = ContextVar("memos_turn", default=None)
 _RENDERED: ContextVar[tuple[Any, Any] | None] = ContextVar("memos_rendered", default=None)
 _MARK = "_memos_chat"
 
@@ -107,7 +107,7 @@ class ChatMemory:
             result = rendered[1]
         else:
             result = await self._render(request)
-        turn = _TURN.get()
+        turn = _EXCHANGE.get()
         if turn is not None and isinstance(result, tuple):
             await turn.order_kv(request, result[1])
         return result
@@ -136,7 +136,7 @@ class ChatMemory:
             prompt_limit=request.truncate_prompt_tokens,
             store=getattr(request, "store", None) is not False,
         )
-        return await _Turn(self, self._pipeline, chat, request, raw_request).run(self._answer)
+        return await Exchange(self, self._pipeline, chat, request, raw_request).run(self._answer)
 
     async def render_prompt(self, messages: list[dict[str, Any]]) -> Prompt | None:
         """What the engine would get for these messages; None: it refuses them, or takes no text."""
@@ -176,7 +176,7 @@ class ChatMemory:
 
 
 @dataclasses.dataclass
-class _Turn:
+class Exchange:
     """One chat request inside vLLM's handler: the `Model` that the pipeline sees."""
 
     memory: ChatMemory
@@ -202,7 +202,7 @@ class _Turn:
             request = self.request if messages is None else self.rendered
             WATCHER.set(self._watch)
             ADAPTER.set(self.chat.adapter)
-            _TURN.set(self)
+            _EXCHANGE.set(self)
             self.started = time.perf_counter()
             return await answer(request, self.raw_request)
 

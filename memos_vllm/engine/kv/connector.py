@@ -15,7 +15,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
 )
 
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.config.load import load_config
 from memos_vllm.engine.kv.base import KeepingConnector
 from memos_vllm.engine.kv.blocks import PagedCache, Unsupported
@@ -41,13 +41,13 @@ class MemosConnector(KeepingConnector):
         self._kv_cache_config = kv_cache_config
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
-        self._store: SegmentKeeper | None = None
+        self._store: TensorStore | None = None
         reason = unsupported_reason(vllm_config, kv_cache_config)
         if reason is not None:
             log.warning("KV of this model is not kept: %s", reason)
             return
         config = load_config()
-        self._store = SegmentKeeper(config.kv, config.kv_path)
+        self._store = TensorStore(config.kv, config.kv_path)
         if role == KVConnectorRole.SCHEDULER:
             self._scheduler = SchedulerSide(
                 self._store, namer(vllm_config, config.kv_path), config.kv

@@ -27,7 +27,7 @@ import torch
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import SegmentReader
 from memos_vllm.activation.store import SegmentName
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.messages import Load, Piece
 from memos_vllm.engine.kv.rope import Rotation
@@ -89,7 +89,7 @@ class _Open:
         self.slots = torch.empty(0)
         self.window = slice(0)
         """Of the segment's tokens, those that are loaded."""
-        self.turn: Keys = _as_it_is
+        self.rotate: Keys = _as_it_is
 
     def close(self, error: Exception | None = None) -> None:
         """Args: error: what was wrong with it; the store may want to do something about it."""
@@ -147,7 +147,7 @@ class Loader:
 
     def __init__(
         self,
-        store: SegmentKeeper,
+        store: TensorStore,
         cache: PagedCache,
         named: Callable[[Piece], SegmentName],
         rotation: Rotation | None,
@@ -188,7 +188,7 @@ class Loader:
         progress: Progress | None,
     ) -> Piece | None:
         """Returns the first piece that could not be loaded."""
-        turn = _Turn(self._cache.layers, len(pieces), progress)
+        turn = LoadState(self._cache.layers, len(pieces), progress)
         opened: list[_Open] = []
         for position, segment in enumerate(self._pool.map(partial(self._open, load), pieces)):
             if not isinstance(segment, _Open):
@@ -230,7 +230,7 @@ class Loader:
                 raise DamagedPayload(f"KV of another shape: {segment.reader.shape}, not {expected}")
             if segment.reader.metadata.get("digest") != piece.digest:
                 raise DamagedPayload("KV of other tokens than its name says")
-            segment.turn = self._turn(piece.shift)
+            segment.rotate = self._rotate_by(piece.shift)
             start, end = max(piece.start, load.start), min(piece.end, load.end)
             segment.slots = self._cache.slots(load.block_ids, start, end)
             segment.window = slice(start - piece.start, end - piece.start)
@@ -239,7 +239,7 @@ class Loader:
             raise
         return segment
 
-    def _work(self, runs: Sequence[_Run], turn: _Turn, memory: _Memory) -> None:
+    def _work(self, runs: Sequence[_Run], turn: LoadState, memory: _Memory) -> None:
         """Layers into their places, until none is left or none is wanted."""
         while (layer := turn.next_layer()) is not None:
             for run in runs:
@@ -254,7 +254,7 @@ class Loader:
                 turn.took(run.tier, time.perf_counter() - started)
             turn.placed(layer)
 
-    def _place(self, run: _Run, layer: int, turn: _Turn, memory: _Memory) -> None:
+    def _place(self, run: _Run, layer: int, turn: LoadState, memory: _Memory) -> None:
         """A layer of a run's segments, up to the first one that fails."""
         alone = len(run.segments) == 1
         joined = torch.empty(0) if alone else run.room(memory.joined)
@@ -289,9 +289,9 @@ class Loader:
         start, tokens = 0, len(keys)
         for segment, end in zip(run.segments, run.ends, strict=True):
             if len(run.segments) == 1:
-                keys = segment.turn(keys)
-            elif segment.turn is not _as_it_is and end <= tokens:
-                keys[start:end] = segment.turn(keys[start:end])
+                keys = segment.rotate(keys)
+            elif segment.rotate is not _as_it_is and end <= tokens:
+                keys[start:end] = segment.rotate(keys[start:end])
             start = end
         self._cache.write(layer, run.slots[:tokens], keys, joined[1])
         self.wait_for_device()  # before the memory is used for the next one
@@ -304,7 +304,7 @@ class Loader:
         counts[f"read_tokens_{segment.tier}"] += piece.end - piece.start
         counts["loaded_segments"] += 1
 
-    def _turn(self, shift: int) -> Keys:
+    def _rotate_by(self, shift: int) -> Keys:
         """Brings keys to a place `shift` tokens later. Raises DamagedPayload: not for this model."""
         if shift == 0:
             return _as_it_is
@@ -317,7 +317,7 @@ class Loader:
             torch.cuda.current_stream(self._cache.device).synchronize()
 
 
-class _Turn:
+class LoadState:
     """What several threads share of one load."""
 
     def __init__(self, layers: int, pieces: int, progress: Progress | None) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from memos_vllm.activation.direct_io import Scratch, read_rate
 from memos_vllm.activation.store import SegmentName
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.loading import Loader, Progress, finishing, loading_threads
@@ -34,7 +34,7 @@ _SWEEP_SECONDS = 600.0
 class WorkerSide(Reports):
     def __init__(
         self,
-        store: SegmentKeeper,
+        store: TensorStore,
         cache: PagedCache,
         rank: str,
         rotation: Rotation | None,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.recent import Habits
+from memos_vllm.activation.recent import RecentSegments
 from memos_vllm.activation.store import Namer
-from memos_vllm.activation.tensors import SegmentKeeper
+from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.kv_plan.planner import Prompt
 from memos_vllm.governance.principal import Principal
@@ -26,9 +26,9 @@ _SEEN = 65_536
 
 @dataclasses.dataclass
 class Prefetcher:
-    keeper: SegmentKeeper
+    keeper: TensorStore
     namer: Namer
-    habits: Habits
+    recent: RecentSegments
     scopes: Scopes
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     seen: OrderedDict[str, float] = dataclasses.field(default_factory=OrderedDict)
@@ -53,14 +53,14 @@ class Prefetcher:
         self.spawn(self._in_thread(self._note, self._scope(principal), prompt, segments))
 
     def _read_ahead(self, scope: str) -> None:
-        for names in self.habits.of(scope)[:1]:
+        for names in self.recent.of(scope)[:1]:
             for name in names:
                 self.keeper.read_ahead(name)
 
     def _note(self, scope: str, prompt: Prompt, segments: tuple[Segment, ...]) -> None:
         chain = self.namer.names(prompt.tokens, segments)
-        self.habits.note(scope, [str(name) for names in chain for name in names])
-        for names in self.habits.of(scope):
+        self.recent.note(scope, [str(name) for names in chain for name in names])
+        for names in self.recent.of(scope):
             for name in names:
                 if not self.keeper.warm(name):
                     return

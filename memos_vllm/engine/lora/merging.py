@@ -16,7 +16,7 @@ from memos_vllm.vault.views import AdapterCube
 log = logging.getLogger(__name__)
 
 
-class Places(Protocol):
+class AdapterStore(Protocol):
     def name(self, cube: AdapterCube) -> str:
         """Of its folder."""
         ...
@@ -31,9 +31,11 @@ class Places(Protocol):
 
 
 class Merging:
-    def __init__(self, folders: AdapterFolders, places: Places, method: Any, max_rank: int) -> None:
+    def __init__(
+        self, folders: AdapterFolders, store: AdapterStore, method: Any, max_rank: int
+    ) -> None:
         self._folders = folders
-        self._places = places
+        self._places = store
         self._method: Method = method
         self._max_rank = max_rank
         self._begun: set[str] = set()

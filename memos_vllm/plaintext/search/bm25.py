@@ -26,7 +26,7 @@ Integers = npt.NDArray[np.int64]
 _K1, _B = 1.5, 0.75
 
 
-class Places(NamedTuple):
+class Postings(NamedTuple):
     """Where a word stands."""
 
     items: Integers
@@ -78,20 +78,20 @@ class Bm25:
         self._penalty = _length_penalty(lengths)
         self._window_penalty = _length_penalty(lengths + before)
 
-    def places(self, word: str) -> Places:
+    def postings(self, word: str) -> Postings:
         """Of a token as `tokenize` makes it."""
-        return Places(
+        return Postings(
             *np.unique(self._item[self._hashes == np.int64(hash(word))], return_counts=True)
         )
 
-    def turn_scores(self, asked: Sequence[Places]) -> Scores:
+    def turn_scores(self, asked: Sequence[Postings]) -> Scores:
         """Args: asked: of each word of a question; a word that is in it twice counts twice."""
         scores = np.zeros(len(self._follows), dtype=np.float32)
         for items, counts in asked:
             scores[items] += self._score(counts, self._penalty[items])
         return scores
 
-    def window_scores(self, asked: Sequence[Places]) -> Scores:
+    def window_scores(self, asked: Sequence[Postings]) -> Scores:
         scores = np.zeros(len(self._follows), dtype=np.float32)
         for items, counts in asked:
             if not len(items):

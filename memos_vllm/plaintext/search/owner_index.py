@@ -18,7 +18,7 @@ import numpy as np
 
 from memos_vllm.plaintext.claims.validity import Past
 from memos_vllm.plaintext.english.lexicon import is_question, names_time
-from memos_vllm.plaintext.search.bm25 import Bm25, Integers, Places, Scores, Words, rarity
+from memos_vllm.plaintext.search.bm25 import Bm25, Integers, Postings, Scores, Words, rarity
 from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import CubeItems, IndexedItem, Owner, PartKey
 
@@ -138,7 +138,7 @@ class OwnerIndex:
         Args:
             words: of the question, from `tokenize`.
         """
-        places = {word: self.bm25.places(word) for word in dict.fromkeys(words)}
+        places = {word: self.bm25.postings(word) for word in dict.fromkeys(words)}
         asked = [places[word] for word in words]
         # Speakers' names are left out, where anything else was asked: they are everywhere.
         others = [found for word, found in places.items() if word not in self.speaker_words]
@@ -150,7 +150,7 @@ class OwnerIndex:
             "session_coverage": self._session_coverage(wanted),
         }
 
-    def _coverage(self, wanted: Sequence[Places]) -> Scores:
+    def _coverage(self, wanted: Sequence[Postings]) -> Scores:
         """The share of the words, by their IDF, that stand in an item or at most two away from it.
 
         An answer often stands beside the words that were asked for, in the turn before or behind.
@@ -163,7 +163,7 @@ class OwnerIndex:
             total += idf
         return covered / total if total else covered
 
-    def _session_coverage(self, wanted: Sequence[Places]) -> Scores:
+    def _session_coverage(self, wanted: Sequence[Postings]) -> Scores:
         """The share of the words, by how few sessions hold them, that stand somewhere in an item's session.
 
         What was talked about in a session is spread over its turns; each names a part of it.
