@@ -1,18 +1,22 @@
 """The path of a chat request, in one function: `Pipeline.chat`.
 
-    identity → read → permit → resolve → attach → render → vLLM → observe → remember
+    authenticate → read → permit → stable → rewrite → embed → search → steps → plan
+                 → attach → render → order KV → answer → deliver (→ finish: observe, remember)
 
-Identity is settled at the door (`api.door`), before this; `vLLM` is the `answer` that the caller
-hands in.  If memory fails, the chat is answered without it and says so, unless the request insists.
+Authentication is done in front of the routes (`api`), before this; the engine is an `Exchange`
+(`ports`). Where a part of memory fails, the chat is answered with less of it and says so, unless the
+request insists (`memory.required`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from memos_vllm import metrics, steps
@@ -27,52 +31,97 @@ from memos_vllm.errors import (
     Unprocessable,
 )
 from memos_vllm.governance.principal import Role
+from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
 from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.plaintext.search.search import Found
-from memos_vllm.ports import Adapters, Answer, Chat, Model
+from memos_vllm.ports import AdapterLoader, Chat, Exchange, Messages, Model
 from memos_vllm.scheduler.attachment import choose, learnt_together, merged
-from memos_vllm.scheduler.plan import MemoryPlan
+from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
 from memos_vllm.scheduler.scheduler import Draft, MemScheduler, hottest_first
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.views import AdapterCube, OwnerState
+from memos_vllm.vault.views import AdapterCube, OwnerState, StableCube
 
 log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
 _WAITING_TURNS = 10_000
 
 
+@dataclasses.dataclass(slots=True)
+class Candidates:
+    """Memory that may enter the prompt of one request."""
+
+    owners: list[OwnerState] = dataclasses.field(default_factory=list)
+    """Owners with any memory: the person and the tenant."""
+    stable: Sequence[StableCube] = ()
+    """Cubes for the head of the prompt, in prompt order."""
+    named: int = 0
+    """The first so many of `stable` are named in the request."""
+    adapters: Sequence[PlanEntry] = ()
+    """The plan's entries for parametric cubes."""
+    found: Sequence[Found] = ()
+    """Items found by search, the best first."""
+    further: Sequence[Found] = ()
+    """Items behind them, for the explanation."""
+
+
 class Pipeline:
-    def __init__(self, system: MemorySystem, rememberer: Rememberer) -> None:
+    def __init__(
+        self,
+        system: MemorySystem,
+        rememberer: Rememberer,
+        tasks: BackgroundTasks,
+        adapters: AdapterLoader | None = None,
+        rewriter: Rewriter | None = None,
+    ) -> None:
+        """Build the path over one memory system.
+
+        Args:
+            tasks: run what goes on after a reply.
+            adapters: None: the engine attaches no adapters.
+            rewriter: writes a question out before it is searched for; None: it is searched as asked.
+        """
         self._system = system
         self._rememberer = rememberer
+        self._adapters = adapters
+        self._rewriter = rewriter
         self._scheduler = MemScheduler(system.config.prompt)
         self._steps = steps.load(system.config.pipeline.recall, system)
-        self._background: set[asyncio.Task[Any]] = set()
-        self.adapters: Adapters | None = None
-        """None: the engine attaches none."""
-        self.rewriter: Rewriter | None = None
-        """Writes questions out before they are searched for; None: as they were asked."""
-        times.load()  # at start, not in front of somebody's question
+        self.tasks = tasks
+        times.load()  # at start: the first call takes a second
 
-    async def chat(self, chat: Chat, model: Model, answer: Answer) -> Any:
-        """Answer a chat with what the person asking may remember."""
+    async def chat(self, chat: Chat, exchange: Exchange) -> Any:
+        """Answer a chat with the memory that its person may read."""
+        draft: Draft | None = None
         query = self.read(chat)
         self.permit(chat)
-        draft = await self.resolve(chat, query, model)
+        async with self.within_deadline(chat):
+            memory = await self.stable(chat)
+            query = await self.rewrite(chat, query, memory)
+            vector = await self.embed(chat, query, memory)
+            await self.search(chat, query, vector, memory)
+            await self.run_steps(chat, query, memory)
+            draft = self.plan(chat, memory, exchange)
         await self.attach(chat)
-        messages = await self.render(chat, draft, model)
-        return await answer(messages)  # when the reply is complete, the caller calls `finish`
+        messages = await self.render(chat, draft, exchange)
+        await exchange.order_kv(chat, messages)
+        reply = await exchange.answer(chat, messages)
+        return await exchange.deliver(chat, reply, finish=functools.partial(self.finish, chat))
 
     def read(self, chat: Chat) -> MemoryQuery:
+        """The question that memory is searched for."""
         with self._step(chat, "read"):
             return read_query(chat.messages)
 
     def permit(self, chat: Chat) -> None:
-        """Whether this turn is remembered. Raises Forbidden when the request insists and may not."""
+        """Decide whether this turn is remembered.
+
+        Raises:
+            Forbidden: the request insists on writing and its key or its lack of a person forbids it.
+        """
         may_write = chat.principal.can(Role.WRITER) and bool(chat.principal.person)
         if chat.options.write and not may_write:
             raise Forbidden(
@@ -84,27 +133,120 @@ class Pipeline:
         chat.plan.written = wanted and may_write and self._system.config.remember.enabled
         chat.plan.person = chat.principal.person or None
 
-    async def resolve(self, chat: Chat, query: MemoryQuery, model: Model) -> Draft | None:
-        """Find and choose memory; None where there is none or it cannot be had."""
+    @asynccontextmanager
+    async def within_deadline(self, chat: Chat) -> AsyncIterator[None]:
+        """Leave the steps inside when memory takes too long or is unavailable, and note it."""
         try:
             async with asyncio.timeout(self._system.config.prompt.deadline_seconds):
-                return await self._resolve(chat, query, model)
+                yield
         except TimeoutError:
             self._degrade(chat, MemoryTimeout("memory took longer than its deadline"))
         except Unavailable as error:
             self._degrade(chat, error)
-        return None
+
+    async def stable(self, chat: Chat) -> Candidates:
+        """Owners with memory, cubes for the head of the prompt, and adapters to attach.
+
+        A principal without any memory costs one indexed read.
+        """
+        options, views = chat.options, self._system.views
+        with self._step(chat, "stable"):
+            owners = await asyncio.to_thread(views.owners, chat.principal)
+            if not owners and not options.named and self._adapters is None:
+                return Candidates()
+            cubes = await asyncio.to_thread(views.stable, chat.principal, options.named)
+            texts = cubes.texts
+            if options.order == "hottest":
+                texts = hottest_first(texts, cubes.named)
+            entries = await self._choose_adapters(chat, cubes.adapters)
+            return Candidates(owners, texts, cubes.named, entries)
+
+    async def rewrite(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> MemoryQuery:
+        """The question written out by a model, where the configuration says so."""
+        if self._rewriter is None or not self._top_k(chat, query, memory):
+            return query
+        with self._step(chat, "rewrite"):
+            return await self._rewriter.rewritten(chat.messages, query)
+
+    async def embed(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> Any:
+        """(dim,) of the question; None: there is no search, or it goes by words alone."""
+        if not self._top_k(chat, query, memory):
+            return None
+        with self._step(chat, "embed"):
+            try:
+                return await self._system.embed_question(chat.principal, query.text, memory.owners)
+            except EmbedderUnavailable as error:
+                if chat.options.required:
+                    raise
+                log.warning("searching by words alone: %s", error)
+                self._note_degraded(chat, error.reason)
+                return None
+
+    async def search(self, chat: Chat, query: MemoryQuery, vector: Any, memory: Candidates) -> None:
+        """Find the items that match the question best.
+
+        Args:
+            vector: (dim,) of the question; None: by words alone.
+        """
+        top_k = self._top_k(chat, query, memory)
+        if not top_k:
+            return
+        with self._step(chat, "search"):
+            result = await asyncio.to_thread(
+                self._system.operator.search,
+                chat.principal,
+                query.text,
+                vector,
+                top_k=top_k,
+                owners=memory.owners,
+                about_past=query.about_past,
+                further=True,
+            )
+        memory.found, memory.further = result.found, result.further
+        if result.degraded:
+            self._note_degraded(chat, result.degraded)
+
+    async def run_steps(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> None:
+        """Run the configured steps between search and budget (`pipeline.recall`)."""
+        if not self._steps or not self._top_k(chat, query, memory):
+            return
+        with self._step(chat, "steps"):
+            recall = steps.Recall(chat.principal, query, memory.found, memory.further)
+            recall = await asyncio.to_thread(steps.run, self._steps, recall)
+        memory.found, memory.further = recall.found, recall.further
+
+    def plan(self, chat: Chat, memory: Candidates, model: Model) -> Draft | None:
+        """Choose what fits the budget; None: the principal has no memory."""
+        if not memory.owners and not chat.options.named and self._adapters is None:
+            return None
+        with self._step(chat, "plan"):
+            tokenizer, options = model.tokenizer, chat.options
+            budget = self._scheduler.budget(
+                tokenizer, asked=options.budget_tokens, max_reply=chat.max_reply
+            )
+            draft = self._scheduler.plan(
+                chat.messages,
+                stable=memory.stable,
+                found=memory.found,
+                budget=budget,
+                tokenizer=tokenizer,
+                named=memory.named,
+                further=memory.further,
+            )
+        chat.plan.entries, chat.plan.budget = [*draft.plan.entries, *memory.adapters], budget
+        draft.plan = chat.plan
+        return draft
 
     async def attach(self, chat: Chat) -> None:
-        """Have the plan's adapter ready in the engine."""
-        if not chat.parametric or self.adapters is None:
+        """Load the plan's adapter into the engine."""
+        if not chat.parametric or self._adapters is None:
             return
         with self._step(chat, "attach"):
             try:
-                chat.adapter = await (chat.preparing or self.adapters.prepare(chat.parametric))
+                chat.adapter = await (chat.preparing or self._adapters.prepare(chat.parametric))
             except (Unavailable, DamagedPayload, Unprocessable) as error:
                 if isinstance(error, Unprocessable) and chat.options.adapter:
-                    raise  # it was asked for by name
+                    raise  # the request names this adapter
                 for entry in chat.plan.entries:
                     if entry.form == "adapter" and entry.decision == "used":
                         entry.decision, entry.reason = "rejected", str(error)
@@ -113,10 +255,8 @@ class Pipeline:
         if len(chat.adapter.cubes) > 1:
             merged(chat.plan.entries, chat.adapter.cubes)
 
-    async def render(
-        self, chat: Chat, draft: Draft | None, model: Model
-    ) -> list[dict[str, Any]] | None:
-        """Messages with memory in them, sure to fit; None leaves the request as it came."""
+    async def render(self, chat: Chat, draft: Draft | None, model: Model) -> Messages | None:
+        """Messages with memory that fit the context; None leaves the request as it came."""
         if draft is None or draft.is_empty():
             return None
         assert draft.plan.budget is not None
@@ -129,7 +269,7 @@ class Pipeline:
                 length = await model.prompt_tokens(messages)
                 if length is not None and length <= room:
                     chat.plan.prompt_tokens = length
-                    chat.plan.injected_tokens = sum(entry.tokens for entry in chat.plan.used)
+                    chat.plan.injected_tokens = _tokens(chat.plan)
                     metrics.INJECTED_TOKENS.inc(chat.plan.injected_tokens)
                     chat.draft = draft
                     return messages
@@ -138,10 +278,11 @@ class Pipeline:
         return None
 
     async def finish(self, chat: Chat, request_id: str, reply: str | None) -> None:
-        """Observe, then make the turn durable; the reply's end waits for this only briefly.
+        """Observe the request and store its turn durably; the reply's end waits only briefly.
 
         Args:
-            reply: None when nothing was answered (an error); such a turn is not remembered.
+            request_id: of vLLM.
+            reply: text; None after an error, whose turn is not remembered.
         """
         chat.plan.request_id = request_id
         metrics.CHATS.labels(_outcome(chat.plan)).inc()
@@ -151,98 +292,42 @@ class Pipeline:
                 chat.messages, reply, model=chat.model_name, request_id=request_id, at_us=now_us()
             )
         if body is not None:
-            saving = self._keep(asyncio.create_task(self._save_turn(chat, body)))
+            saving = self.tasks.spawn(self._save_turn(chat, body))
             await asyncio.wait({saving}, timeout=self._system.config.remember.durable_wait_seconds)
-        self._in_background(self._observe, chat, request_id)
+        self.tasks.spawn(asyncio.to_thread(self._observe, chat, request_id))
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something to its end although the request that began it is over."""
-        self._keep(asyncio.create_task(work))
-
-    async def drain(self) -> None:
-        """Wait for what is still being written, at shutdown."""
-        if self._background:
-            await asyncio.wait(set(self._background), timeout=5)
-
-    async def _resolve(self, chat: Chat, query: MemoryQuery, model: Model) -> Draft | None:
-        options, views = chat.options, self._system.views
-        with self._step(chat, "stable"):
-            owners = await asyncio.to_thread(views.owners, chat.principal)
-            if not owners and not options.named and self.adapters is None:
-                return None
-            cubes = await asyncio.to_thread(views.stable, chat.principal, options.named)
-            most = self.adapters.most_merged if self.adapters is not None else 1
-            chat.parametric, attached = choose(cubes.adapters, options, self._adapter_problem, most)
-            if len(chat.parametric) > 1 and (
-                whole := await asyncio.to_thread(
-                    views.learnt_together, chat.principal, chat.parametric
-                )
-            ):
-                learnt_together(attached, chat.parametric, whole)
-                chat.parametric = [whole]
-            if self.adapters is not None and chat.parametric:
-                chat.preparing = asyncio.ensure_future(self.adapters.prepare(chat.parametric))
-                chat.preparing.add_done_callback(_noticed)
-            stable = cubes.texts
-            if options.order == "hottest":
-                stable = hottest_first(stable, cubes.named)
-        found: list[Found] = []
-        further: list[Found] = []
-        top_k = self._system.config.retrieval.top_k if options.top_k is None else options.top_k
-        if owners and options.retrieve and query.text and top_k:
-            if self.rewriter is not None:
-                with self._step(chat, "rewrite"):
-                    query = await self.rewriter.rewritten(chat.messages, query)
-            with self._step(chat, "embed"):
-                vector = await self._embed(chat, query, owners)
-            with self._step(chat, "search"):
-                result = await asyncio.to_thread(
-                    self._system.operator.search,
-                    chat.principal,
-                    query.text,
-                    vector,
-                    top_k,
-                    owners,
-                    query.about_past,
-                    True,
-                )
-            found, further = result.found, result.further
-            if self._steps:
-                with self._step(chat, "steps"):
-                    recall = steps.Recall(chat.principal, query, found, further)
-                    recall = await asyncio.to_thread(steps.run, self._steps, recall)
-                    found, further = list(recall.found), list(recall.further)
-            if result.degraded:
-                self._note_degraded(chat, result.degraded)
-        with self._step(chat, "plan"):
-            budget = self._scheduler.budget(model.tokenizer, options.budget_tokens, chat.max_reply)
-            draft = self._scheduler.plan(
-                chat.messages,
-                stable,
-                found,
-                budget,
-                model.tokenizer,
-                named=cubes.named,
-                further=further,
+    async def _choose_adapters(self, chat: Chat, cubes: Sequence[AdapterCube]) -> list[PlanEntry]:
+        """Choose the adapters of a request, and begin to load them while memory is searched."""
+        loader = self._adapters
+        chat.parametric, entries = choose(
+            cubes,
+            chat.options,
+            problem=self._adapter_problem,
+            most=loader.most_merged if loader is not None else 1,
+        )
+        if len(chat.parametric) > 1 and (
+            whole := await asyncio.to_thread(
+                self._system.views.learnt_together, chat.principal, chat.parametric
             )
-        chat.plan.entries, chat.plan.budget = [*draft.plan.entries, *attached], budget
-        draft.plan = chat.plan
-        return draft
+        ):
+            learnt_together(entries, chat.parametric, whole)
+            chat.parametric = [whole]
+        if loader is not None and chat.parametric:
+            chat.preparing = asyncio.ensure_future(loader.prepare(chat.parametric))
+            chat.preparing.add_done_callback(_retrieve_exception)
+        return entries
 
     def _adapter_problem(self, cube: AdapterCube) -> str | None:
-        if self.adapters is None:
+        if self._adapters is None:
             return "the server attaches no adapters: start it with --enable-lora"
-        return self.adapters.problem(cube)
+        return self._adapters.problem(cube)
 
-    async def _embed(self, chat: Chat, query: MemoryQuery, owners: list[OwnerState]) -> Any:
-        try:
-            return await self._system.embed_question(chat.principal, query.text, owners)
-        except EmbedderUnavailable as error:
-            if chat.options.required:
-                raise
-            log.warning("searching by words alone: %s", error)
-            self._note_degraded(chat, error.reason)
-            return None
+    def _top_k(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> int:
+        """Number of items to search for; 0: there is no search for this request."""
+        if not memory.owners or not chat.options.retrieve or not query.text:
+            return 0
+        configured: int = self._system.config.retrieval.top_k
+        return configured if chat.options.top_k is None else chat.options.top_k
 
     def _degrade(self, chat: Chat, error: Unavailable) -> None:
         if chat.options.required:
@@ -258,7 +343,7 @@ class Pipeline:
             metrics.DEGRADED.labels(reason).inc()
 
     async def _save_turn(self, chat: Chat, body: dict[str, Any]) -> None:
-        """Until it succeeds: a vault that is locked or away for a while loses no turn."""
+        """Store a turn; retry while the vault is locked or unreachable, so that no turn is lost."""
         pause = _FIRST_RETRY_SECONDS
         while True:
             try:
@@ -266,10 +351,10 @@ class Pipeline:
                 return
             except Unavailable as error:
                 metrics.DEGRADED.labels("remember").inc()
-                if len(self._background) > _WAITING_TURNS:
-                    log.error("too many turns wait for the vault; one is lost: %s", error)
+                if len(self.tasks) > _WAITING_TURNS:
+                    log.error("a turn is lost: too many wait for the vault: %s", error)
                     return
-                log.warning("a turn waits %.0f s for the vault: %s", pause, error)
+                log.warning("storing a turn failed, retrying in %.0f s: %s", pause, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_RETRY_SECONDS)
 
@@ -278,16 +363,7 @@ class Pipeline:
             self._system.plans.put(chat.principal, request_id, chat.plan.model_dump(mode="json"))
             self._system.views.count_reads(chat.plan.used_cubes())
         except Unavailable as error:
-            log.warning("the plan of %s is not kept: %s", request_id, error)
-
-    def _in_background(self, function: Callable[..., None], *args: Any) -> asyncio.Task[None]:
-        return self._keep(asyncio.create_task(asyncio.to_thread(function, *args)))
-
-    def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        """asyncio itself holds tasks only weakly."""
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
+            log.warning("the plan of request %s is not stored: %s", request_id, error)
 
     @contextmanager
     def _step(self, chat: Chat, name: str) -> Iterator[None]:
@@ -300,8 +376,8 @@ class Pipeline:
             metrics.STEP_SECONDS.labels(name).observe(seconds)
 
 
-def _noticed(task: asyncio.Task[Any]) -> None:
-    """An error of a request that did not come so far as to ask is nobody's."""
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    """Retrieve the exception of an adapter task that no step awaited, so that asyncio is silent."""
     if not task.cancelled():
         task.exception()
 

@@ -1,4 +1,7 @@
-"""What the path of a request needs of an engine: `pipeline` and `learning` see no more of it."""
+"""Ports of a chat request: the request itself, and what its path needs of an engine.
+
+`pipeline` works on these; `engine` implements them for vLLM, tests for a stand-in.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,16 @@ from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.scheduler.scheduler import Draft, Tokenizer
 from memos_vllm.vault.views import AdapterCube
 
+Messages = list[dict[str, Any]]
+"""Chat messages, as in the request's body."""
 
-class Model(Protocol):
-    """What the pipeline needs of the engine that will answer."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    async def prompt_tokens(self, messages: list[dict[str, Any]]) -> int | None:
-        """Length of the prompt that these messages become; None when the engine refuses them."""
-        ...
+Finish = Callable[[str, str | None], Awaitable[None]]
+"""Called with (request id, text of the reply) when a reply is complete; no text after an error."""
 
 
 @dataclasses.dataclass(slots=True)
 class Chat:
-    """One request on its way through."""
+    """One chat request and what the pipeline has decided about it."""
 
     principal: Principal
     options: MemoryOptions
@@ -40,50 +38,87 @@ class Chat:
     store: bool = True
     plan: MemoryPlan = dataclasses.field(default_factory=MemoryPlan)
     draft: Draft | None = None
-    """What stands in the prompt, once it is rendered."""
+    """The memory in the rendered prompt; None: there is none in it."""
     parametric: list[AdapterCube] = dataclasses.field(default_factory=list)
-    """Cubes that should be attached, the best first."""
-    adapter: Adapter | None = None
-    """What is attached."""
-    preparing: asyncio.Task[Adapter] | None = None
-    """It is made ready while memory is searched."""
+    """Parametric cubes to attach, the best first."""
+    adapter: AttachedAdapter | None = None
+    preparing: asyncio.Task[AttachedAdapter] | None = None
+    """Loads the adapter into the engine while memory is searched."""
 
 
-class Adapter(Protocol):
-    """An adapter that the engine has ready; entered while the engine computes with it."""
+class AttachedAdapter(Protocol):
+    """An adapter loaded into the engine; a context manager around each computation with it."""
 
     @property
     def request(self) -> Any:
-        """What a request carries into the engine."""
+        """vLLM's `LoRARequest`."""
+        ...
+
+    @property
+    def cubes(self) -> Sequence[AdapterCube]:
+        """The cubes that its weights come from."""
         ...
 
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
-    @property
-    def cubes(self) -> Sequence[AdapterCube]:
-        """What it is made of."""
-        ...
 
 
-class Adapters(Protocol):
-    """What the pipeline needs of an engine that attaches adapters."""
+class AdapterLoader(Protocol):
+    """Loads adapters into the engine."""
 
     @property
     def most_merged(self) -> int:
-        """Adapters that it can make one of."""
+        """Number of adapters that it can merge into one."""
         ...
 
     def problem(self, cube: AdapterCube) -> str | None:
-        """Why it cannot attach this one; None: it can."""
+        """The reason why this cube cannot be attached; None: it can."""
         ...
 
-    async def prepare(self, cubes: Sequence[AdapterCube]) -> Adapter:
-        """Have them ready in the engine, as one; the first alone while they are being merged.
+    async def prepare(self, cubes: Sequence[AdapterCube]) -> AttachedAdapter:
+        """Load the adapters as one; while they are being merged, the first alone.
 
-        Raises Unavailable, DamagedPayload, Unprocessable.
+        Raises:
+            Unavailable, DamagedPayload, Unprocessable
         """
         ...
 
 
-Answer = Callable[[list[dict[str, Any]] | None], Awaitable[Any]]
-"""Calls vLLM's handler with new messages, or (None) with the request as it came."""
+class Model(Protocol):
+    """The served model, as far as a prompt is planned for it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    async def prompt_tokens(self, messages: Messages) -> int | None:
+        """Length of the prompt that these messages render to; None: the engine refuses them."""
+        ...
+
+
+class Exchange(Model, Protocol):
+    """One request inside vLLM's chat handler."""
+
+    async def order_kv(self, chat: Chat, messages: Messages | None) -> None:
+        """Order the prompt's KV: the segments that the connector may load and keep.
+
+        Args:
+            messages: as for `answer`.
+        """
+        ...
+
+    async def answer(self, chat: Chat, messages: Messages | None) -> Any:
+        """Call vLLM's handler.
+
+        Args:
+            messages: with memory in them; None: the request's own.
+        """
+        ...
+
+    async def deliver(self, chat: Chat, reply: Any, finish: Finish) -> Any:
+        """The reply as the client gets it, with `memory` in it.
+
+        Args:
+            finish: awaited before the end of the reply is sent: at once for a whole reply, with the
+                last chunk of a stream, and after a client has gone away.
+        """
+        ...

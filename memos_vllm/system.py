@@ -1,18 +1,19 @@
-"""The memory system as one object: every part, built from one configuration.
+"""MemorySystem: every part of memory, built from one configuration.
 
-The server, the command line and the tests all hold one of these; nothing in it knows HTTP or vLLM.
-Methods block (database, Chroma) unless they are `async`: servers call them in a thread.
+Server, command line and tests hold one of these. Nothing in it knows HTTP or vLLM; an engine in the
+same process is attached with `attach_engine`. Methods block (database, Chroma) unless they are
+`async`: servers call them in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from memos_vllm.activation.quality import Quality
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config.tree import Config
 from memos_vllm.cube.ids import CubeId
@@ -21,7 +22,6 @@ from memos_vllm.cube.model import (
     ExplicitPayload,
     Item,
     Kind,
-    KVUsage,
     MemCube,
     NewCube,
     ParametricPayload,
@@ -31,6 +31,7 @@ from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.parametric.adapter.packed import Adapter, read_upload, upload_of_file
+from memos_vllm.parametric.adapter.pins import AdapterPins
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.reader.chunking import passages
@@ -57,21 +58,32 @@ log = logging.getLogger(__name__)
 
 
 class ServedModel(Protocol):
-    """What adapters have to fit."""
+    """The model that the engine serves, which adapters have to fit."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the base model's weights."""
+        """Fingerprint of the base model's weights."""
         ...
 
     @property
     def max_rank(self) -> int | None:
-        """Of the adapters that it takes; None: it takes none."""
+        """Highest rank of an adapter; None: the engine attaches no adapters."""
         ...
 
     def check(self, adapter: Adapter) -> None:
-        """Raises Unprocessable."""
+        """Check an adapter's shapes and rank. Raises Unprocessable."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AttachedEngine:
+    """An engine in this process, as far as changes of memory concern it."""
+
+    served: ServedModel
+    text_changed: Callable[[str], None] | None = None
+    """Called with a cube's id after its text has changed and its stored KV was wiped."""
+    adapters_changed: Callable[[], None] | None = None
+    """Called after an adapter was deleted."""
 
 
 class MemorySystem:
@@ -93,21 +105,31 @@ class MemorySystem:
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)
-        self.text_changed: Callable[[str], None] | None = None
-        """Told of a cube whose kept KV was wiped because its text changed."""
-        self.served: ServedModel | None = None
-        """What adapters are checked against; None: no engine runs in this process."""
-        self.adapters_changed: Callable[[], None] = lambda: None
-        """Told when an adapter was deleted."""
+        self.adapter_pins = AdapterPins(config.adapter_pins_path, older=config.kv_path / "pins")
+        self._engine: AttachedEngine | None = None
         self.indexer = Indexer(
             self.outbox, self.payloads, self.embedder, self.index, self._forget_kv
         )
         self.operator = MemOperator(config.retrieval, self.views, self.index)
 
     def open(self) -> MemorySystem:
-        """Migrate the database. Raises ConfigError or VaultUnavailable."""
+        """Migrate the database.
+
+        Raises:
+            ConfigError, VaultUnavailable
+        """
         self.database.migrate()
         return self
+
+    def attach_engine(self, engine: AttachedEngine) -> None:
+        """Attach the engine of this process, once it runs: the last step of wiring a server."""
+        assert self._engine is None, "an engine is attached already"
+        self._engine = engine
+
+    @property
+    def served(self) -> ServedModel | None:
+        """The served model; None: no engine runs in this process."""
+        return self._engine.served if self._engine is not None else None
 
     def close(self) -> None:
         self.indexer.stop()
@@ -127,7 +149,7 @@ class MemorySystem:
         """Store cubes (all or none), their text cut into passages, and index them.
 
         Args:
-            in_transaction: what else belongs into the transaction; what it raises undoes all of it.
+            in_transaction: called inside the transaction; an error that it raises undoes all of it.
         Raises:
             TooLarge, Forbidden, Conflict, NotBuilt: nothing was stored.
         """
@@ -167,21 +189,26 @@ class MemorySystem:
     def delete(
         self, principal: Principal, ref: str, if_match: str | None = None, cascade: bool = False
     ) -> tuple[Deletion, bool]:
-        """Remove a cube everywhere; False when Chroma does not answer and vectors go later.
+        """Delete a cube everywhere; False when Chroma does not answer and vectors are deleted later.
 
-        Whatever Chroma still holds, no search returns it: results are looked up in the vault.
+        No search returns vectors that Chroma still holds: results are looked up in the vault.
 
         Args:
-            cascade: with all that was made from it.
+            cascade: delete all cubes that were made from it, too.
         """
         deletion = self.vault.delete(principal, ref, if_match=if_match, cascade=cascade)
         gone = [CubeId(orphan.cube) for orphan in deletion.gone]
         settled = self.settle([deletion.cube, *gone])
-        self.adapters_changed()
+        if self._engine is not None and self._engine.adapters_changed is not None:
+            self._engine.adapters_changed()
         return deletion, settled
 
     def portable(self, principal: Principal, ref: str) -> MemCube:
-        """A cube with all that it takes to store it again. Raises NotFound, DamagedPayload."""
+        """A cube with its whole payload, for export.
+
+        Raises:
+            NotFound, DamagedPayload
+        """
         cube = self.vault.get(principal, ref)
         if cube.meta.kind is Kind.PARAMETRIC:
             data = self.vault.file(principal, cube.meta.id, cube.meta.version)
@@ -189,7 +216,11 @@ class MemorySystem:
         return cube
 
     def cut_items(self, content: Sequence[Item]) -> list[Item]:
-        """Items as they are; one longer than a passage becomes several with the same source."""
+        """Cut items that are longer than a passage into several with the same source.
+
+        Raises:
+            TooLarge: more text than `limits.text_bytes`.
+        """
         limits = self.config.limits
         size = sum(len(item.text.encode("utf-8", "surrogatepass")) for item in content)
         if size > limits.text_bytes:
@@ -207,13 +238,17 @@ class MemorySystem:
         return cut
 
     def settle(self, cubes: Sequence[CubeId]) -> bool:
-        """Index these cubes now, if this process owns the index; else the outbox keeps the work."""
+        """Index these cubes now, if this process owns the index; else the outbox keeps the work.
+
+        Returns:
+            False: they are indexed later.
+        """
         if not self.index.claim():
             return False
         try:
             self.indexer.drain(cubes)
         except Unavailable as error:
-            log.warning("indexing is put off: %s", error)
+            log.warning("indexing failed, retrying later: %s", error)
             return False
         return True
 
@@ -222,10 +257,11 @@ class MemorySystem:
     async def embed_question(
         self, principal: Principal, question: str, owners: Sequence[OwnerState] | None = None
     ) -> Vectors:
-        """(dim,) of the question as the principal's memories are searched with it.
+        """Embedding of a question, as the principal's memory is searched with it: (dim,).
 
         Args:
             owners: from `VaultViews.owners` of the same principal, when the caller has them already.
+
         Raises:
             EmbedderUnavailable
         """
@@ -235,12 +271,12 @@ class MemorySystem:
     def focused(
         self, principal: Principal, question: str, owners: Sequence[OwnerState] | None = None
     ) -> tuple[Sequence[OwnerState], str]:
-        """Whose memory a principal searches, and the question as it is embedded for that."""
+        """Owners whose memory a principal searches, and the question without their names."""
         owners = self.views.owners(principal) if owners is None else owners
         return owners, self.operator.focus(owners, question)
 
     async def embed_focused(self, principal: Principal, focused: str) -> Vectors:
-        """(dim,) of what `focused` made of a question. Raises EmbedderUnavailable."""
+        """Embedding of a question that `focused` returned: (dim,). Raises EmbedderUnavailable."""
         return await self.embedder.embed_query(focused, f"{principal.tenant}\x00{principal.person}")
 
     def search(
@@ -255,53 +291,36 @@ class MemorySystem:
 
     @functools.cached_property
     def scopes(self) -> Scopes:
-        """Whose kept KV is whose. Raises VaultUnavailable."""
+        """Scopes that separate stored KV of people and tenants. Raises VaultUnavailable."""
         return Scopes(self.database.secret("cache_salt"), self.config.governance.isolation)
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def kv_usage(self, caller: Principal, cube: str) -> tuple[KVUsage, list[Quality], list[str]]:
-        """The KV that is kept of a cube, as far as it serves the caller; all of it for an admin.
-
-        And what was measured of it in other places, the best first; and the keys of its segments.
-        """
-        everybody = caller.can(Role.ADMIN)
-        scopes = None if everybody else [self.scopes.person(caller), self.scopes.tenant(caller)]
-        sizes = self.segments.sizes(cube, scopes)
-        qualities = self.segments.qualities(cube, sizes)
-        usage = KVUsage(
-            chains=len(sizes),
-            bytes=sum(sizes.values()),
-            pinned=self.segments.has_pin(cube),
-            near_kl=round(qualities[0].kl, 4) if qualities else None,
-            near_refused=sum(q.kl > self.config.kv.near_max_kl for q in qualities),
-        )
-        return usage, qualities, [name.rpartition("/")[2] for name in sizes]
-
     def forget_conversations(self, owner: Principal) -> None:
-        """Wipe all KV that is the person's own: it holds what they said, whichever cube that became.
+        """Wipe the KV of a person's conversations, which holds the words of their cubes.
 
-        Raises SegmentsUnavailable: not everything could be wiped.
+        Raises:
+            SegmentsUnavailable: not everything could be wiped.
         """
         try:
             self.segments.forget_scope(self.scopes.person(owner))
         except OSError as error:
-            raise SegmentsUnavailable(f"kept KV cannot be wiped: {error}") from error
+            raise SegmentsUnavailable(f"stored KV cannot be wiped: {error}") from error
 
     def _forget_kv(self, work: Work) -> None:
-        """Wipe KV that holds what a cube said before; with a person's cube, their conversations'.
-
-        A conversation's KV holds what was said in it, whichever cube that became.
-        """
+        """Wipe the KV of a cube's older text; of a deleted person's cube, of their conversations, too."""
         try:
+            if work.sequence is None:
+                self.adapter_pins.remove(work.cube)
             wiped = self.segments.forget(work.cube, work.sequence)
         except OSError as error:
-            raise SegmentsUnavailable(f"kept KV cannot be wiped: {error}") from error
+            raise SegmentsUnavailable(f"stored KV cannot be wiped: {error}") from error
         if work.sequence is None and work.owner.person:
             owner = Principal(work.owner.tenant, Role.READER, "", work.owner.person)
             self.forget_conversations(owner)
-        if wiped and work.sequence is not None and self.text_changed is not None:
-            self.text_changed(work.cube)
+        changed = self._engine.text_changed if self._engine is not None else None
+        if wiped and work.sequence is not None and changed is not None:
+            changed(work.cube)
 
     def _cut(self, payload: Payload) -> Payload:
         if isinstance(payload, ParametricPayload):
@@ -314,7 +333,11 @@ class MemorySystem:
         return ExplicitPayload(content=self.cut_items(content))
 
     def _checked(self, payload: ParametricPayload) -> ParametricPayload:
-        """An adapter, checked and packed. Raises TooLarge, Unprocessable."""
+        """Check and pack an uploaded adapter.
+
+        Raises:
+            TooLarge, Unprocessable
+        """
         adapter = read_upload(payload.content, self.config.limits.adapter_bytes)
         checked = ParametricPayload()
         if self.served is not None:
@@ -324,18 +347,18 @@ class MemorySystem:
         return checked
 
     def _check_quota(self, principal: Principal, payloads: Sequence[Payload]) -> None:
-        """Raises TooLarge."""
+        """Check the tenant's quota of adapter bytes. Raises TooLarge."""
         files = [p._file or b"" for p in payloads if isinstance(p, ParametricPayload)]
         limit = self.config.limits.adapters_bytes_per_tenant
         if files and self.views.adapter_bytes(principal) + sum(map(len, files)) > limit:
             raise TooLarge(
                 f"the tenant's adapters would take more than {limit} bytes "
-                "(limits.adapters_bytes_per_tenant): delete some, older versions count, too",
+                "(limits.adapters_bytes_per_tenant; older versions count): delete some",
                 param="payload",
             )
 
     def _count(self) -> Callable[[str], int]:
-        """The embedder's own tokens; where it cannot be loaded, four characters a token."""
+        """Token counter of the embedder; where it cannot be loaded, four characters a token."""
 
         def count(text: str) -> int:
             try:

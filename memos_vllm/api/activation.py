@@ -11,6 +11,7 @@ from pydantic import Field
 
 from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
+from memos_vllm.api.usage import cube_kv
 from memos_vllm.cube.model import Kind, Placement, Text
 from memos_vllm.errors import Forbidden, NotBuilt, Unprocessable
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
@@ -117,7 +118,8 @@ class Activator(Protocol):
 
 
 async def _activator(request: Request) -> Activator | None:
-    activator: Activator | None = getattr(request.app.state, "memos_activator", None)
+    engine = getattr(request.app.state, "memos_engine", None)
+    activator: Activator | None = getattr(engine, "activator", None)
     return activator
 
 
@@ -133,8 +135,8 @@ class AdapterLoader(Protocol):
 
 
 async def _adapters(request: Request) -> AdapterLoader | None:
-    pipeline = getattr(request.app.state, "memos_pipeline", None)
-    adapters: AdapterLoader | None = getattr(pipeline, "adapters", None)
+    engine = getattr(request.app.state, "memos_engine", None)
+    adapters: AdapterLoader | None = getattr(engine, "adapters", None)
     return adapters
 
 
@@ -198,7 +200,7 @@ async def _load(
 def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
     """The KV that is kept of a cube, as far as it serves whoever asks; for an admin, all of it."""
     cube = system.vault.get(caller, ref).meta.id
-    usage, qualities, segments = system.kv_usage(caller, cube)
+    kv = cube_kv(system, caller, cube)
     near = [
         NearView(
             behind=quality.behind,
@@ -207,14 +209,14 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
             probes=quality.probes,
             used=quality.kl <= system.config.kv.near_max_kl,
         )
-        for quality in qualities
+        for quality in kv.qualities
     ]
     return CubeActivation(
         cube=cube,
-        chains=usage.chains,
-        bytes=usage.bytes,
-        pinned=usage.pinned,
-        segments=sorted({key.partition(".")[0] for key in segments})[:_SHOWN_SEGMENTS],
+        chains=kv.usage.chains,
+        bytes=kv.usage.bytes,
+        pinned=kv.usage.pinned,
+        segments=sorted({key.partition(".")[0] for key in kv.segments})[:_SHOWN_SEGMENTS],
         near=near,
     )
 

@@ -22,6 +22,7 @@ from memos_vllm.api.models import (
     Versions,
     Word,
 )
+from memos_vllm.api.usage import cube_kv
 from memos_vllm.cube.ids import canonical_json, sha256
 from memos_vllm.cube.model import (
     CubePatch,
@@ -107,7 +108,7 @@ def get_cube(
 ) -> MemCube:
     """A cube with its payload; `version` reads an older one."""
     cube = system.vault.get(caller, ref, version)
-    cube.meta.usage.kv, _, _ = system.kv_usage(caller, cube.meta.id)
+    cube.meta.usage.kv = cube_kv(system, caller, cube.meta.id).usage
     return _tagged(response, cube)
 
 

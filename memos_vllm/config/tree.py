@@ -287,6 +287,10 @@ class Config(Section):
         return self.root / "adapters"
 
     @property
+    def adapter_pins_path(self) -> Path:
+        return self.root / "adapter_pins"
+
+    @property
     def training_path(self) -> Path:
         return self.root / "training"
 

@@ -1,8 +1,11 @@
-"""The one way from HTTP into the engine: every prompt gets the salt of whoever asks.
+"""The gateway from HTTP into the engine: salt, adapter and KV orders of each request.
 
 `install` replaces `generate` and `encode` of the running engine client (the object, not the class),
-which all of vLLM's handlers call: chat, completions, responses, messages, pooling, beam search.  So
-no route, present or future, can forget the salt.
+which all of vLLM's handlers call: chat, completions, responses, messages, pooling, beam search. No
+route, present or future, can leave the salt out.
+
+A handler describes its request as an `EngineCall` in the context variable `CALL`. A request that
+reaches the engine without one (a route that memory does not know) gets the salt of its principal.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from memos_vllm.activation.orders import FIELD
 from memos_vllm.cube.ids import TenantId
@@ -20,41 +23,41 @@ from memos_vllm.errors import NotBuilt
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.salt import cache_salt
+from memos_vllm.ports import AttachedAdapter
 
 ENGINE_ITSELF = Principal(TenantId(""), Role.READER, "engine")
-"""Whoever asks outside a request (warm-up, health checks): a salt that no tenant can have."""
+"""The principal outside a request (warm-up, health checks): its salt belongs to no tenant."""
 
 
-class Adapter(Protocol):
-    """An adapter on its way into the engine; entered while the engine computes with it."""
+@dataclasses.dataclass
+class EngineCall:
+    """One request on its way into the engine: what vLLM's handlers have no argument for."""
 
-    @property
-    def request(self) -> Any: ...
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
+    principal: Principal = ENGINE_ITSELF
+    """Its salt separates the prefix cache."""
+    model_name: str | None = None
+    """The parametric cube that the request names as its `model`; None: it names the base model."""
+    adapter: AttachedAdapter | None = None
+    kv_orders: dict[str, Any] | None = None
+    """Orders to the KV connector, as `kv_transfer_params`."""
+    private_salt: str | None = None
+    """Narrows the salt to this request alone: its blocks are approximate."""
+    rendered: tuple[Any, Any] | None = None
+    """(request, vLLM's rendering of it), so that the handler does not render it again."""
+    on_output: Callable[[Any], None] | None = None
+    """Called with each output of the engine."""
+    is_background: bool = False
+    """Work of the memory system, which waits while people's requests run."""
 
 
-Watcher = Callable[[Any], None]
-WATCHER: ContextVar[Watcher | None] = ContextVar("memos_watcher", default=None)
-"""Called with each of the engine's outputs for the current request."""
-
-KV_ORDERS: ContextVar[dict[str, Any] | None] = ContextVar("memos_kv_orders", default=None)
-"""Our own orders to the KV connector for the current request."""
-
-FRESH_SALT: ContextVar[str | None] = ContextVar("memos_fresh_salt", default=None)
-"""Narrows the current request's salt to itself: its blocks are approximate."""
-
-ADAPTER: ContextVar[Adapter | None] = ContextVar("memos_adapter", default=None)
-"""What is attached to the model for the current request."""
-
-BACKGROUND: ContextVar[bool] = ContextVar("memos_background", default=False)
-"""Work of ours that gives way to people's requests."""
+CALL: ContextVar[EngineCall | None] = ContextVar("memos_engine_call", default=None)
+"""The current request; tasks and streams that the handler starts inherit it."""
 
 _MARK = "_memos_salted"
 
 
 class InFlight:
-    """How many people's requests the engine works on."""
+    """Counter of people's requests that the engine works on."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -71,7 +74,7 @@ class InFlight:
             self._idle.set()
 
     async def idle(self, seconds: float) -> None:
-        """Wait until there are none, and no longer than this."""
+        """Wait until the count is zero, `seconds` at most."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
 
@@ -84,16 +87,16 @@ class Salter:
     in_flight: InFlight = dataclasses.field(default_factory=InFlight)
 
     def salt(self, client_salt: str | None) -> str:
-        principal = PRINCIPAL.get() or ENGINE_ITSELF
-        if (fresh := FRESH_SALT.get()) is not None:
-            client_salt = f"{fresh}{client_salt or ''}"
-        return cache_salt(self.secret, principal, self.isolation, client_salt)
+        call = current_call()
+        if call.private_salt is not None:
+            client_salt = f"{call.private_salt}{client_salt or ''}"
+        return cache_salt(self.secret, call.principal, self.isolation, client_salt)
 
     def salted(self, prompt: Any) -> Any:
-        """The prompt with its salt. Forms: text, token ids, a prompt's dict, an engine request.
+        """The prompt with its salt; a text, token ids, a prompt's dict, or an engine request.
 
         Raises:
-            NotBuilt: a stream of inputs, which has no place for a salt.
+            NotBuilt: a stream of inputs, which has no field for a salt.
         """
         if isinstance(prompt, str):
             return {"prompt": prompt, "cache_salt": self.salt(None)}
@@ -110,7 +113,7 @@ class Salter:
         raise NotBuilt("streamed input cannot be kept apart between tenants and is closed")
 
     def strip(self, params: Any) -> None:
-        """Orders to the KV connector come from the server alone."""
+        """Remove a client's orders to the KV connector: only the server gives them."""
         extra = getattr(params, "extra_args", None)
         if not extra:
             return
@@ -118,12 +121,17 @@ class Salter:
             for name in ("kv_transfer_params", "ec_transfer_params"):
                 extra.pop(name, None)
         elif isinstance(given := extra.get("kv_transfer_params"), dict):
-            # Whose KV is loaded is said here alone, whoever else is trusted with the rest.
+            # A trusted router may send the rest; segments to load are named by this server only.
             extra["kv_transfer_params"] = {k: v for k, v in given.items() if k != FIELD}
 
 
+def current_call() -> EngineCall:
+    """The current request; one with its principal alone where no handler described it."""
+    return CALL.get() or EngineCall(PRINCIPAL.get() or ENGINE_ITSELF)
+
+
 def install(engine_client: Any, salter: Salter) -> None:
-    """Once per engine client; a second call does nothing."""
+    """Put the gateway in front of an engine client. A second call does nothing."""
     if getattr(engine_client, _MARK, False):
         return
     generate, encode = engine_client.generate, engine_client.encode
@@ -131,16 +139,15 @@ def install(engine_client: Any, salter: Salter) -> None:
     def salted_generate(
         prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
+        call = current_call()
         salter.strip(sampling_params)
-        _order(sampling_params, KV_ORDERS.get())
-        if (adapter := ADAPTER.get()) is not None:
-            kwargs["lora_request"] = adapter.request
+        _order(sampling_params, call.kv_orders)
+        if call.adapter is not None:
+            kwargs["lora_request"] = call.adapter.request
         outputs: AsyncGenerator[Any, None] = generate(
             salter.salted(prompt), sampling_params, request_id, **kwargs
         )
-        if BACKGROUND.get():
-            return outputs
-        return _watched(outputs, WATCHER.get(), salter.in_flight, adapter)
+        return outputs if call.is_background else _watched(outputs, call, salter.in_flight)
 
     def salted_encode(
         prompt: Any, pooling_params: Any, request_id: str, *args: Any, **kwargs: Any
@@ -163,16 +170,13 @@ def _order(params: Any, orders: dict[str, Any] | None) -> None:
 
 
 async def _watched(
-    outputs: AsyncGenerator[Any, None],
-    watcher: Watcher | None,
-    in_flight: InFlight,
-    adapter: Adapter | None,
+    outputs: AsyncGenerator[Any, None], call: EngineCall, in_flight: InFlight
 ) -> AsyncGenerator[Any, None]:
-    with in_flight, adapter or contextlib.nullcontext():
+    with in_flight, call.adapter or contextlib.nullcontext():
         try:
             async for output in outputs:
-                if watcher is not None:
-                    watcher(output)
+                if call.on_output is not None:
+                    call.on_output(output)
                 yield output
         finally:
             await outputs.aclose()

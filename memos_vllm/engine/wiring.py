@@ -1,80 +1,273 @@
-"""Activation memory put onto a running server, where its engine has our connector."""
+"""Wiring: every part that memory needs of a running engine, built in order and attached to it."""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import dataclasses
 import json
+import logging
+import os
 from typing import Any
 
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.activation.tensors import TensorStore
+from memos_vllm.engine import gateway
+from memos_vllm.engine.chat import routes
 from memos_vllm.engine.chat.activator import EngineActivator
 from memos_vllm.engine.chat.handler import ChatMemory
-from memos_vllm.engine.gateway import InFlight
-from memos_vllm.engine.kv.fingerprint import namer
+from memos_vllm.engine.chat.kv_export import EngineKV
+from memos_vllm.engine.chat.renderer import PromptRenderer
+from memos_vllm.engine.chat.writer import EngineWriter
+from memos_vllm.engine.kv.fingerprint import namer, weights_digest
 from memos_vllm.engine.kv.rope import rotation_problem
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
 from memos_vllm.engine.kv_plan.near import NearPlanner
+from memos_vllm.engine.kv_plan.orders import KVOrders
 from memos_vllm.engine.kv_plan.planner import ChainPlanner
 from memos_vllm.engine.kv_plan.prefetch import Prefetcher
 from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.engine.kv_plan.promoter import Promoter
+from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
+from memos_vllm.errors import ConfigError, EmbedderUnavailable
+from memos_vllm.learning.background import BackgroundTasks
+from memos_vllm.learning.extract import Extractor
+from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.remember import READ, Rememberer
 from memos_vllm.pipeline import Pipeline
-from memos_vllm.system import MemorySystem
+from memos_vllm.plaintext.reader.rewrite import Rewriter
+from memos_vllm.system import AttachedEngine, MemorySystem
+from memos_vllm.transforms.runner import JobRunner
+from memos_vllm.transforms.worker import TransformWorker
+from memos_vllm.writer.base import Writer
+from memos_vllm.writer.openai import OpenAIWriter
 
+log = logging.getLogger(__name__)
 CONNECTOR = "MemosConnector"
 
 
+@dataclasses.dataclass(frozen=True)
+class MemoryEngine:
+    """The memory system attached to one engine, as the server holds it (`app.state.memos_engine`)."""
+
+    pipeline: Pipeline | None
+    """None: the server has no chat handler."""
+    adapters: EngineAdapters | None
+    """None: the engine attaches no adapters."""
+    activator: EngineActivator | None
+    """None: activation memory is off."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Host:
+    """The running engine and what every part takes from it."""
+
+    client: Any
+    """vLLM's engine client."""
+    system: MemorySystem
+    loop: asyncio.AbstractEventLoop
+    in_flight: gateway.InFlight
+    tasks: BackgroundTasks
+
+    @property
+    def vllm_config(self) -> Any:
+        return self.client.vllm_config
+
+
+async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any) -> MemoryEngine:
+    """Build every part in the order of their needs and put them in front of vLLM's handlers.
+
+        gateway → served model → adapters → renderer, writer → rememberer → pipeline
+                → KV orders → chat handler → workers
+
+    Args:
+        state: vLLM's `app.state`, with its handlers.
+        args: vLLM's command line.
+
+    Raises:
+        ConfigError: the configuration does not fit the engine.
+    """
+    salter = await _salter(system)
+    gateway.install(engine_client, salter)
+    host = _Host(
+        client=engine_client,
+        system=system,
+        loop=asyncio.get_running_loop(),
+        in_flight=salter.in_flight,
+        tasks=BackgroundTasks(),
+    )
+    served = await _served_model(host)
+    adapters = await _adapters(host, served, state)
+    routes.install(state, adapters)
+    serving = getattr(state, "openai_serving_chat", None)
+    if serving is None:
+        system.attach_engine(AttachedEngine(served))
+        rememberer = Rememberer(system, JobQueue(system.config, slow={READ}))
+        await asyncio.to_thread(_start, system, rememberer)
+        return MemoryEngine(None, adapters, None)
+    renderer = PromptRenderer(serving, (args.served_model_name or [args.model])[0])
+    writer = EngineWriter(engine_client, renderer.inner_tokenizer, host.in_flight, host.loop)
+    rememberer = Rememberer(
+        system,
+        JobQueue(system.config, slow={READ}),
+        extractor=_extractor(system, writer, renderer),
+    )
+    pipeline = Pipeline(
+        system,
+        rememberer,
+        host.tasks,
+        adapters=adapters,
+        rewriter=_rewriter(system, writer, renderer),
+    )
+    activator, orders, promoter = await _activation(host, renderer, pipeline)
+    ChatMemory(serving, renderer, pipeline, kv=orders, adapters=adapters).install()
+    system.attach_engine(
+        AttachedEngine(
+            served,
+            text_changed=promoter.changed if promoter is not None else None,
+            adapters_changed=adapters.sweep if adapters is not None else None,
+        )
+    )
+    await asyncio.to_thread(_start, system, rememberer)
+    if system.config.training.in_server:
+        _start_transforms(host, writer, renderer, activator)
+    return MemoryEngine(pipeline, adapters, activator)
+
+
 def has_connector(vllm_config: Any) -> bool:
-    """Whether the engine runs with our connector, alone or as one of several."""
+    """Whether the engine runs with our KV connector, alone or as one of several."""
     transfer = vllm_config.kv_transfer_config
     if transfer is None:
         return False
     return CONNECTOR in json.dumps(dataclasses.asdict(transfer), default=str)
 
 
-def attach_kv(
-    memory: ChatMemory,
-    pipeline: Pipeline,
-    system: MemorySystem,
-    engine_client: Any,
-    people: InFlight,
-    loop: asyncio.AbstractEventLoop,
-) -> EngineActivator:
-    """Let chats load and keep KV. Blocks: weights whose digest is not known yet are read."""
-    config = system.config
-    prompts = SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people)
-    names = namer(engine_client.vllm_config, config.kv_path)
-    builder = ChainBuilder(engine_client, system.segments, names, people)
+async def _salter(system: MemorySystem) -> gateway.Salter:
+    governance = system.config.governance
+    secret = await asyncio.to_thread(system.database.secret, "cache_salt")
+    return gateway.Salter(secret, governance.isolation, governance.trust_client_kv_transfer_params)
+
+
+async def _served_model(host: _Host) -> EngineModel:
+    """The served model with the digest of its weights, else its name; reads the weights once."""
+    model_config = host.vllm_config.model_config
+    known = host.system.config.kv_path / "weights"
+    digest = await asyncio.to_thread(weights_digest, model_config, known)
+    return EngineModel(host.vllm_config, digest or model_config.model)
+
+
+async def _adapters(host: _Host, served: EngineModel, state: Any) -> EngineAdapters | None:
+    models = getattr(state, "openai_serving_models", None)
+    if models is None or host.vllm_config.lora_config is None:
+        return None
+    adapters = EngineAdapters(host.client, models, host.system, served, host.loop)
+    adapters.install_listing()
+    adapters.install_naming()
+    await asyncio.to_thread(adapters.sweep)
+    return adapters
+
+
+def _extractor(
+    system: MemorySystem, own: EngineWriter, renderer: PromptRenderer
+) -> Extractor | None:
+    """A model that reads turns in the background; None: rules alone read them.
+
+    Raises:
+        ConfigError: `reader.url` is set without `reader.model`.
+    """
+    reader = system.config.reader
+    if reader.mode == "fast":
+        return None
+    writer: Writer = own
+    if reader.url is not None:
+        if reader.model is None:
+            raise ConfigError("`reader.url` is set: name the model there, `reader.model`")
+        writer = OpenAIWriter(reader.url, reader.model, reader.api_key, reader.timeout_seconds)
+    return Extractor(system, writer, renderer.tokenizer.escape)
+
+
+def _rewriter(
+    system: MemorySystem, writer: EngineWriter, renderer: PromptRenderer
+) -> Rewriter | None:
+    reader = system.config.reader
+    if not reader.rewrite:
+        return None
+    return Rewriter(writer.now, renderer.tokenizer.escape, reader.rewrite_seconds)
+
+
+async def _activation(
+    host: _Host, renderer: PromptRenderer, pipeline: Pipeline
+) -> tuple[EngineActivator | None, KVOrders | None, Promoter | None]:
+    """Activation memory; nothing where the engine runs without our KV connector."""
+    system, config = host.system, host.system.config
+    if not has_connector(host.vllm_config):
+        log.info("activation memory is off: the engine runs without its KV connector")
+        return None, None, None
+    names = await asyncio.to_thread(namer, host.vllm_config, config.kv_path)
+    scopes = await asyncio.to_thread(lambda: system.scopes)
+    planner = ChainPlanner(
+        renderer.inner_tokenizer,
+        config.kv,
+        scopes,
+        SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people),
+        system.segments.generation,
+        plain_head=await renderer.plain_head(),
+    )
+    builder = ChainBuilder(host.client, system.segments, names, host.in_flight)
     near = NearPlanner(
         ContextIndex(system.segments, names, config.kv.near_max_kl),
         system.views,
-        system.scopes,
+        scopes,
         builder,
-        pipeline.spawn,
+        host.tasks.spawn,
         config.kv.near_heal,
-        Probe(builder, system.segments, config.kv.near_probes, memory.tail_of),
-        rotation_problem(engine_client.vllm_config),
+        Probe(builder, system.segments, config.kv.near_probes, renderer.tail_of),
+        rotation_problem(host.vllm_config),
     )
-    memory.plan_kv_with(
-        lambda tokenizer: ChainPlanner(
-            tokenizer, config.kv, system.scopes, prompts, system.segments.generation
-        ),
-        near,
+    activator = EngineActivator(
+        renderer=renderer,
+        pipeline=pipeline,
+        planner=planner,
+        builder=builder,
+        near=near,
+        store=system.segments,
+        scopes=scopes,
     )
-    activator = EngineActivator(memory, pipeline, builder, near, system.segments, system.scopes)
+    promoter = Promoter(activator.build_head, config.kv.promote_uses, host.tasks.spawn, host.loop)
+    prefetcher = None
     if config.kv.prefetch:
-        memory.prefetcher = Prefetcher(
-            TensorStore(config.kv, config.kv_path),
-            names,
-            system.segments.recent,
-            system.scopes,
-            pipeline.spawn,
-        )
-    promoter = Promoter(activator.build_head, config.kv.promote_uses, pipeline.spawn, loop)
-    memory.promoter = promoter
-    system.text_changed = promoter.changed
-    loop.call_soon_threadsafe(pipeline.spawn, builder.measure())
-    return activator
+        store = TensorStore(config.kv, config.kv_path)
+        prefetcher = Prefetcher(store, names, system.segments.recent, scopes, host.tasks.spawn)
+    block_size = host.vllm_config.cache_config.block_size
+    host.tasks.spawn(builder.measure())
+    atexit.register(system.segments.empty_memory)
+    return activator, KVOrders(planner, near, promoter, prefetcher, block_size), promoter
+
+
+def _start(system: MemorySystem, rememberer: Rememberer) -> None:
+    """Start the job queue and the indexer. Blocks while the embedder loads."""
+    try:
+        system.embedder.warm()
+    except EmbedderUnavailable as error:
+        log.warning("%s; memory is searched by words alone until it answers", error)
+    rememberer.start()
+    atexit.register(rememberer.stop)
+    system.indexer.start()
+
+
+def _start_transforms(
+    host: _Host, writer: EngineWriter, renderer: PromptRenderer, activator: EngineActivator | None
+) -> None:
+    """Start the worker of jobs that make one kind of memory from another."""
+    model = host.vllm_config.model_config
+    runner = JobRunner(
+        host.system,
+        (model.model, model.revision),
+        (writer, renderer.tokenizer.escape),
+        kept=EngineKV(activator, host.loop) if activator is not None else None,
+        threads=max(1, (os.cpu_count() or 2) // 2),
+    )
+    worker = TransformWorker(runner)
+    worker.start()
+    atexit.register(worker.stop)

@@ -49,14 +49,20 @@ _PLAIN = re.compile(r"^[\w.:@+ -]{1,120}$")
 
 
 class Rememberer:
-    def __init__(self, system: MemorySystem, jobs: JobQueue) -> None:
+    def __init__(
+        self, system: MemorySystem, jobs: JobQueue, extractor: Extractor | None = None
+    ) -> None:
+        """Prepare the jobs that turn turns into memory.
+
+        Args:
+            extractor: reads each turn once more, by a model; None: rules alone read it.
+        """
         self._system = system
         self._jobs = jobs
         self._consolidator = Consolidator(system)
         self._steps = steps.load(system.config.pipeline.learn, system)
         self._feedback = Feedback(system)
-        self.extractor: Extractor | None = None
-        """Reads each turn once more, by a model; None: rules alone do."""
+        self._extractor = extractor
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -94,12 +100,12 @@ class Rememberer:
             self._system.settle([CubeId(cube.meta.id)])
             self._system.operator.refresh(turn.principal)
             metrics.REMEMBERED_TURNS.inc()
-            if self.extractor is not None:
+            if self._extractor is not None:
                 self._jobs.submit(READ, subject_of(cube.meta.id, turn.body["request_id"]))
 
     def _read(self, subject: str) -> None:
-        if self.extractor is not None:
-            self.extractor.read(subject)
+        if self._extractor is not None:
+            self._extractor.read(subject)
 
     def _forgets(self, turn: PendingTurn) -> bool:
         """ "Forget that …": done, and the turn itself is not kept, whatever was found: it says it once

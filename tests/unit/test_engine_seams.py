@@ -105,11 +105,12 @@ def test_our_own_orders_go_along_with_a_trusted_router_s():
     engine = FakeEngine()
     gateway.install(engine, gateway.Salter(b"s", "person", True))
     params = types.SimpleNamespace(extra_args={"kv_transfer_params": {"do_remote_decode": True}})
-    token = gateway.KV_ORDERS.set({"memos": {"segments": [[9, "mine", []]]}})
+    orders = {"memos": {"segments": [[9, "mine", []]]}}
+    token = gateway.CALL.set(gateway.EngineCall(principal(), kv_orders=orders))
     try:
         send(engine, "text", params)
     finally:
-        gateway.KV_ORDERS.reset(token)
+        gateway.CALL.reset(token)
     assert params.extra_args["kv_transfer_params"] == {
         "do_remote_decode": True,
         "memos": {"segments": [[9, "mine", []]]},
@@ -133,7 +134,7 @@ def test_installing_twice_changes_nothing_more(system):
 
 def test_other_handlers_take_the_person_from_their_body():
     async def create_completion(request, raw_request=None):
-        return PRINCIPAL.get().person
+        return gateway.current_call().principal.person
 
     handler = types.SimpleNamespace(create_completion=create_completion)
     state = types.SimpleNamespace(openai_serving_completion=handler)

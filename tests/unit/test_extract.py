@@ -117,8 +117,8 @@ def test_a_slow_model_keeps_no_turn_from_becoming_memory(tmp_path):
             let_go.wait(60)
             return super().write(asks, done)
 
-    rememberer = Rememberer(system, JobQueue(system.config, slow={READ}))
-    rememberer.extractor = Extractor(system, Slow(MISO), lambda text: text)
+    extractor = Extractor(system, Slow(MISO), lambda text: text)
+    rememberer = Rememberer(system, JobQueue(system.config, slow={READ}), extractor=extractor)
     rememberer.start()
     try:
         for number in range(4):

@@ -47,10 +47,10 @@ def test_a_damaged_note_is_no_habit(tmp_path, damage):
 def test_a_person_who_is_forgotten_has_no_habits(tmp_path):
     keeper = open_keeper(tmp_path)
     keeper.make_folders()
-    keeper.habits.note(short(SCOPES.person(ALICE)), ["a"])
-    keeper.habits.note(short(SCOPES.person(BOB)), ["b"])
+    keeper.recent.note(short(SCOPES.person(ALICE)), ["a"])
+    keeper.recent.note(short(SCOPES.person(BOB)), ["b"])
     keeper.forget_scope(SCOPES.person(ALICE))
-    again = open_keeper(tmp_path).habits
+    again = open_keeper(tmp_path).recent
     assert again.of(short(SCOPES.person(ALICE))) == []
     assert again.of(short(SCOPES.person(BOB))) == [["b"]]
 
@@ -95,7 +95,7 @@ async def test_a_new_session_reads_ahead_once_and_a_turn_brings_up_what_its_pers
 
     def prefetcher() -> Prefetcher:
         spawn = lambda work: tasks.append(asyncio.ensure_future(work))  # noqa: E731
-        return Prefetcher(keeper, Namer(MODEL), keeper.habits, SCOPES, spawn)
+        return Prefetcher(keeper, Namer(MODEL), keeper.recent, SCOPES, spawn)
 
     first = prefetcher()
     first.arrived(ALICE)

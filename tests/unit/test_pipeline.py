@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta, Placement
 from memos_vllm.errors import NotFound, Unavailable, VaultUnavailable
+from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
@@ -24,22 +25,41 @@ from tests.conftest import FakeQueue, make_config, principal
 ALICE = principal("alice")
 
 
-class FakeModel:
-    """Words are tokens; a prompt longer than the context is refused, as by vLLM's renderer."""
+class FakeExchange:
+    """An engine whose tokens are words; it refuses prompts longer than its context, as vLLM does."""
 
     def __init__(self, context: int = 2000) -> None:
         self.tokenizer = Tokenizer(lambda text: len(text.split()), lambda text: text, context)
         self.measured = 0
+        self.answered = []
+        self.steps = []
 
     async def prompt_tokens(self, messages):
         self.measured += 1
         length = sum(len(message["content"].split()) for message in messages)
         return length if length <= self.tokenizer.context else None
 
+    async def order_kv(self, chat, messages):
+        self.steps.append(("order KV", chat.draft is not None))
+
+    async def answer(self, chat, messages):
+        self.steps.append(("answer", chat.draft is not None))
+        self.answered.append(messages)
+        return "reply"
+
+    async def deliver(self, chat, reply, finish):
+        await finish("r-1", reply)
+        return reply
+
 
 @pytest.fixture
 def pipeline(system):
-    return Pipeline(system, Rememberer(system, FakeQueue(system.config)))
+    return make_pipeline(system)
+
+
+def make_pipeline(system, queue=None):
+    rememberer = Rememberer(system, queue or FakeQueue(system.config))
+    return Pipeline(system, rememberer, BackgroundTasks())
 
 
 def know(system, *texts, who=ALICE, **meta):
@@ -49,25 +69,20 @@ def know(system, *texts, who=ALICE, **meta):
     )[0]
 
 
-def ask(pipeline, question, model=None, who=ALICE, **fields):
+def ask(pipeline, question, exchange=None, who=ALICE, **fields):
     options = MemoryOptions(**fields.pop("options", {}))
     chat = Chat(who, options, [{"role": "user", "content": question}], "demo", **fields)
-    seen = []
-
-    async def answer(messages):
-        seen.append(messages)
-        return "reply"
+    exchange = exchange or FakeExchange()
 
     async def run():
-        reply = await pipeline.chat(chat, model or FakeModel(), answer)
-        await pipeline.finish(chat, "r-1", reply)
-        await pipeline.drain()
+        assert await pipeline.chat(chat, exchange) == "reply"
+        await pipeline.tasks.drain()
 
     asyncio.run(run())
-    return chat.plan, seen[0]
+    return chat.plan, exchange.answered[0]
 
 
-def test_nobodys_memory_costs_one_read_and_changes_nothing(system, pipeline):
+def test_a_principal_without_memory_costs_one_read_and_changes_nothing(system, pipeline):
     with mock.patch.object(type(system.embedder), "embed_query", side_effect=AssertionError):
         plan, messages = ask(pipeline, "Anything?")
     assert messages is None
@@ -77,10 +92,10 @@ def test_nobodys_memory_costs_one_read_and_changes_nothing(system, pipeline):
 
 def test_what_fits_is_measured_once(system, pipeline):
     know(system, "The boat is blue.")
-    model = FakeModel()
-    plan, messages = ask(pipeline, "Which colour has the boat?", model)
+    exchange = FakeExchange()
+    plan, messages = ask(pipeline, "Which colour has the boat?", exchange)
     assert "The boat is blue." in messages[0]["content"]
-    assert model.measured == 1
+    assert exchange.measured == 1
     assert plan.injected_tokens > 0
 
 
@@ -92,7 +107,7 @@ def test_memory_never_makes_a_prompt_too_long(system, pipeline, room):
     plan, messages = ask(
         pipeline,
         question,
-        FakeModel(context),
+        FakeExchange(context),
         max_reply=0,
         options={"budget_tokens": 5000, "top_k": 30},
     )
@@ -128,7 +143,7 @@ def test_a_vault_that_is_away_means_no_memory_or_a_503(system, pipeline):
 
 def test_memory_that_is_too_slow_is_left_out(tmp_path):
     system = MemorySystem(make_config(tmp_path, prompt={"deadline_seconds": 0.1})).open()
-    pipeline = Pipeline(system, Rememberer(system, JobQueue(system.config)))
+    pipeline = make_pipeline(system, JobQueue(system.config))
 
     def slow(*_):
         time.sleep(0.5)
@@ -153,7 +168,7 @@ def test_a_turn_waits_for_a_locked_vault_and_is_not_lost(tmp_path):
     )
     system = MemorySystem(config).open()
 
-    pipeline = Pipeline(system, Rememberer(system, FakeQueue(config)))
+    pipeline = make_pipeline(system)
     chat = Chat(ALICE, MemoryOptions(), [{"role": "user", "content": "Keep this."}], "demo")
     chat.plan.written = True
 
@@ -164,7 +179,7 @@ def test_a_turn_waits_for_a_locked_vault_and_is_not_lost(tmp_path):
             await pipeline.finish(chat, "r-1", "Kept.")
             waited = time.perf_counter() - started
             await asyncio.sleep(0.5)
-        await pipeline.drain()
+        await pipeline.tasks.drain()
         return waited
 
     assert asyncio.run(run()) < 1.0, "the conversation does not wait for it"
@@ -180,3 +195,10 @@ def test_stable_cubes_stand_in_every_prompt_and_use_is_counted(system, pipeline)
     assert plan.used_cubes() == [cube.meta.id]
     assert system.vault.get(ALICE, cube.meta.id).meta.usage.reads == 1
     assert system.plans.get(ALICE, "r-1")["request_id"] == "r-1"
+
+
+def test_kv_is_ordered_for_the_rendered_prompt_before_the_engine_answers(system, pipeline):
+    know(system, "The boat is blue.")
+    exchange = FakeExchange()
+    ask(pipeline, "Which colour has the boat?", exchange)
+    assert exchange.steps == [("order KV", True), ("answer", True)]

@@ -1,45 +1,44 @@
-"""A cube's KV, built at once: the head of a prompt without anybody's question."""
+"""Building a cube's KV on request: the head of a prompt without a question."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import time
-from typing import Any
 
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.store import SegmentName, SegmentStore
 from memos_vllm.api.activation import SegmentView, Speed, UseView
-from memos_vllm.engine.chat.handler import ChatMemory
+from memos_vllm.engine.chat.renderer import PromptRenderer
 from memos_vllm.engine.kv.stats import TOTALS
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
 from memos_vllm.engine.kv_plan.near import NearPlanner
-from memos_vllm.engine.kv_plan.planner import Prompt, Writes
+from memos_vllm.engine.kv_plan.planner import ChainPlanner, Prompt, Writes
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Pipeline
-from memos_vllm.plaintext.reader.query import read_query
-from memos_vllm.ports import Chat
+from memos_vllm.ports import Chat, Messages
 from memos_vllm.scheduler.scheduler import Draft, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class BuiltHead:
-    """The beginning of a prompt whose KV is kept."""
+    """Head of a prompt whose KV is stored."""
 
     tokens: list[int]
     texts: list[str]
-    """What memory says in it, in prompt order."""
+    """Text of each cube in it, in prompt order."""
     names: list[SegmentName]
-    """Of its segments, on the first worker."""
+    """Names of its segments, on the first worker."""
 
 
 @dataclasses.dataclass
 class EngineActivator:
-    memory: ChatMemory
+    renderer: PromptRenderer
     pipeline: Pipeline
+    planner: ChainPlanner
     builder: ChainBuilder
     near: NearPlanner
     store: SegmentStore
@@ -48,18 +47,22 @@ class EngineActivator:
     async def activate(
         self, caller: Principal, cubes: list[str], system: str | None
     ) -> tuple[bool, float, list[SegmentView]]:
-        """Build the head that requests naming these cubes, in this order, will have.
+        """Build the head of requests that name these cubes in this order.
+
+        Returns:
+            (False where its KV was stored already, seconds, its segments)
 
         Raises:
             Unprocessable: it does not fit, or the prompt cannot be cut behind it.
-            SegmentsUnavailable: it was computed and could not be kept.
+            SegmentsUnavailable: it was computed and not stored.
         """
         return await self.build_head(caller, cubes, system, declared=system is not None)
 
     async def head(self, caller: Principal, cubes: list[str]) -> BuiltHead:
-        """The KV of these cubes at the head of a prompt without a system message, surely kept.
+        """Build and store the KV of these cubes at the head of a prompt without a system message.
 
-        Raises what `activate` raises.
+        Raises:
+            Unprocessable, SegmentsUnavailable: as `activate`.
         """
         rendered = await self._rendered(caller, cubes, None)
         segments = await self._segments(caller, rendered, declared=False)
@@ -73,7 +76,11 @@ class EngineActivator:
     async def build_head(
         self, caller: Principal, cubes: list[str], system: str | None, declared: bool = False
     ) -> tuple[bool, float, list[SegmentView]]:
-        """The same. Args: declared: the system message is the tenant's own from now on."""
+        """Build a head as `activate` does.
+
+        Args:
+            declared: the system message belongs to the tenant from now on.
+        """
         started = time.perf_counter()
         rendered = await self._rendered(caller, cubes, system)
         segments = await self._segments(caller, rendered, declared)
@@ -98,15 +105,21 @@ class EngineActivator:
     async def _rendered(
         self, caller: Principal, cubes: list[str], system: str | None
     ) -> _RenderedHead:
-        """Raises Unprocessable."""
-        messages = [{"role": "system", "content": system}] if system is not None else []
+        """Render a prompt with these cubes at its head.
+
+        Raises:
+            Unprocessable: they do not fit.
+        """
+        messages: Messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": "."})
         options = MemoryOptions(
             cubes=tuple(cubes), retrieve=False, write=False, required=True, adapter=False
         )
-        chat = Chat(caller, options, messages, self.memory.default_model, max_reply=1)
-        model = _Rendering(self.memory)
-        draft = await self.pipeline.resolve(chat, read_query(messages), model)
+        chat = Chat(caller, options, messages, self.renderer.model_name, max_reply=1)
+        model, draft = _RenderingModel(self.renderer), None
+        async with self.pipeline.within_deadline(chat):
+            memory = await self.pipeline.stable(chat)
+            draft = self.pipeline.plan(chat, memory, model)
         rendered = await self.pipeline.render(chat, draft, model)
         if rendered is None or draft is None or model.prompt is None:
             reasons = {entry.reason for entry in chat.plan.entries}
@@ -116,21 +129,23 @@ class EngineActivator:
     async def _segments(
         self, caller: Principal, rendered: _RenderedHead, declared: bool
     ) -> list[Segment]:
-        """Those of memory. Raises Unprocessable."""
+        """Segments of the prompt's head.
+
+        Raises:
+            Unprocessable: the prompt cannot be cut behind memory.
+        """
         draft, prompt = rendered.draft, rendered.prompt
-        planner = await self.memory.planner()
-        if planner is None:
-            raise Unprocessable("there is nothing to build")
         if declared:
-            await asyncio.to_thread(planner.declare, caller, draft, prompt)
-        chained = planner.chain(caller, draft, prompt, Writes(head=True, history=False))
+            await asyncio.to_thread(self.planner.declare, caller, draft, prompt)
+        writes = Writes(head=True, history=False)
+        chained = self.planner.chain(caller, draft=draft, prompt=prompt, writes=writes)
         if chained.plan.problem or not chained.ends or chained.orders is None:
             raise Unprocessable(chained.plan.problem or "the prompt cannot be cut behind memory")
         end = chained.ends[-1][1]
         return [segment for segment in chained.orders.segments if segment.end <= end]
 
     def use(self) -> UseView:
-        """What loading spared since the server started."""
+        """Hits, tokens and time that loading has saved since the server started."""
         counts = TOTALS
         speed = Speed(
             prefill=_each_second(counts["prefill_tokens"], counts["prefill_seconds"]),
@@ -162,17 +177,17 @@ class _RenderedHead:
     prompt: Prompt
 
 
-class _Rendering:
-    """The pipeline's `Model`, for a prompt that nobody waits for."""
+class _RenderingModel:
+    """`ports.Model` for a prompt without a request."""
 
-    def __init__(self, memory: ChatMemory) -> None:
-        self._memory = memory
+    def __init__(self, renderer: PromptRenderer) -> None:
+        self._renderer = renderer
         self.prompt: Prompt | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._memory.tokenizer
+        return self._renderer.tokenizer
 
-    async def prompt_tokens(self, messages: list[dict[str, Any]]) -> int | None:
-        self.prompt = await self._memory.render_prompt(messages)
+    async def prompt_tokens(self, messages: Messages) -> int | None:
+        self.prompt = await self._renderer.prompt(messages)
         return len(self.prompt.tokens) if self.prompt else None

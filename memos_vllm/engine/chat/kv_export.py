@@ -1,4 +1,4 @@
-"""The KV tier for jobs that read it; called from their thread, which is not the loop's."""
+"""Export of stored KV for transform jobs, which run in threads of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from memos_vllm.transforms.sources import items_of
 
 
 class EngineKV:
-    """Implements `transforms.kept.KeptKV`."""
+    """Implements `transforms.recover.KeptKV`."""
 
     def __init__(self, activator: EngineActivator, loop: asyncio.AbstractEventLoop) -> None:
         self._activator, self._loop = activator, loop
@@ -44,16 +44,20 @@ class EngineKV:
         return Context(tokens=head.tokens, texts=head.texts)
 
     def digest(self, cube: MemCube) -> str:
-        memory = self._activator.memory
-        text = quote_cube(cube.meta.name, items_of(cube), memory.tokenizer.escape)
-        tokens = memory.inner_tokenizer.encode(f"{text}\n", add_special_tokens=False)
+        renderer = self._activator.renderer
+        text = quote_cube(cube.meta.name, items_of(cube), renderer.tokenizer.escape)
+        tokens = renderer.inner_tokenizer.encode(f"{text}\n", add_special_tokens=False)
         return own_digest(tokens)
 
 
 def read_chain(store: SegmentStore, names: Sequence[SegmentName]) -> torch.Tensor:
-    """(layers, 2, tokens, kv_heads, head_dim) of segments one after the other, each layer checked.
+    """KV of consecutive segments, each layer checked.
 
-    Raises DamagedPayload, SegmentsUnavailable.
+    Returns:
+        (layers, 2, tokens, kv_heads, head_dim)
+
+    Raises:
+        DamagedPayload, SegmentsUnavailable
     """
     parts = []
     for name in names:
@@ -62,5 +66,5 @@ def read_chain(store: SegmentStore, names: Sequence[SegmentName]) -> torch.Tenso
                 scratch = Scratch()
                 parts.append(torch.stack([each.clone() for each in reader.layers(scratch)]))
         except OSError as error:
-            raise SegmentsUnavailable(f"kept KV cannot be read: {error}") from error
+            raise SegmentsUnavailable(f"stored KV cannot be read: {error}") from error
     return torch.cat(parts, dim=2).contiguous()

@@ -1,12 +1,12 @@
-"""What a request's body names, for every route that has one: the person, and an adapter as `model`."""
+"""Person, session and adapter that a request's body names, on every route with a body."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from memos_vllm.engine.gateway import ADAPTER
-from memos_vllm.engine.lora.attached import NAMED_MODEL, EngineAdapters
+from memos_vllm.engine.gateway import CALL, EngineCall
+from memos_vllm.engine.lora.attached import EngineAdapters
 from memos_vllm.errors import BadRequest, NotFound, Unprocessable
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal
@@ -25,9 +25,12 @@ _MARK = "_memos_people"
 def person_of(principal: Principal, request: Any) -> Principal:
     """The person and session that a body names inside the key's tenant.
 
-    `safety_identifier`, else `user`, else Anthropic's `metadata.user_id`; the header `X-Memos-User`
-    has been read at the door already and gives way to the body.  Fields that this vLLM does not know
-    are attributes of the request all the same.
+    The person is `safety_identifier`, else `user`, else Anthropic's `metadata.user_id`, else the
+    header `X-Memos-User`, which authentication has read. vLLM's request models keep fields that they
+    do not declare as attributes.
+
+    Raises:
+        BadRequest: one of them is not a string.
     """
 
     def field(name: str) -> str | None:
@@ -43,7 +46,7 @@ def person_of(principal: Principal, request: Any) -> Principal:
 
 
 def install(state: Any, adapters: EngineAdapters | None) -> None:
-    """Make every other handler set the person before it reaches the engine. Once per handler."""
+    """Make every handler but chat describe its request as an `EngineCall`. Idempotent."""
     for attribute, method in HANDLERS:
         handler = getattr(state, attribute, None)
         if handler is not None and not getattr(handler, _MARK, False):
@@ -52,43 +55,51 @@ def install(state: Any, adapters: EngineAdapters | None) -> None:
 
 
 async def adapter_of(
-    adapters: EngineAdapters | None, principal: Principal, request: Any
+    adapters: EngineAdapters | None, call: EngineCall, request: Any
 ) -> tuple[AdapterCube | None, Any]:
     """The adapter that a request names as its `model`, and the request with the base model's name.
 
-    A name that is nobody's, somebody else's or expired is left as it is: vLLM answers 404 to all.
+    A name that does not exist, belongs to another person or has expired is left to vLLM, which
+    answers 404 to each of them.
 
     Raises:
-        NotFound: instead of that, where vLLM would ask resolvers of its own: they know no tenants.
+        NotFound: the same where vLLM would ask its own LoRA resolvers, which know no tenants.
     """
     model = getattr(request, "model", None)
     if adapters is None or not model or adapters.is_served(model):
         return None, request
-    cube = await adapters.find(principal, model)
+    cube = await adapters.find(call.principal, model)
     if cube is None and not adapters.resolvers_are_on:
         return None, request
     if cube is None:
         raise NotFound(f"The model `{model}` does not exist.", param="model")
-    NAMED_MODEL.set(model)  # this task's context ends with the request
+    call.model_name = model
     return cube, request.model_copy(update={"model": adapters.base_model})
 
 
-async def attach(adapters: EngineAdapters | None, cube: AdapterCube | None) -> None:
-    """To whatever this request asks of the engine. Raises what is wrong with the adapter."""
+async def attach(
+    adapters: EngineAdapters | None, call: EngineCall, cube: AdapterCube | None
+) -> None:
+    """Load an adapter and attach it to the call.
+
+    Raises:
+        Unprocessable: it does not fit the served model.
+        Unavailable, DamagedPayload: it cannot be loaded.
+    """
     if adapters is not None and cube is not None:
         if (problem := adapters.problem(cube)) is not None:
             raise Unprocessable(problem, param="model")
-        ADAPTER.set(await adapters.prepare([cube]))
+        call.adapter = await adapters.prepare([cube])
 
 
 def _with_person(serve: Callable[..., Any], adapters: EngineAdapters | None) -> Callable[..., Any]:
     async def served(request: Any, raw_request: Any = None) -> Any:
         principal = PRINCIPAL.get()
         if principal is not None:
-            principal = person_of(principal, request)
-            PRINCIPAL.set(principal)
-            cube, request = await adapter_of(adapters, principal, request)
-            await attach(adapters, cube)
+            call = EngineCall(person_of(principal, request))
+            CALL.set(call)  # this task's context ends with the request
+            cube, request = await adapter_of(adapters, call, request)
+            await attach(adapters, call, cube)
         return await serve(request, raw_request)
 
     return served

@@ -1,4 +1,4 @@
-"""What the served model writes for us, by its own engine: while nobody else waits for it."""
+"""Text written by the served model in this process's engine, for the memory system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextvars import Context
 from typing import Any
 
-from memos_vllm.engine.gateway import BACKGROUND, InFlight
+from memos_vllm.engine.gateway import CALL, EngineCall, InFlight
 from memos_vllm.errors import Unavailable
 from memos_vllm.writer.base import Ask
 
@@ -23,13 +23,17 @@ _ANSWER_SECONDS = 600.0
 
 
 class EngineWriter:
-    """Implements `writer.base.Writer`; called from a thread that is not the loop's."""
+    """Implements `writer.base.Writer`; called from threads other than the event loop's."""
 
     def __init__(
-        self, engine_client: Any, tokenizer: Any, people: InFlight, loop: asyncio.AbstractEventLoop
+        self,
+        engine_client: Any,
+        tokenizer: Any,
+        in_flight: InFlight,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._engine, self._tokenizer = engine_client, tokenizer
-        self._people, self._loop = people, loop
+        self._in_flight, self._loop = in_flight, loop
         policy = engine_client.vllm_config.scheduler_config.policy
         self._priority = _PRIORITY if policy == "priority" else 0
 
@@ -48,18 +52,25 @@ class EngineWriter:
 
     @staticmethod
     def _waited(written: Future[list[str]], alive: Callable[[], None]) -> list[str]:
-        """Args: alive: called every second meanwhile; may raise. Raises Unavailable."""
+        """Wait for the texts.
+
+        Args:
+            alive: called every second; may raise.
+
+        Raises:
+            Unavailable: the engine did not answer within ten minutes.
+        """
         deadline = time.monotonic() + _ANSWER_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
                 return written.result(1.0)
             alive()
-        raise Unavailable("the engine has no time for it")
+        raise Unavailable("the engine did not write within ten minutes")
 
     async def _write(self, asks: Sequence[Ask]) -> list[str]:
-        await self._people.idle(_LONGEST_WAIT_SECONDS)
+        await self._in_flight.idle(_LONGEST_WAIT_SECONDS)
         loop = asyncio.get_running_loop()
-        # A context of its own: nobody's person, adapter or orders.
+        # A new context: without a principal, an adapter or KV orders.
         tasks = [
             loop.create_task(self._ask(ask, self._priority, True), context=Context())
             for ask in asks
@@ -67,7 +78,7 @@ class EngineWriter:
         return list(await asyncio.gather(*tasks))
 
     async def now(self, ask: Ask) -> str:
-        """For somebody who waits: as soon as any request of a person's."""
+        """Write for a request that waits, with the priority of a person's request."""
         task = self._ask(ask, 0, False)
         return await asyncio.get_running_loop().create_task(task, context=Context())
 
@@ -75,7 +86,7 @@ class EngineWriter:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        BACKGROUND.set(is_background)
+        CALL.set(EngineCall(is_background=is_background))
         tokens = self._tokenizer.apply_chat_template(
             ask.messages, add_generation_prompt=True, return_dict=False
         )

@@ -1,4 +1,4 @@
-"""Approximate KV, for whoever asks for it: cubes' KV from other contexts, put in their new places."""
+"""Approximate KV (`memory.kv: "near"`): KV of cubes from other contexts, rotated to new positions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Container, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Container, Sequence
 
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.chain import Segment
@@ -18,13 +17,10 @@ from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.errors import Unavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
+from memos_vllm.learning.background import Spawn
 from memos_vllm.vault.views import VaultViews
 
 log = logging.getLogger(__name__)
-
-
-class Spawn(Protocol):
-    def __call__(self, work: Coroutine[Any, Any, None]) -> None: ...
 
 
 @dataclasses.dataclass
@@ -37,18 +33,18 @@ class NearPlanner:
     heals: bool
     probe: Probe
     problem: str | None
-    """Why keys of the served model cannot be moved; None: they can."""
+    """The reason why the served model's keys cannot be rotated; None: they can."""
     healing: set[int] = dataclasses.field(default_factory=set)
 
     async def plan(self, principal: Principal, prompt: Prompt, chained: Chained) -> None:
-        """Where exact KV of this head is not kept, order what comes closest."""
+        """Order approximate KV for the part of the head whose exact KV is not stored."""
         if self.problem is not None:
             chained.plan.problem = f"exact instead of near: {self.problem}"
         elif chained.orders is not None and chained.ends:
             await asyncio.to_thread(self._plan, principal, prompt, chained)
 
     def heal(self, prompt: Prompt, chained: Chained) -> None:
-        """Have the exact chain built, for the next request with it."""
+        """Build exactly what was served approximately, for the next request with this head."""
         if not chained.near or not self.heals:
             return
         end = chained.ends[-1][1]
@@ -61,7 +57,7 @@ class NearPlanner:
     def measure_others(
         self, principal: Principal, prompt: Prompt, segments: Sequence[Segment]
     ) -> None:
-        """Find out what other contexts cost here, once this head is kept exactly."""
+        """Measure the divergence of KV from other contexts, after this head was built exactly."""
 
         async def work() -> None:
             names = self.builder.namer.names(prompt.tokens, segments)
@@ -112,7 +108,7 @@ class NearPlanner:
             await self.builder.build(tokens, segments)
             await self.probe.measure(tokens, segments, sources)
         except Unavailable as error:
-            log.warning("a chain that was served near is not built: %s", error)
+            log.warning("building exact KV after a near request failed: %s", error)
         finally:
             self.healing.discard(mark)
 

@@ -1,13 +1,15 @@
-"""From a rendered prompt to the orders for its KV: where memory stands in it, and whose it is."""
+"""Segments of a rendered prompt: where memory is in it, and which scope owns its KV."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import re
-from collections import OrderedDict
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from cachetools import LRUCache
 
 from memos_vllm.activation.chain import (
     Part,
@@ -32,7 +34,7 @@ _CACHED_TEXTS = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A request as the engine will get it."""
+    """A rendered prompt: text and token ids."""
 
     text: str
     tokens: Sequence[int]
@@ -41,30 +43,33 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Writes:
-    """What of a request may be kept."""
+    """Parts of a prompt whose KV may be stored."""
 
     head: bool
-    """Cubes, and the client's system message in front of them (not with `store: false`)."""
+    """Cubes and the system message in front of them (not with `store: false`)."""
     history: bool
-    """What was said (only where the turn becomes memory)."""
+    """The conversation (only where the turn becomes memory)."""
 
 
 @dataclasses.dataclass
 class Chained:
-    """The orders of one request, and which plan entry's tokens end where."""
+    """KV orders of one request, and the token at which each plan entry ends."""
 
     orders: Orders | None
     ends: list[tuple[PlanEntry, int]]
     plan: KVPlan
     near: list[Source] = dataclasses.field(default_factory=list)
-    """What of it is approximate."""
+    """Sources of its approximate segments."""
     salt: str | None = None
-    """Of a request with approximate blocks: nobody else ever has it, so nobody is handed them."""
+    """Salt of a request with approximate blocks: unique, so that no other request gets them."""
 
     def observe(self, cached_tokens: int, block_size: int) -> None:
-        """Note in the plan which cubes' KV was there, once the engine has said how much was.
+        """Note in the plan which cubes' KV was cached or loaded.
 
-        The engine's own prefix cache ends at a border of blocks, up to one block early.
+        The engine's prefix cache ends at a block boundary, up to one block early.
+
+        Args:
+            cached_tokens: as the engine reports them.
         """
         near = {source.segment: source for source in self.near}
         positions = {segment.end: i for i, segment in enumerate(self.plan.segments)}
@@ -104,8 +109,15 @@ class ChainPlanner:
         scopes: Scopes,
         prompts: SharedPrompts,
         generation: Callable[[str], int],
+        plain_head: str | None,
     ) -> None:
-        """Args: generation: of a scope (`SegmentStore.generation`)."""
+        """Build a planner for one tokenizer.
+
+        Args:
+            generation: of a scope (`SegmentStore.generation`).
+            plain_head: text that the chat template puts in front of a first user message; None:
+                unknown, so that no head counts as the template's own.
+        """
         self._encode_text: Callable[[str], list[int]] = lambda text: tokenizer.encode(
             text, add_special_tokens=False
         )
@@ -113,9 +125,9 @@ class ChainPlanner:
         self._scopes = scopes
         self._prompts = prompts
         self._generation = generation
-        self.plain_head: str | None = None
-        """What the template puts in front of a first user message; None: not known yet."""
-        self._encoded: OrderedDict[str, list[int]] = OrderedDict()
+        self._plain_head = plain_head
+        self._encoded: LRUCache[str, list[int]] = LRUCache(maxsize=_CACHED_TEXTS)
+        self._encoding = threading.Lock()  # `declare` runs in a thread
         strings: dict[str, int] = dict(getattr(tokenizer, "get_added_vocab", dict)())
         strings.update(
             zip(
@@ -136,11 +148,12 @@ class ChainPlanner:
         writes: Writes,
         adapters: Sequence[AdapterCube] = (),
     ) -> Chained:
-        """Where to cut this prompt. Never raises for a prompt that cannot be cut: it is computed.
+        """Cut a prompt into segments; one that cannot be cut gets none and is computed.
 
         Args:
-            adapters: attached to the model, as one; what is computed with them is their owner's and
-                goes with each of them.
+            draft: the memory in it; None: there is none.
+            adapters: cubes of the attached adapter; KV computed with it belongs to their owner and is
+                deleted with each of them.
         """
         mine = self._scopes.person(principal, prompt.client_salt)
         segments: list[Segment] = []
@@ -183,7 +196,7 @@ class ChainPlanner:
         return Chained(orders if segments or conversation else None, ends, plan)
 
     def _conversation(self, prompt: Prompt, draft: Draft | None, scope: str) -> Conversation:
-        """The prompt up to what was retrieved for this turn: the next turn's prompt lacks that."""
+        """The prompt up to retrieved memory, which the next turn's prompt does not repeat."""
         cubes = tuple(f"{c.entry.cube}@{c.sequence}" for c in draft.stable()) if draft else ()
         if draft is None or not (retrieved := draft.retrieved_block()):
             return Conversation(len(prompt.tokens), scope, cubes, self._generation(scope))
@@ -198,31 +211,30 @@ class ChainPlanner:
         return [Segment(cut, conversation.scope, conversation.cubes) for cut in cuts]
 
     def declare(self, principal: Principal, draft: Draft, prompt: Prompt) -> None:
-        """Whoever may speak for the tenant says that what stands before memory is the tenant's own."""
+        """Declare the text in front of memory as the tenant's, on behalf of a tenant's admin."""
         parts = [Part(c.entry.cube, f"{c.text}\n") for c in draft.stable()]
         found = locate(prompt.text, prompt.tokens, layout.OPENING, parts, self._encode)
         tenant = self._scopes.tenant(principal, prompt.client_salt)
         self._prompts.declare(tenant, prompt.text[: found.text_start])
 
     def _head_scope(self, principal: Principal, prompt: Prompt, characters: int) -> str:
-        """Whose the prompt is in front of memory: the template's own words are anybody's.
+        """Scope of the prompt in front of memory; the chat template's own text is the tenant's.
 
-        What else stands there (a system message, tools, an earlier message) came with the request
-        and may name one person.
+        Any other text there (system message, tools, an earlier message) came with the request and
+        may name one person.
         """
         head = prompt.text[:characters]
         tenant = self._scopes.tenant(principal, prompt.client_salt)
-        if head == self.plain_head or self._prompts.is_shared(tenant, principal.person, head):
+        if head == self._plain_head or self._prompts.is_shared(tenant, principal.person, head):
             return tenant
         return self._scopes.person(principal, prompt.client_salt)
 
     def _encode(self, text: str) -> list[int]:
-        """The same texts stand in prompt after prompt: their tokens are kept."""
-        tokens = self._encoded.get(text)
+        """Token ids of a text, cached: the same texts recur in many prompts."""
+        with self._encoding:
+            tokens = self._encoded.get(text)
         if tokens is None:
-            tokens = self._encoded[text] = self._encode_text(text)
-            if len(self._encoded) > _CACHED_TEXTS:
-                self._encoded.popitem(last=False)
-        else:
-            self._encoded.move_to_end(text)
+            tokens = self._encode_text(text)
+            with self._encoding:
+                self._encoded[text] = tokens
         return tokens

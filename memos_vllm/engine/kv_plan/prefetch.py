@@ -1,4 +1,4 @@
-"""KV on its way up before it is asked for: when somebody comes back, and after each of their turns."""
+"""Prefetch of KV into faster tiers: when a person comes back, and after each of their turns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
+
+from cachetools import LRUCache
 
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.recent import RecentSegments
@@ -18,51 +19,51 @@ from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.kv_plan.planner import Prompt
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
+from memos_vllm.learning.background import Spawn
 
 log = logging.getLogger(__name__)
 _SESSION_SECONDS = 300.0
-_SEEN = 65_536
+_PEOPLE = 65_536
 
 
 @dataclasses.dataclass
 class Prefetcher:
-    keeper: TensorStore
+    store: TensorStore
     namer: Namer
     recent: RecentSegments
     scopes: Scopes
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
-    seen: OrderedDict[str, float] = dataclasses.field(default_factory=OrderedDict)
-    """When each person's last request came, monotonic seconds."""
+    spawn: Spawn
+    last_request: LRUCache[str, float] = dataclasses.field(
+        default_factory=lambda: LRUCache(maxsize=_PEOPLE)
+    )
+    """Monotonic seconds of each person's last request, by scope."""
 
     def arrived(self, principal: Principal) -> None:
-        """A request came in. The first one of a session: have what they used last read from disk.
+        """At a person's first request after a pause, have the KV that they used last read from disk.
 
-        The file system reads it while the request is still being planned.
+        The file system reads it while the request is being planned.
         """
         scope, moment = self._scope(principal), time.monotonic()
-        before = self.seen.get(scope)
-        self.seen[scope] = moment
-        self.seen.move_to_end(scope)
-        if len(self.seen) > _SEEN:
-            self.seen.popitem(last=False)
+        before = self.last_request.get(scope)
+        self.last_request[scope] = moment
         if before is None or moment - before > _SESSION_SECONDS:
             self.spawn(self._in_thread(self._read_ahead, scope))
 
     def answered(self, principal: Principal, prompt: Prompt, segments: tuple[Segment, ...]) -> None:
-        """A turn is under way: note what it used, and bring what is likely next into memory."""
+        """Note the segments that a turn used, and load those that are likely next into shared memory."""
         self.spawn(self._in_thread(self._note, self._scope(principal), prompt, segments))
 
     def _read_ahead(self, scope: str) -> None:
         for names in self.recent.of(scope)[:1]:
             for name in names:
-                self.keeper.read_ahead(name)
+                self.store.read_ahead(name)
 
     def _note(self, scope: str, prompt: Prompt, segments: tuple[Segment, ...]) -> None:
         chain = self.namer.names(prompt.tokens, segments)
         self.recent.note(scope, [str(name) for names in chain for name in names])
         for names in self.recent.of(scope):
             for name in names:
-                if not self.keeper.warm(name):
+                if not self.store.warm(name):
                     return
 
     def _scope(self, principal: Principal) -> str:
@@ -73,4 +74,4 @@ class Prefetcher:
         try:
             await asyncio.to_thread(work, *arguments)
         except OSError as error:
-            log.info("KV is not fetched ahead: %s", error)
+            log.info("prefetching KV failed: %s", error)

@@ -1,7 +1,8 @@
-"""What KV from another context costs, measured: probe questions on exact KV and on approximate.
+"""Divergence of KV from another context, measured with probe questions.
 
-Runs in the background, right after a chain was built exactly, while its other contexts are kept: each
-is put in its place alone, and the first token's distribution is compared.
+Runs in the background after a chain was built exactly, while KV of its cubes from other contexts is
+stored: each is loaded alone among exact segments, and the first token's distribution is compared with
+that of the exact chain.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from memos_vllm.activation.store import SegmentStore
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
 
 _MOST_PROBES = 24
-"""Of one context; more would not change what is known of it."""
+"""Probes of one context, after which its mean is known well enough."""
 TailOf = Callable[[str], Awaitable[list[int] | None]]
-"""Tokens that stand behind memory when somebody asks this; None: the template does not say."""
+"""Tokens behind memory for a question, up to the reply; None: the chat template hides them."""
 
 
 @dataclasses.dataclass
@@ -33,10 +34,10 @@ class Probe:
     async def measure(
         self, tokens: Sequence[int], segments: Sequence[Segment], sources: Sequence[Source]
     ) -> None:
-        """Compare each source, in its place among exact segments, with the exact chain.
+        """Compare each source, loaded among exact segments, with the exact chain.
 
         Args:
-            segments: from the first token on; kept exactly.
+            segments: from the first token on, stored exactly.
         """
         wanted = [source for source in sources if self._probes(source) < _MOST_PROBES]
         if not wanted or not self.builder.sees_logprobs:
@@ -55,7 +56,7 @@ class Probe:
     async def _first_token(
         self, prompt: list[int], segments: Sequence[Segment], near: tuple[Source, ...]
     ) -> Mapping[Hashable, float]:
-        """Log-probabilities by token; empty where not all KV came from where it should."""
+        """Log-probabilities by token id; empty where some KV had to be computed."""
         orders = Orders(tuple(segments), save=False, near=near)
         reached, logprobs = await self.builder.ask(prompt, secrets.token_hex(16), orders)
         return logprobs if reached >= segments[-1].end else {}

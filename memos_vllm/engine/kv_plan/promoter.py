@@ -1,9 +1,8 @@
-"""Which heads of prompts are worth building before somebody asks again.
+"""Promotion: heads of prompts that are rebuilt in the background when a cube in them changes.
 
-What requests compute is kept anyway; but when a cube's text changes, every chain with it is gone, and
-the next person would wait for it.  Heads that were used enough are built again in the background.
-Worth is measured use: prefilled tokens that a head would have saved in the last while, against the
-tokens that building it costs.
+A change of a cube's text wipes every chain with it, and the next request would compute it. A head is
+worth rebuilding by its measured use: decayed number of requests, that is, tokens saved over tokens
+computed.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ import dataclasses
 import logging
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+from cachetools import LRUCache
 
 from memos_vllm.errors import MemosError
 from memos_vllm.governance.principal import Principal
+from memos_vllm.learning.background import Spawn
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 4096
@@ -28,9 +29,11 @@ Build = Callable[[Principal, list[str], str | None], Awaitable[Any]]
 
 @dataclasses.dataclass(slots=True)
 class Head:
+    """A head of prompts with its use."""
+
     caller: Principal
     named: tuple[str, ...]
-    """Cubes that requests name, as they name them."""
+    """Refs of cubes that its requests name."""
     system: str | None
     cubes: frozenset[str]
     """Ids of all cubes in it."""
@@ -42,7 +45,7 @@ class Head:
         self.at = moment
 
     def worth(self, moment: float) -> float:
-        """Uses, older ones counting less: tokens saved over tokens computed, if it is built once."""
+        """Uses decayed by age (half-life one hour): tokens saved over tokens computed for one build."""
         return self.uses * math.exp2(-(moment - self.at) / _HALF_LIFE_SECONDS)
 
 
@@ -51,27 +54,28 @@ class Promoter:
         self,
         build: Build,
         least_uses: float,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Spawn,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._build = build
         self._least = least_uses
         self._spawn = spawn
         self._loop = loop
-        self._heads: OrderedDict[tuple[Any, ...], Head] = OrderedDict()
+        self._heads: LRUCache[tuple[Any, ...], Head] = LRUCache(maxsize=_REMEMBERED)
 
     def note(self, head: Head, is_shared: bool) -> None:
-        """A request had this head. Args: is_shared: its KV serves the tenant's other people too."""
+        """Count a request with this head.
+
+        Args:
+            is_shared: its KV serves other people of the tenant, too.
+        """
         owner = "" if is_shared else head.caller.person
         key = (head.caller.tenant, owner, head.named, head.system, head.cubes)
         known = self._heads.setdefault(key, head)
         known.used(time.monotonic())
-        self._heads.move_to_end(key)
-        if len(self._heads) > _REMEMBERED:
-            self._heads.popitem(last=False)
 
     def changed(self, cube: str) -> None:
-        """A cube's text changed, and its chains are gone. From any thread."""
+        """Rebuild the heads with a cube whose text has changed. Thread-safe."""
         self._loop.call_soon_threadsafe(self._promote, cube)
 
     def _promote(self, cube: str) -> None:
@@ -85,5 +89,5 @@ class Promoter:
     async def _rebuild(self, head: Head) -> None:
         try:
             await self._build(head.caller, list(head.named), head.system)
-        except MemosError as error:  # deleted since, too long now, no disk
-            log.info("a head that was used is not built again: %s", error)
+        except MemosError as error:  # deleted since, too long now, or no room on disk
+            log.info("rebuilding a head failed: %s", error)

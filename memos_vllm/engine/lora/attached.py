@@ -1,8 +1,8 @@
 """Parametric cubes attached to requests while the server runs.
 
-A request carries its adapter into the engine as vLLM's own `LoRARequest`, put there by the one way
-into the engine (`engine.salting`).  No adapter is ever among vLLM's served models, so no name of a
-model, guessed or overheard, reaches one: whose it is was decided before, by the vault.
+A request carries its adapter into the engine as vLLM's own `LoRARequest`, set by the gateway
+(`engine.gateway`). Adapters are never among vLLM's served models, so that a guessed model name reaches
+none: the vault decides before whether the principal may use it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import functools
 import logging
 import threading
 from collections.abc import Sequence
-from contextvars import ContextVar
 from typing import Any
 
 from memos_vllm.cube.ids import CubeId, TenantId
+from memos_vllm.engine.gateway import current_call
 from memos_vllm.engine.lora.merging import Merging
 from memos_vllm.errors import AdapterUnavailable, Conflict, Unprocessable
 from memos_vllm.governance.current import PRINCIPAL
@@ -34,13 +34,11 @@ from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import AdapterCube
 
 log = logging.getLogger(__name__)
-NAMED_MODEL: ContextVar[str | None] = ContextVar("memos_named_model", default=None)
-"""The parametric cube that a request names as its `model`."""
 _REMOVAL_SECONDS = 5.0
 
 
 class EngineModel:
-    """The served model, as far as adapters have to fit it."""
+    """The served model that adapters have to fit. Implements `system.ServedModel`."""
 
     def __init__(self, vllm_config: Any, fingerprint: str) -> None:
         self.fingerprint = fingerprint
@@ -50,14 +48,14 @@ class EngineModel:
         self._lock = threading.Lock()
 
     def check(self, adapter: Adapter) -> None:
-        """Raises Unprocessable."""
+        """Check an adapter's shapes and rank. Raises Unprocessable."""
         with self._lock:
             shapes = self._shapes
         check_fits(adapter, shapes, self.max_rank)
 
     @functools.cached_property
     def _shapes(self) -> Shapes:
-        """Of the layers that take an adapter; the model is built without its weights."""
+        """(out_features, in_features) of each linear layer; the model is built without its weights."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -76,7 +74,7 @@ class EngineModel:
 
 @dataclasses.dataclass(frozen=True)
 class Attached:
-    """An adapter as a request carries it; entered while the engine computes with it."""
+    """An adapter in the engine. Implements `ports.AttachedAdapter`."""
 
     request: Any
     """vLLM's `LoRARequest`."""
@@ -92,27 +90,31 @@ class Attached:
 
 
 class EngineAdapters:
-    """Implements the pipeline's `Adapters`."""
+    """Loads, pins and lists adapters. Implements `ports.AdapterLoader`."""
 
     def __init__(
         self,
         engine_client: Any,
         models: Any,
         system: MemorySystem,
+        served: EngineModel,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Args: models: vLLM's handler of served models."""
-        assert system.served is not None
+        """Prepare adapters for one engine.
+
+        Args:
+            models: vLLM's handler of served models.
+        """
         self._engine = engine_client
         self._models = models
         self._system = system
-        self._served = system.served
+        self._served = served
         self._loop = loop
         self._folders = AdapterFolders(system.config.adapters_path)
         self._numbers: dict[int, str] = {}
         self._loaded: set[int] = set()
         self._pinned: dict[int, str] = {}
-        """By number in the engine: the cube."""
+        """Cube by the adapter's number in the engine."""
         self._loading = asyncio.Lock()
         self.uses = Uses(self._folders, self._forget)
         rank = engine_client.vllm_config.lora_config.max_lora_rank
@@ -126,25 +128,25 @@ class EngineAdapters:
         return name
 
     def is_served(self, model: str) -> bool:
-        """Whether vLLM itself knows a model of this name."""
+        """Whether vLLM serves a model of this name."""
         return bool(self._models.is_base_model(model)) or model in self._models.lora_requests
 
     @property
     def resolvers_are_on(self) -> bool:
-        """Whether vLLM looks for names that it does not know."""
+        """Whether vLLM asks its own LoRA resolvers for names that it does not serve."""
         from vllm import envs
 
         return bool(envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING and self._models.lora_resolvers)
 
     def install_listing(self) -> None:
-        """`/v1/models` names, beside the base model, the adapters that whoever asks may use."""
+        """List in `/v1/models`, beside the base model, the adapters that the caller may use."""
         show = self._models.show_available_models
 
         async def show_available_models() -> Any:
             listed = await show()
             for card in listed.data:
                 if card.parent is not None:
-                    card.root = card.parent  # where an adapter lies is nobody's business
+                    card.root = card.parent  # never a path on this server
             if (principal := PRINCIPAL.get()) is not None:
                 listed.data += await self._cards(principal, type(listed.data[0]))
             return listed
@@ -152,11 +154,11 @@ class EngineAdapters:
         self._models.show_available_models = show_available_models
 
     def install_naming(self) -> None:
-        """A reply names the model that the request named."""
+        """Put the model name of the request into its reply."""
         own = self._models.model_name
 
         def model_name(lora_request: Any = None) -> str:
-            name: str = NAMED_MODEL.get() or own(lora_request)
+            name: str = current_call().model_name or own(lora_request)
             return name
 
         self._models.model_name = model_name
@@ -169,7 +171,7 @@ class EngineAdapters:
 
     def problem(self, cube: AdapterCube) -> str | None:
         if cube.model is not None and cube.model != self._served.fingerprint:
-            return "it was made for another model than the one that is served"
+            return "it was trained for another base model than the served one"
         return None
 
     @property
@@ -178,9 +180,9 @@ class EngineAdapters:
         return 1 if config.merge == "none" else config.merged_at_most
 
     async def prepare(self, cubes: Sequence[AdapterCube]) -> Attached:
-        """The adapter's folder is there and the engine knows it.
+        """Write an adapter's folder and load it into the engine.
 
-        Several are merged in the background; until that is done it is the first of them.
+        Several are merged in the background; until that is done, the first of them is loaded.
 
         Raises:
             Unprocessable: it does not fit the served model.
@@ -198,30 +200,33 @@ class EngineAdapters:
                 cubes = cubes[:1]
         self.uses.wanted(name)
         if len(cubes) == 1:
-            await asyncio.to_thread(self.put_in_place, cubes[0])
+            await asyncio.to_thread(self.store_folder, cubes[0])
         path = self._folders.path(name)
         number = engine_id(name)
         request = LoRARequest(lora_name=engine_name(name), lora_int_id=number, lora_path=str(path))
         if self._numbers.setdefault(number, name) != name:
-            raise AdapterUnavailable("two adapters share a number; store one of them again")
+            raise AdapterUnavailable(
+                "two adapters have the same number in the engine: store one of them again"
+            )
         pinned = cubes[0].cube_id if len(cubes) == 1 else ""
-        if not pinned or not self._system.segments.has_pin(pinned):
+        if pinned not in self._system.adapter_pins:
             pinned = ""
-        await self._known_to_the_engine(request, pinned)
+        await self._load(request, pinned)
         return Attached(request, name, tuple(cubes), self.uses)
 
     async def pin(self, cube: AdapterCube, on: bool | None) -> None:
-        """Have an adapter ready in the engine, and keep it in memory whatever else is needed.
+        """Load an adapter and keep it in host memory beyond LRU eviction.
 
         Args:
-            on: False: not any more; None: as it was.
+            on: True pins it, False unpins it, None leaves that as it is.
+
         Raises:
-            Unprocessable: there is no room for one more, or what `prepare` raises.
-            Conflict: requests compute with one that is to be let go.
+            Unprocessable: there is no room for another pin; or as `prepare`.
+            Conflict: requests compute with the adapter to unpin.
         """
         name = self.name(cube)
         number = engine_id(name)
-        pins = self._system.segments
+        pins = self._system.adapter_pins
         if on and number not in self._pinned and len(self._pinned) >= self._most_pinned:
             raise Unprocessable(
                 f"{len(self._pinned)} adapters are pinned, and there is room for {self._most_pinned}: "
@@ -230,20 +235,20 @@ class EngineAdapters:
                 param="pinned",
             )
         if on is not None:
-            await asyncio.to_thread(pins.pin, cube.cube_id, on)
+            await asyncio.to_thread(pins.add if on else pins.remove, cube.cube_id)
         if on is False and number in self._pinned:
             if self.uses.is_used(name):
-                await asyncio.to_thread(pins.pin, cube.cube_id)
-                raise Conflict("requests compute with it now: try again")
-            await self._unload(number)  # vLLM knows no other way to let go of a pinned one
+                await asyncio.to_thread(pins.add, cube.cube_id)
+                raise Conflict("requests compute with the adapter now: try again")
+            await self._unload(number)  # vLLM has no other way to unpin an adapter
         await self.prepare([cube])
 
     async def find(self, principal: Principal, ref: str) -> AdapterCube | None:
-        """The parametric cube of this id or name that may serve the principal."""
+        """The parametric cube of this id or name that the principal may use."""
         return await asyncio.to_thread(self._system.views.adapter, principal, ref)
 
     def sweep(self) -> None:
-        """Remove copies of adapters that the vault has no more. Blocks."""
+        """Remove folders of adapters whose cubes the vault has deleted. Blocks."""
         if not (names := self._folders.names()):
             return
         payloads = self._system.views.adapter_payloads()
@@ -253,11 +258,15 @@ class EngineAdapters:
                 self.uses.remove(name)
 
     def name(self, cube: AdapterCube) -> str:
-        """Of its folder, and in the engine."""
+        """Name of a cube's folder, and of its adapter in the engine."""
         return served_name(TenantId(cube.tenant), cube.digest, self._model)
 
-    def put_in_place(self, cube: AdapterCube) -> None:
-        """Its folder, from its payload. Raises AdapterUnavailable and what `prepare` raises."""
+    def store_folder(self, cube: AdapterCube) -> None:
+        """Write a cube's folder from its payload.
+
+        Raises:
+            AdapterUnavailable: the disk refuses; or as `prepare`.
+        """
 
         def read() -> bytes:
             tenant, digest = TenantId(cube.tenant), cube.digest
@@ -266,12 +275,15 @@ class EngineAdapters:
         try:
             self._folders.ready(self.name(cube), read, self._served.check)
         except OSError as error:
-            raise AdapterUnavailable(f"the adapter cannot be put on disk: {error}") from error
+            raise AdapterUnavailable(f"the adapter cannot be written to disk: {error}") from error
 
-    async def _known_to_the_engine(self, request: Any, pinned: str) -> None:
-        """A first load is asked for: one that fails inside a step would end the engine.
+    async def _load(self, request: Any, pinned: str) -> None:
+        """Load an adapter that the engine has not seen: a load that fails inside a step ends it.
 
-        Later ones, after it has made room for others, it does by itself.
+        The engine reloads by itself an adapter that it has evicted.
+
+        Args:
+            pinned: cube to pin; empty: none.
         """
         number = request.lora_int_id
         if pinned and number not in self._pinned:
@@ -281,18 +293,20 @@ class EngineAdapters:
             return
         async with self._loading:
             try:
-                if number not in self._loaded or is_pinned:  # it may have made room for others
+                if number not in self._loaded or is_pinned:  # it may have been evicted
                     await self._engine.add_lora(request)
                 self._loaded.add(number)
                 if is_pinned and number not in self._pinned:
                     await self._engine.pin_lora(number)
                     self._pinned[number] = pinned
-            except Exception as error:
-                log.exception("the engine does not load %s", request.lora_name)
-                raise AdapterUnavailable(f"the engine does not load it: {error}") from error
+            except Exception as error:  # foreign code: the engine passes on any error of its worker
+                log.exception("the engine does not load the adapter %s", request.lora_name)
+                raise AdapterUnavailable(
+                    f"the engine does not load the adapter: {error}"
+                ) from error
 
     async def _unpin_older(self, cube: str, number: int) -> None:
-        """Let go of the cube's older versions, as soon as no request computes with them."""
+        """Unload older versions of a pinned cube that no request computes with."""
         for old, of in list(self._pinned.items()):
             if of == cube and old != number and not self.uses.is_used(self._numbers[old]):
                 await self._unload(old)
@@ -313,13 +327,13 @@ class EngineAdapters:
 
         done = asyncio.run_coroutine_threadsafe(forget(), self._loop)
         if threading.current_thread() is threading.main_thread():
-            return  # the loop's own thread does not wait for itself
+            return  # the event loop's own thread cannot wait for itself
         with contextlib.suppress(TimeoutError):
             done.result(_REMOVAL_SECONDS)
 
 
 def _room_for_pins(vllm_config: Any) -> int:
-    """Adapters that each API server may pin: what a whole batch needs stays free."""
+    """Number of adapters that each API server may pin; slots for a whole batch stay free."""
     lora, servers = vllm_config.lora_config, vllm_config.parallel_config._api_process_count
     room: int = max(0, (lora.max_cpu_loras or 0) - lora.max_loras) // servers
     return room

@@ -1,9 +1,10 @@
-"""Adapters that requests name together, made one in the background; nobody waits for it."""
+"""Merging of the adapters that requests name together, in the background."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,60 +15,73 @@ from memos_vllm.parametric.adapter.packed import load_folder
 from memos_vllm.vault.views import AdapterCube
 
 log = logging.getLogger(__name__)
+RETRY_SECONDS = 60.0
+"""Pause before a merge that failed is tried again."""
 
 
 class AdapterStore(Protocol):
+    """Adapters of the vault, as folders."""
+
     def name(self, cube: AdapterCube) -> str:
-        """Of its folder."""
+        """Name of a cube's folder."""
         ...
 
-    def put_in_place(self, cube: AdapterCube) -> None:
-        """Its folder, from its payload."""
+    def store_folder(self, cube: AdapterCube) -> None:
+        """Write a cube's folder from its payload. Raises MemosError."""
         ...
 
     def sweep(self) -> None:
-        """Remove what the vault has no more."""
+        """Remove folders whose cubes the vault has deleted."""
         ...
 
 
 class Merging:
+    """Merges adapters, each set once at a time; a merge that failed is retried after a minute."""
+
     def __init__(
         self, folders: AdapterFolders, store: AdapterStore, method: Any, max_rank: int
     ) -> None:
         self._folders = folders
-        self._places = store
+        self._store = store
         self._method: Method = method
         self._max_rank = max_rank
-        self._begun: set[str] = set()
-        """One that failed is not tried again before the next start."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
+        """Name of the merged adapter to the monotonic second of its next attempt, after a failure."""
 
     def name(self, cubes: Sequence[AdapterCube]) -> str:
+        """Name of the merged adapter's folder."""
         return merged_name(self._parents(cubes), f"{self._method} {self._max_rank}")
 
     def begin(self, cubes: Sequence[AdapterCube]) -> None:
+        """Merge these adapters in a thread, unless that is being done or has just failed."""
         name = self.name(cubes)
-        if name in self._begun:
+        if name in self._tasks or time.monotonic() < self._not_before.get(name, 0.0):
             return
-        self._begun.add(name)
         task = asyncio.create_task(asyncio.to_thread(self._merge, tuple(cubes), name))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[name] = task
+        task.add_done_callback(lambda done: self._ended(name, done))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        """Note a failure, so that the next requests do not all try again."""
+        del self._tasks[name]
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._not_before.pop(name, None)
+            return
+        self._not_before[name] = time.monotonic() + RETRY_SECONDS
+        if isinstance(error, MemosError | OSError):
+            log.warning("merging adapters failed, retrying after %.0f s: %s", RETRY_SECONDS, error)
+        else:  # a bug: with its traceback
+            log.error("merging adapters failed", exc_info=error)
 
     def _merge(self, cubes: Sequence[AdapterCube], name: str) -> None:
-        try:
-            for cube in cubes:
-                self._places.put_in_place(cube)
-            parents = self._parents(cubes)
-            adapters = [load_folder(self._folders.path(parent)) for parent in parents]
-            self._folders.make(name, merge(adapters, self._method, self._max_rank), parents)
-            self._places.sweep()  # one of them may have been deleted meanwhile
-        except (MemosError, OSError) as error:
-            log.warning("adapters are not merged: %s", error)
-        except Exception:
-            log.exception("adapters are not merged")
-        if self._folders.has(name):
-            self._begun.discard(name)  # it may be removed, and wanted again
+        for cube in cubes:
+            self._store.store_folder(cube)
+        parents = self._parents(cubes)
+        adapters = [load_folder(self._folders.path(parent)) for parent in parents]
+        self._folders.make(name, merge(adapters, self._method, self._max_rank), parents)
+        self._store.sweep()  # one of the cubes may have been deleted meanwhile
 
     def _parents(self, cubes: Sequence[AdapterCube]) -> list[str]:
-        return [self._places.name(cube) for cube in cubes]
+        return [self._store.name(cube) for cube in cubes]

@@ -1,0 +1,78 @@
+"""KV orders of a chat request: planned before the engine computes, observed afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from memos_vllm.engine.gateway import EngineCall
+from memos_vllm.engine.kv_plan.near import NearPlanner
+from memos_vllm.engine.kv_plan.planner import Chained, ChainPlanner, Prompt, Writes
+from memos_vllm.engine.kv_plan.prefetch import Prefetcher
+from memos_vllm.engine.kv_plan.promoter import Head, Promoter
+from memos_vllm.governance.principal import Principal
+from memos_vllm.ports import Chat
+from memos_vllm.prompt.messages import SYSTEM_ROLES, text_of
+
+
+@dataclasses.dataclass(frozen=True)
+class KVOrders:
+    """Activation memory as a chat request uses it."""
+
+    planner: ChainPlanner
+    near: NearPlanner
+    promoter: Promoter
+    prefetcher: Prefetcher | None
+    """None: nothing is fetched ahead."""
+    block_size: int
+
+    def arrived(self, principal: Principal) -> None:
+        """A request came in: fetch ahead the KV that its person used last."""
+        if self.prefetcher is not None:
+            self.prefetcher.arrived(principal)
+
+    async def order(self, chat: Chat, prompt: Prompt, call: EngineCall) -> Chained:
+        """Cut a prompt into segments and put the connector's orders into the call."""
+        chained = self.planner.chain(
+            chat.principal,
+            draft=chat.draft,
+            prompt=prompt,
+            writes=Writes(head=chat.store, history=chat.plan.written),
+            adapters=chat.adapter.cubes if chat.adapter is not None else (),
+        )
+        chat.plan.kv = chained.plan
+        if chat.adapter is None:  # near, building and prefetching serve the base model only
+            if chat.options.kv == "near":
+                await self.near.plan(chat.principal, prompt, chained)
+                call.private_salt = chained.salt
+            self._count_use_of_head(chat, chained)
+        if chained.orders is not None:
+            call.kv_orders = chained.orders.to_params()
+        return chained
+
+    def observe(self, chat: Chat, prompt: Prompt, chained: Chained) -> None:
+        """Note in the plan which KV was loaded, once the engine has reported its cached tokens.
+
+        What was served approximately is built exactly, and what is likely next is fetched ahead.
+        """
+        chained.observe(chat.plan.cached_tokens or 0, self.block_size)
+        if chained.near:
+            self.near.heal(prompt, chained)
+        if self.prefetcher is None or chained.orders is None or chat.adapter is not None:
+            return
+        if chained.orders.save:  # neither approximate KV nor what `store: false` forbids to keep
+            self.prefetcher.answered(chat.principal, prompt, chained.orders.segments)
+
+    def _count_use_of_head(self, chat: Chat, chained: Chained) -> None:
+        """Count the use of this head, so that it is rebuilt when one of its cubes changes."""
+        if not chained.ends:
+            return
+        first = chat.messages[0]
+        end = chained.ends[-1][1]
+        head = Head(
+            chat.principal,
+            chat.options.cubes,
+            text_of(first) if first.get("role") in SYSTEM_ROLES else None,
+            frozenset(entry.cube for entry, _ in chained.ends),
+        )
+        last = next(s for s in chained.plan.segments if s.end == end)
+        self.promoter.note(head, last.shared)
