@@ -31,6 +31,7 @@ from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.engine.kv_plan.promoter import Promoter
 from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
+from memos_vllm.governance.scope import Scopes
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.extract import Extractor
 from memos_vllm.learning.queue import JobQueue
@@ -57,6 +58,12 @@ class MemoryEngine:
     """None: the engine attaches no adapters."""
     activator: EngineActivator | None
     """None: activation memory is off."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _ActivationMemory:
+    orders: KVOrders
+    activator: EngineActivator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,31 +108,35 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
     adapters = await _adapters(host, served, state)
     routes.install(state, adapters)
     serving = getattr(state, "openai_serving_chat", None)
-    if serving is None:
-        system.attach_engine(AttachedEngine(served))
-        rememberer = Rememberer(system, JobQueue(system.config, slow={READ}))
-        await asyncio.to_thread(_start, system, rememberer)
-        return MemoryEngine(None, adapters, None)
-    renderer = PromptRenderer(serving, (args.served_model_name or [args.model])[0])
-    writer = EngineWriter(engine_client, renderer.inner_tokenizer, host.in_flight, host.loop)
-    rememberer = Rememberer(
-        system,
-        JobQueue(system.config, slow={READ}),
-        extractor=_extractor(system, writer, renderer),
-    )
-    pipeline = Pipeline(
-        system,
-        rememberer,
-        host.tasks,
-        adapters=adapters,
-        rewriter=_rewriter(system, writer, renderer),
-    )
-    activator, orders, promoter = await _activation(host, renderer, pipeline)
+    if serving is not None:
+        renderer = PromptRenderer(serving, (args.served_model_name or [args.model])[0])
+        return await _attach_chat(host, serving, renderer, served, adapters)
+    system.attach_engine(AttachedEngine(served))
+    await asyncio.to_thread(_start, system, Rememberer(system, _queue(system)))
+    return MemoryEngine(pipeline=None, adapters=adapters, activator=None)
+
+
+async def _attach_chat(
+    host: _Host,
+    serving: Any,
+    renderer: PromptRenderer,
+    served: EngineModel,
+    adapters: EngineAdapters | None,
+) -> MemoryEngine:
+    """Everything from the pipeline on, for a server with vLLM's chat handler."""
+    system = host.system
+    writer = EngineWriter(host.client, renderer.inner_tokenizer, host.in_flight, host.loop)
+    extractor = _extractor(system, writer, renderer)
+    rememberer = Rememberer(system, _queue(system), extractor=extractor)
+    rewriter = _rewriter(system, writer, renderer)
+    pipeline = Pipeline(system, rememberer, host.tasks, adapters=adapters, rewriter=rewriter)
+    kv = await _activation(host, renderer, pipeline)
+    orders, activator = (kv.orders, kv.activator) if kv is not None else (None, None)
     ChatMemory(serving, renderer, pipeline, kv=orders, adapters=adapters).install()
     system.attach_engine(
         AttachedEngine(
             served,
-            text_changed=promoter.changed if promoter is not None else None,
+            text_changed=kv.orders.promoter.changed if kv is not None else None,
             adapters_changed=adapters.sweep if adapters is not None else None,
         )
     )
@@ -198,51 +209,63 @@ def _rewriter(
 
 async def _activation(
     host: _Host, renderer: PromptRenderer, pipeline: Pipeline
-) -> tuple[EngineActivator | None, KVOrders | None, Promoter | None]:
-    """Activation memory; nothing where the engine runs without our KV connector."""
-    system, config = host.system, host.system.config
+) -> _ActivationMemory | None:
+    """Activation memory; None where the engine runs without our KV connector."""
     if not has_connector(host.vllm_config):
         log.info("activation memory is off: the engine runs without its KV connector")
-        return None, None, None
+        return None
+    segments, config = host.system.segments, host.system.config
     names = await asyncio.to_thread(namer, host.vllm_config, config.kv_path)
-    scopes = await asyncio.to_thread(lambda: system.scopes)
+    scopes = await asyncio.to_thread(lambda: host.system.scopes)
     planner = ChainPlanner(
         renderer.inner_tokenizer,
         config.kv,
         scopes,
         SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people),
-        system.segments.generation,
+        segments.generation,
         plain_head=await renderer.plain_head(),
     )
-    builder = ChainBuilder(host.client, system.segments, names, host.in_flight)
-    near = NearPlanner(
-        ContextIndex(system.segments, names, config.kv.near_max_kl),
-        system.views,
-        scopes,
-        builder,
-        host.tasks.spawn,
-        config.kv.near_heal,
-        Probe(builder, system.segments, config.kv.near_probes, renderer.tail_of),
-        rotation_problem(host.vllm_config),
-    )
+    builder = ChainBuilder(host.client, segments, names, host.in_flight)
+    near = _near(host, builder, scopes, renderer)
     activator = EngineActivator(
         renderer=renderer,
         pipeline=pipeline,
         planner=planner,
         builder=builder,
         near=near,
-        store=system.segments,
+        store=segments,
         scopes=scopes,
     )
-    promoter = Promoter(activator.build_head, config.kv.promote_uses, host.tasks.spawn, host.loop)
+    spawn = host.tasks.spawn
+    promoter = Promoter(activator.build_head, config.kv.promote_uses, spawn, host.loop)
     prefetcher = None
     if config.kv.prefetch:
         store = TensorStore(config.kv, config.kv_path)
-        prefetcher = Prefetcher(store, names, system.segments.recent, scopes, host.tasks.spawn)
+        prefetcher = Prefetcher(store, names, segments.recent, scopes, spawn)
     block_size = host.vllm_config.cache_config.block_size
-    host.tasks.spawn(builder.measure())
-    atexit.register(system.segments.empty_memory)
-    return activator, KVOrders(planner, near, promoter, prefetcher, block_size), promoter
+    spawn(builder.measure())
+    atexit.register(segments.empty_memory)
+    return _ActivationMemory(KVOrders(planner, near, promoter, prefetcher, block_size), activator)
+
+
+def _near(
+    host: _Host, builder: ChainBuilder, scopes: Scopes, renderer: PromptRenderer
+) -> NearPlanner:
+    segments, config = host.system.segments, host.system.config.kv
+    return NearPlanner(
+        ContextIndex(segments, builder.namer, config.near_max_kl),
+        host.system.views,
+        scopes,
+        builder,
+        host.tasks.spawn,
+        config.near_heal,
+        Probe(builder, segments, config.near_probes, renderer.tail_of),
+        rotation_problem(host.vllm_config),
+    )
+
+
+def _queue(system: MemorySystem) -> JobQueue:
+    return JobQueue(system.config, slow={READ})
 
 
 def _start(system: MemorySystem, rememberer: Rememberer) -> None:

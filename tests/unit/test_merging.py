@@ -40,8 +40,7 @@ def attempt(store, times, monkeypatch, pause):
         for _ in range(times):
             merger.begin(CUBES)
             merger.begin(CUBES)  # while it runs: nothing more
-            while merger._tasks:
-                await asyncio.sleep(0.01)
+            await asyncio.gather(*merger._tasks.values(), return_exceptions=True)
 
     asyncio.run(run())
     return store.attempts

@@ -156,23 +156,7 @@ class ChainPlanner:
                 deleted with each of them.
         """
         mine = self._scopes.person(principal, prompt.client_salt)
-        segments: list[Segment] = []
-        ends: list[tuple[PlanEntry, int]] = []
-        problem = None
-        if draft is not None and (stable := draft.stable()):
-            parts = [Part(c.entry.cube, f"{c.text}\n") for c in stable]
-            found = locate(prompt.text, prompt.tokens, layout.OPENING, parts, self._encode)
-            problem = found.problem
-            scope = self._head_scope(principal, prompt, found.text_start)
-            if found.head:
-                segments.append(Segment(found.head, scope))
-            cubes: tuple[str, ...] = ()
-            for candidate, end in zip(stable, found.ends, strict=False):
-                cubes = (*cubes, f"{candidate.entry.cube}@{candidate.sequence}")
-                if candidate.owner:
-                    scope = mine
-                segments.append(Segment(end, scope, cubes))
-                ends.append((candidate.entry, end))
+        segments, ends, problem = self._head(principal, draft, prompt, mine)
         conversation = None
         if self._config.history and writes.history:
             conversation = self._conversation(prompt, draft, mine)
@@ -194,6 +178,33 @@ class ChainPlanner:
             problem=problem,
         )
         return Chained(orders if segments or conversation else None, ends, plan)
+
+    def _head(
+        self, principal: Principal, draft: Draft | None, prompt: Prompt, mine: str
+    ) -> tuple[list[Segment], list[tuple[PlanEntry, int]], str | None]:
+        """Segments of the prompt's head: the text in front of memory, then one for each cube.
+
+        Args:
+            mine: scope of the person; that of every segment from their first own cube on.
+
+        Returns:
+            (segments, each cube's entry in the plan with its end, why the head cannot be cut)
+        """
+        if draft is None or not (stable := draft.stable()):
+            return [], [], None
+        parts = [Part(c.entry.cube, f"{c.text}\n") for c in stable]
+        found = locate(prompt.text, prompt.tokens, layout.OPENING, parts, self._encode)
+        scope = self._head_scope(principal, prompt, found.text_start)
+        segments = [Segment(found.head, scope)] if found.head else []
+        ends: list[tuple[PlanEntry, int]] = []
+        cubes: tuple[str, ...] = ()
+        for candidate, end in zip(stable, found.ends, strict=False):
+            cubes = (*cubes, f"{candidate.entry.cube}@{candidate.sequence}")
+            if candidate.owner:
+                scope = mine
+            segments.append(Segment(end, scope, cubes))
+            ends.append((candidate.entry, end))
+        return segments, ends, found.problem
 
     def _conversation(self, prompt: Prompt, draft: Draft | None, scope: str) -> Conversation:
         """The prompt up to retrieved memory, which the next turn's prompt does not repeat."""
