@@ -75,8 +75,8 @@ class NearPlanner:
             return
         chained.near = self._closest(principal, prompt, segments, exact)
         if chained.near:
-            kept = tuple(segments[: exact + len(chained.near)])
-            chained.orders = Orders(kept, save=False, near=tuple(chained.near))
+            used = tuple(segments[: exact + len(chained.near)])
+            chained.orders = Orders(used, save=False, near=tuple(chained.near))
             chained.salt = secrets.token_hex(16)
 
     def _closest(
