@@ -10,11 +10,11 @@ import asyncio
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 
 import numpy as np
+from cachetools import LRUCache
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
@@ -35,7 +35,7 @@ class Embedder:
         self._encoders: list[TextEncoder] = [
             EncoderProcess(config) for _ in range(config.processes)
         ] or [Encoder(config)]
-        self._cache: OrderedDict[tuple[str, str], Vectors] = OrderedDict()
+        self._cache: LRUCache[tuple[str, str], Vectors] = LRUCache(config.query_cache)
 
     @property
     def signature(self) -> str:
@@ -54,14 +54,12 @@ class Embedder:
         """
         key = (scope, text)
         with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
+            if (cached := self._cache.get(key)) is not None:
+                return cached
         vector: Vectors = (await asyncio.wrap_future(self._submit(_QUERY, [text])))[0]
-        with self._lock:
-            self._cache[key] = vector
-            while len(self._cache) > self._config.query_cache:
-                self._cache.popitem(last=False)
+        if self._config.query_cache:
+            with self._lock:
+                self._cache[key] = vector
         return vector
 
     def embed(self, texts: Sequence[str]) -> Vectors:

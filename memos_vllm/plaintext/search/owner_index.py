@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+from cachetools import LRUCache
 
 from memos_vllm.plaintext.claims.validity import Past
 from memos_vllm.plaintext.english.lexicon import is_question, names_time
@@ -196,17 +196,15 @@ class OwnerIndex:
 class LexicalCache:
     def __init__(self, load: LoadParts, capacity: int) -> None:
         self._load = load
-        self._capacity = capacity
         self._lock = threading.Lock()
         self._building: dict[Owner, threading.Lock] = {}
-        self._indexes: OrderedDict[Owner, OwnerIndex] = OrderedDict()
+        self._indexes: LRUCache[Owner, OwnerIndex] = LRUCache(capacity)
 
     def get(self, owner: Owner, revision: int) -> OwnerIndex:
         """The owner's index, at this revision or a later one."""
         with self._lock:
             found = self._indexes.get(owner)
             if found is not None and found.revision >= revision:
-                self._indexes.move_to_end(owner)
                 return found
             building = self._building.setdefault(owner, threading.Lock())
         with building:
@@ -216,8 +214,6 @@ class LexicalCache:
                 found = self._joined(owner, revision, found.parts if found is not None else {})
                 with self._lock:
                     self._indexes[owner] = found
-                    while len(self._indexes) > self._capacity:
-                        self._indexes.popitem(last=False)
         with self._lock:
             self._building.pop(owner, None)
         return found

@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections import OrderedDict
 
 import numpy as np
+from cachetools import LRUCache
 
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.search.bm25 import Scores
@@ -43,7 +43,9 @@ class VectorCache:
         self._index = index
         self._limit = limit_bytes
         self._lock = threading.Lock()
-        self._held: OrderedDict[Owner, _Held] = OrderedDict()
+        self._held: LRUCache[Owner, _Held] = LRUCache(
+            limit_bytes, getsizeof=lambda held: held.bytes
+        )
 
     def fits(self, index: OwnerIndex, dim: int) -> bool:
         return len(index.items) * dim * _FLOAT_BYTES * len(VIEWS) <= self._limit
@@ -90,10 +92,8 @@ class VectorCache:
 
     def _keep(self, owner: Owner, held: _Held) -> None:
         with self._lock:
-            self._held[owner] = held
-            self._held.move_to_end(owner)
-            while sum(one.bytes for one in self._held.values()) > self._limit:
-                self._held.popitem(last=False)
+            if held.bytes <= self._limit:
+                self._held[owner] = held
 
 
 def _take_over(old: _Held, index: OwnerIndex, rows: dict[View, Vectors]) -> None:
