@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from memos_vllm.prompt.words import sentences
+from memos_vllm.prompt.sentences import sentences
 
 _LONGEST = 4000  # characters; what is longer was hardly typed, but pasted
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)

@@ -26,7 +26,7 @@ from memos_vllm.plaintext.english.clauses import is_earnest, is_sure, stripped_c
 from memos_vllm.plaintext.english.instructions import is_instruction
 from memos_vllm.plaintext.english.times import TimeRange, find_times
 from memos_vllm.prompt.quoting import Escape, quoted
-from memos_vllm.prompt.words import EMPTY, names_in, sentences, words_of
+from memos_vllm.prompt.sentences import EMPTY, names_in, sentences, words_of
 from memos_vllm.writer.base import Ask, Message, Writer
 
 _WINDOW = 4  # turns in one question

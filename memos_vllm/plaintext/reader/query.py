@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from memos_vllm.plaintext.english.times import find_times
 from memos_vllm.prompt.messages import Message, last_user, text_of
-from memos_vllm.prompt.words import names_in, sentences
+from memos_vllm.prompt.sentences import names_in, sentences
 
 _SHORT_WORDS = 4
 _LONGEST_CHARACTERS = 4000
