@@ -14,7 +14,7 @@ _HAVE = re.compile(
     r"(?: (?:with|at|in|for|to) [\w' -]{1,60})?)",
     re.IGNORECASE,
 )
-_MINE = re.compile(
+_MY = re.compile(
     r"my (?P<what>(?:[\w'-]+ ){0,3}?(?:appointment|meeting|exam|interview|flight|trip|wedding|concert|graduation|surgery"
     r"|operation|checkup|party|holiday|vacation|deadline|marathon|conference|presentation)"
     r"(?: (?:with|at|in|for|to) [\w' -]{1,60})?) (?:is|starts|begins)",
@@ -37,7 +37,7 @@ _DID = re.compile(
 )
 _FORMS = (
     (_HAVE, "{person} has {what} {time}"),
-    (_MINE, "{person}'s {what} is {time}"),
+    (_MY, "{person}'s {what} is {time}"),
     (_GOING, "{person} is {what} {time}"),
     (_WILL, "{person} will {what} {time}"),
     (_DID, "{person} {what} {time}"),

@@ -271,32 +271,32 @@ def _claim(one: _Written, subject: str, source: Item) -> Claim:
     )
 
 
-def _supports(said: str, one: _Written, subject: str, person: str) -> bool:
+def _supports(turn_text: str, one: _Written, subject: str, person: str) -> bool:
     """Whether the turn has most content words of the item, all its numbers and all its names."""
-    said_words = words_of(said)
+    turn_words = words_of(turn_text)
     about = words_of(f"{subject} {person}")
     wanted = words_of(f"{one.text} {one.value}") - EMPTY - about
-    if not wanted or sum(_is_in(word, said_words) for word in wanted) < _SUPPORT * len(wanted):
+    if not wanted or sum(_is_in(word, turn_words) for word in wanted) < _SUPPORT * len(wanted):
         return False
-    if any(not _is_in(word, said_words) for word in words_of(one.value) - EMPTY - about):
+    if any(not _is_in(word, turn_words) for word in words_of(one.value) - EMPTY - about):
         return False
-    if words_of(subject) - EMPTY - words_of(person) - said_words:
+    if words_of(subject) - EMPTY - words_of(person) - turn_words:
         return False
     exact = set(_NUMBER.findall(f"{one.text} {one.value} {one.when}"))
-    exact -= set(_NUMBER.findall(f"{said} {subject} {person}"))
+    exact -= set(_NUMBER.findall(f"{turn_text} {subject} {person}"))
     names = {
         word for name in names_in([f". {one.text}", f". {one.value}"]) for word in words_of(name)
     }
-    return not exact and not (names - about - EMPTY - said_words)
+    return not exact and not (names - about - EMPTY - turn_words)
 
 
-def _is_stated(said: str, one: _Written) -> bool:
+def _is_stated(turn_text: str, one: _Written) -> bool:
     """Whether the nearest sentence is an earnest statement with the same negation as the item."""
-    if not is_earnest(said):
+    if not is_earnest(turn_text):
         return False
     wanted = words_of(f"{one.text} {one.value}") - EMPTY
     nearest = max(
-        sentences(said), key=lambda sentence: len(wanted & words_of(sentence)), default=""
+        sentences(turn_text), key=lambda sentence: len(wanted & words_of(sentence)), default=""
     )
     clause = stripped_clause(nearest)  # "No, I moved to Oslo" is no negation
     about = f"{one.text} {one.attribute}"
@@ -316,11 +316,11 @@ def _is_in(word: str, words: set[str]) -> bool:
     )
 
 
-def _when(one: _Written, said: str, said_at: datetime | None) -> TimeRange | None:
+def _when(one: _Written, turn_text: str, said_at: datetime | None) -> TimeRange | None:
     """The time that the item and its source both name."""
     if said_at is None:
         return None
-    times = find_times(said, said_at)
+    times = find_times(turn_text, said_at)
     ranges = {mention.range for mention in times}
     for text in (one.when, one.text):
         for mention in find_times(text, said_at):

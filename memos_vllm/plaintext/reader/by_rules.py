@@ -25,7 +25,7 @@ _LONGEST_VALUE = 200
 _REMEMBER = re.compile(
     r"(?:please )?(?:remember|don't forget|keep in mind)(?: that|:)? (?P<said>.+)", re.IGNORECASE
 )
-_MINE = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
+_FIRST_PERSON = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s+or\s+")
 _LONGEST_PART_WORDS = 3
 # "I like it", "I love how …", "I enjoy to …" are about the conversation, not about a thing.
@@ -68,37 +68,39 @@ def read_claims(turns: Sequence[Item], person: str) -> list[Item]:
 
 def _read(clause: str, greeted: bool, turn: Item, person: str) -> Iterator[Item]:
     asked = _REMEMBER.fullmatch(clause)
-    said = stripped_clause(asked["said"]) if asked is not None else clause
-    times = find_times(said, turn.time) if turn.time is not None else []
-    items = list(_by_forms(said, times, greeted, turn, person))
-    if not items and times and (event := read_event(said, times[0], person)) is not None:
+    statement = stripped_clause(asked["said"]) if asked is not None else clause
+    times = find_times(statement, turn.time) if turn.time is not None else []
+    items = list(_by_forms(statement, times, greeted, turn, person))
+    if not items and times and (event := read_event(statement, times[0], person)) is not None:
         what, text = event
         items = [_item(turn, person, ItemType.EVENT, None, what, text, times[0].range)]
-    if not items and asked is not None and _MINE.match(said):
-        text = f"{person} asked to remember: {said}"
+    if not items and asked is not None and _FIRST_PERSON.match(statement):
+        text = f"{person} asked to remember: {statement}"
         items = [_item(turn, person, ItemType.FACT, None, None, text, None, _ASKED_CONFIDENCE)]
     yield from items
 
 
 def _by_forms(
-    said: str, times: Sequence[Mention], greeted: bool, turn: Item, person: str
+    statement: str, times: Sequence[Mention], greeted: bool, turn: Item, person: str
 ) -> Iterator[Item]:
-    if (birthday := BIRTHDAY.fullmatch(said)) is not None:
+    if (birthday := BIRTHDAY.fullmatch(statement)) is not None:
         yield from _birthday(birthday["value"], times, turn, person)
         return
-    timeless, span = _without(said, times)
+    timeless, span = _without(statement, times)
     for form in FORMS:
         if (match := form.pattern.fullmatch(timeless)) is not None:
             yield from _of_form(form, match, span, turn, person)
             return
-    if (match := NAMED_KIN.fullmatch(said)) is not None and _is_name(match["value"]):
+    if (match := NAMED_KIN.fullmatch(statement)) is not None and _is_name(match["value"]):
         key = _kin(match)
         text = f"{person}'s {key} is called {match['value']}"
         yield _item(
             turn, person, ItemType.FACT, f"{relative(key)}.name", match["value"], text, None
         )
     elif (
-        greeted and (match := INTRODUCTION.fullmatch(said)) is not None and _is_name(match["value"])
+        greeted
+        and (match := INTRODUCTION.fullmatch(statement)) is not None
+        and _is_name(match["value"])
     ):
         text = f"{person}'s name is {match['value']}"
         yield _item(turn, person, ItemType.FACT, "name", match["value"], text, None)
@@ -108,11 +110,11 @@ def _is_name(words: str) -> bool:
     return words.split()[0].casefold() not in _NO_NAME
 
 
-def _without(said: str, times: Sequence[Mention]) -> tuple[str, TimeRange | None]:
+def _without(statement: str, times: Sequence[Mention]) -> tuple[str, TimeRange | None]:
     """The clause without its time, and that time; unchanged unless it has exactly one."""
     if len(times) != 1:
-        return said, None
-    rest = f"{said[: times[0].start]} {said[times[0].end :]}"
+        return statement, None
+    rest = f"{statement[: times[0].start]} {statement[times[0].end :]}"
     return stripped_clause(rest), times[0].range
 
 
