@@ -111,7 +111,7 @@ def test_facts_without_an_attribute_are_compared_by_their_text():
 VALUES = st.sampled_from(["Paris", "Berlin", "Rome"])
 CLAIMS = st.lists(
     st.builds(
-        said,
+        claimed,
         VALUES,
         day=st.integers(0, 6),
         attribute=st.sampled_from(["home", "job"]),

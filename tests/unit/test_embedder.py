@@ -190,14 +190,14 @@ def test_a_cancelled_question_does_not_block_the_next_ones(tmp_path):
 
 
 def test_the_process_ends_with_its_parent(tmp_path):
-    """It ends when it is closed, and when the server is killed."""
+    """It does not outlive a killed server."""
     script = f"""
 import os, signal
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.plaintext.embed.process import EncoderProcess
-held = EncoderProcess(EmbedderConfig(model={config(tmp_path).model!r}))
-held.count_tokens("warm")
-print(held.pid, flush=True)
+encoder = EncoderProcess(EmbedderConfig(model={config(tmp_path).model!r}))
+encoder.count_tokens("warm")
+print(encoder.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     server = subprocess.run(
