@@ -1,4 +1,4 @@
-"""Extract the people, places and things that an item names: nodes of the vault's graph. English rules.
+"""Extract the people, places and things that an item names: the vault's graph. English rules.
 
 An item is an edge between its names, with its time; a claim is an edge between its subject and its
 value, with the time of its validity.

@@ -219,7 +219,7 @@ def _stable_candidate(
         tokens=tokenizer.count(text + "\n"),
         reason="named in the request" if is_named else "placed at the head of every prompt",
     )
-    # Retrieved memory is rejected before stable memory, and that before cubes that the request names.
+    # Rejected in this order: retrieved items, stable cubes, cubes that the request names.
     value = (2.0 + is_named, cube.priority, -position)
     candidate = Candidate(
         entry, text, value, (position,), owner=cube.person, sequence=cube.sequence

@@ -141,7 +141,7 @@ class OpenAIWriter:
 
 
 def _backoff(attempt: int) -> float:
-    """Seconds, doubled each time, up to half of them random, so that many writers do not retry at once."""
+    """Exponential backoff in seconds, up to half of it random, so that writers do not synchronise."""
     pause: float = min(_FIRST_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
     return pause * random.uniform(0.5, 1.0)
 

@@ -1,8 +1,8 @@
 """Text embedding, batched across concurrent callers.
 
-Questions have priority over bulk work: indexing is split into batches, so a question waits for one batch
-at most.  One thread per encoder feeds it: `embedder.processes` encoders in processes of their own, or one
-in this process.
+Questions have priority over bulk work: indexing is split into batches, so a question waits for one
+batch at most.  One thread per encoder feeds it: `embedder.processes` encoders in processes of their
+own, or one in this process.
 """
 
 from __future__ import annotations

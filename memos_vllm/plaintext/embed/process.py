@@ -1,8 +1,8 @@
 """Encoder process: the embedding model outside of the server's process and its GIL.
 
 Protocol over a socket pair: a request is one JSON message (first the configuration; then texts to
-encode, or one to count); an answer is JSON, and a shape is followed by the vectors' bytes (float32, row
-by row).  The process ends when its parent closes the connection or ends.
+encode, or one to count); an answer is JSON, and a shape is followed by the vectors' bytes (float32,
+row by row).  The process ends when its parent closes the connection or ends.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Attributes of claims: one canonical slug per property, from rules and from models.
 
-A newer claim about the same subject and attribute supersedes an older one.  A property with one value
-(`home`, `employer`, `reply.language`) is one attribute; one with several values has the value in the
-attribute (`likes:tea`, `speaks:german`), so that these do not supersede each other.  A dislike of tea is
-`likes:tea` with the value `not tea`: it supersedes the liking.
+A newer claim about the same subject and attribute supersedes an older one.  A property with one
+value (`home`, `employer`, `reply.language`) is one attribute; one with several values has the value
+in the attribute (`likes:tea`, `speaks:german`), so that these do not supersede each other.  A
+dislike of tea is `likes:tea` with the value `not tea`: it supersedes the liking.
 """
 
 from __future__ import annotations

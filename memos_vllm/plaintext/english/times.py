@@ -197,7 +197,7 @@ def _found(text: str, now: datetime) -> Iterator[_Found]:
 
 
 def _is_meant(kind: str, before: str) -> bool:
-    """Whether the phrase is a time: a bare month or year needs a preposition ("June" is a name, too)."""
+    """Whether a phrase is a time: a bare month or year needs a preposition ("June" is a name)."""
     return kind not in ("month", "year") or before not in ("", "on", "of")
 
 
@@ -251,7 +251,7 @@ def _bounded(before: str, span: _Span, said_at: datetime) -> TimeRange:
     return TimeRange(begins, ends)
 
 
-# -- resolvers, one per kind of phrase: (words, now, leaning) -> span ------------------------------------------
+# -- resolvers, one per kind of phrase: (words, now, leaning) -> span ------------------------------
 
 
 def _by_library(words: str, now: datetime, leaning: str) -> _Span | None:
@@ -328,7 +328,7 @@ def _window(words: str, now: datetime, leaning: str) -> _Span | None:
 
 
 def _weekend(words: str, now: datetime, leaning: str) -> _Span | None:
-    """Resolve "this weekend" to the current week's (from Monday), "last" and "next" to its neighbours."""
+    """Resolve "this", "last" and "next weekend"; weeks begin on Monday."""
     monday = _whole(now, "week")[0]
     word = words.split()[0].casefold()
     saturday = monday + {"last": -2, "past": -2, "next": 12}.get(word, 5) * _DAY

@@ -1,7 +1,7 @@
 """Extract claims from turns by a model (`fine`), checked against the turns.
 
-A small model invents things, so each item is checked against its source: most of its content words, and
-every number and name, must be there.  Attributes are the same as those of rules
+A small model invents things, so each item is checked against its source: most of its content words,
+and every number and name, must be there.  Attributes are the same as those of rules
 (`english.attributes`).
 
 Sources: memory extraction as in Mem0 (arXiv 2504.19413); the check against the source as in our

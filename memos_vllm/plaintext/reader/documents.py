@@ -1,4 +1,4 @@
-"""Split documents into passages: Markdown, HTML, PDF and plain text, each passage below its headings.
+"""Split Markdown, HTML, PDF and plain text into passages, each below its headings.
 
 A passage's source is the document with its heading or page.  Scripts, comments and hidden elements are
 left out; text that a PDF hides by colour or size is not detected.

@@ -1,9 +1,10 @@
 """BM25 over an owner's items, from an array of token hashes.
 
-Scores are computed per query from the postings of its tokens.  The index is the concatenated tokens of
-all items, so it is rebuilt from per-cube parts at almost no cost after a change.  (A matrix of finished
-scores, as in bm25s, must be recomputed after each change, since every score depends on the number of
-items.)  A query costs one pass over the array per token: at 10,000 items less than the rest of a search.
+Scores are computed per query from the postings of its tokens.  The index is the concatenated tokens
+of all items, so it is rebuilt from per-cube parts at almost no cost after a change.  (A matrix of
+finished scores, as in bm25s, must be recomputed after each change, since every score depends on the
+number of items.)  A query costs one pass over the array per token: at 10,000 items less than the
+rest of a search.
 """
 
 from __future__ import annotations

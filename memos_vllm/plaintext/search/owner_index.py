@@ -1,8 +1,8 @@
 """Index of one owner's items without their vectors: BM25, and cues such as speaker and date.
 
-Each owner has an index built from the vault's rows, so token statistics are the owner's alone: no score
-reveals anything about the memory of other owners.  When the owner's revision changes, the index is
-joined again from its cubes; only the changed ones are read.
+Each owner has an index built from the vault's rows, so token statistics are the owner's alone: no
+score reveals anything about the memory of other owners.  When the owner's revision changes, the
+index is joined again from its cubes; only the changed ones are read.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class OwnerIndex:
         """
         postings = {word: self.bm25.postings(word) for word in dict.fromkeys(words)}
         asked = [postings[word] for word in words]
-        # Nearly every item names a speaker, so their names count only in a question without other tokens.
+        # Nearly every item names a speaker: their names count only without other tokens.
         others = [found for word, found in postings.items() if word not in self.speaker_words]
         wanted = others or list(postings.values())
         return {

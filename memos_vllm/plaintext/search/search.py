@@ -214,7 +214,7 @@ class MemOperator:
         return ranked
 
     def _relevant(self, channels: dict[str, Scores]) -> npt.NDArray[np.bool_]:
-        """Whether an item shares a token with the question, or has a cosine of at least `min_cosine`."""
+        """Whether an item shares a token with the question, or its cosine is at least `min_cosine`."""
         relevant: npt.NDArray[np.bool_] = channels["lexical_turn"] > 0
         for view in VIEWS:
             dense = channels.get(f"dense_{view}")

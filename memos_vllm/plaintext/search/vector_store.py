@@ -1,10 +1,10 @@
 """Vector store in Chroma. The only module that imports it.
 
-Layout: `BUCKETS` collections per view; an owner's digest selects the bucket and marks the vectors.  One
-collection per owner fails in the embedded store at 10,000 owners (see `benchmarks/owners`): without a
-bound each open HNSW index costs about 3 MB and four file handles; with a bound, an index that is
-evicted before its first sync returns an error or lacks its last vectors.  Isolation of owners does not
-rest on the filter alone: the vault looks up every result under the asking principal
+Layout: `BUCKETS` collections per view; an owner's digest selects the bucket and marks the vectors.
+One collection per owner fails in the embedded store at 10,000 owners (see `benchmarks/owners`):
+without a bound each open HNSW index costs about 3 MB and four file handles; with a bound, an index
+that is evicted before its first sync returns an error or lacks its last vectors.  Isolation of
+owners does not rest on the filter alone: the vault looks up every result under the asking principal
 (`VaultViews.recall`), so a dropped filter costs recall and leaks nothing.
 
 Only vectors, item ids and cube ids are stored, no text.  Chroma never embeds.
