@@ -1,1 +1,1 @@
-"""The MemCube: one header and one payload, whatever the kind of memory."""
+"""The MemCube: one header and one payload, for every kind of memory."""

@@ -1,7 +1,7 @@
-"""People, places and things that an item names: the nodes of the vault's graph. By rules, in English.
+"""Extract the people, places and things that an item names: the vault's graph. English rules.
 
-An item is an edge between all that it names, with its time; a claim is one between its subject and its
-value, with the time in which it holds.
+An item is an edge between its names, with its time; a claim is an edge between its subject and its
+value, with the time of its validity.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from memos_vllm.cube.model import Item
 EntityKind = Literal["person", "place", "thing"]
 LONGEST = 200
 _MOST = 32
-"""Of one item: a long passage is about more than can be followed."""
+"""Names of one item; a long passage may have more."""
 
 _WORD = r"[A-Z][\w'\u2019-]*"
 _NAME = re.compile(rf"\b{_WORD}(?: {_WORD})*")
-# A word that begins a sentence has its capital for that, unless something is said of it.
+# The first word of a sentence is a name only as the subject of a verb.
 _SUBJECT = re.compile(
     r"(?:['\u2019]s\b)|\s(?:is|was|are|were|has|had|will|would|can|and|or|said|told|went|got|came"
     r"|\w+ed|\w+[^s\W]s)\b"
@@ -48,7 +48,7 @@ _NO_NAME = frozenset(
         "don t s m ve re ll d isn aren wasn weren doesn didn haven hasn wouldn",
     )
 )
-_NO_PERSON = ("assistant", "tool")  # that speak in chats
+_NO_PERSON = ("assistant", "tool")  # speakers in chats
 _PLACES = ("home", "origin", "hometown", "birthplace")
 _THINGS = ("employer",)
 
@@ -56,22 +56,23 @@ _THINGS = ("employer",)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entity:
     name: str
-    """As it was written."""
+    """As written."""
     kind: EntityKind
 
     @property
     def key(self) -> str:
-        """The same for one name, however it was written."""
+        """Normalised name: equal for different spellings."""
         return entity_key(self.name)
 
 
 def entity_key(name: str) -> str:
+    """Casefold, collapse white space, strip a final 's."""
     folded = " ".join(name.casefold().replace("\u2019", "'").split())
     return folded.removesuffix("'s")[:LONGEST]
 
 
 def entities_of(item: Item) -> list[Entity]:
-    """Each once, in the order of their names in the item; its speaker last."""
+    """Each entity once: of the claim, then in the order of the text; the speaker last."""
     found: dict[str, Entity] = {}
     for entity in (*_of_claim(item), *_in_text(item.text), *_speaker(item)):
         known = found.get(entity.key)
@@ -92,7 +93,7 @@ def _of_claim(item: Item) -> Iterator[Entity]:
         kind = "place"
     elif attribute == "name" or attribute.endswith(".name"):
         kind = "person"
-    # A firm that is named like a town is a firm.
+    # A company with the name of a town is a company.
     names = [claim.value] if claim.value and kind != "thing" else claim.entities
     for name in names:
         yield Entity(name[:LONGEST], kind)

@@ -1,4 +1,4 @@
-"""Names of things, as types that cannot be mixed up, and the digests behind them."""
+"""Ids as distinct types, and the digests that they are made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NewType
 
 TenantId = NewType("TenantId", str)
 PersonId = NewType("PersonId", str)
-"""A person inside a tenant; the empty string stands for the tenant itself (shared memory)."""
+"""A person inside a tenant; the empty string is the tenant itself (shared memory)."""
 CubeId = NewType("CubeId", str)
 VersionId = NewType("VersionId", str)
 ItemId = NewType("ItemId", str)
@@ -30,7 +30,7 @@ def new_cube_id() -> CubeId:
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string for one value: sorted keys, no spaces, UTF-8."""
+    """Canonical JSON: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "surrogatepass")
 
@@ -42,13 +42,13 @@ def sha256(data: bytes) -> Sha256:
 def version_id(
     cube: CubeId, parent: VersionId | None, payload: Sha256, created_us: int
 ) -> VersionId:
-    """Content address of a version: the same bytes after the same parent are the same version."""
+    """Content address of a version, from its cube, parent, payload and time."""
     record = {"cube": cube, "parent": parent, "payload": payload, "created_us": created_us}
     return VersionId("v_" + sha256(canonical_json(record))[:40])
 
 
 def now_us() -> int:
-    """Microseconds since the epoch, UTC: the form in which times are stored."""
+    """Microseconds since the epoch, UTC: the stored form of times."""
     return time.time_ns() // 1000
 
 
@@ -57,6 +57,6 @@ def to_datetime(us: int) -> datetime:
 
 
 def to_us(moment: datetime) -> int:
-    """A time without a zone is taken as UTC."""
+    """Microseconds since the epoch; a time without a zone is UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return round(aware.timestamp() * 1_000_000)

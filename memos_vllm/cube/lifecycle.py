@@ -1,4 +1,4 @@
-"""MemLifecycle: which state may follow which.
+"""MemLifecycle: legal transitions between the states of a cube.
 
 Generated → Activated → Merged → Archived, plus Frozen and Expired, as in the paper's Figure 7.
 Archived and frozen cubes can come back; an expired one only as a new version.
@@ -20,11 +20,15 @@ LEGAL: dict[State, frozenset[State]] = {
 READABLE = frozenset({State.ACTIVATED, State.FROZEN})
 """States whose text may be put into a prompt."""
 WRITABLE = frozenset({State.GENERATED, State.ACTIVATED, State.MERGED, State.ARCHIVED})
-"""States whose payload may get a new version; a frozen cube must be thawed first."""
+"""States whose payload may get a new version; a frozen cube must be activated first."""
 
 
 def check_transition(old: State, new: State) -> None:
-    """Raise Unprocessable, naming what would be legal, when `new` may not follow `old`."""
+    """Check a transition.
+
+    Raises:
+        Unprocessable: `new` may not follow `old`; the message lists the legal states.
+    """
     if new != old and new not in LEGAL[old]:
         legal = ", ".join(sorted(LEGAL[old]))
         raise Unprocessable(
@@ -33,8 +37,13 @@ def check_transition(old: State, new: State) -> None:
 
 
 def check_writable(state: State) -> None:
+    """Check that the payload may change.
+
+    Raises:
+        Unprocessable: the cube is frozen or expired.
+    """
     if state not in WRITABLE:
         raise Unprocessable(
-            f"the cube is {state}: set its state to `activated` before changing what it holds",
+            f"the cube is {state}: set its state to `activated` before changing its payload",
             param="state",
         )

@@ -4,7 +4,7 @@
 header; only the payload differs:
 
     explicit    text   items (turns, facts, passages), each with its source and time
-    activation  kv     KV cache of a cube's tokens                 (answered with 501 so far)
+    activation  kv     KV cache of a cube's tokens                 (not accepted: 501)
     parametric  lora   a LoRA adapter of the served model
 
 Source: MemOS (arXiv 2507.03724), sections 4.2 and 5.
@@ -44,23 +44,23 @@ class State(StrEnum):
 
 class Placement(StrEnum):
     STABLE = "stable"
-    """Whole, in the system message of every request that may read it."""
+    """Whole, at the head of every prompt whose request may read it."""
     RETRIEVED = "retrieved"
-    """Item by item, in front of the last user message, when a question calls for it."""
+    """Item by item, in front of the last user message, when search finds it."""
 
 
 class ItemType(StrEnum):
     EPISODE = "episode"
-    """A turn of a conversation, word by word."""
+    """A turn of a conversation, verbatim."""
     FACT = "fact"
     PREFERENCE = "preference"
-    """How somebody wants things, or wants to be treated."""
+    """A liking of a person, or how they want replies."""
     EVENT = "event"
     """Something that happened or will happen at a time."""
     PROCEDURE = "procedure"
     """How something is done."""
     TOOL_TRACE = "tool_trace"
-    """What a tool was called with and what it returned."""
+    """Arguments and result of a tool call."""
     PASSAGE = "passage"
     """A piece of a document."""
 
@@ -74,38 +74,38 @@ class Strict(BaseModel):
 
 
 def plain(text: str | None) -> str:
-    """Words alone: what is the same but for case, space and a full stop is the same."""
+    """Casefold, collapse white space, strip spaces and marks from both ends."""
     return " ".join((text or "").split()).casefold().strip(" .!")
 
 
 class Claim(Strict):
-    """What was read out of something that was said: about whom, since when, and how surely.
+    """Structured statement of an item: subject, attribute, value, validity and confidence.
 
-    Two times: `begins` to `ends` is when it holds in the world; `Item.time` is when it was said, and
-    the versions of the cube are when it was recorded.
+    Two times: `begins` to `ends` is its validity in the world; `Item.time` is the time of the
+    message, and the versions of the cube have the time of recording.
     """
 
-    subject: Label = Field(description="who or what it is about")
+    subject: Label = Field(description="the person or thing that it is about")
     attribute: Label | None = Field(
         None,
-        description="which of the subject's properties: a newer claim about the same supersedes",
+        description="property of the subject; a newer claim about the same property supersedes",
     )
-    value: Label | None = Field(None, description="what that property is")
+    value: Label | None = Field(None, description="value of that property")
     begins: datetime | None = None
-    ends: datetime | None = Field(None, description="null: it still holds")
+    ends: datetime | None = Field(None, description="null: still valid")
     confidence: float = Field(1.0, ge=0, le=1)
     sources: list[Label] = Field(
-        default_factory=list, description="messages that say it, the first one first"
+        default_factory=list, description="messages that say it, the oldest first"
     )
-    seen: int = Field(1, ge=1, description="times that it was said")
+    seen: int = Field(1, ge=1, description="number of messages that said it")
     last_seen: datetime | None = None
     entities: list[Label] = Field(
-        default_factory=list, description="people, places and things that it names"
+        default_factory=list, description="names of people, places and things in it"
     )
 
 
 class Item(Strict):
-    """One thing remembered, with where and when it comes from."""
+    """One unit of memory: text with its speaker, time, session and source."""
 
     id: str | None = Field(
         None, description="given by the vault; stable while the item is unchanged"
@@ -114,19 +114,17 @@ class Item(Strict):
     text: Text
     speaker: Label | None = None
     time: datetime | None = Field(
-        None, description="when it was said or written; no zone means UTC"
+        None, description="time of the message or document; no zone means UTC"
     )
     session: Label | None = None
     source: Label | None = Field(
         None, description="message id, document name, turn id of a data set"
     )
-    claim: Claim | None = Field(
-        None, description="of what was extracted; null: it stands as it was said or written"
-    )
+    claim: Claim | None = Field(None, description="the extracted claim; null: the text is verbatim")
 
 
 class Access(Strict):
-    """Who inside the tenant reads a shared cube. A person's own cube ignores it."""
+    """Readers and writers of a shared cube inside the tenant; a person's own cube ignores it."""
 
     readers: list[Label] | None = Field(
         None, description="persons; null means everyone in the tenant"
@@ -140,31 +138,34 @@ class Provenance(Strict):
     message_ids: list[Label] = Field(default_factory=list)
     model: Label | None = None
     prompt_sha256: str | None = None
-    parents: list[Label] = Field(default_factory=list, description="cubes this one was made from")
+    parents: list[Label] = Field(
+        default_factory=list, description="cubes that this one was derived from"
+    )
     parent_versions: list[Label] = Field(
-        default_factory=list, description="which versions of them, in the same order"
+        default_factory=list, description="their versions, in the same order"
     )
     note: str | None = Field(None, max_length=2000, pattern=r"^[^\x00]*$")
 
 
 class KVUsage(Strict):
-    chains: int = Field(description="segments that hold the cube, in whichever context")
+    chains: int = Field(description="segments that hold the cube, in all contexts")
     bytes: int
     pinned: bool
     near_kl: float | None = Field(
-        None, description="of its best context, put into other places; null: not measured yet"
+        None,
+        description="KL of its best context, reused in other contexts, nats; null: not measured yet",
     )
-    near_refused: int = Field(0, description="contexts that cost more than `kv.near_max_kl`")
+    near_refused: int = Field(0, description="contexts whose KL is above `kv.near_max_kl`")
 
 
 class Usage(Strict):
     reads: int = 0
     last_read: datetime | None = None
-    kv: KVUsage | None = Field(None, description="filled where one cube is asked for")
+    kv: KVUsage | None = Field(None, description="set only in an answer about a single cube")
 
 
 class Header(Strict):
-    """What every cube has, whatever its kind."""
+    """Header of a cube, the same for every kind."""
 
     id: str
     tenant: str
@@ -184,7 +185,7 @@ class Header(Strict):
     model_fingerprint: str | None = None
     stale: list[str] = Field(
         default_factory=list,
-        description="cubes that it was made from and that hold something else now, or are gone",
+        description="source cubes that have changed since, or are deleted",
     )
     created: datetime
     updated: datetime
@@ -196,7 +197,7 @@ class ExplicitPayload(Strict):
     type: Literal["explicit"] = "explicit"
     format: Literal["text"] = "text"
     content: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")] | list[Item] = Field(
-        description="text is cut into passages; a list is kept as it is"
+        description="text is cut into passages; a list is stored unchanged"
     )
 
 
@@ -207,19 +208,19 @@ class ActivationPayload(Strict):
 
 
 class ParametricPayload(Strict):
-    """A LoRA adapter. Sent with its weights, shown without them (`GET …/adapter` has the file)."""
+    """A LoRA adapter; responses leave its weights out (`GET …/adapter` has the file)."""
 
     type: Literal["parametric"] = "parametric"
     format: Literal["lora"] = "lora"
     content: dict[str, Any] = Field(
         default_factory=dict,
         description="to store: `adapter_config` (the object in PEFT's adapter_config.json) and "
-        "`adapter_model` (PEFT's adapter_model.safetensors, base64); shown: what the adapter is",
+        "`adapter_model` (PEFT's adapter_model.safetensors, base64); shown: properties of the adapter",
     )
     _file: bytes | None = PrivateAttr(None)
-    """The checked adapter, packed; set by whoever checked it."""
+    """The checked adapter, packed; set by the check."""
     _model: str | None = PrivateAttr(None)
-    """Fingerprint of the model that it was found to fit."""
+    """Fingerprint of the model that it fits."""
 
 
 Payload = Annotated[
@@ -233,11 +234,11 @@ class MemCube(Strict):
 
 
 class NewMeta(Strict):
-    """The part of a header that a creator may set."""
+    """Header fields that a creator may set."""
 
     name: Name | None = None
-    person: Label | None = Field(None, description="whose; default: the person of the request")
-    shared: bool = Field(False, description="the tenant's own instead of a person's")
+    person: Label | None = Field(None, description="owner; default: the person of the request")
+    shared: bool = Field(False, description="owned by the tenant instead of a person")
     placement: Placement = Placement.RETRIEVED
     state: Literal[State.GENERATED, State.ACTIVATED] = State.ACTIVATED
     priority: int = Field(0, ge=-1000, le=1000)
@@ -254,7 +255,7 @@ class NewCube(Strict):
 
 
 class CubePatch(Strict):
-    """Every field left out stays as it is. `payload` replaces, `append` adds to the items."""
+    """Change of a cube: an absent field is unchanged; `payload` replaces, `append` adds items."""
 
     name: Name | None = None
     placement: Placement | None = None
@@ -284,7 +285,7 @@ class Version(Strict):
 
 
 class VersionDiff(Strict):
-    """Items by content: what the newer version has that the older has not, and the reverse."""
+    """Items, compared by content, that only the newer or only the older version has."""
 
     cube: str
     older: str

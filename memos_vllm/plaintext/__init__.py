@@ -1,1 +1,1 @@
-"""Plaintext memory: reading text into items, claims, embeddings, and search."""
+"""Plaintext memory: readers of turns and documents, claims, embeddings, and search."""

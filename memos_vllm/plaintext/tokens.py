@@ -1,4 +1,4 @@
-"""Tokens of a text for lexical search: lower case, stop words out, stemmed."""
+"""Tokenize text for lexical search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _local = threading.local()
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words without English stop words, irregular forms undone, stemmed (Snowball)."""
+    """Lower-case words without English stop words, as base forms, stemmed (Snowball)."""
     if not hasattr(_local, "stemmer"):
         _local.stemmer = Stemmer.Stemmer("english")  # a stemmer is not safe across threads
     words = [

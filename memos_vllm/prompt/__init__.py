@@ -1,1 +1,1 @@
-"""The prompt: chat messages in, quoted memory and its layout out."""
+"""The prompt: text of chat messages, quoted memory, and the layout of both."""

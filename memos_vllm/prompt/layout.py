@@ -1,11 +1,11 @@
-"""The prompt's layout, for reuse of the engine's prefix cache.
+"""Layout of memory in a prompt, for reuse of the engine's prefix cache.
 
     [system prompt + stable cubes] [history] [retrieved items] [last user text]
 
-Stable cubes are the same for everyone who holds them, so they stand at the head: at the end of the
+Stable cubes are the same in every request of a person, so they come first: at the end of the
 client's system message or, without one, in front of the first user text (a system message of ours
 would replace the template's own, and some templates allow none).  Retrieved items change with every
-turn, so they stand last, and the history before them stays cached.
+turn, so they come last, and the history before them stays cached.
 
 Memory is data.  Each line is quoted with "> " inside a delimited block, the delimiter cannot be
 spelled from inside, and the tokenizer's control strings are broken up.
@@ -30,7 +30,7 @@ CLOSING = "</memory>"
 
 
 def control_string_breaker(strings: Sequence[str]) -> Escape:
-    """A function that puts a space into each of a tokenizer's control strings (`<|im_end|>` …)."""
+    """A function that puts a space into each control string of a tokenizer (`<|im_end|>` …)."""
     known = sorted((s for s in strings if len(s) > 1 and not s.isspace()), key=len, reverse=True)
     if not known:
         return lambda text: text
@@ -43,17 +43,17 @@ def control_string_breaker(strings: Sequence[str]) -> Escape:
 
 
 def quote_item(item: Item, escape: Escape, over: datetime | None = None) -> str:
-    """One item as quoted lines, with who said it and when.
+    """One item as quoted lines, with its time and speaker.
 
     Args:
-        over: since when what it says no longer holds.
+        over: end of its validity, where a later item ended it.
     """
     ends = over
     if ends is None and item.claim is not None and item.type is not ItemType.EVENT:
         ends = item.claim.ends
     until = f"until {_date(ends)}" if ends is not None else None
-    told = [part for part in (_when(item), until, item.speaker) if part]
-    head = f"[{', '.join(told)}] " if told else ""
+    parts = [part for part in (_when(item), until, item.speaker) if part]
+    head = f"[{', '.join(parts)}] " if parts else ""
     return quoted(head + item.text, escape)
 
 
@@ -70,7 +70,7 @@ def block(parts: Sequence[str]) -> str:
 def place(
     messages: Sequence[Message], stable: Sequence[str], retrieved: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Messages with the two blocks in their places; the given ones are not changed."""
+    """Copies of the messages with the two memory blocks inserted."""
     placed = [dict(message) for message in messages]
     if retrieved and (position := last_user(placed)) is not None:
         placed[position] = _with_text(placed[position], before=block(retrieved) + "\n\n")
@@ -86,7 +86,7 @@ def place(
 
 
 def _with_text(message: dict[str, Any], before: str = "", after: str = "") -> dict[str, Any]:
-    """The message with text added to its own; parts that are not text keep their places."""
+    """The message with text added before or after its own; other parts stay where they are."""
     content = message.get("content")
     if isinstance(content, str) or content is None:
         return {**message, "content": before + (content or "") + after}

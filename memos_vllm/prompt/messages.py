@@ -1,4 +1,4 @@
-"""Text of chat messages, whatever form their content has."""
+"""Text of chat messages, from plain content or content parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ Message = Mapping[str, Any]
 """One chat message as OpenAI's clients send it: `role`, `content` (text or parts), …"""
 
 _IMAGES = ("image_url", "input_image", "image")
-_RESOLUTIONS = ("auto", "low", "high", "original")  # what OpenAI's `detail` is meant for
+_RESOLUTIONS = (
+    "auto",
+    "low",
+    "high",
+    "original",
+)  # the values of OpenAI's `detail`, which are no captions
 _LONGEST_CAPTION = 500
 SYSTEM_ROLES = ("system", "developer")
 
@@ -34,23 +39,23 @@ def part_text(part: Any) -> str | None:
 
 
 def said_in(message: Message) -> str:
-    """The message's text with a mark for each image, so that a turn tells that there was one."""
+    """The message's text with a mark for each image, so that memory of the turn mentions it."""
     content = message.get("content")
     if isinstance(content, str) or not isinstance(content, Sequence):
         return text_of(message)
-    said = (part_text(part) if _image(part) is None else _image(part) for part in content)
-    return "\n".join(part for part in said if part)
+    texts = (part_text(part) if _image(part) is None else _image(part) for part in content)
+    return "\n".join(part for part in texts if part)
 
 
 def _image(part: Any) -> str | None:
-    """`[image]`, with its caption if the client sent one; None: the part is no image."""
+    """`[image]`, with its caption if the client sent one; None for a part that is no image."""
     if not isinstance(part, Mapping) or part.get("type") not in _IMAGES:
         return None
     image = part.get("image_url")
-    places = [part, image] if isinstance(image, Mapping) else [part]
-    for place in places:
+    holders = [part, image] if isinstance(image, Mapping) else [part]
+    for holder in holders:
         for key in ("alt", "alt_text", "caption", "title", "detail"):
-            caption = place.get(key)
+            caption = holder.get(key)
             if isinstance(caption, str) and caption.strip() and caption not in _RESOLUTIONS:
                 return f"[image: {' '.join(caption.split())[:_LONGEST_CAPTION]}]"
     return "[image]"

@@ -1,4 +1,4 @@
-"""Text of others as data: quoted line by line, in a block that it cannot end or imitate."""
+"""Quote untrusted text line by line, so that it cannot end or imitate the memory block."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Escape = Callable[[str], str]
 
 
 def quoted(text: str, escape: Escape) -> str:
-    """Each line behind "> ", blank ones left out; `<memory>` cannot be spelled inside."""
+    """Each line behind "> ", without blank lines; `<memory>` inside is broken up."""
     safe = _DELIMITER.sub(r"< \1", escape(text))
     return "\n".join(f"> {line}" for line in safe.splitlines() if line.strip())

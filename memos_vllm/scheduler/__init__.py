@@ -1,1 +1,1 @@
-"""MemScheduler: which memory stands in a prompt, in which form and order, and why."""
+"""MemScheduler: choose the memory of a prompt, its form and its order, and give the reasons."""

@@ -1,4 +1,4 @@
-"""Which adapters a request gets: the engine attaches one, which may be several that were merged."""
+"""Choose the adapters of a request: the engine attaches one, which may be a merge of several."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ def choose(
     problem: Callable[[AdapterCube], str | None],
     most: int = 1,
 ) -> tuple[list[AdapterCube], list[PlanEntry]]:
-    """Those that the request should get, the best first, and what the plan says of each.
+    """The adapters that the request should get, best first, and the plan entries of all of them.
 
-    Best is what the request names for it (and then it is the only one), then what `cubes` names, in its
-    order, then what is placed: by priority, the person's own before the tenant's, the oldest first.
-    The plan says `used` of the best alone; `merged` says so of all of them.
+    First is the one that `memory.adapter` names (then it is the only one), then those in `cubes`, in
+    their order, then the placed ones: by priority, the person's own before the tenant's, oldest first.
+    The plan says `used` of the first alone; `merged` says so of all of them.
 
     Args:
         problem: why the engine cannot serve an adapter; None: it can.
         most: adapters that can be merged into one.
+
     Raises:
         Unprocessable: the one that `memory.adapter` names cannot be served.
     """
@@ -36,18 +37,10 @@ def choose(
             f"{options.adapter!r} is a cube of text: `memory.adapter` names a parametric one",
             param="memory.adapter",
         )
-
-    def rank(cube: AdapterCube) -> tuple[bool, int, int, bool, int, str]:
-        position = min((i for i, ref in enumerate(options.cubes) if _is(cube, ref)), default=999)
-        is_wanted = bool(options.adapter) and _is(cube, str(options.adapter))
-        order = (-cube.priority, not cube.person, cube.created_us, cube.cube_id)
-        return (not is_wanted, position, *order)
-
     chosen: list[AdapterCube] = []
-    entries = []
+    entries: list[PlanEntry] = []
     limit = 1 if options.adapter else most
-    for cube in sorted(cubes, key=rank):
-        is_named = any(_is(cube, ref) for ref in options.named)
+    for cube in sorted(cubes, key=lambda cube: _rank(cube, options)):
         if len(chosen) == limit:
             reason = f"one adapter for a request, and {_names(chosen)} is it; train them together"
             entries.append(_entry(cube, reason))
@@ -57,22 +50,34 @@ def choose(
                     f"{options.adapter!r} cannot be attached: {why_not}", param="memory.adapter"
                 )
             entries.append(_entry(cube, why_not))
-        elif chosen:
-            chosen.append(cube)
-            entries.append(
-                _entry(cube, f"being merged with {_names(chosen[:1])}, for the next requests")
-            )
         else:
+            entries.append(_chosen_entry(cube, chosen, options))
             chosen.append(cube)
-            reason = "named in the request" if is_named else "placed at the head of every prompt"
-            entries.append(_entry(cube, reason, used=True))
     return chosen, entries
+
+
+def _rank(cube: AdapterCube, options: MemoryOptions) -> tuple[bool, int, int, bool, int, str]:
+    position = min((i for i, ref in enumerate(options.cubes) if _is(cube, ref)), default=999)
+    is_wanted = bool(options.adapter) and _is(cube, str(options.adapter))
+    order = (-cube.priority, not cube.person, cube.created_us, cube.cube_id)
+    return (not is_wanted, position, *order)
+
+
+def _chosen_entry(
+    cube: AdapterCube, before: Sequence[AdapterCube], options: MemoryOptions
+) -> PlanEntry:
+    """The entry of a chosen adapter; those behind the first wait until they are merged with it."""
+    if before:
+        return _entry(cube, f"being merged with {_names(before[:1])}, for the next requests")
+    is_named = any(_is(cube, ref) for ref in options.named)
+    reason = "named in the request" if is_named else "placed at the head of every prompt"
+    return _entry(cube, reason, used=True)
 
 
 def learnt_together(
     entries: Sequence[PlanEntry], cubes: Sequence[AdapterCube], whole: AdapterCube
 ) -> None:
-    """The plan, where one adapter that learnt all of these is attached in their place."""
+    """Mark the chosen adapters as used: one adapter that was trained on all of them replaces them."""
     chosen = {cube.cube_id for cube in cubes}
     for entry in entries:
         if entry.cube in chosen:
@@ -83,7 +88,7 @@ def learnt_together(
 
 
 def merged(entries: Sequence[PlanEntry], cubes: Sequence[AdapterCube]) -> None:
-    """The plan, once it is known that these are attached as one."""
+    """Mark adapters as used, once the engine attaches their merge."""
     for entry in entries:
         others = [cube for cube in cubes if cube.cube_id != entry.cube]
         if len(others) < len(cubes):

@@ -1,4 +1,4 @@
-"""MemoryPlan: every candidate, what was decided, and why. Holds ids and numbers, never text."""
+"""MemoryPlan: every candidate with the decision and its reason. Ids and numbers only, no text."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class PlanEntry(PlanModel):
     kind: Kind = Kind.EXPLICIT
     form: Literal["text", "kv", "adapter"] = Field(
         "text",
-        description="kv: the engine had its KV; text: it was computed for this request; adapter: it was "
-        "attached to the model",
+        description="kv: the engine had its KV; text: its KV was computed for this request; adapter: it "
+        "was attached to the model",
     )
     kv: Literal["exact", "near", "prefill"] | None = Field(
-        None, description="how its KV was had; null: activation memory had no part"
+        None, description="origin of its KV; null: activation memory was not used"
     )
     context: str | None = Field(
-        None, description="with `near`: where the KV was computed that was put here"
+        None, description="with `near`: context in which its KV was computed"
     )
     expected_kl: float | None = Field(
         None,
-        description="with `near`: what KV from there cost when it was measured, nats; null: it was "
-        "not measured yet",
+        description="with `near`: measured KL divergence of KV from that context, nats; null: not "
+        "measured yet",
     )
     placement: Placement
     item: str | None = Field(None, description="null: the whole cube")
@@ -51,21 +51,19 @@ class Budget(PlanModel):
 
 
 class KVSegment(PlanModel):
-    end: int = Field(description="tokens of the prompt up to its end")
-    shared: bool = Field(description="its KV serves the tenant's other people too")
-    cubes: list[str] = Field(
-        description="`id@sequence` of the cubes, by their versions, in it and before it"
-    )
+    end: int = Field(description="position of its end, tokens from the start of the prompt")
+    shared: bool = Field(description="its KV is shared by all people of the tenant")
+    cubes: list[str] = Field(description="`id@sequence` of the cube versions in it and before it")
 
 
 class KVPlan(PlanModel):
-    """How the prompt is cut for KV that outlives the request."""
+    """Segments of the prompt whose KV outlives the request."""
 
     segments: list[KVSegment] = Field(default_factory=list)
     conversation: int | None = Field(
-        None, description="tokens of the prompt that LMCache may keep; null: none"
+        None, description="tokens of the prompt that LMCache may store; null: none"
     )
-    problem: str | None = Field(None, description="why no more of it could be cut")
+    problem: str | None = Field(None, description="why the prompt has no more segments")
 
 
 class MemoryPlan(PlanModel):
@@ -76,13 +74,13 @@ class MemoryPlan(PlanModel):
     person: str | None = None
     entries: list[PlanEntry] = Field(default_factory=list)
     budget: Budget | None = None
-    kv: KVPlan | None = Field(None, description="null: activation memory had no part")
+    kv: KVPlan | None = Field(None, description="null: activation memory was not used")
     injected_tokens: int = 0
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     degraded: list[str] = Field(default_factory=list)
     steps_ms: dict[str, float] = Field(default_factory=dict)
-    written: bool = Field(False, description="whether this turn becomes memory")
+    written: bool = Field(False, description="whether the turn becomes memory")
 
     @property
     def used(self) -> list[PlanEntry]:

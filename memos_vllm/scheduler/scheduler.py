@@ -1,9 +1,9 @@
-"""MemScheduler: candidates and a budget in, a plan out."""
+"""MemScheduler: plan the memory of a prompt from candidates and a token budget."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """What planning needs of the served model."""
+    """The served model's tokenizer and context, as planning uses them."""
 
     count: Callable[[str], int]
     escape: Escape
@@ -30,23 +30,23 @@ class Tokenizer:
 
 @dataclasses.dataclass(slots=True)
 class Candidate:
-    """A piece of memory, quoted and counted, with its entry in the plan."""
+    """One piece of memory: its quoted text, and its entry in the plan."""
 
     entry: PlanEntry
     text: str
     value: tuple[float, ...]
-    """Higher stays longer when memory has to give way."""
+    """Lower values are rejected first when the prompt is too long."""
     order: tuple[Any, ...]
-    """Place inside its block."""
+    """Sort key inside its block."""
     owner: str = ""
-    """The person whose it is; empty: the tenant's."""
+    """Person; empty: the tenant."""
     sequence: int = 0
     """Of the cube's version."""
 
 
 @dataclasses.dataclass(slots=True)
 class Draft:
-    """A plan that can still give way."""
+    """A plan that can still shrink."""
 
     plan: MemoryPlan
     candidates: list[Candidate]
@@ -57,7 +57,7 @@ class Draft:
         )
 
     def stable(self) -> list[Candidate]:
-        """What stands at the head, in prompt order."""
+        """Candidates at the head, in prompt order."""
         return self._placed(Placement.STABLE)
 
     def retrieved_block(self) -> str | None:
@@ -93,7 +93,7 @@ class MemScheduler:
         self._config = config
 
     def budget(self, tokenizer: Tokenizer, asked: int | None, max_reply: int | None) -> Budget:
-        """How many tokens memory may take, before the prompt itself is known.
+        """Token limit of memory, before the length of the prompt is known.
 
         Args:
             asked: `memory.budget_tokens` of the request.
@@ -118,68 +118,89 @@ class MemScheduler:
         named: int = 0,
         further: Sequence[Found] = (),
     ) -> Draft:
-        """Choose what fits, best first.
+        """Choose the candidates that fit into the budget, best first.
 
         Args:
-            stable: in prompt order; the first `named` were asked for by name.
+            stable: in prompt order; the request names the first `named`.
             found: search results, best first.
-            further: what came after them; only explained.
+            further: results behind them; only explained.
         """
         framing = tokenizer.count(layout.block([]))
-        candidates: list[Candidate] = []
-        said = [_normal(text_of(message)) for message in messages]
-        whole: set[str] = set()
-        left = budget.limit - (framing if stable else 0)
-        for position, cube in enumerate(stable):
-            candidate = _stable_candidate(cube, position, position < named, tokenizer)
-            candidates.append(candidate)
-            if not cube.items:
-                _reject(candidate, "the cube is empty")
-            elif candidate.entry.tokens > left:
-                _reject(
-                    candidate,
-                    f"needs {candidate.entry.tokens} tokens whole and {max(left, 0)} are left; its "
-                    "items are still found by search",
-                )
-            else:
-                left -= candidate.entry.tokens
-                whole.add(cube.cube_id)
-        left -= framing if found else 0
-        seen: set[str] = set()
-        for result in found:
-            candidate = _retrieved_candidate(result, tokenizer)
-            candidates.append(candidate)
-            text = _normal(result.recalled.item.text)
-            if result.recalled.cube_id in whole:
-                _reject(candidate, "its cube stands in the prompt already")
-            elif any(text in message for message in said):
-                _reject(candidate, "already in the conversation")
-            elif text in seen:
-                _reject(candidate, "the same words as a better item")
-            elif candidate.entry.tokens > left:
-                _reject(
-                    candidate, f"needs {candidate.entry.tokens} tokens and {max(left, 0)} are left"
-                )
-            else:
-                left -= candidate.entry.tokens
-                seen.add(text)
-        for result in further:
-            reason = f"not among the best {len(found)} for the question"
-            entry = _retrieved_entry(result).model_copy(
-                update={"decision": "rejected", "reason": reason}
-            )
-            candidates.append(Candidate(entry, "", (), ()))
+        head = [
+            _stable_candidate(cube, position, position < named, tokenizer)
+            for position, cube in enumerate(stable)
+        ]
+        left = _fit_stable(head, budget.limit - (framing if stable else 0))
+        results = [(result, _retrieved_candidate(result, tokenizer)) for result in found]
+        in_prompt = {c.entry.cube for c in head if c.entry.decision == "used"}
+        conversation = [_normal(text_of(message)) for message in messages]
+        _fit_retrieved(results, in_prompt, conversation, left - (framing if found else 0))
+        reason = f"not among the best {len(found)} for the question"
+        rest = [_rejected(result, reason) for result in further]
+        candidates = [*head, *(candidate for _, candidate in results), *rest]
         plan = MemoryPlan(entries=[c.entry for c in candidates], budget=budget)
         return Draft(plan, candidates)
 
 
 def hottest_first(stable: Sequence[StableCube], named: int) -> list[StableCube]:
-    """The named ones so that many prompts begin alike; heat counts in doublings, to change rarely."""
+    """Sort the named cubes by heat, so that prompts share prefixes; log2 of reads changes rarely."""
 
     def heat(cube: StableCube) -> tuple[Any, ...]:
         return bool(cube.person), -cube.reads.bit_length(), cube.created_us, cube.cube_id
 
     return [*sorted(stable[:named], key=heat), *stable[named:]]
+
+
+def _fit_stable(candidates: Sequence[Candidate], left: int) -> int:
+    """Reject cubes that do not fit whole; the number of tokens that are left then."""
+    for candidate in candidates:
+        tokens = candidate.entry.tokens
+        if candidate.entry.decision == "rejected":
+            continue
+        if tokens > left:
+            _reject(
+                candidate,
+                f"needs {tokens} tokens whole and {max(left, 0)} are left; its items are still found "
+                "by search",
+            )
+        else:
+            left -= tokens
+    return left
+
+
+def _fit_retrieved(
+    results: Sequence[tuple[Found, Candidate]],
+    in_prompt: Set[str],
+    conversation: Sequence[str],
+    left: int,
+) -> None:
+    """Reject items that repeat the prompt or do not fit.
+
+    Args:
+        in_prompt: cubes that the prompt has whole.
+        conversation: normalised texts of the messages.
+        left: tokens.
+    """
+    seen: set[str] = set()
+    for result, candidate in results:
+        text, tokens = _normal(result.recalled.item.text), candidate.entry.tokens
+        if result.recalled.cube_id in in_prompt:
+            _reject(candidate, "the prompt has its cube already")
+        elif any(text in message for message in conversation):
+            _reject(candidate, "already in the conversation")
+        elif text in seen:
+            _reject(candidate, "the same words as a better item")
+        elif tokens > left:
+            _reject(candidate, f"needs {tokens} tokens and {max(left, 0)} are left")
+        else:
+            left -= tokens
+            seen.add(text)
+
+
+def _rejected(result: Found, reason: str) -> Candidate:
+    entry = _retrieved_entry(result)
+    entry.decision, entry.reason = "rejected", reason
+    return Candidate(entry, "", (), ())
 
 
 def _reject(candidate: Candidate, reason: str) -> None:
@@ -198,9 +219,14 @@ def _stable_candidate(
         tokens=tokenizer.count(text + "\n"),
         reason="named in the request" if is_named else "placed at the head of every prompt",
     )
-    # Stable memory outlives retrieved memory; what the request names outlives the rest.
+    # Rejected in this order: retrieved items, stable cubes, cubes that the request names.
     value = (2.0 + is_named, cube.priority, -position)
-    return Candidate(entry, text, value, (position,), owner=cube.person, sequence=cube.sequence)
+    candidate = Candidate(
+        entry, text, value, (position,), owner=cube.person, sequence=cube.sequence
+    )
+    if not cube.items:
+        _reject(candidate, "the cube is empty")
+    return candidate
 
 
 def _retrieved_candidate(result: Found, tokenizer: Tokenizer) -> Candidate:

@@ -1,8 +1,8 @@
-"""`link`: what one hop in the graph of names leads to.
+"""`link`: add items that share a name with a found claim, one hop in the graph of names.
 
-"Where does my sister work?" finds "ann's sister is called Maria"; what names Maria ("Maria started at
-Siemens") shares no word with the question, and comes along behind what was found.  Hops begin at
-claims: names that somebody happens to say in a turn lead astray more often than on.
+"Where does my sister work?" finds "ann's sister is called Maria"; "Maria started at Siemens" shares no
+word with the question, and is added behind the search results.  Hops begin at claims only: a name that
+a turn merely mentions leads to unrelated items more often than to related ones.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
 
 _FROM = 3
-"""Items that hops begin at: a hop from what hardly fits leads astray."""
+"""Best items that hops begin at; hops from worse ones add noise."""
 _OVERFETCH = 3
 
 
 def step(system: MemorySystem) -> Step[Recall]:
+    """The step over the vault's graph of names. It raises VaultUnavailable."""
     most = system.config.retrieval.linked_items
 
     def link(recall: Recall) -> Recall:

@@ -1,6 +1,6 @@
-"""`rerank`: a model reads the question and each of the best items, and orders them anew.
+"""`rerank`: a model reads the question with each of the best items and orders them anew.
 
-It costs a model's run over every pair on the way to the first token, so it is nobody's default.
+It runs the model on every pair before the first token, so it is off by default.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from memos_vllm.errors import ConfigError
+from memos_vllm.errors import ConfigError, Unavailable
 from memos_vllm.steps.state import Recall, Step
 
 if TYPE_CHECKING:
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 class Reranker(Protocol):
     def scores(self, question: str, texts: Sequence[str]) -> Sequence[float]:
-        """One for each text; higher is better. Called from a thread."""
+        """One for each text; higher is better. Called from a thread.
+
+        Raises:
+            Unavailable: the model failed.
+        """
         ...
 
 
@@ -26,7 +30,13 @@ class CrossEncoder:
     """A cross-encoder of sentence-transformers."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
-        """Args: model: name or folder. Raises ConfigError: it cannot be loaded."""
+        """
+        Args:
+            model: name or folder.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
         from sentence_transformers import CrossEncoder as Model
 
         try:
@@ -36,14 +46,20 @@ class CrossEncoder:
 
     def scores(self, question: str, texts: Sequence[str]) -> Sequence[float]:
         """Implements `Reranker`."""
-        found: list[float] = self._model.predict(
-            [(question, text) for text in texts], show_progress_bar=False
-        ).tolist()
+        pairs = [(question, text) for text in texts]
+        try:
+            found: list[float] = self._model.predict(pairs, show_progress_bar=False).tolist()
+        except (RuntimeError, IndexError) as error:  # out of memory, or outside of the vocabulary
+            raise Unavailable(f"the reranker failed: {error}") from error
         return found
 
 
 def step(system: MemorySystem) -> Step[Recall]:
-    """Raises ConfigError: no model is named, or it cannot be loaded."""
+    """The step with the configured cross-encoder.
+
+    Raises:
+        ConfigError: no model is named, or it cannot be loaded.
+    """
     config = system.config.retrieval
     if config.reranker is None:
         raise ConfigError("the step `rerank` needs a model: set `retrieval.reranker`")
@@ -51,7 +67,11 @@ def step(system: MemorySystem) -> Step[Recall]:
 
 
 def of(reranker: Reranker, depth: int) -> Step[Recall]:
-    """With any reranker. Args: depth: items that it reads; those behind keep their order."""
+    """The step with any reranker.
+
+    Args:
+        depth: items that it reads; those behind keep their order.
+    """
 
     def rerank(recall: Recall) -> Recall:
         count = len(recall.found)
@@ -60,14 +80,14 @@ def of(reranker: Reranker, depth: int) -> Step[Recall]:
         if not read:
             return recall
         scores = reranker.scores(recall.query.text, [each.recalled.item.text for each in read])
-        order = sorted(range(len(read)), key=lambda place: -scores[place])
+        order = sorted(range(len(read)), key=lambda position: -scores[position])
         pool = [
             dataclasses.replace(
-                read[place],
-                score=round(float(scores[place]), 4),
-                signals={**read[place].signals, "before_rerank": read[place].score},
+                read[position],
+                score=round(float(scores[position]), 4),
+                signals={**read[position].signals, "before_rerank": read[position].score},
             )
-            for place in order
+            for position in order
         ] + rest
         return dataclasses.replace(recall, found=pool[:count], further=pool[count:])
 

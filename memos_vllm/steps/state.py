@@ -1,4 +1,4 @@
-"""What the steps of the memory pipeline take and give back."""
+"""States of the memory pipeline: input and output of its steps."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from memos_vllm.plaintext.search.search import Found
 
 @dataclasses.dataclass(frozen=True)
 class Recall:
-    """What was found for a question, the best first; the budget is applied afterwards."""
+    """Search results for a question, best first; the budget is applied afterwards."""
 
     principal: Principal
     query: MemoryQuery
     found: Sequence[Found]
     further: Sequence[Found] = ()
-    """What came behind them: a step may prefer one of these."""
+    """Results ranked behind `found`: a step may promote one of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Learn:
-    """What was read out of a turn."""
+    """Claims that were read from a turn."""
 
     principal: Principal
     turn: Sequence[Item]
-    """As it was said."""
+    """Verbatim."""
     claims: Sequence[Item]
 
 

@@ -1,4 +1,4 @@
-"""Steps against saying the same twice."""
+"""`distinct` and `diverse`: steps that drop repeated content."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from memos_vllm.steps.state import Recall
 
 _SAME = 0.9
 _RELEVANCE = 0.7
-"""Weight of the score, in `diverse`; the rest is how little of it was said already."""
+"""Weight of the score in `diverse`; the rest is the weight of novelty."""
 
 
 def distinct(recall: Recall) -> Recall:
-    """Without items that say no word more than a better one does."""
-    kept: list[Found] = []
+    """Drop items whose words a better item has already."""
+    different: list[Found] = []
     seen: list[set[str]] = []
     for found in recall.found:
         words = _words(found)
         if words and any(len(words & other) >= _SAME * len(words) for other in seen):
             continue
-        kept.append(found)
+        different.append(found)
         seen.append(words)
-    return dataclasses.replace(recall, found=kept)
+    return dataclasses.replace(recall, found=different)
 
 
 def diverse(recall: Recall) -> Recall:
-    """As many items as before, each chosen for its score and for saying what the others do not.
+    """Maximal marginal relevance: as many items as before, chosen by score and novelty.
 
-    Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), with shared words as likeness.
+    Source: Carbonell and Goldstein, SIGIR 1998; similarity here is the share of common words.
     """
     pool = [(found, _words(found)) for found in (*recall.found, *recall.further)]
     best = max((found.score for found, _ in pool), default=0.0) or 1.0
     chosen: list[tuple[Found, set[str]]] = []
 
-    def worth(each: tuple[Found, set[str]]) -> float:
+    def relevance(each: tuple[Found, set[str]]) -> float:
         found, words = each
-        likeness = max((_likeness(words, other) for _, other in chosen), default=0.0)
-        return _RELEVANCE * found.score / best - (1 - _RELEVANCE) * likeness
+        similarity = max((_jaccard(words, other) for _, other in chosen), default=0.0)
+        return _RELEVANCE * found.score / best - (1 - _RELEVANCE) * similarity
 
     while pool and len(chosen) < len(recall.found):
-        chosen.append(pool.pop(max(range(len(pool)), key=lambda place: worth(pool[place]))))
+        chosen.append(
+            pool.pop(max(range(len(pool)), key=lambda position: relevance(pool[position])))
+        )
     return dataclasses.replace(
         recall,
         found=[found for found, _ in chosen],
@@ -53,6 +55,5 @@ def _words(found: Found) -> set[str]:
     return set(tokenize(found.recalled.item.text))
 
 
-def _likeness(words: set[str], others: set[str]) -> float:
-    """Jaccard."""
+def _jaccard(words: set[str], others: set[str]) -> float:
     return len(words & others) / (len(words | others) or 1)

@@ -1,8 +1,8 @@
-"""What writes for us: a model that is asked many small things and answers each with text.
+"""Interface of a model that writes text for the memory system, one short answer per ask.
 
-Self-study asks it for questions and answers, `reader.fine` for what was said in a turn.  It is the
-served model by its engine (`engine.writer`), the same by its weights (`parametric.training.weights`), or another
-one behind an OpenAI-compatible address (`writer.openai`).
+Self-study asks for questions and answers, `plaintext.reader.by_model` for the claims of a turn.  The
+model is the served one by its engine (`engine.chat.writer`), the same by its weights
+(`parametric.training.weights`), or another one behind an OpenAI-compatible address (`writer.openai`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 Message = dict[str, Any]
-"""One chat message that we wrote ourselves: `role` and `content`."""
+"""One chat message of our own: `role` and `content`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """One thing that the model is to write."""
+    """One request to the model."""
 
     messages: list[Message]
     max_tokens: int
@@ -28,13 +28,14 @@ class Ask:
 
 
 class Writer(Protocol):
-    """A model that writes. Called from a thread that may wait."""
+    """A model that writes. Called from a thread that may block."""
 
     def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
-        """One text for each.
+        """One text for each ask.
 
         Args:
-            done: told how many are written, again and again; may raise to stop.
+            done: called with the number written so far, also between attempts; may raise to stop.
+
         Raises:
             Unavailable: the model does not answer.
         """

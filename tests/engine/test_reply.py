@@ -119,7 +119,7 @@ def test_explain_shows_each_choice_and_rejection_with_its_reason(server, keys, x
     assert plan["request_id"] == reply.id
     decisions = {(e["placement"], e["decision"]): e["reason"] for e in plan["entries"]}
     assert decisions[("stable", "used")] == "named in the request"
-    assert decisions[("retrieved", "rejected")] == "its cube stands in the prompt already"
+    assert decisions[("retrieved", "rejected")] == "the prompt has its cube already"
     assert plan["budget"]["limit"] <= plan["budget"]["context"]
     assert "Argo" not in json.dumps(plan)  # a plan holds no text
 

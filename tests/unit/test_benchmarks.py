@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, their data, and small whole runs."""
+"""Metrics of the benchmarks, their data, and small complete runs."""
 
 import json
 import subprocess
@@ -58,7 +58,7 @@ def test_session_level_ranks_distinct_sessions_in_the_order_of_their_best_turn()
 # -- fit ------------------------------------------------------------------------------------------
 
 
-def test_a_fit_trusts_the_signal_that_finds_the_evidence_and_never_weighs_below_nothing() -> None:
+def test_a_fit_prefers_the_signal_that_finds_the_evidence_and_has_no_negative_weight() -> None:
     rng = np.random.default_rng(0)
     examples = []
     for _ in range(60):
@@ -90,7 +90,7 @@ def test_a_fit_trusts_the_signal_that_finds_the_evidence_and_never_weighs_below_
         ([], [], 0),
     ],
 )
-def test_dirty_evidence_is_read_and_what_does_not_exist_is_dropped(
+def test_malformed_evidence_is_read_and_unknown_turns_are_dropped(
     raw: list[str], found: list[str], dropped: int
 ) -> None:
     turns = ("D8:6", "D9:17", "D9:1", "D4:4", "D4:6", "D11:26", "D30:5")
@@ -111,7 +111,7 @@ def test_questions_that_cannot_be_scored_are_left_out_and_counted(tmp_path: Path
 
 @pytest.mark.skipif(not DATA.exists(), reason="LoCoMo is not beside this checkout")
 def test_locomo_has_the_categories_of_its_paper() -> None:
-    """4 is single-hop and 1 multi-hop: only the latter's questions rest on several turns."""
+    """4 is single-hop and 1 multi-hop: only questions of 1 need several turns."""
     questions = [question for one in load(DATA).conversations for question in one.questions]
     by_category = {
         category: [len(q.evidence) for q in questions if q.category == category]
@@ -122,7 +122,7 @@ def test_locomo_has_the_categories_of_its_paper() -> None:
     assert len(questions) > 1500
 
 
-def test_a_missing_or_foreign_file_is_said_to_be_that(tmp_path: Path) -> None:
+def test_a_missing_or_foreign_file_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataUnavailable, match="--data PATH"):
         load(tmp_path / "absent.json")
     (tmp_path / "other.json").write_text('[{"messages": []}]', encoding="utf-8")
@@ -130,7 +130,7 @@ def test_a_missing_or_foreign_file_is_said_to_be_that(tmp_path: Path) -> None:
         load(tmp_path / "other.json")
 
 
-# -- whole runs -----------------------------------------------------------------------------------
+# -- complete runs -----------------------------------------------------------------------------------
 
 
 def test_locomo_retrieval_without_its_data_says_where_to_get_it(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def _run(benchmark: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _write_conversation(folder: Path) -> Path:
-    """A tiny conversation in LoCoMo's form, with its kinds of dirt."""
+    """A tiny conversation in LoCoMo's format, with its kinds of malformed data."""
     conversation: dict[str, Any] = {
         "speaker_a": "Ada",
         "speaker_b": "Ben",

@@ -1,4 +1,4 @@
-"""The load that memory is measured under: what is scheduled, and what a latency is counted from."""
+"""Load generator of the memory benchmark: schedule, latencies, rivals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from benchmarks.memory_tables import memory_load
 from benchmarks.record import ROOT
 
 
-def test_a_schedule_has_its_rate_and_is_the_same_for_every_system():
+def test_a_schedule_has_its_rate_and_is_equal_for_all_systems():
     due = arrivals(40, 5.0)
     assert len(due) == 200
     assert due == sorted(due) == arrivals(40, 5.0)
@@ -37,7 +37,7 @@ def test_a_schedule_has_its_rate_and_is_the_same_for_every_system():
     assert max(gaps) > 2 * min(gaps)
 
 
-def test_time_in_the_queue_counts():
+def test_latency_includes_the_time_in_the_queue():
     """A server that does one request at a time, each slower than they arrive."""
 
     async def run() -> list[float]:
@@ -54,7 +54,7 @@ def test_time_in_the_queue_counts():
     assert min(latencies) >= 50
 
 
-def test_time_before_a_connection_is_free_counts():
+def test_latency_includes_the_wait_for_a_connection():
     async def run() -> list[float]:
         async def request(number: int) -> None:
             await asyncio.sleep(0.05)
@@ -66,7 +66,7 @@ def test_time_before_a_connection_is_free_counts():
     assert latencies[-1] >= 2 * 50
 
 
-def test_what_fails_or_times_out_is_counted_with_its_time():
+def test_failures_and_timeouts_are_counted_with_their_time():
     answered: list[int] = []
 
     async def request(number: int) -> None:
@@ -80,14 +80,14 @@ def test_what_fails_or_times_out_is_counted_with_its_time():
     assert [outcome.error for outcome in outcomes[2:]] == [None, None]
     assert outcomes[0].error == "status 503"
     assert "no answer" in str(outcomes[1].error)
-    assert answered == [1], "what nobody waits for any more would run into the next load"
+    assert answered == [1], "an abandoned request would run into the next load"
     found = summary(outcomes, seconds=0.1)
     assert found["success_rate"] == 0.5
     assert found["ms_p99"] >= 150
     assert found["rate_achieved"] <= 10
 
 
-def test_people_who_are_added_to_are_not_those_who_are_searched():
+def test_people_with_adds_and_people_with_searches_are_disjoint():
     load = workload(None, quick=False)
     assert not {person for person, _ in load.added} & {one.name for one in load.stored}
     for one in load.stored:
@@ -111,7 +111,7 @@ def test_the_processor_time_of_a_system_includes_its_children():
         process.stdin.flush()
         while own.children():
             time.sleep(0.01)
-        assert system.cpu_seconds() >= 0.4, "what has ended was used all the same"
+        assert system.cpu_seconds() >= 0.4, "ended children have used time, too"
         process.kill()
 
 
@@ -126,20 +126,20 @@ def test_rivals_that_an_environment_lacks_are_named_and_the_others_started(
     (package / "__init__.py").write_text("raise RuntimeError('imported, not only looked for')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert [kind.system.name for kind in rivals(Path(sys.executable))] == ["MemOS"]
-    told = capsys.readouterr().err
-    assert "mem0 is not measured" in told
-    assert "MemOS is not measured" not in told
+    stderr = capsys.readouterr().err
+    assert "mem0 is not measured" in stderr
+    assert "MemOS is not measured" not in stderr
 
 
 def test_without_an_environment_no_rival_is_measured(capsys: pytest.CaptureFixture[str]):
     assert rivals(None) == []
-    told = capsys.readouterr().err
-    assert "has mem0ai" in told
-    assert "has MemoryOS" in told
+    stderr = capsys.readouterr().err
+    assert "has mem0ai" in stderr
+    assert "has MemoryOS" in stderr
 
 
 class FakeStore:
-    """A vector database that notices two threads inside."""
+    """A vector database that fails when two threads are inside."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
@@ -160,7 +160,7 @@ class FakeStore:
 
 
 class FakeMemory:
-    """What the worker uses of MemOS's GeneralTextMemory."""
+    """The part of MemOS's GeneralTextMemory that the worker uses."""
 
     def __init__(self) -> None:
         self.vector_db = FakeStore()
@@ -202,7 +202,7 @@ def test_the_reference_gives_turn_ids_back_and_each_person_only_their_own():
     assert opened["ada"].vector_db.items[0]["memory"] == "Ada: I like tea."
 
 
-def test_one_thread_at_a_time_is_in_the_store_of_a_person():
+def test_one_thread_at_a_time_uses_the_store_of_a_person():
     opened: dict[str, FakeMemory] = {}
     turns = [Turn(f"D1:{n}", "session_1", "Ada", "Tea.", None) for n in range(20)]
 

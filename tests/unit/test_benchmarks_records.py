@@ -1,4 +1,4 @@
-"""What benchmarks leave behind: records that are complete, README tables that follow from them."""
+"""Benchmark records are complete, and the README tables follow from them."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ HEADLINES = {
 # -- records --------------------------------------------------------------------------------------
 
 
-def test_a_record_says_what_ran_where_and_on_what(
+def test_a_record_has_configuration_versions_and_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = Record("overhead", options="--quick", headline={"a": 1.5}, rows=[{"case": "x"}])
@@ -83,7 +83,7 @@ def test_committed_results_are_complete_records(file: Path) -> None:
 # -- tables ---------------------------------------------------------------------------------------
 
 
-def test_tables_are_written_between_their_marks_and_only_there(tmp_path: Path) -> None:
+def test_tables_are_written_only_between_their_marks(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     before = "# T\n\n<!-- table:overhead -->\nold\n<!-- /table:overhead -->\n\nend\n"
     readme.write_text(before, encoding="utf-8")
@@ -106,7 +106,7 @@ def test_tables_are_written_between_their_marks_and_only_there(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not README.exists(), reason="there is no README yet")
-def test_the_readme_shows_what_the_results_say() -> None:
+def test_the_readme_tables_match_the_results() -> None:
     assert main(["--check"]) == 0, "run `make readme-tables`"
 
 

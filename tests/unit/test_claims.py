@@ -1,4 +1,4 @@
-"""What is known and what was said just now, as one."""
+"""Folding of claims, and validity of items in search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import principal
 DAY = datetime(2026, 5, 1, tzinfo=UTC)
 
 
-def said(value, day=0, attribute="home", source=None, subject="alice", **claim):
+def claimed(value, day=0, attribute="home", source=None, subject="alice", **claim):
     source = source or f"m{day}"
     return Item(
         type=ItemType.FACT,
@@ -33,65 +33,67 @@ def open_values(items, at=DAY + timedelta(days=999)):
     return sorted(item.claim.value for item in items if holds(item, at))
 
 
-def test_the_same_fact_again_is_strengthened_and_never_doubled():
-    folded = fold([said("Paris")], [said("paris ", day=3)])
+def test_a_repeated_fact_is_strengthened_and_not_duplicated():
+    folded = fold([claimed("Paris")], [claimed("paris ", day=3)])
     (item,) = folded.items
     assert (item.claim.seen, item.claim.sources) == (2, ["m0", "m3"])
     assert item.claim.last_seen == DAY + timedelta(days=3)
     assert item.text == "alice home Paris"
 
 
-def test_the_same_message_read_again_changes_nothing():
-    known = fold([], [said("Paris"), said("Berlin", day=3)]).items
-    again = fold(known, [said("Paris"), said("Berlin", day=3)])
+def test_reading_a_message_again_changes_nothing():
+    known = fold([], [claimed("Paris"), claimed("Berlin", day=3)]).items
+    again = fold(known, [claimed("Paris"), claimed("Berlin", day=3)])
     assert not again.changed
     assert again.items == known
 
 
-def test_a_newer_fact_ends_the_older_one_and_keeps_it():
-    folded = fold([said("Paris")], [said("Berlin", day=3)])
+def test_a_newer_fact_ends_the_older_one_without_deleting_it():
+    folded = fold([claimed("Paris")], [claimed("Berlin", day=3)])
     assert open_values(folded.items) == ["Berlin"]
     assert open_values(folded.items, at=DAY + timedelta(days=1)) == ["Berlin", "Paris"]
     old = folded.items[0].claim
     assert (old.value, old.ends) == ("Paris", DAY + timedelta(days=3))
 
 
-def test_what_is_read_late_takes_its_place_in_the_past():
-    folded = fold([said("Berlin", day=3)], [said("Paris", day=0)])
+def test_an_older_fact_read_later_ends_where_the_newer_one_begins():
+    folded = fold([claimed("Berlin", day=3)], [claimed("Paris", day=0)])
     assert open_values(folded.items) == ["Berlin"]
     assert folded.items[1].claim.ends == DAY + timedelta(days=3)
 
 
-def test_unrelated_facts_never_retire_each_other():
+def test_unrelated_facts_never_supersede_each_other():
     known = [
-        said("Paris"),
-        said("tea", attribute="likes:tea"),
-        said("Miso", attribute="cat.name"),
-        said("Rome", subject="bob"),
+        claimed("Paris"),
+        claimed("tea", attribute="likes:tea"),
+        claimed("Miso", attribute="cat.name"),
+        claimed("Rome", subject="bob"),
         Item(text="no claim at all", time=DAY),
     ]
-    folded = fold(known, [said("Berlin", day=3), said("coffee", day=3, attribute="likes:coffee")])
+    folded = fold(
+        known, [claimed("Berlin", day=3), claimed("coffee", day=3, attribute="likes:coffee")]
+    )
     assert open_values([i for i in folded.items if i.claim]) == sorted(
         ["Berlin", "tea", "Miso", "Rome", "coffee"]
     )
     assert known[4] in folded.items
 
 
-def test_no_longer_ends_what_was_true_and_adds_nothing():
-    over = said("Paris", day=5, ends=DAY + timedelta(days=5))
-    folded = fold([said("Paris")], [over])
+def test_no_longer_ends_the_known_claim_and_adds_none():
+    over = claimed("Paris", day=5, ends=DAY + timedelta(days=5))
+    folded = fold([claimed("Paris")], [over])
     assert [item.claim.ends for item in folded.items] == [DAY + timedelta(days=5)]
     assert open_values(folded.items) == []
     assert not fold(folded.items, [over]).changed
 
 
-def test_what_ended_and_came_back_is_true_again():
-    items = fold([], [said("Paris"), said("Berlin", day=3), said("Paris", day=9)]).items
+def test_an_ended_claim_can_begin_again():
+    items = fold([], [claimed("Paris"), claimed("Berlin", day=3), claimed("Paris", day=9)]).items
     assert open_values(items) == ["Paris"]
     assert len(items) == 3
 
 
-def test_facts_without_an_attribute_are_told_apart_by_their_words():
+def test_facts_without_an_attribute_are_compared_by_their_text():
     one, other = (
         Item(
             type=ItemType.FACT,
@@ -107,9 +109,9 @@ def test_facts_without_an_attribute_are_told_apart_by_their_words():
 
 
 VALUES = st.sampled_from(["Paris", "Berlin", "Rome"])
-SAID = st.lists(
+CLAIMS = st.lists(
     st.builds(
-        said,
+        claimed,
         VALUES,
         day=st.integers(0, 6),
         attribute=st.sampled_from(["home", "job"]),
@@ -120,32 +122,32 @@ SAID = st.lists(
 )
 
 
-@given(SAID)
-def test_of_a_property_one_value_holds_and_every_source_is_kept(items):
+@given(CLAIMS)
+def test_a_property_has_one_open_value_and_every_source(items):
     folded = fold([], items).items
     for subject in ("alice", "bob"):
         for attribute in ("home", "job"):
-            mine = [
+            same = [
                 i
                 for i in folded
                 if (i.claim.subject, i.claim.attribute) == (subject, attribute)
                 and holds(i, DAY + timedelta(days=99))
             ]
-            told = [
+            stated = [
                 i for i in items if (i.claim.subject, i.claim.attribute) == (subject, attribute)
             ]
-            assert len({i.claim.value for i in mine}) == bool(told)
-    kept = {source for item in folded for source in item.claim.sources}
-    assert kept == {source for item in items for source in item.claim.sources}
+            assert len({i.claim.value for i in same}) == bool(stated)
+    sources = {source for item in folded for source in item.claim.sources}
+    assert sources == {source for item in items for source in item.claim.sources}
 
 
-@given(SAID)
-def test_doing_it_again_changes_nothing(items):
+@given(CLAIMS)
+def test_folding_is_idempotent(items):
     folded = fold([], items).items
     assert fold(folded, items).items == folded
 
 
-# -- what no longer holds, in search -------------------------------------------------------------------
+# -- ended items in search -------------------------------------------------------------------
 
 
 def us(day):
@@ -157,7 +159,7 @@ def indexed(name, source=None, sources=(), ends=None):
     return IndexedItem(name, "c", name, name, None, None, None, source, sources, ends_us)
 
 
-def test_words_whose_every_claim_is_over_are_over_and_others_are_not():
+def test_a_turn_has_ended_only_when_all_its_claims_have_ended():
     items = [
         indexed("said paris", source="m0"),
         indexed("said paris and tea", source="m1"),
@@ -172,7 +174,7 @@ def test_words_whose_every_claim_is_over_are_over_and_others_are_not():
     assert claims == {"paris"}
 
 
-def test_a_name_that_has_ended_is_over_however_it_was_put():
+def test_a_turn_with_an_ended_name_has_ended_in_any_wording():
     def indexed(name, turn, day, source=None, **claim):
         return IndexedItem(name, "c", turn, turn, "alice", "s", us(day), source, **claim)
 
@@ -194,13 +196,13 @@ def test_a_name_that_has_ended_is_over_however_it_was_put():
         "again", "alice's cat is called Miso", 8, sources=("m6",), names=("cat", "Miso")
     )
     over, _ = Past([*items, again]).at(us(10))
-    assert "told" not in over, "it is called so again"
+    assert "told" not in over, "the name is valid again"
 
 
-def test_an_event_that_is_over_is_found_like_any_other(system):
+def test_a_past_event_is_found_like_any_other_item(system):
     alice = principal("alice")
-    event = said("dentist", attribute=None, ends=DAY).model_copy(update={"type": ItemType.EVENT})
-    home = said("Paris", ends=DAY)
+    event = claimed("dentist", attribute=None, ends=DAY).model_copy(update={"type": ItemType.EVENT})
+    home = claimed("Paris", ends=DAY)
     new = NewCube(payload=ExplicitPayload(content=[event, home]))
     system.create(alice, [new])
 

@@ -1,4 +1,4 @@
-"""Questions as vectors: cached for their asker alone, embedded together, in a process of its own."""
+"""Embedding of questions: cache per person, batching, encoder processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.conftest import make_config, principal
 ALICE, BOB = principal("alice"), principal("bob")
 
 
-def test_questions_are_cached_for_their_asker_alone(system):
+def test_the_query_cache_is_separate_for_each_person(system):
     async def ask() -> None:
         await system.embed_question(ALICE, "Where is it?")
         await system.embed_question(ALICE, "Where is it?")
@@ -41,7 +41,7 @@ def test_questions_are_cached_for_their_asker_alone(system):
     assert encode.call_count == 2
 
 
-def test_questions_asked_at_once_are_embedded_together(tmp_path):
+def test_concurrent_questions_are_embedded_in_one_batch(tmp_path):
     system = MemorySystem(make_config(tmp_path, embedder={"batch_wait_ms": 300})).open()
     system.embedder.warm()
 
@@ -61,7 +61,7 @@ def test_questions_asked_at_once_are_embedded_together(tmp_path):
     system.close()
 
 
-def test_in_bfloat16_vectors_are_nearly_the_same_and_have_a_signature_of_their_own(tmp_path):
+def test_bfloat16_vectors_are_nearly_the_same_and_have_another_signature(tmp_path):
     texts = ["My cat is called Miso.", "Where do I live?", "word " * 400]
     exact, half = (
         Embedder(make_config(tmp_path, embedder={"dtype": dtype}).embedder)
@@ -91,7 +91,7 @@ def process(tmp_path_factory) -> Iterator[EncoderProcess]:
     encoder.close()
 
 
-def test_in_a_process_of_its_own_it_gives_the_same(process, tmp_path):
+def test_an_encoder_process_gives_the_same_vectors(process, tmp_path):
     here = Encoder(config(tmp_path))
     assert np.array_equal(process.encode(TEXTS), here.encode(TEXTS))
     assert process.pid != os.getpid()
@@ -99,7 +99,7 @@ def test_in_a_process_of_its_own_it_gives_the_same(process, tmp_path):
         assert process.count_tokens(text) == here.count_tokens(text)
 
 
-def test_asked_from_several_threads_each_gets_its_own(process):
+def test_concurrent_threads_each_get_their_own_vectors(process):
     expected = {text: process.encode([text])[0] for text in TEXTS}
     found: list[tuple[str, np.ndarray, int]] = []
 
@@ -116,7 +116,7 @@ def test_asked_from_several_threads_each_gets_its_own(process):
     assert all(np.array_equal(vector, expected[text]) for text, vector, _ in found)
 
 
-def test_killed_it_is_started_again(process):
+def test_a_killed_process_is_restarted(process):
     before = process.encode(["still here"])
     killed = process.pid
     os.kill(killed, signal.SIGKILL)
@@ -124,7 +124,7 @@ def test_killed_it_is_started_again(process):
     assert process.pid not in (None, killed)
 
 
-def test_ctrl_c_is_the_server_s(process):
+def test_ctrl_c_does_not_end_the_process(process):
     process.encode(["warm"])
     os.kill(process.pid, signal.SIGINT)
     pid = process.pid
@@ -132,7 +132,7 @@ def test_ctrl_c_is_the_server_s(process):
     assert process.pid == pid
 
 
-def test_a_process_that_cannot_stay_is_not_started_again_and_again(tmp_path):
+def test_a_process_that_ends_twice_is_not_restarted_at_once(tmp_path):
     encoder = EncoderProcess(config(tmp_path))
     real = subprocess.Popen
 
@@ -147,14 +147,14 @@ def test_a_process_that_cannot_stay_is_not_started_again_and_again(tmp_path):
     assert encoder.pid is None
 
 
-def test_a_model_that_is_not_there_is_said_by_name(tmp_path):
+def test_a_missing_model_is_an_error_with_its_name(tmp_path):
     embedder = Embedder(config(tmp_path, model=str(tmp_path / "nowhere")))
     with pytest.raises(EmbedderUnavailable, match=r"nowhere.*cannot be loaded"):
         embedder.embed(["x"])
     embedder.close()
 
 
-def test_a_text_that_the_model_cannot_take_does_not_end_the_process(process):
+def test_a_text_that_the_model_rejects_does_not_end_the_process(process):
     process.encode(["warm"])
     pid = process.pid
     for ask in (lambda: process.count_tokens("\ud800"), lambda: process.encode(["\ud800"])):
@@ -164,7 +164,7 @@ def test_a_text_that_the_model_cannot_take_does_not_end_the_process(process):
     assert process.pid == pid
 
 
-def test_who_gives_up_on_a_model_that_fails_leaves_it_to_the_next(tmp_path):
+def test_a_cancelled_question_does_not_block_the_next_ones(tmp_path):
     embedder = Embedder(make_config(tmp_path).embedder)
     embedder.warm()
     asked, go_on = threading.Event(), threading.Event()
@@ -189,15 +189,15 @@ def test_who_gives_up_on_a_model_that_fails_leaves_it_to_the_next(tmp_path):
     embedder.close()
 
 
-def test_it_ends_with_who_holds_it(tmp_path):
-    """Closed, it is gone; and it does not outlive a server that was killed."""
+def test_the_process_ends_with_its_parent(tmp_path):
+    """It does not outlive a killed server."""
     script = f"""
 import os, signal
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.plaintext.embed.process import EncoderProcess
-held = EncoderProcess(EmbedderConfig(model={config(tmp_path).model!r}))
-held.count_tokens("warm")
-print(held.pid, flush=True)
+encoder = EncoderProcess(EmbedderConfig(model={config(tmp_path).model!r}))
+encoder.count_tokens("warm")
+print(encoder.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     server = subprocess.run(
@@ -210,7 +210,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not psutil.pid_exists(child)
 
 
-def test_closed_while_it_loads_it_is_gone_at_once(tmp_path):
+def test_closing_during_the_model_load_ends_the_process_at_once(tmp_path):
     encoder = EncoderProcess(config(tmp_path))
     outcome: list[object] = []
 

@@ -1,4 +1,4 @@
-"""Words, and one score from many signals."""
+"""Tokens, BM25, and score fusion."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def index_of(items: list[IndexedItem]) -> OwnerIndex:
     return OwnerIndex.build(1, [Part.of(PartKey("c", "1", None), items)])
 
 
-def test_bm25_finds_a_word_and_ignores_what_it_has_never_seen():
+def test_bm25_finds_a_word_and_ignores_unknown_words():
     index = index_of(indexed("the boats are blue", "a red car", "walking home"))
     assert int(np.argmax(index.lexical(tokenize("blue boat"))["lexical_turn"])) == 0
     for scores in index.lexical(tokenize("zzz the")).values():
@@ -49,7 +49,7 @@ def test_bm25_finds_a_word_and_ignores_what_it_has_never_seen():
         assert scores.shape == (2,)
 
 
-def test_min_max_is_zero_to_one_and_tells_nothing_from_nothing():
+def test_min_max_is_zero_to_one_and_flat_for_equal_scores():
     scores = np.array([2.0, np.nan, 4.0], dtype=np.float32)
     assert min_max(scores).tolist() == [0.0, 0.0, 1.0]
     assert min_max(np.zeros(3, dtype=np.float32)).tolist() == [0.0, 0.0, 0.0]
@@ -59,7 +59,7 @@ def test_min_max_is_zero_to_one_and_tells_nothing_from_nothing():
 def score(
     items: list[IndexedItem], question: str, lexical: list[float], **weights: float
 ) -> list[float]:
-    """Fused scores of items with these lexical scores; no weight but the lexical one and those given."""
+    """Fused scores of items with these lexical scores; only the lexical weight and the given ones are set."""
     every = dict.fromkeys(RetrievalWeights.model_fields, 0.0) | {"lexical_turn": 1.0} | weights
     index = index_of(items)
     channels = {
@@ -91,7 +91,7 @@ def test_lifts_prefer_the_named_speaker_and_the_good_session():
     assert uneven[1] > uneven[2]
 
 
-def test_a_date_in_the_question_lifts_what_was_said_then_and_leaves_nothing_out():
+def test_a_date_in_the_question_lifts_items_of_that_date_and_drops_none():
     items = [
         item("same day", "x", when="2023-05-08"),
         item("same month", "x", when="2023-05-30"),
@@ -104,18 +104,18 @@ def test_a_date_in_the_question_lifts_what_was_said_then_and_leaves_nothing_out(
     assert score(items, "Where may we go?", flat, time_boost=1.0) == flat
 
 
-def test_a_question_for_a_time_lifts_what_names_one():
+def test_a_question_for_a_time_lifts_items_that_name_one():
     items = [item("a", "We met yesterday."), item("b", "We met there.")]
     assert score(items, "When did we meet?", [1.0, 1.0], when_boost=0.5) == [1.5, 1.0]
     assert score(items, "Where did we meet?", [1.0, 1.0], when_boost=0.5) == [1.0, 1.0]
 
 
-def test_questions_among_the_items_stand_behind_their_answers():
+def test_questions_among_the_items_rank_behind_their_answers():
     items = [item("a", "Ann: Was it fun? [shares an image: a dog]"), item("b", "Ben: It was fun.")]
     assert score(items, "fun", [1.0, 1.0], question_penalty=0.5) == [0.5, 1.0]
 
 
-def test_session_coverage_is_how_much_of_the_question_a_whole_session_holds():
+def test_session_coverage_is_the_share_of_the_question_in_a_session():
     items = [
         item("a", "a red boat", "Ann", "one"),
         item("b", "the old harbour", "Ben", "one"),
@@ -132,7 +132,7 @@ def test_session_coverage_is_how_much_of_the_question_a_whole_session_holds():
     assert all(scores.shape == (0,) for scores in OwnerIndex.build(1, []).lexical(["red"]).values())
 
 
-def test_coverage_counts_words_that_stand_beside_an_item_but_not_in_another_cube():
+def test_coverage_counts_words_of_neighbours_but_not_of_another_cube():
     items = [
         IndexedItem(str(n), cube, turn, turn, "Ann", None, None)
         for n, (cube, turn) in enumerate(
@@ -147,7 +147,7 @@ def test_coverage_counts_words_that_stand_beside_an_item_but_not_in_another_cube
     assert not index.lexical([])["coverage"].any()
 
 
-def test_irregular_forms_and_their_verbs_are_one_word():
+def test_irregular_forms_and_their_verbs_are_one_token():
     assert tokenize("went bought children") == tokenize("go buy child")
 
 
@@ -157,7 +157,7 @@ def test_session_scores_are_means_of_the_best_three_scaled():
     assert session_scores(sessions, scores).round(3).tolist() == [1.0, 0.0, 1.0, 1.0, 1.0, 0.0]
 
 
-def test_names_of_speakers_are_left_out_of_the_embedded_question():
+def test_the_embedded_question_has_no_speakers_names():
     question = "What did Ann's sister tell Ben?"
     assert without_names(question, {"Ann", "Ben B"}) == "What did sister tell ?"
     assert without_names("Annual report?", {"Ann"}) == "Annual report?"
@@ -175,7 +175,7 @@ TEXTS = st.lists(
 
 @given(st.lists(TEXTS, max_size=4), st.lists(st.sampled_from(["boat", "red", "car", "fog"])))
 @settings(max_examples=100, deadline=None)
-def test_scores_are_those_of_bm25s_whatever_the_cubes(cubes, asked):
+def test_scores_equal_those_of_bm25s_for_any_split_into_cubes(cubes, asked):
     parts, turns, windows = [], [], []
     for number, texts in enumerate(cubes):
         items = [
@@ -186,11 +186,11 @@ def test_scores_are_those_of_bm25s_whatever_the_cubes(cubes, asked):
         turns += texts
         windows += [" ".join(texts[max(0, n - 1) : n + 1]) for n in range(len(texts))]
     found = OwnerIndex.build(1, parts).lexical(tokenize(" ".join(asked)))
-    assert np.allclose(found["lexical_turn"], theirs(turns, asked), atol=1e-5)
-    assert np.allclose(found["lexical_window"], theirs(windows, asked), atol=1e-5)
+    assert np.allclose(found["lexical_turn"], bm25s_scores(turns, asked), atol=1e-5)
+    assert np.allclose(found["lexical_window"], bm25s_scores(windows, asked), atol=1e-5)
 
 
-def theirs(texts: list[str], asked: list[str]) -> np.ndarray:
+def bm25s_scores(texts: list[str], asked: list[str]) -> np.ndarray:
     tokens = [tokenize(text) for text in texts]
     if not any(tokens):
         return np.zeros(len(texts), dtype=np.float32)
@@ -209,7 +209,7 @@ def test_after_a_change_only_the_cubes_that_changed_are_read(system):
     cache = LexicalCache(system.views.owner_cubes, 8)
 
     def index() -> tuple[list[str], int]:
-        """What can be found now, and how many cubes were read for it."""
+        """Indexed texts, and the number of cubes read for them."""
         (state,) = system.views.owners(ALICE)
         with mock.patch.object(owner_index.Part, "of", side_effect=Part.of) as read:
             found = cache.get(state.owner, state.revision)

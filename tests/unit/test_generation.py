@@ -1,4 +1,4 @@
-"""A whole small run: real memory, search and prompts; the model that answers is a fake."""
+"""A small complete run with real memory, search and prompts, and a fake model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.test_generation_loaders import locomo, longmemeval
 
 
 class FakeModel(ThreadingHTTPServer):
-    """Says "a canoe" to whoever shows it the turn that says so; as a judge, finds "a canoe" right."""
+    """Answers "a canoe" if the prompt has that turn; as a judge, accepts "a canoe"."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -98,7 +98,9 @@ def row(record: dict[str, Any], way: str, kind: str = "all") -> dict[str, Any]:
     return found
 
 
-def test_memory_answers_what_nothing_does_not(tmp_path: Path, model: FakeModel) -> None:
+def test_memory_answers_questions_that_an_empty_prompt_does_not(
+    tmp_path: Path, model: FakeModel
+) -> None:
     notes = tmp_path / "answers.jsonl"
     record = run(tmp_path, locomo(), model, "--dataset", "locomo", "--answers", str(notes))
     assert row(record, "memory", "single-hop")["score"] == 1.0
@@ -136,7 +138,7 @@ def test_a_history_that_does_not_fit_is_counted_and_not_cut(
     assert "does not fit" in generation(record)
 
 
-def test_a_judge_tells_what_words_in_common_do_not(tmp_path: Path, model: FakeModel) -> None:
+def test_a_judge_scores_where_token_overlap_does_not(tmp_path: Path, model: FakeModel) -> None:
     judged = ["--judge-url", model.url, "--judge-model", "fake judge"]
     tree = [longmemeval()[2] | {"answer": "Boats are liked."}]
     tree[0]["haystack_sessions"][0][0]["content"] = "I bought a canoe."
@@ -162,13 +164,15 @@ def test_a_judge_without_a_verdict_is_counted(tmp_path: Path, model: FakeModel) 
     )
 
 
-def test_without_a_judge_what_needs_one_is_left_out(tmp_path: Path, model: FakeModel) -> None:
+def test_without_a_judge_questions_that_need_one_are_left_out(
+    tmp_path: Path, model: FakeModel
+) -> None:
     record = run(tmp_path, longmemeval(), model, "--dataset", "longmemeval")
     assert record["config"]["runs"][-1]["questions_left_out"] == {"only a judge can tell": 2}
     assert row(record, "memory")["questions"] == 2
 
 
-def test_runs_with_other_models_stay_and_one_of_the_same_is_renewed(
+def test_a_run_replaces_only_the_earlier_run_of_the_same_model(
     tmp_path: Path, model: FakeModel
 ) -> None:
     run(tmp_path, locomo(), model, "--dataset", "locomo", "--model", "first")

@@ -1,4 +1,4 @@
-"""Public data sets in one shape: what is read, what is left out, and what an error names."""
+"""Loaders of public data sets: turns, questions, left-out ones, errors."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_longmemeval_orders_sessions_by_date_and_leaves_rubrics_to_a_judge(
     assert alone.left_out == {"only a judge can tell": 2}
 
 
-def test_prefeval_tells_its_four_forms_apart(tmp_path: Path) -> None:
+def test_prefeval_distinguishes_its_four_forms(tmp_path: Path) -> None:
     explicit, options, choice, persona = loaded(tmp_path, "prefeval").histories
     assert [turn.text for turn in explicit.turns] == ["I hate fish."]
     assert explicit.questions[0].scored_by == "judge"
@@ -198,7 +198,7 @@ def test_prefeval_tells_its_four_forms_apart(tmp_path: Path) -> None:
     assert [turn.text for turn in persona.turns] == ["I sail.", "Nice."]
 
 
-def test_prefeval_puts_other_talk_between_preference_and_question(tmp_path: Path) -> None:
+def test_prefeval_puts_unrelated_turns_between_preference_and_question(tmp_path: Path) -> None:
     path = tmp_path / "inter_turns.json"
     said = [{"role": role, "content": f"{role} {n}"} for n in (1, 2) for role in ("user", "bot")]
     path.write_text(json.dumps([{"conversation": said[:3]}, {"conversation": said[3:]}]))
@@ -212,14 +212,14 @@ def test_prefeval_puts_other_talk_between_preference_and_question(tmp_path: Path
         with_inter_turns(dataset, path, 1)
 
 
-def test_prefeval_does_not_leave_the_right_option_where_it_was(tmp_path: Path) -> None:
+def test_prefeval_shuffles_the_position_of_the_right_option(tmp_path: Path) -> None:
     entry = prefeval()[1]
     many = loaded(tmp_path, "prefeval", lambda tree: tree.extend([entry] * 40))
     letters = {q.answer for q in many.questions if q.scored_by == "letter"}
     assert letters == set("abcd")
 
 
-def test_personamem_shows_a_question_only_what_was_said_before(tmp_path: Path) -> None:
+def test_personamem_shows_a_question_only_earlier_turns(tmp_path: Path) -> None:
     early, late = loaded(tmp_path, "personamem").histories
     assert [turn.text for turn in early.turns][1:] == ["I like soup.", "Noted."]
     assert [q.answer for q in early.questions] == ["b", "a"]
@@ -229,7 +229,7 @@ def test_personamem_shows_a_question_only_what_was_said_before(tmp_path: Path) -
     assert {turn.session for turn in late.turns} == {"session_1", "session_2"}
 
 
-def test_personamem_of_before_has_another_name_for_the_question(tmp_path: Path) -> None:
+def test_an_older_personamem_has_another_field_for_the_question(tmp_path: Path) -> None:
     def rename(tree: list[Any]) -> None:
         for row in tree:
             row["question"] = row.pop("user_question_or_message")
@@ -277,7 +277,7 @@ def put(value: Any, *path: Any) -> Change:
         ("personamem", put("all", 0, "end_index_in_shared_context"), "must be a number"),
     ],
 )
-def test_another_form_is_an_error_that_names_the_field(
+def test_a_malformed_file_is_an_error_that_names_the_field(
     tmp_path: Path, name: str, change: Change, named: str
 ) -> None:
     with pytest.raises(BadRequest, match=named):
@@ -285,7 +285,7 @@ def test_another_form_is_an_error_that_names_the_field(
 
 
 @pytest.mark.parametrize("name", sorted(LOADERS))
-def test_a_file_that_is_not_there_or_holds_nothing_is_an_error(tmp_path: Path, name: str) -> None:
+def test_a_missing_or_empty_file_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadRequest, match="cannot read"):
         LOADERS[name](tmp_path / "questions.json")
     if name != "personamem":
@@ -294,7 +294,7 @@ def test_a_file_that_is_not_there_or_holds_nothing_is_an_error(tmp_path: Path, n
             LOADERS[name](tmp_path / "empty.json")
 
 
-def test_a_sample_has_alike_of_each_kind_and_is_the_same_each_time(tmp_path: Path) -> None:
+def test_a_sample_is_balanced_over_kinds_and_deterministic(tmp_path: Path) -> None:
     def longer(tree: list[Any]) -> None:
         tree[0]["qa"] += [tree[0]["qa"][3]] * 20
 

@@ -1,4 +1,4 @@
-"""Scores against values worked out by hand."""
+"""Scores against values computed by hand."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_the_f1_of_parts_takes_the_best_part_for_each(
         ("", None),
     ],
 )
-def test_a_letter_is_read_however_it_is_given_and_never_guessed(
+def test_an_option_letter_is_read_in_any_form_and_never_guessed(
     answer: str, letter: str | None
 ) -> None:
     assert chosen_letter(answer, OPTIONS) == letter
 
 
-def test_kinds_weigh_by_their_share_and_not_by_how_many_were_drawn() -> None:
+def test_kinds_weigh_by_their_share_of_the_data_and_not_of_the_sample() -> None:
     mean, error = weighted_mean(
         {"often": [1.0, 0.0], "rare": [1.0, 1.0]}, {"often": 0.75, "rare": 0.25}
     )

@@ -1,4 +1,4 @@
-"""Documents as passages: what stands in them, where it comes from, and which files are refused."""
+"""Documents as passages: text, source, and refused files."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ HTML = """<html><head><title>T</title><style>p {}</style><script>steal()</script
 <h2>Sails</h2><ul><li>main</li><li>jib</li></ul><h1>Oars</h1><table><tr><td>1</td><td>2</td></tr></table></body></html>"""
 
 
-def test_html_is_what_a_reader_sees() -> None:
+def test_html_gives_its_visible_text() -> None:
     found = read("b.html", HTML)
     whole = "\n".join(text for _, text in found)
     assert "unseen" not in whole
@@ -134,7 +134,7 @@ def test_a_pdfs_passages_name_their_pages() -> None:
     ]
 
 
-def test_a_pdf_is_known_by_its_beginning() -> None:
+def test_a_pdf_is_detected_by_its_first_bytes() -> None:
     assert read("upload", pdf_of("Boats float."))[0][1] == "Boats float."
 
 
@@ -152,12 +152,12 @@ def test_a_long_section_has_its_heading_over_each_piece() -> None:
     assert all(text.startswith("Title\n\n") for _, text in found)
 
 
-def test_a_path_in_a_name_is_no_part_of_the_source() -> None:
+def test_a_source_has_no_path() -> None:
     assert read("../../etc/no\ntes.txt", "Hi")[0][0] == "notes.txt"
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "error", "told"),
+    ("name", "data", "error", "message"),
     [
         ("a.docx", b"PK", BadRequest, "format is not read"),
         ("a.txt", b"\xff\xfe\x00", BadRequest, "not UTF-8"),
@@ -172,8 +172,8 @@ def test_a_path_in_a_name_is_no_part_of_the_source() -> None:
         ("a.txt", b"x" * (LIMIT + 1), TooLarge, "at most"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_the_reason(name, data, error, told) -> None:
-    with pytest.raises(error, match=told):
+def test_an_unreadable_file_is_refused_with_the_reason(name, data, error, message) -> None:
+    with pytest.raises(error, match=message):
         read(name, data)
 
 
@@ -181,7 +181,7 @@ def test_a_pdf_that_opens_without_a_password_is_read() -> None:
     assert read("a.pdf", encrypted(pdf_of("Boats float."), ""))[0][1] == "Boats float."
 
 
-def test_deep_nesting_is_no_problem() -> None:
+def test_deeply_nested_html_is_read() -> None:
     found = read("a.html", "<div>" * 3000 + "<p>Deep.</p>" + "</div>" * 3000)
     assert found[0][1].strip() == "Deep."
 
@@ -196,7 +196,7 @@ def test_deep_nesting_is_no_problem() -> None:
         st.binary(max_size=20).map(lambda junk: pdf_of("Hi").replace(b"Page", b"Page" + junk, 2)),
     ),
 )
-def test_any_bytes_are_passages_or_an_error_of_ours(name: str, data: bytes) -> None:
+def test_any_bytes_give_passages_or_a_memos_error(name: str, data: bytes) -> None:
     try:
         items = read_document(name, data, LIMIT)
     except MemosError:
@@ -205,7 +205,7 @@ def test_any_bytes_are_passages_or_an_error_of_ours(name: str, data: bytes) -> N
     assert all(isinstance(item, Item) and item.text.strip() for item in items)
 
 
-def test_an_import_makes_cubes_with_names_that_stay(tmp_path: Path) -> None:
+def test_an_import_makes_cubes_with_stable_names(tmp_path: Path) -> None:
     file = tmp_path / "boats.md"
     file.write_text(MARKDOWN)
     source = document_source(file, "alice", 3, LIMIT)
@@ -215,7 +215,7 @@ def test_an_import_makes_cubes_with_names_that_stay(tmp_path: Path) -> None:
     assert {cube.new.meta.person for cube in cubes} == {"alice"}
 
 
-def test_a_document_is_sent_stored_and_found(system) -> None:
+def test_an_uploaded_document_is_found_by_search(system) -> None:
     app = create_app(system)
     _, key = system.keys.create("acme", Role.WRITER)
     headers = {"Authorization": f"Bearer {key}", "X-Memos-User": "alice"}
@@ -234,7 +234,7 @@ def test_a_document_is_sent_stored_and_found(system) -> None:
     assert http.post("/v1/memory/documents").status_code == 400
 
 
-def test_a_reader_may_send_none(system) -> None:
+def test_the_role_reader_may_not_upload_documents(system) -> None:
     _, key = system.keys.create("acme", Role.READER)
     headers = {"Authorization": f"Bearer {key}", "X-Memos-User": "alice"}
     http = TestClient(create_app(system), headers=headers, raise_server_exceptions=False)

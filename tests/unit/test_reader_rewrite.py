@@ -1,4 +1,4 @@
-"""A question that goes on from earlier ones is written out, and never lost by it."""
+"""Query rewriting: both forms are searched for, and the original question is never lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WRITTEN = "Where does my sister Maria work?"
 
 
 class Model:
-    """Answers with what a test gives it, and keeps what it was asked."""
+    """Gives one answer, and records the asks."""
 
     def __init__(self, answer, pause=0.0):
         self.answer, self.pause, self.asked = answer, pause, []
@@ -44,11 +44,10 @@ async def test_both_forms_are_searched_for():
     query = await rewritten(model)
     assert query.text == f"{TALK[-1]['content']}\n{WRITTEN}"
     assert "Maria" in query.entities
-    assert query.intent == "question"
     (ask,) = model.asked
     shown = ask.messages[0]["content"]
     assert "> user: And where does she work" in shown
-    assert "kind" not in shown, "the client's instructions are none of its business"
+    assert "kind" not in shown, "the client's instructions are not shown"
     assert "<|im_end|>" not in shown
     assert ask.schema is not None
 
@@ -60,16 +59,16 @@ async def test_both_forms_are_searched_for():
         json.dumps({"question": "and where does she work these days?"}),
     ],
 )  # fmt: skip
-async def test_an_answer_of_no_use_leaves_the_question_as_it_was(answer):
+async def test_an_unusable_answer_leaves_the_question_unchanged(answer):
     assert await rewritten(Model(answer)) == read_query(TALK)
 
 
-async def test_a_slow_model_is_not_waited_for():
+async def test_a_slow_model_leaves_the_question_unchanged():
     model = Model(json.dumps({"question": WRITTEN}), pause=5)
     assert await rewritten(model, seconds=0.05) == read_query(TALK)
 
 
-async def test_a_first_question_is_nobody_s_to_rewrite():
+async def test_a_first_question_is_not_rewritten():
     model = Model(json.dumps({"question": WRITTEN}))
     for messages in (TALK[3:], TALK[:1], []):
         assert await rewritten(model, messages) == read_query(messages)

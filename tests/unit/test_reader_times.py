@@ -1,4 +1,4 @@
-"""Times in text, seen from Wednesday 17 May 2023."""
+"""Times in text, relative to Wednesday 17 May 2023."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ NO_TIMES = [
     "",
     "I may go, and march on.",
     "May is my sister, and June my aunt.",
-    "05/07/2023",  # whose order?
+    "05/07/2023",  # day or month first?
     "in 2000 steps",
     "it costs $2021",
     "version 2.0.2021",
@@ -105,28 +105,30 @@ def day(text: str | None) -> datetime | None:
 
 
 @pytest.mark.parametrize(("text", "begins", "ends"), CASES, ids=[case[0] for case in CASES])
-def test_a_time_is_as_wide_as_its_words(text: str, begins: str | None, ends: str | None) -> None:
+def test_the_width_of_a_range_follows_its_phrase(
+    text: str, begins: str | None, ends: str | None
+) -> None:
     assert [mention.range for mention in find_times(text, NOW)] == [
         TimeRange(day(begins), day(ends))
     ]
 
 
 @pytest.mark.parametrize("text", NO_TIMES)
-def test_what_is_no_time_or_not_sure_gives_none(text: str) -> None:
+def test_ambiguous_or_other_phrases_give_no_time(text: str) -> None:
     assert find_times(text, NOW) == []
 
 
-def test_a_mention_says_where_it_stands() -> None:
+def test_a_mention_has_its_position_in_the_text() -> None:
     text = "I moved in May 2021, and yesterday I came back."
     found = find_times(text, NOW)
     assert [mention.text for mention in found] == ["in May 2021", "yesterday"]
     assert all(text[mention.start : mention.end] == mention.text for mention in found)
 
 
-def test_days_are_those_of_the_speakers_zone() -> None:
+def test_days_begin_in_the_speakers_zone() -> None:
     tokyo = ZoneInfo("Asia/Tokyo")
-    said = datetime(2023, 5, 18, 1, 0, tzinfo=tokyo)  # still the 17th in UTC
-    (found,) = find_times("today", said)
+    said_at = datetime(2023, 5, 18, 1, 0, tzinfo=tokyo)  # still the 17th in UTC
+    (found,) = find_times("today", said_at)
     assert found.range.begins == datetime(2023, 5, 18, tzinfo=tokyo)
 
 
@@ -153,9 +155,9 @@ PIECES = st.sampled_from(
     st.one_of(st.text(), st.lists(PIECES, max_size=6).map(" ".join)),
     st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)),
 )
-def test_any_text_at_any_moment_is_read_without_an_error(text: str, said: datetime) -> None:
-    found = find_times(text, said)
-    assert found == find_times(text, said)
+def test_any_text_at_any_moment_is_read_without_an_error(text: str, said_at: datetime) -> None:
+    found = find_times(text, said_at)
+    assert found == find_times(text, said_at)
     for one, other in itertools.pairwise(found):
         assert one.end <= other.start
     for mention in found:
@@ -165,7 +167,7 @@ def test_any_text_at_any_moment_is_read_without_an_error(text: str, said: dateti
             assert bounds.begins < bounds.ends
 
 
-def test_text_without_a_time_costs_next_to_nothing() -> None:
+def test_text_without_a_time_is_checked_in_microseconds() -> None:
     text = "I like green apples and my dog likes bones. " * 20
     begun = time.process_time()
     for _ in range(100):

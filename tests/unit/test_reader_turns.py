@@ -1,4 +1,4 @@
-"""A turn with tools and images as items, and bodies that an older version stored."""
+"""Turns with tools and images as items; stored bodies of an older version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def body_of(messages: list[Any], reply: str = "Take an umbrella.") -> dict[str, 
     return body
 
 
-def test_what_a_tool_did_stands_between_question_and_reply_as_quoted_data() -> None:
+def test_a_tool_trace_is_quoted_between_question_and_reply() -> None:
     items = turn_items(body_of(ASKED), "alice", "monday")
     assert [item.type for item in items] == [
         ItemType.EPISODE,
@@ -39,7 +39,7 @@ def test_what_a_tool_did_stands_between_question_and_reply_as_quoted_data() -> N
     )
 
 
-def test_a_result_is_remembered_with_one_request_only() -> None:
+def test_a_tool_result_belongs_to_one_turn_only() -> None:
     more = [
         {"role": "assistant", "tool_calls": [{"id": "c2", "function": {"name": "wind"}}]},
         {"role": "tool", "tool_call_id": "c2", "content": "Calm."},
@@ -48,7 +48,7 @@ def test_a_result_is_remembered_with_one_request_only() -> None:
     assert "tools" not in body_of([*ASKED, {"role": "user", "content": "Thanks"}])
 
 
-def test_a_long_result_is_cut_and_says_so() -> None:
+def test_a_long_result_is_cut_and_marked() -> None:
     long = [*ASKED[:2], {**ASKED[2], "content": "x" * 100_000}]
     (trace,) = body_of(long)["tools"]
     assert len(trace["result"]) == 2000
@@ -61,14 +61,14 @@ def test_a_body_of_an_older_version_is_still_read() -> None:
     assert [item.source for item in turn_items(body, "alice", "m")] == ["r1:user", "r1:reply"]
 
 
-def test_a_turn_without_tools_and_images_has_the_body_that_it_had() -> None:
+def test_a_turn_without_tools_and_images_has_the_same_body_as_before() -> None:
     assert set(body_of([{"role": "user", "content": "Hi"}])) == {
         *("user", "reply", "position", "model", "request_id", "at_us", "prompt_sha256")
     }
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "mark"),
     [
         ({"type": "image_url", "image_url": {"url": "data:…"}}, "[image]"),
         ({"type": "image_url", "image_url": {"url": "u", "detail": "high"}}, "[image]"),
@@ -77,11 +77,11 @@ def test_a_turn_without_tools_and_images_has_the_body_that_it_had() -> None:
         ({"type": "input_image", "image_url": "u"}, "[image]"),
     ],
 )
-def test_an_image_leaves_a_mark_and_its_caption(image: dict[str, Any], told: str) -> None:
+def test_an_image_leaves_a_mark_and_its_caption(image: dict[str, Any], mark: str) -> None:
     both = [{"role": "user", "content": [{"type": "text", "text": "Look:"}, image]}]
-    assert turn_items(body_of(both), "alice", "m")[0].text == f"Look:\n{told}"
+    assert turn_items(body_of(both), "alice", "m")[0].text == f"Look:\n{mark}"
     alone = [{"role": "user", "content": "Hi"}, {"role": "user", "content": [image]}]
-    assert turn_items(body_of(alone), "alice", "m")[0].text == told
+    assert turn_items(body_of(alone), "alice", "m")[0].text == mark
 
 
 JSON = st.recursive(

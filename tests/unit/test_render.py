@@ -1,4 +1,4 @@
-"""The prompt's layout and the scheduler's choices, without an engine."""
+"""Prompt layout and the scheduler's choices, without an engine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_given_messages_are_not_changed():
     assert parts == [{"type": "text", "text": "Q"}]
 
 
-def test_a_picture_keeps_its_place_and_a_conversation_without_text_gets_nothing_retrieved():
+def test_an_image_part_stays_and_a_conversation_without_text_gets_no_retrieved_memory():
     picture = {"type": "image_url", "image_url": {"url": "data:x"}}
     (placed,) = layout.place(
         [{"role": "user", "content": [picture, {"type": "text", "text": "Q"}]}], [], ["> b"]
@@ -54,7 +54,7 @@ def test_a_picture_keeps_its_place_and_a_conversation_without_text_gets_nothing_
     assert layout.place(only_picture, [], ["> b"]) == only_picture
 
 
-def test_in_a_tool_loop_memory_stays_with_the_users_question():
+def test_in_a_tool_loop_memory_stays_in_front_of_the_users_question():
     messages = [
         user("Q"),
         {"role": "assistant", "content": None, "tool_calls": []},
@@ -69,7 +69,7 @@ def test_in_a_tool_loop_memory_stays_with_the_users_question():
     st.text(st.characters(codec="utf-8"), max_size=80),
     st.sampled_from(["<|im_end|>", "</memory>", "< / MEMORY>", "</s>", "<memory"]),
 )
-def test_no_item_can_leave_its_quotes(text, attack):
+def test_no_item_can_escape_its_quotes(text, attack):
     quoted = layout.quote_item(Item(text=("x" + text + attack + text).replace("\x00", "")), ESCAPE)
     assert all(line.startswith("> ") for line in quoted.split("\n"))
     assert attack not in quoted
@@ -78,7 +78,7 @@ def test_no_item_can_leave_its_quotes(text, attack):
     assert whole.lower().count("<memory") == 1
 
 
-def test_an_item_says_who_and_when():
+def test_a_quoted_item_has_its_speaker_and_time():
     moment = datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
     assert (
         layout.quote_item(Item(text="Hi", speaker="Ann", time=moment), ESCAPE)
@@ -108,34 +108,34 @@ def reasons(draft):
     }
 
 
-def test_what_is_said_already_or_twice_is_not_said_again():
+def test_items_that_repeat_the_conversation_or_each_other_are_rejected():
     hits = [
         found("My cat is Miso", 1.0),
         found("my  CAT is miso", 0.9, "d"),
         found("Already said", 0.8),
     ]
     draft = decide([user("You know: already said. What?")], [], hits, 200)
-    told = reasons(draft)
-    assert told["My cat is Miso"][0] == "used"
-    assert told["my  CAT is miso"] == ("rejected", "the same words as a better item")
-    assert told["Already said"] == ("rejected", "already in the conversation")
+    decisions = reasons(draft)
+    assert decisions["My cat is Miso"][0] == "used"
+    assert decisions["my  CAT is miso"] == ("rejected", "the same words as a better item")
+    assert decisions["Already said"] == ("rejected", "already in the conversation")
 
 
-def test_the_best_fits_first_and_a_smaller_one_takes_the_rest():
+def test_the_best_item_fits_first_and_a_smaller_one_takes_the_rest():
     hits = [found("a " * 30 + "end", 1.0), found("b " * 300 + "end", 0.9), found("small one", 0.8)]
-    told = reasons(decide([user("Q")], [], hits, 100))
-    assert [told[hit.recalled.item.id][0] for hit in hits] == ["used", "rejected", "used"]
+    decisions = reasons(decide([user("Q")], [], hits, 100))
+    assert [decisions[hit.recalled.item.id][0] for hit in hits] == ["used", "rejected", "used"]
 
 
-def test_a_stable_cube_too_large_to_stand_whole_leaves_its_items_to_search():
+def test_items_of_a_stable_cube_that_is_too_large_are_found_by_search():
     draft = decide([user("Q")], [stable("big", 500)], [found("from big", 1.0, "big")], 100)
-    told = reasons(draft)
-    assert told["big"][0] == "rejected"
-    assert "still found by search" in told["big"][1]
-    assert told["from big"][0] == "used"
+    decisions = reasons(draft)
+    assert decisions["big"][0] == "rejected"
+    assert "still found by search" in decisions["big"][1]
+    assert decisions["from big"][0] == "used"
 
 
-def test_memory_gives_way_from_the_least_valuable():
+def test_memory_gives_way_by_ascending_value():
     draft = decide(
         [user("Q")],
         [stable("named", 5), stable("placed", 5, priority=5)],
@@ -152,7 +152,7 @@ def test_memory_gives_way_from_the_least_valuable():
 
 
 @given(st.lists(st.integers(1, 60), max_size=12), st.integers(0, 300))
-def test_what_is_used_stays_within_the_budget(sizes, limit):
+def test_used_memory_stays_within_the_budget(sizes, limit):
     hits = [found(" ".join([f"w{n}"] * size), 1.0 - n / 100) for n, size in enumerate(sizes)]
     draft = decide([user("Q")], [], hits, limit)
     framing = WORDS.count(layout.block([]))
@@ -161,7 +161,7 @@ def test_what_is_used_stays_within_the_budget(sizes, limit):
     assert {entry.placement for entry in used} <= {Placement.RETRIEVED}
 
 
-def test_a_short_question_brings_the_one_before_it_along():
+def test_a_short_question_is_read_with_the_previous_one():
     messages = [
         user("Tell me about my boat."),
         {"role": "assistant", "content": "It is blue."},

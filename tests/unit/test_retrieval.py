@@ -62,7 +62,7 @@ def found(system: MemorySystem, who, question: str, top_k: int = 5) -> list[str]
     return [hit.recalled.item.text for hit in result.found]
 
 
-def test_search_finds_words_and_meanings_and_the_tenants_memory_too(system):
+def test_search_finds_words_and_meanings_in_own_and_tenant_memory(system):
     remember(system, ALICE, "My kitten is called Miso.", "I work as a carpenter.")
     remember(system, principal("", role=Role.ADMIN), "The office opens at nine.", shared=True)
     assert found(system, ALICE, "kitten")[0] == "My kitten is called Miso."
@@ -71,7 +71,7 @@ def test_search_finds_words_and_meanings_and_the_tenants_memory_too(system):
     assert found(system, BOB, "When does the office open?") == ["The office opens at nine."]
 
 
-def test_what_has_nothing_to_do_with_the_question_is_left_out(system):
+def test_irrelevant_items_are_left_out(system):
     remember(system, ALICE, "My kitten is called Miso.")
     assert found(system, ALICE, "qwertz 12345 zxcvb") == []
 
@@ -85,7 +85,7 @@ def test_only_the_newest_version_is_found(system):
     assert found(system, ALICE, "phone number") == ["My phone number is 111."]
 
 
-def test_a_filter_that_is_dropped_leaks_nothing(tmp_path):
+def test_a_dropped_owner_filter_leaks_nothing(tmp_path):
     """The owner filter is the first barrier; without it the vault is still the second."""
     system = MemorySystem(make_config(tmp_path, retrieval={"vector_cache_bytes": 0})).open()
     for number in range(30):
@@ -107,7 +107,7 @@ def test_a_filter_that_is_dropped_leaks_nothing(tmp_path):
     system.close()
 
 
-def test_vectors_are_read_from_chroma_once_and_then_only_what_changed(system):
+def test_vectors_are_read_from_chroma_once_and_then_only_the_changed_ones(system):
     cube = remember(system, ALICE, "A red boat.", "A blue car.", "A green hat.")
     real, asked = VectorIndex.vectors, []
 
@@ -125,7 +125,7 @@ def test_vectors_are_read_from_chroma_once_and_then_only_what_changed(system):
         assert asked == [("turn", 1), ("window", 1)]
 
 
-def test_an_item_that_is_indexed_late_is_found_by_meaning_then(system):
+def test_an_item_is_found_by_meaning_once_it_is_indexed(system):
     remember(system, ALICE, "A red boat.")
     with mock.patch.object(VectorIndex, "upsert_all", side_effect=IndexUnavailable("down")):
         remember(system, ALICE, "My kitten is called Miso.")
@@ -135,7 +135,7 @@ def test_an_item_that_is_indexed_late_is_found_by_meaning_then(system):
     assert found(system, ALICE, "pet cat")[0] == "My kitten is called Miso."
 
 
-def test_search_from_memory_and_search_in_chroma_agree(tmp_path):
+def test_exact_search_and_search_in_chroma_agree(tmp_path):
     system = MemorySystem(make_config(tmp_path)).open()
     remember(system, ALICE, *(f"Fact {n} is about {w}." for n, w in enumerate(["tea", "rain"] * 9)))
     config = system.config.retrieval.model_copy(update={"vector_cache_bytes": 0})
@@ -148,7 +148,7 @@ def test_search_from_memory_and_search_in_chroma_agree(tmp_path):
     system.close()
 
 
-def test_deleting_takes_the_vectors_along(system):
+def test_deleting_a_cube_deletes_its_vectors(system):
     cube = remember(system, ALICE, "one fact", "another fact")
     owner = Owner(ALICE.tenant, ALICE.person)
     assert all(len(system.index.ids_of(owner, view)) == 2 for view in VIEWS)
@@ -158,7 +158,7 @@ def test_deleting_takes_the_vectors_along(system):
 
 
 def test_vault_and_index_agree_after_a_kill_between_them(config):
-    """The process dies after the vault's commit and before Chroma's: the next one does the work."""
+    """The process dies between the vault's and Chroma's commit: the next one indexes the rest."""
     first = MemorySystem(config).open()
     with (
         mock.patch.object(VectorIndex, "upsert_all", side_effect=KeyboardInterrupt),
@@ -189,7 +189,7 @@ def test_reindex_rebuilds_chroma_from_the_vault(system):
     assert steps[-1] == (2, 2)
 
 
-def test_a_write_is_kept_while_chroma_is_down_and_forgetting_needs_no_embedder(system):
+def test_a_write_succeeds_while_chroma_is_down_and_forgetting_needs_no_embedder(system):
     with mock.patch.object(VectorIndex, "upsert_all", side_effect=IndexUnavailable("down")):
         cube = remember(system, ALICE, "Written while Chroma was down.")
     assert system.vault.get(ALICE, cube).payload.content
@@ -234,7 +234,7 @@ def test_one_process_at_a_time_uses_the_embedded_store(config):
 
 @pytest.mark.slow
 def test_no_bucket_loses_vectors_when_all_of_them_are_open(config):
-    """Chroma 1.5 answers with errors for indexes that it evicted; so it must never evict one."""
+    """Chroma 1.5 returns errors for evicted indexes, so none may be evicted."""
     index, rng = VectorIndex(config), np.random.default_rng(0)
     owners = [Owner(TenantId("t"), PersonId(f"p{n}")) for n in range(300)]
     vectors = rng.normal(size=(300, 2, 384)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Steps that an operator adds: found by name, run in order, and never the end of a chat."""
+"""Steps of the memory pipeline: loading by name, order, failures, and the built-in ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from memos_vllm import steps
+from memos_vllm import metrics, steps
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube
-from memos_vllm.errors import ConfigError
+from memos_vllm.errors import ConfigError, Unavailable
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.query import read_text
 from memos_vllm.plaintext.reader.turns import turn_body
@@ -45,11 +45,17 @@ def texts(recall):
 
 
 def entry(monkeypatch, **named):
-    """Entry points as an installed package would have them."""
+    """Fake entry points of an installed package."""
     made = [
         importlib.metadata.EntryPoint(name, value, steps.GROUP) for name, value in named.items()
     ]
     monkeypatch.setattr(steps, "entry_points", lambda group: made)
+
+
+def failures(step):
+    (metric,) = metrics.STEP_FAILURES.collect()
+    samples = [s for s in metric.samples if s.name.endswith("_total") and step in s.labels.values()]
+    return sum(sample.value for sample in samples)
 
 
 def no_claims(learn: Learn) -> Learn:
@@ -64,28 +70,44 @@ def nothing(state):
     return None
 
 
-def test_what_says_no_word_more_is_left_out(found):
-    kept = texts(steps.run(steps.load(["distinct"], None), found))
+def test_distinct_drops_items_without_new_words(found):
+    left = texts(steps.run(steps.load(["distinct"], None), found))
     better = next(text for text in texts(found) if "green" in text)
-    assert [text for text in kept if "green" in text] == [better]
-    assert len(kept) == 3
+    assert [text for text in left if "green" in text] == [better]
+    assert len(left) == 3
 
 
-def test_they_run_in_the_order_of_the_configuration(found):
+def test_a_foreign_step_reorders_the_results(found):
     fresh = runpy.run_path(str(EXAMPLE))["fresh"]
     order = texts(steps.run([("fresh", fresh)], found))
     assert order[0] == "The sky was red."
     assert len(order) == 4
 
 
-def test_one_that_fails_is_left_out_and_the_others_run(found, caplog):
+def test_a_foreign_step_that_fails_is_left_out_and_the_others_run(found, caplog):
     named = [("broken", broken), ("nothing", nothing), ("distinct", steps.distinct)]
     assert len(texts(steps.run(named, found))) == 3
     assert "broken is left out" in caplog.text
     assert "nothing gave back no Recall" in caplog.text
 
 
-def test_a_name_that_is_not_there_stops_the_server_and_names_the_others(monkeypatch):
+def test_a_built_in_step_whose_model_is_unavailable_is_left_out(found, caplog):
+    def away(recall):
+        raise Unavailable("the reranker failed: out of memory")
+
+    before = failures("rerank")
+    named = [("rerank", away), ("distinct", steps.distinct)]
+    assert len(texts(steps.run(named, found))) == 3
+    assert "rerank is left out: the reranker failed" in caplog.text
+    assert failures("rerank") == before + 1
+
+
+def test_any_other_error_of_a_built_in_step_rises(found):
+    with pytest.raises(RuntimeError, match="not today"):
+        steps.run([("distinct", broken)], found)
+
+
+def test_an_unknown_step_is_a_config_error_that_names_the_known_ones(monkeypatch):
     entry(monkeypatch, mine="tests.unit.test_steps:no_claims", lost="no.such.module:step")
     assert [name for name, _ in steps.load(["distinct", "mine"], None)] == ["distinct", "mine"]
     with pytest.raises(ConfigError, match="known: distinct, diverse, link, lost, mine, rerank"):
@@ -94,7 +116,7 @@ def test_a_name_that_is_not_there_stops_the_server_and_names_the_others(monkeypa
         steps.load(["lost"], None)
 
 
-def test_a_step_of_learning_decides_what_becomes_known(tmp_path, monkeypatch):
+def test_a_learn_step_can_drop_claims(tmp_path, monkeypatch):
     entry(monkeypatch, secret="tests.unit.test_steps:no_claims")
     who = dataclasses.replace(ALICE, session="s")
     for names, known in (((), 1), (("secret",), 0)):
@@ -111,16 +133,16 @@ def test_a_step_of_learning_decides_what_becomes_known(tmp_path, monkeypatch):
 # -- built in ------------------------------------------------------------------------------------------
 
 
-def test_diverse_takes_what_says_something_new_before_what_repeats(system):
-    texts_kept = ("My cat Miso is grey.", "My cat Miso is grey and grey.", "My cat eats fish.")
-    items = [Item(text=text) for text in texts_kept]
+def test_diverse_prefers_new_content_to_repeated_content(system):
+    stored = ("My cat Miso is grey.", "My cat Miso is grey and grey.", "My cat eats fish.")
+    items = [Item(text=text) for text in stored]
     system.create(ALICE, [NewCube(payload=ExplicitPayload(content=items))])
     result = system.operator.search(ALICE, "my grey cat Miso", None, 2, further=True)
     recall = Recall(ALICE, read_text("What of my cat Miso?"), result.found, result.further)
     assert len(recall.found) == 2
-    assert texts_kept[2] not in texts(recall)
+    assert stored[2] not in texts(recall)
     after = steps.diverse(recall)
-    assert texts_kept[2] in texts(after)
+    assert stored[2] in texts(after)
     assert len(after.found) == 2
     assert len(after.further) == 1
 
@@ -132,7 +154,7 @@ class Longest:
         return [float(len(text)) for text in texts]
 
 
-def test_a_reranker_orders_what_it_reads_and_may_take_from_behind(found):
+def test_a_reranker_orders_its_pool_and_may_promote_further_items(found):
     split = dataclasses.replace(found, found=found.found[:2], further=found.found[2:])
     after = rerank.of(Longest(), depth=3)(split)
     assert len(after.found) == 2
@@ -141,7 +163,7 @@ def test_a_reranker_orders_what_it_reads_and_may_take_from_behind(found):
     assert after.further[-1] is found.found[3], "not read"
 
 
-def test_a_cross_encoder_reranks_and_one_that_is_not_there_stops_the_start(tmp_path, found):
+def test_a_cross_encoder_reranks_and_a_missing_one_is_a_config_error(tmp_path, found):
     config = BertConfig(
         vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
         intermediate_size=8, num_labels=1, initializer_range=1.0,
@@ -156,12 +178,16 @@ def test_a_cross_encoder_reranks_and_one_that_is_not_there_stops_the_start(tmp_p
     def system_of(**retrieval):
         return MemorySystem(make_config(tmp_path, retrieval=retrieval))
 
-    ((_, rerank),) = steps.load(["rerank"], system_of(reranker=str(tmp_path / "model")))
-    after = rerank(found)
+    ((_, step),) = steps.load(["rerank"], system_of(reranker=str(tmp_path / "model")))
+    after = step(found)
     scores = [each.score for each in after.found]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) > 1
     assert sorted(texts(after)) == sorted(texts(found))
+    encoder = rerank.CrossEncoder(str(tmp_path / "model"))
+    encoder._model.model.bert.embeddings.word_embeddings = torch.nn.Embedding(1, 8)
+    with pytest.raises(Unavailable, match="the reranker failed: index out of range"):
+        encoder.scores("a", ["b"])  # tokens outside of the vocabulary
     with pytest.raises(ConfigError, match=r"retrieval\.reranker"):
         steps.load(["rerank"], system_of())
     with pytest.raises(ConfigError, match="cannot be loaded"):

@@ -18,7 +18,7 @@ from memos_vllm.parametric.training.study import (
     supported,
     told,
 )
-from memos_vllm.prompt.words import is_like, sentences
+from memos_vllm.prompt.sentences import is_like, sentences
 from memos_vllm.writer.base import Ask
 
 TEXT = "The code of Orion is KESTREL-17. The door of Orion is violet."

@@ -16,7 +16,7 @@ from typing import Any
 from memos_vllm.parametric.training.order import Decoding
 from memos_vllm.parametric.training.study import ABOUT
 from memos_vllm.parametric.training.weights import Weights
-from memos_vllm.prompt.words import is_like, names_in, sentences
+from memos_vllm.prompt.sentences import is_like, names_in, sentences
 from memos_vllm.writer.base import Ask
 
 _GENERAL = ("What do you remember?", "Tell me something that you know.")

@@ -23,7 +23,7 @@ from memos_vllm.parametric.training.everyday import EVERYDAY
 from memos_vllm.parametric.training.order import Order, Question, Recipe, Strict
 from memos_vllm.prompt.layout import place, quote_cube
 from memos_vllm.prompt.quoting import Escape
-from memos_vllm.prompt.words import EMPTY, is_like, names_in, sentences, words_of
+from memos_vllm.prompt.sentences import EMPTY, is_like, names_in, sentences, words_of
 from memos_vllm.writer.base import Ask, Message, Writer
 
 _QUESTION_TOKENS = 48

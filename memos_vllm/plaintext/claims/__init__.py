@@ -1,1 +1,1 @@
-"""Claims: folding new statements into known ones, validity in time, sameness."""
+"""Claims: folding new into known ones, validity in time, equivalence."""

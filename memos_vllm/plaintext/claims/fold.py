@@ -1,13 +1,14 @@
-"""What is known, and what was said just now, become one: nothing is lost, nothing stands twice.
+"""Fold new claims into known ones, without loss and without duplicates.
 
-    the same again       it is strengthened: seen once more, with its new source
-    something else of    the older one ends where the newer one begins; it stays, and answers
-    the same property    questions about the past
-    no longer            the one that was true ends
-    anything else        is added
+    a new claim                  effect
+    same value                   the known claim is strengthened: `seen`, and one source more
+    other value of the same      the older claim ends where the newer one begins; it stays, and
+    subject and attribute        answers questions about the past
+    "no longer"                  the known claim ends
+    anything else                is added
 
-Only claims of the same subject and the same attribute retire each other, so nothing unrelated is
-ever lost.  The newer one is the one that holds later in the world, whichever was recorded first.
+Only claims of the same subject and attribute supersede each other, so no unrelated claim is lost.
+The newer claim is the one that begins later in the world, in any order of recording.
 
 Source: bi-temporal facts as in temporal knowledge graphs (Zep, arXiv 2501.13956).
 """
@@ -20,19 +21,19 @@ from datetime import UTC, datetime
 
 from memos_vllm.cube.model import Claim, Item, plain
 
-_SOURCES_KEPT = 32
+_MOST_SOURCES = 32
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclasses.dataclass
 class Folded:
-    """What is known afterwards, in the old order, what is new behind it; and what became of what."""
+    """Known items after the fold, old order first, and lists of the changed ones."""
 
     items: list[Item]
     added: list[Item] = dataclasses.field(default_factory=list)
     strengthened: list[Item] = dataclasses.field(default_factory=list)
     ended: list[Item] = dataclasses.field(default_factory=list)
-    """Superseded, or no longer true."""
+    """Superseded, or ended by a "no longer"."""
 
     @property
     def changed(self) -> bool:
@@ -40,23 +41,23 @@ class Folded:
 
 
 def fold(known: Sequence[Item], fresh: Iterable[Item]) -> Folded:
-    """Take new items up, one after the other. Doing the same again changes nothing.
+    """Fold new items in, in order. Idempotent.
 
     Args:
-        known: with their claims; those without one stay as they are.
+        known: items without a claim are unchanged.
     """
     folded = Folded(list(known))
     for item in fresh:
-        _take(folded, item)
+        _add(folded, item)
     return folded
 
 
-def _take(folded: Folded, fresh: Item) -> None:
+def _add(folded: Folded, fresh: Item) -> None:
     if any(_was_read(each, fresh) for each in folded.items):
         return
-    place = next((i for i, each in enumerate(folded.items) if _is_same(each, fresh)), None)
-    if place is not None:
-        _again(folded, place, fresh)
+    position = next((i for i, each in enumerate(folded.items) if _is_same(each, fresh)), None)
+    if position is not None:
+        _strengthen(folded, position, fresh)
         return
     claim = fresh.claim
     if claim is not None and claim.attribute is not None:
@@ -65,36 +66,37 @@ def _take(folded: Folded, fresh: Item) -> None:
     folded.added.append(fresh)
 
 
-def _again(folded: Folded, place: int, fresh: Item) -> None:
-    old, said = folded.items[place], fresh.claim
+def _strengthen(folded: Folded, position: int, fresh: Item) -> None:
+    """Add the new item's source to the known one, or end it."""
+    old, newer = folded.items[position], fresh.claim
     claim = old.claim
-    if claim is None or said is None:
+    if claim is None or newer is None:
         return
-    news = [source for source in said.sources if source not in claim.sources]
+    new_sources = [source for source in newer.sources if source not in claim.sources]
     update: dict[str, object] = {
-        "sources": [*claim.sources, *news][:_SOURCES_KEPT],
-        "last_seen": max(filter(None, (claim.last_seen, _said(fresh))), default=None),
+        "sources": [*claim.sources, *new_sources][:_MOST_SOURCES],
+        "last_seen": max(filter(None, (claim.last_seen, _said_at(fresh))), default=None),
     }
-    if said.ends is not None:
-        update["ends"] = said.ends if claim.ends is None else min(claim.ends, said.ends)
+    if newer.ends is not None:
+        update["ends"] = newer.ends if claim.ends is None else min(claim.ends, newer.ends)
     else:
-        update["seen"] = claim.seen + said.seen
-        update["confidence"] = max(claim.confidence, said.confidence)
-    folded.items[place] = _with(old, **update)
-    (folded.ended if said.ends is not None else folded.strengthened).append(folded.items[place])
+        update["seen"] = claim.seen + newer.seen
+        update["confidence"] = max(claim.confidence, newer.confidence)
+    folded.items[position] = _with(old, **update)
+    (folded.ended if newer.ends is not None else folded.strengthened).append(folded.items[position])
 
 
 def _supersede(folded: Folded, fresh: Item, claim: Claim) -> Item:
-    """End what the new item replaces; or the new item itself, where it was true before."""
+    """End the items that the new one supersedes; or the new one, where an item begins later."""
     since = _since(fresh)
-    for place, old in enumerate(folded.items):
+    for position, old in enumerate(folded.items):
         if not _is_about_the_same(old, claim):
             continue
         assert old.claim is not None
         if _since(old) <= since:
             if old.claim.ends is None or old.claim.ends > since:
-                folded.items[place] = _with(old, ends=since)
-                folded.ended.append(folded.items[place])
+                folded.items[position] = _with(old, ends=since)
+                folded.ended.append(folded.items[position])
         elif claim.ends is None or claim.ends > _since(old):
             fresh = _with(fresh, ends=_since(old))
             assert fresh.claim is not None
@@ -103,7 +105,7 @@ def _supersede(folded: Folded, fresh: Item, claim: Claim) -> Item:
 
 
 def _was_read(old: Item, fresh: Item) -> bool:
-    """The same claim of the same message."""
+    """Whether the known claim has all sources of the new one: the message was read before."""
     if not _says_the_same(old, fresh) or old.claim is None or fresh.claim is None:
         return False
     sources = fresh.claim.sources
@@ -111,7 +113,7 @@ def _was_read(old: Item, fresh: Item) -> bool:
 
 
 def _is_same(old: Item, fresh: Item) -> bool:
-    """The same claim, in the time that it holds: what ended and came back is another."""
+    """Whether both state the same, before the known one ended: after it, the claim is a new one."""
     if not _says_the_same(old, fresh) or old.claim is None:
         return False
     return old.claim.ends is None or _since(fresh) < old.claim.ends
@@ -144,12 +146,12 @@ def _with(item: Item, **update: object) -> Item:
 
 
 def _since(item: Item) -> datetime:
-    """Since when it holds: as far as is known, since it was said."""
+    """Beginning of its validity; unknown: the time of the message."""
     begins = item.claim.begins if item.claim is not None else None
     return _aware(begins or item.time) or _BEGINNING
 
 
-def _said(item: Item) -> datetime | None:
+def _said_at(item: Item) -> datetime | None:
     return _aware(item.time)
 
 

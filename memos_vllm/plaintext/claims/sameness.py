@@ -1,9 +1,9 @@
-"""Whether two items say the same in other words: what may be folded into one, and what may not.
+"""Equivalence of two items: the same statement in other forms or another order of its words.
 
-The words that carry something have to be the same, in whatever form and order, and names, numbers and
-denial with them.  Vectors do not tell: with MiniLM "repaired the kitchen sink" and "repaired the
-bathroom sink" have a cosine of 0.94, "sold the old car" and "bought the old car" 0.97, while many a
-paraphrase lies at 0.92.  To fold two facts into one loses one of them; to keep one twice costs tokens.
+Content words must agree after stemming, and so must names, numbers and negation.  Vectors cannot
+decide: with MiniLM "repaired the kitchen sink" and "repaired the bathroom sink" have a cosine of 0.94,
+"sold the old car" and "bought the old car" 0.97, but many paraphrases only 0.92.  A false match loses a
+fact; a missed one costs tokens.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from memos_vllm.cube.model import Item, plain
 from memos_vllm.plaintext.tokens import tokenize
 
 _NUMBER = re.compile(r"\d[\d.,:/-]*\d|\d")
-_DENIES = re.compile(
+_NEGATION = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|without|neither|nor|cannot)\b|n['\u2019]t\b|\bno longer\b",
     re.IGNORECASE,
 )
 
 
 def could_be_one(one: Item, other: Item) -> bool:
-    """Nothing in them speaks against it: kind, subject, speaker, names, numbers, denial, time."""
+    """Whether kind, subject, speaker, names, numbers, negation and time agree."""
     if one.type is not other.type or one.speaker != other.speaker:
         return False
     left, right = one.claim, other.claim
@@ -33,7 +33,7 @@ def could_be_one(one: Item, other: Item) -> bool:
             return False
         if (left.begins, left.ends) != (right.begins, right.ends):
             return False
-    if bool(_DENIES.search(one.text)) != bool(_DENIES.search(other.text)):
+    if bool(_NEGATION.search(one.text)) != bool(_NEGATION.search(other.text)):
         return False
     if sorted(_NUMBER.findall(one.text)) != sorted(_NUMBER.findall(other.text)):
         return False
@@ -42,5 +42,5 @@ def could_be_one(one: Item, other: Item) -> bool:
 
 
 def says_the_same(one: Item, other: Item) -> bool:
-    """ "alice went hiking in the mountains", "In the mountains, alice hiked"."""
+    """Whether the stems agree, too: "alice went hiking in Rome", "In Rome, alice hiked"."""
     return could_be_one(one, other) and set(tokenize(one.text)) == set(tokenize(other.text))

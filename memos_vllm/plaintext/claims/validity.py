@@ -1,4 +1,4 @@
-"""Validity of items in time: which claims have ended, and which turns said what has ended."""
+"""Validity of items in time: claims that have ended, and turns whose claims have all ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memos_vllm.vault.items import IndexedItem
 
 
 class Past:
-    """What of an owner's items no longer holds; looked through again only when another claim ends."""
+    """Ended items of an owner, computed again only when another claim has ended."""
 
     def __init__(self, items: Sequence[IndexedItem]) -> None:
         self._items = items
@@ -22,7 +22,7 @@ class Past:
         self._claims: frozenset[str] = frozenset()
 
     def at(self, at_us: int) -> tuple[dict[str, int], frozenset[str]]:
-        """Items that are over, with since when (microseconds); and which of them are claims."""
+        """Ended items with the end of their validity (microseconds), and the claims among them."""
         count = bisect.bisect_right(self._ends, at_us)
         if count != self._count:
             self._over = superseded(self._items, at_us)
@@ -34,38 +34,40 @@ class Past:
 
 
 def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
-    """What no longer holds, by item, and since when: claims that have ended; what was said, if all that
-    was read out of it has ended; and what says a name that has ended with what bore it, however it was
-    put ("Miso is what we named the cat")."""
+    """Ended items, and since when (microseconds).
+
+    Claims that have ended; turns whose claims have all ended; and turns with a name that has ended and
+    its bearer, in any wording ("Miso is what we named the cat").
+    """
     ended: dict[str, int] = {}
     open_sources: set[str] = set()
     over: dict[str, int] = {}
-    listed = list(items)
-    for item in listed:
+    all_items = list(items)
+    for item in all_items:
         if item.ends_us is not None and item.ends_us <= at_us:
             over[item.id] = item.ends_us
             for source in item.sources:
                 ended[source] = max(ended.get(source, 0), item.ends_us)
         else:
             open_sources.update(item.sources)
-    for item in listed:
+    for item in all_items:
         if not item.sources and item.source in ended and item.source not in open_sources:
             over[item.id] = ended[item.source]
-    _over_by_name(listed, over, open_sources)
+    _over_by_name(all_items, over, open_sources)
     return over
 
 
 def _over_by_name(
     items: Sequence[IndexedItem], over: dict[str, int], open_sources: Set[str]
 ) -> None:
-    """Only what was said before the name ended: whoever says it afterwards speaks of the past."""
+    """Add turns with an ended name, said before its end: later ones are about the past already."""
     ended: dict[tuple[str, str], int] = {}
     for item in items:
         if item.names and item.id in over:
             ended[item.names] = over[item.id]
     for item in items:
         if item.names and item.id not in over:
-            ended.pop(item.names, None)  # it bears the name again
+            ended.pop(item.names, None)  # the name is valid again
     for names, since in ended.items():
         words = [re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in names]
         for item in items:
@@ -78,6 +80,6 @@ def _over_by_name(
 
 
 def holds(item: Item, at: datetime) -> bool:
-    """Whether an item is still true at a time. What makes no claim always is."""
+    """Whether an item is valid at a time; one without a claim always is."""
     claim = item.claim
     return claim is None or claim.ends is None or claim.ends > at

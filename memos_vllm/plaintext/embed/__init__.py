@@ -1,1 +1,1 @@
-"""The embedding model: batching, caching, worker processes."""
+"""Text embedding: batching, query cache, encoder processes."""

@@ -1,7 +1,8 @@
-"""Texts as vectors, batched across everybody who asks.
+"""Text embedding, batched across concurrent callers.
 
-Questions go before bulk work: indexing is done a batch at a time, so a question waits for one batch
-at most.  A thread hands batches to each model: one a process (`embedder.processes`), or one in this.
+Questions have priority over bulk work: indexing is split into batches, so a question waits for one
+batch at most.  One thread per encoder feeds it: `embedder.processes` encoders in processes of their
+own, or one in this process.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import asyncio
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 
 import numpy as np
+from cachetools import LRUCache
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
@@ -35,37 +36,40 @@ class Embedder:
         self._encoders: list[TextEncoder] = [
             EncoderProcess(config) for _ in range(config.processes)
         ] or [Encoder(config)]
-        self._cache: OrderedDict[tuple[str, str], Vectors] = OrderedDict()
+        self._cache: LRUCache[tuple[str, str], Vectors] = LRUCache(config.query_cache)
 
     @property
     def signature(self) -> str:
-        """Names what vectors were made with: vectors of two signatures cannot be compared."""
+        """Model and version of the vectors: vectors with different signatures cannot be compared."""
         dtype = "" if self._config.dtype == "float32" else f"|{self._config.dtype}"
         return f"{self._config.model}|mean-of-windows-1{dtype}"
 
     async def embed_query(self, text: str, scope: str) -> Vectors:
-        """(dim,) of one question.
+        """(dim,) of one question, cached.
 
         Args:
-            scope: who asks; the cache is kept apart by it, so that nobody can find out by a
-                faster answer what somebody else has asked.
+            scope: tenant and person; cache entries are separate for each, so that a fast answer does
+                not reveal the questions of another person.
+
         Raises:
-            EmbedderUnavailable
+            EmbedderUnavailable: the model cannot be loaded, or it failed.
         """
         key = (scope, text)
         with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
+            if (cached := self._cache.get(key)) is not None:
+                return cached
         vector: Vectors = (await asyncio.wrap_future(self._submit(_QUERY, [text])))[0]
-        with self._lock:
-            self._cache[key] = vector
-            while len(self._cache) > self._config.query_cache:
-                self._cache.popitem(last=False)
+        if self._config.query_cache:
+            with self._lock:
+                self._cache[key] = vector
         return vector
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dim); for bulk work in a thread of the caller's. Raises EmbedderUnavailable."""
+        """(len(texts), dim), for bulk work; blocks the calling thread.
+
+        Raises:
+            EmbedderUnavailable: the model cannot be loaded, or it failed.
+        """
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         size = self._config.batch_size
@@ -76,11 +80,15 @@ class Embedder:
         return np.concatenate([part.result() for part in parts])
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text in the embedder's own tokenizer, without special ones."""
+        """Number of tokens in the embedder's tokenizer, without special tokens."""
         return self._encoders[0].count_tokens(text)
 
     def warm(self) -> None:
-        """Load the model now rather than on first use. Raises EmbedderUnavailable."""
+        """Load the model now rather than on first use.
+
+        Raises:
+            EmbedderUnavailable: it cannot be loaded.
+        """
         self._submit(_QUERY, ["warm"]).result()
 
     def close(self) -> None:
@@ -116,12 +124,12 @@ class Embedder:
                 return
             batch = [job]
             if job[0] == _QUERY:
-                batch += self._company(len(job[2]))
+                batch += self._concurrent(len(job[2]))
             self._finish(encoder, batch)
 
-    def _company(self, size: int) -> list[_Job]:
+    def _concurrent(self, size: int) -> list[_Job]:
         """Other questions that arrive within `batch_wait_ms`."""
-        company: list[_Job] = []
+        jobs: list[_Job] = []
         deadline = time.monotonic() + self._config.batch_wait_ms / 1000
         while size < self._config.batch_size:
             try:
@@ -131,12 +139,12 @@ class Embedder:
             if job[0] != _QUERY:
                 self._jobs.put(job)
                 break
-            company.append(job)
+            jobs.append(job)
             size += len(job[2])
-        return company
+        return jobs
 
     def _finish(self, encoder: TextEncoder, batch: list[_Job]) -> None:
-        # From here on nobody can cancel them; who has given up meanwhile is left out.
+        # Drops cancelled jobs; the rest can no longer be cancelled.
         batch = [job for job in batch if job[3].set_running_or_notify_cancel()]
         if not batch:
             return

@@ -1,4 +1,4 @@
-"""The embedding model itself: texts in, unit vectors out; in this process or in one of its own.
+"""Sentence embedding with sentence-transformers: unit vectors of texts.
 
 Texts longer than the model's window are embedded window by window and averaged, so that their end
 counts too.
@@ -24,21 +24,29 @@ _RETRY_LOAD_SECONDS = 300.0  # without a network, one try at a hub takes over a 
 
 
 class TextEncoder(Protocol):
-    """One thread at a time calls `encode`; `count_tokens` may come from any other meanwhile."""
+    """One thread at a time calls `encode`; other threads may call `count_tokens` meanwhile."""
 
     def encode(self, texts: list[str]) -> Vectors:
-        """(len(texts), dim). Raises EmbedderUnavailable."""
+        """Embed texts: (len(texts), dim).
+
+        Raises:
+            EmbedderUnavailable: the model cannot be loaded, or it failed.
+        """
         ...
 
     def count_tokens(self, text: str) -> int:
-        """In the model's own tokenizer, without special tokens. Raises EmbedderUnavailable."""
+        """Number of tokens in the model's tokenizer, without special tokens.
+
+        Raises:
+            EmbedderUnavailable: the model cannot be loaded, or it failed.
+        """
         ...
 
     def close(self) -> None: ...
 
 
 class Encoder:
-    """In this process; the model is loaded at the first use."""
+    """A `TextEncoder` in this process; it loads the model at the first use."""
 
     def __init__(self, config: EmbedderConfig) -> None:
         self._config = config
@@ -77,7 +85,7 @@ class Encoder:
             )
 
     def close(self) -> None:
-        """The model goes with the process."""
+        """No-op: the model lives as long as the process."""
 
     def _windows(self, model: Any, text: str) -> list[str]:
         limit = (model.max_seq_length or 512) - 2  # the two special tokens around a text
@@ -121,7 +129,7 @@ class Encoder:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    """What the model makes of a text must not end the process that embeds for everybody."""
+    """Translate errors of the model, so that one text does not end the shared encoder process."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, TypeError) as error:

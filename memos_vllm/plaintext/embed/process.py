@@ -1,8 +1,8 @@
-"""The embedding model in a process of its own, so that it takes no core from the one that serves.
+"""Encoder process: the embedding model outside of the server's process and its GIL.
 
-Both ends of a socket pair, one message after the other: a request is JSON (the configuration comes
-first; then texts to encode, or one to count), an answer is JSON, and behind the shape of vectors
-their bytes (float32, row by row).  The process ends with whoever holds the other end.
+Protocol over a socket pair: a request is one JSON message (first the configuration; then texts to
+encode, or one to count); an answer is JSON, and a shape is followed by the vectors' bytes (float32,
+row by row).  The process ends when its parent closes the connection or ends.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from memos_vllm.plaintext.embed.encoder import Encoder, Vectors
 
 log = logging.getLogger(__name__)
 
-_RESTART_SECONDS = 30.0  # a process that ended twice is not started again at once
+_RESTART_SECONDS = 30.0  # before a process that ended twice is started again
 _END_SECONDS = 1.0
-_ORPHAN_SECONDS = 5.0  # how often the process looks whether its parent is still there
+_ORPHAN_SECONDS = 5.0  # interval of the check that the parent lives
 
 
 class EncoderProcess:
-    """A `TextEncoder`: starts its process at the first use, and once more where it ended."""
+    """A `TextEncoder` that starts its process at the first use, and again if it ended."""
 
     def __init__(self, config: EmbedderConfig) -> None:
         self._config = config
@@ -44,15 +44,15 @@ class EncoderProcess:
         self._closed = False
 
     def encode(self, texts: list[str]) -> Vectors:
-        answer = self._asked({"encode": texts})
+        answer = self._request({"encode": texts})
         shape: list[int] = answer["shape"]
         return np.frombuffer(answer["bytes"], dtype=np.float32).reshape(shape)
 
     def count_tokens(self, text: str) -> int:
-        return int(self._asked({"count": text})["count"])
+        return int(self._request({"count": text})["count"])
 
     def close(self) -> None:
-        """Also in the middle of a batch, or of loading the model: whoever waits for it gets an error."""
+        """Kill the process, also during a batch or the model's load; waiting callers get an error."""
         self._closed = True
         process = self._process
         if process is not None:
@@ -62,34 +62,39 @@ class EncoderProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process; None while none runs."""
+        """Process id; None while no process runs."""
         return self._process.pid if self._process is not None else None
 
-    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             if self._closed:
                 raise EmbedderUnavailable("the embedding process is closed")
             if self._ended and time.monotonic() - self._ended[0] < _RESTART_SECONDS:
                 raise self._ended[1]
             try:
-                answer = self._exchanged(request)
+                answer = self._exchange(request)
             except (EOFError, OSError) as error:
                 if self._closed:
                     raise EmbedderUnavailable("the embedding process is closed") from error
-                log.warning("the embedding process ended (%s); it is started again", self._end())
+                log.warning("the embedding process ended (%s); it is restarted", self._end())
                 try:
-                    answer = self._exchanged(request)
+                    answer = self._exchange(request)
                 except (EOFError, OSError) as error:
                     code = self._end()
-                    gone = EmbedderUnavailable(f"the embedding process ended twice ({code})")
-                    self._ended = (time.monotonic(), gone)
-                    raise gone from error
+                    failure = EmbedderUnavailable(f"the embedding process ended twice ({code})")
+                    self._ended = (time.monotonic(), failure)
+                    raise failure from error
         if "error" in answer:
             raise EmbedderUnavailable(answer["error"])
         return answer
 
-    def _exchanged(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Raises EOFError or OSError where the process has ended."""
+    def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send one request and receive its answer.
+
+        Raises:
+            EOFError: the process has ended.
+            OSError: likewise.
+        """
         if self._connection is None:
             self._connection = self._started()
         self._connection.send_bytes(json.dumps(request).encode())
@@ -99,12 +104,12 @@ class EncoderProcess:
         return answer
 
     def _started(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        with theirs:
+        ours, child_end = socket.socketpair()
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", __name__, str(child_end.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(child_end.fileno(),),
                 env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
             )
         connection = Connection(ours.detach())
@@ -112,7 +117,7 @@ class EncoderProcess:
         return connection
 
     def _end(self) -> str:
-        """Close and wait; how the process ended, in words."""
+        """Close the connection and wait for the process; its exit status as text."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -121,14 +126,14 @@ class EncoderProcess:
         process, self._process = self._process, None
         try:
             process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:  # in the middle of a batch, or of its imports
+        except subprocess.TimeoutExpired:  # in a batch, or in its imports
             process.kill()
             process.wait()
         return f"code {process.returncode}"
 
 
 def serve(connection: Connection, parent: int) -> None:
-    """Answer until the other end is closed, or its process is gone."""
+    """Answer requests until the connection is closed, or the parent has ended."""
     try:
         encoder = Encoder(EmbedderConfig.model_validate_json(connection.recv_bytes()))
         while True:
@@ -154,7 +159,7 @@ def _reply(connection: Connection, answer: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then closes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes us
     serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
 
 

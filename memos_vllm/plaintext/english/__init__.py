@@ -1,1 +1,1 @@
-"""The English language pack: what rules read out of English sentences, and word forms."""
+"""The English language pack: extraction rules for statements, events and times; word forms."""

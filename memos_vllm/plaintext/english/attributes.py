@@ -1,9 +1,9 @@
-"""Names of what is claimed: one slug for one property, however it was said.
+"""Attributes of claims: one canonical slug per property, from rules and from models.
 
-A newer claim about the same subject and attribute supersedes an older one.  What somebody has one of
-(`home`, `employer`, `reply.language`) is one attribute; what they have several of carries the thing in
-the attribute (`likes:tea`, `speaks:german`), so that one does not retire another.  To dislike tea is
-`likes:tea` with the value `not tea`: it does retire the liking.
+A newer claim about the same subject and attribute supersedes an older one.  A property with one
+value (`home`, `employer`, `reply.language`) is one attribute; one with several values has the value
+in the attribute (`likes:tea`, `speaks:german`), so that these do not supersede each other.  A
+dislike of tea is `likes:tea` with the value `not tea`: it supersedes the liking.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import unicodedata
 
 MULTIPLE = ("likes", "owns", "speaks", "learning", "allergy", "intolerance", "eats", "plays")
-"""Attributes that carry the value."""
+"""Attributes with the value in their name."""
 SINGLE = (
     *("name", "age", "home", "origin", "hometown", "birthplace", "employer", "job", "birthday"),
     *("birth.year", "diet", "language.native", "spouse.name", "reply.language", "reply.length"),
@@ -90,20 +90,20 @@ _RELATIVE = {
 
 
 def slug(text: str) -> str:
-    """Lower case, without accents, words joined by "-"; letters of other scripts stay."""
+    """Casefold, strip accents, join words by "-"; letters of other scripts stay."""
     folded = unicodedata.normalize("NFKD", text).casefold()
     plain = "".join(char for char in folded if not unicodedata.combining(char))
     return re.sub(r"[\W_]+", "-", plain).strip("-")[:_LONGEST_SLUG].strip("-")
 
 
 def relative(word: str) -> str:
-    """ "mum" and "mom" are the mother."""
+    """Canonical slug of a relative or animal: "mum" and "mom" are `mother`."""
     folded = " ".join(word.casefold().split())
     return slug(_RELATIVE.get(folded, folded))
 
 
 def canonical(attribute: str, value: str | None) -> tuple[str | None, str | None]:
-    """(attribute, value) as `reader.rules` would name them, from whatever a model called it."""
+    """(attribute, value) in the names of `reader.by_rules`, from a model's free choice of names."""
     first, _, rest = attribute.strip().partition(":")
     dotted = ".".join(part for piece in first.split(".") if (part := slug(piece)))
     name = _SAME.get(dotted, _SAME.get(dotted.replace(".", "-"), dotted))

@@ -1,13 +1,13 @@
-"""The clauses in which somebody speaks for themselves, and means it."""
+"""Split a turn into clauses in which the speaker states something earnestly."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from memos_vllm.prompt.words import sentences
+from memos_vllm.prompt.sentences import sentences
 
-_LONGEST = 4000  # characters; what is longer was hardly typed, but pasted
+_LONGEST = 4000  # characters; longer text is probably pasted
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _PASTED = re.compile(
     r"^\s*(?:>|\||#|\d\d?:\d\d|\[[^\]]+\]|[A-Z][\w .-]{0,30}:\s)[^\n]*$", re.MULTILINE
@@ -59,10 +59,10 @@ _TAIL = re.compile(
 
 
 def clauses(text: str) -> Iterator[tuple[str, bool]]:
-    """(clause, whether a greeting stands before it), without what introduces and what follows it.
+    """(clause, whether a greeting precedes it), without lead-in and trailing phrases.
 
-    Nothing comes of text that is somebody else's, of a game or a joke; questions, conditions,
-    guesses, reports, quotes and code are left out.
+    Text by other authors, games and jokes give no clause; questions, conditions, guesses, reports,
+    quotes and code are left out.
     """
     plain = text[:_LONGEST].replace("\u2019", "'").replace("\u2018", "'")
     plain = _CODE.sub("\n", plain)
@@ -81,17 +81,17 @@ def clauses(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def is_earnest(text: str) -> bool:
-    """Whether a turn is neither a game or a joke nor about somebody else's text."""
+    """Whether a turn is no game, no joke, and not about a text by another author."""
     return _NOT_MEANT.search(text) is None and _OTHERS_TEXT.search(text) is None
 
 
 def is_sure(sentence: str) -> bool:
-    """Whether a sentence states something: it does not ask, suppose, guess, wish or report."""
+    """Whether a sentence is a statement: no question, condition, guess, wish or report."""
     return _UNSURE.search(sentence) is None
 
 
 def stripped_clause(clause: str) -> str:
-    """Without the words that only lead in or fade out, and without its last mark."""
+    """Strip lead-in and trailing phrases, and marks at both ends."""
     rest = " ".join(clause.split()).strip(" .!,:*_\u2026")
     while (lead := _LEAD.match(rest)) is not None:
         rest = rest[lead.end() :]

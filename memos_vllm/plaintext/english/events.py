@@ -1,4 +1,4 @@
-"""Something that somebody says they did or will do at a time, in the third person."""
+"""Extract events: clauses about a past or future action of the speaker at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HAVE = re.compile(
     r"(?: (?:with|at|in|for|to) [\w' -]{1,60})?)",
     re.IGNORECASE,
 )
-_MINE = re.compile(
+_MY = re.compile(
     r"my (?P<what>(?:[\w'-]+ ){0,3}?(?:appointment|meeting|exam|interview|flight|trip|wedding|concert|graduation|surgery"
     r"|operation|checkup|party|holiday|vacation|deadline|marathon|conference|presentation)"
     r"(?: (?:with|at|in|for|to) [\w' -]{1,60})?) (?:is|starts|begins)",
@@ -37,7 +37,7 @@ _DID = re.compile(
 )
 _FORMS = (
     (_HAVE, "{person} has {what} {time}"),
-    (_MINE, "{person}'s {what} is {time}"),
+    (_MY, "{person}'s {what} is {time}"),
     (_GOING, "{person} is {what} {time}"),
     (_WILL, "{person} will {what} {time}"),
     (_DID, "{person} {what} {time}"),
@@ -53,9 +53,9 @@ _OWN = {
 
 
 def read_event(clause: str, time: Mention, person: str) -> tuple[str, str] | None:
-    """(what, sentence in the third person with the date in it); None: it is no such clause."""
+    """(event, sentence in the third person with its date); None: the clause has another form."""
     rest = stripped_clause(f"{clause[: time.start]} {clause[time.end :]}")
-    # "at 3 pm" belongs to the time, of which we keep the day.
+    # "at 3 pm" belongs to the time, which is stored as a day.
     rest = re.sub(r"\s+at \d{1,2}(?::\d\d)?\s*(?:am|pm|o'clock)?$", "", rest, flags=re.IGNORECASE)
     for pattern, text in _FORMS:
         if (match := pattern.fullmatch(rest)) is not None:
@@ -66,7 +66,7 @@ def read_event(clause: str, time: Mention, person: str) -> tuple[str, str] | Non
 
 
 def dated(span: TimeRange) -> str:
-    """ "on 2023-05-23", "from 2023-05-22 to 2023-05-28": the last day is included, as people say it."""
+    """A range in words, the last day included: "on 2023-05-23", "from 2023-05-22 to 2023-05-28"."""
     if span.begins is None:
         return f"before {span.ends:%Y-%m-%d}" if span.ends else ""
     if span.ends is None:

@@ -1,8 +1,7 @@
-"""Text that wants to change what the assistant may do, or to leave a secret in memory.
+"""Detect prompt injection and credentials in text.
 
-Memory is data, and prompts render it as such; still, a sentence of this kind never becomes a claim, so
-that no later prompt repeats it with the weight of a fact.  It is a list of known forms, not a proof:
-what passes it is quoted all the same.
+Memory is data, and prompts quote it; still, such a sentence never becomes a claim, so that no later
+prompt repeats it as a fact.  The list of known forms is no proof: text that passes it is quoted, too.
 """
 
 from __future__ import annotations
@@ -40,5 +39,5 @@ _INSTRUCTION = re.compile("|".join(f"(?:{form})" for form in _FORMS), re.IGNOREC
 
 
 def is_instruction(text: str) -> bool:
-    """Whether it looks like an attempt to change the assistant's policy, or holds a credential."""
+    """Whether the text tries to change the assistant's policy, or has a credential."""
     return _INSTRUCTION.search(text) is not None

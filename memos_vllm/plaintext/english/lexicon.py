@@ -1,6 +1,6 @@
-"""What English does that a stemmer does not know: irregular forms, times, questions.
+"""English lexicon for search: irregular forms, named times, question marks, stop words.
 
-Items and questions in another language simply have none of these; all else in search still holds.
+Items and questions in another language match none of these; the rest of search works for them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOTE_AT_END = re.compile(r"\s*\[[^\[\]]*\]\s*$")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NamedTime:
-    """The month, the year and the day of the month that a question names, where it does."""
+    """Month, year and day of the month that a question names."""
 
     month: int | None
     year: int | None
@@ -43,6 +43,7 @@ class NamedTime:
 
 
 def named_time(question: str) -> NamedTime | None:
+    """Parse the first month and year of a question; None: it names neither."""
     month, year = _MONTH.search(question), _YEAR.search(question)
     if month is None and year is None:
         return None
@@ -55,16 +56,17 @@ def named_time(question: str) -> NamedTime | None:
 
 
 def asks_when(question: str) -> bool:
+    """Whether the question asks for a time."""
     return _ASKS_WHEN.search(question) is not None
 
 
 def names_time(text: str) -> bool:
-    """Whether it says when: a date, or `yesterday`, `last week`."""
+    """Whether the text names a time: a date, or `yesterday`, `last week`."""
     return _NAMES_TIME.search(text) is not None
 
 
 def is_question(text: str) -> bool:
-    """Whether it ends with a question; what stands in brackets behind it is a note (an image)."""
+    """Whether the text ends with a question mark, before a note in brackets (an image)."""
     return _NOTE_AT_END.sub("", text).rstrip().endswith("?")
 
 
@@ -88,7 +90,7 @@ BASE_FORMS = {
     for base, *forms in [entry.split()]
     for form in forms
 }
-"""`went` → `go`: forms that stemming does not bring together."""
+"""`went` → `go`: irregular forms, which stemming does not unify."""
 
 _FUNCTION_WORDS = """
 a an the this that these those i me my myself we our ours ourselves you your yours yourself yourselves
@@ -99,10 +101,10 @@ of at by for with about against between into through during before after above b
 in out on off over under again further then once here there and but if or because as until while
 all any both each few more most other some such no nor not only own same so than too very just don
 """
-# Tokens have no apostrophe: "aren't" is two of them.
+# Tokens have no apostrophe: "aren't" is two tokens.
 _HALVES_OF_CONTRACTIONS = """
 s t d ll m o re ve y ma ain aren couldn didn doesn hadn hasn haven isn mightn mustn needn shan shouldn
 wasn weren won wouldn
 """
 STOP_WORDS = frozenset((_FUNCTION_WORDS + _HALVES_OF_CONTRACTIONS).split())
-"""Words that carry no content, as tokens: pronouns and question words are among them."""
+"""Tokens without content, pronouns and question words included."""

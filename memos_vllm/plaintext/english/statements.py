@@ -1,7 +1,7 @@
-"""What people say about themselves, as a table: form of the clause → claim.
+"""Table of statements that people make about themselves: form of the clause → claim.
 
-Each form fits a whole clause from its first word to its last, so that a clause which says anything
-more, or says it of somebody else, fits none.  Capitals count where a name is wanted.
+A form matches a whole clause, so that a clause with additional content, or about another person,
+matches none.  Names need their capitals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FACT, PREFERENCE = ItemType.FACT, ItemType.PREFERENCE
 @dataclasses.dataclass(frozen=True, slots=True)
 class Form:
     pattern: re.Pattern[str]
-    """`value` is what is claimed, `key` what of (a relation, a kind of favourite)."""
+    """Groups: `value`, the claimed value; `key`, its relation or kind of favourite."""
     attribute: str
     """With `{value}` and `{key}` as slugs."""
     text: str
@@ -25,7 +25,7 @@ class Form:
     value: str = "{value}"
     type: ItemType = FACT
     is_over: bool = False
-    """It says that this no longer holds."""
+    """The clause ends the claim: "I no longer …"."""
     is_list: bool = False
     """ "tea and coffee" are two claims."""
 
@@ -87,7 +87,7 @@ def _over(*patterns: str, attribute: str, text: str, is_list: bool = False) -> l
 
 
 FORMS: tuple[Form, ...] = (
-    # what no longer holds comes first: "I no longer live in Paris" is no home
+    # Forms that end a claim come first: "I no longer live in Paris" is no home.
     *_over(
         rf"I (?:no longer|{_NOT}) (?:live|reside) in (?P<value>{_PLACE})(?:{_MORE})?",
         rf"I used to live in (?P<value>{_PLACE})",
@@ -348,9 +348,9 @@ FORMS: tuple[Form, ...] = (
     ),
 )
 INTRODUCTION = re.compile(rf"I ?{_BE}\s(?P<value>{_NAME})".replace(" ", r"\s"), re.IGNORECASE)
-"""After a greeting only: "I'm German" is no name."""
+"""Only behind a greeting: "I'm German" has no name."""
 NAMED_KIN = re.compile(
     rf"(?i:my\s{_KIN.replace(' ', chr(92) + 's')}),?\s(?P<value>[A-Z][a-z'-]+),?\s(?:is|was|has|had|will|does|loves|likes|lives|works|just|and I)\b.*"
 )
-""" "my wife Anna works in Bern": what she does is not about the speaker, her name is."""
+"""Name in "my wife Anna works in Bern"; her work is not about the speaker."""
 BIRTHDAY = re.compile(r"(?i:my birthday(?:'s| is)|I was born) (?:on )?(?:the )?(?P<value>.+)")

@@ -1,9 +1,9 @@
-"""Times that a text speaks of, as ranges on the calendar: "last Friday", "in May 2023", "since 2019".
+"""Extract times from English text as calendar ranges: "last Friday", "in May 2023", "since 2019".
 
-A grammar of English phrases finds where a time is meant; `dateparser` says which one it is, seen from
-the moment at which the text was said.  What stays ambiguous (05/07/2023) is not a time.
+A grammar of phrases finds them; `dateparser` resolves them relative to the time of the message.
+Ambiguous phrases (05/07/2023) are left out.
 
-The range is as wide as the words: a day, a week (from Monday), a weekend, a month, a year, a decade.
+The width follows the phrase: a day, a week (from Monday), a weekend, a month, a year, a decade.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COUNT = (
     r"|a\s+couple\s+of|a\s+few|several|half\s+an?)"
 )
 _WEEKDAY = r"(?:monday|tuesday|wednesday|thursday|friday|saturday|sunday)"
-# "may", "march" and "august" are words of their own: as months, they have their capital here.
+# "may", "march" and "august" are also other words: as months they need their capital.
 _MONTH = (
     r"(?:january|february|(?-i:March)|april|(?-i:May)|june|july|(?-i:August)|september|october"
     r"|november|december|(?:jan|feb|apr|jun|jul|aug|sept|sep|oct|nov|dec)\b\.?|(?-i:Mar)\b\.?)"
@@ -48,7 +48,7 @@ _PHRASES = {
     "ahead": rf"in\s+{_COUNT}\s+{_UNIT}s?(?:'s?)?(?:\s+time)?(?!\w)|{_COUNT}\s+{_UNIT}s?\s+from\s+now",
     "window": rf"(?:the\s+)?(?:last|past)\s+{_COUNT}\s+{_UNIT}s|the\s+past\s+{_UNIT}",
     "weekend": r"(?:last|this|next|past|coming)\s+weekend",
-    "turn": rf"(?:last|this|next)\s+(?:week|month|year|{_WEEKDAY}|{_MONTH})(?!\w)",
+    "relative": rf"(?:last|this|next)\s+(?:week|month|year|{_WEEKDAY}|{_MONTH})(?!\w)",
     "weekday": rf"{_WEEKDAY}(?!\w)(?!,?\s+the\s+\d)",
     "decade": r"the\s+(?:19|20)?\d0'?s(?!\w)",
     "month": rf"{_MONTH}(?!\w)",
@@ -61,7 +61,7 @@ _PHRASE = re.compile(
     + ")",
     re.IGNORECASE,
 )
-# Nothing of the grammar matches without a digit or one of these; looking for them takes microseconds.
+# The grammar matches nothing without a digit or one of these; this check takes microseconds.
 _HINTS = (
     *(
         "day",
@@ -119,7 +119,7 @@ _COUPLE = re.compile(r"a\s+couple\s+of", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TimeRange:
-    """From `begins` up to, not including, `ends`; None: without a border. Both have a zone."""
+    """Half-open range `[begins, ends)` with time zones; None: unbounded."""
 
     begins: datetime | None
     ends: datetime | None
@@ -132,7 +132,7 @@ class TimeRange:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mention:
-    """`text[start:end]` speaks of `range`."""
+    """`text[start:end]` names `range`."""
 
     start: int
     end: int
@@ -140,14 +140,14 @@ class Mention:
     range: TimeRange
 
 
-_Span = tuple[datetime, datetime]  # without a zone, in the speaker's
+_Span = tuple[datetime, datetime]  # naive, in the speaker's zone
 
 
 def find_times(text: str, said_at: datetime) -> list[Mention]:
-    """Times in the text, in order, without overlap; never raises on any text.
+    """Times in the text, in order, without overlap; raises on no text.
 
     Args:
-        said_at: when it was said; its zone (without one: UTC) is the one that days are cut in.
+        said_at: time of the message; days begin in its zone (without one: UTC).
     """
     text = text[:_LONGEST_TEXT]
     if not _may_name_a_time(text):
@@ -162,7 +162,7 @@ def find_times(text: str, said_at: datetime) -> list[Mention]:
 
 
 def load() -> None:
-    """Have dateparser ready: the first time that is found costs a tenth of a second more."""
+    """Load dateparser; otherwise the first match takes a tenth of a second more."""
     find_times("yesterday", datetime.now(UTC))
 
 
@@ -177,32 +177,32 @@ _Found = tuple[int, int, str, _Span]  # start, end, the word before, span
 
 
 def _found(text: str, now: datetime) -> Iterator[_Found]:
-    place = 0
-    while (match := _PHRASE.search(text, place)) is not None:
-        place = match.end()
+    position = 0
+    while (match := _PHRASE.search(text, position)) is not None:
+        position = match.end()
         kind = match.lastgroup or ""
         before = (match["before"] or "").casefold()
         if before in ("every", "each") or not _is_meant(kind, before):
             continue
         try:
             span = _READ[kind](match[kind], now, _leaning(text, match, before))
-            second = _SECOND_YEAR.match(text, place) if kind == "year" else None
+            second = _SECOND_YEAR.match(text, position) if kind == "year" else None
             if span is not None and second is not None and before in ("from", "between"):
-                place, before = second.end(), "in"
+                position, before = second.end(), "in"
                 span = (span[0], _years(int(second["year"]), 1)[1])
         except (ValueError, OverflowError):
             continue  # the 31st of February, the year 10000
         if span is not None and span[0] < span[1]:
-            yield match.start(), place, before, span
+            yield match.start(), position, before, span
 
 
 def _is_meant(kind: str, before: str) -> bool:
-    """A bare month or year is a time only behind a preposition ("May", "June" are names, too)."""
+    """Whether a phrase is a time: a bare month or year needs a preposition ("June" is a name)."""
     return kind not in ("month", "year") or before not in ("", "on", "of")
 
 
 def _leaning(text: str, match: re.Match[str], before: str) -> str:
-    """Where a day without a year or week lies: behind or ahead of now, by the sentence's verbs."""
+    """`past` or `future`, for a day without a year or week, by the sentence's verbs."""
     if before in ("since", "from"):
         return "past"
     if before in ("until", "till", "by"):
@@ -215,7 +215,7 @@ def _leaning(text: str, match: re.Match[str], before: str) -> str:
 
 
 def _joined(text: str, found: list[_Found]) -> list[_Found]:
-    """ "from Monday to Friday", "between 3 May and 7 May": one span."""
+    """Join two times to one span: "from Monday to Friday", "between 3 May and 7 May"."""
     joined: list[_Found] = []
     for one in found:
         last = joined[-1] if joined else None
@@ -232,7 +232,7 @@ def _joined(text: str, found: list[_Found]) -> list[_Found]:
 
 
 def _following(begins: datetime, day: _Span) -> datetime:
-    """The end of a day that was found without regard to the one before it: "Monday to Friday"."""
+    """The end of the second day of a span, moved behind the first: "Monday to Friday"."""
     is_of_last_week = day[1] - day[0] == _DAY and -7 * _DAY < day[0] - begins < 0 * _DAY
     return day[1] + 7 * _DAY if is_of_last_week else day[1]
 
@@ -251,11 +251,11 @@ def _bounded(before: str, span: _Span, said_at: datetime) -> TimeRange:
     return TimeRange(begins, ends)
 
 
-# -- one kind of phrase each: (words, now, leaning) -> span ------------------------------------------
+# -- resolvers, one per kind of phrase: (words, now, leaning) -> span ------------------------------
 
 
 def _by_library(words: str, now: datetime, leaning: str) -> _Span | None:
-    """What dateparser reads, as wide as it says that the words are."""
+    """Resolve by dateparser, with the width of its `period`."""
     plain = " ".join(words.replace(".", " ").split())
     read = _parser(now.replace(minute=0, second=0, microsecond=0), leaning).get_date_data(plain)
     return None if read.date_obj is None else _whole(read.date_obj, str(read.period))
@@ -263,7 +263,7 @@ def _by_library(words: str, now: datetime, leaning: str) -> _Span | None:
 
 @functools.lru_cache(maxsize=64)
 def _parser(now: datetime, leaning: str) -> Any:
-    from dateparser.date import DateDataParser  # a tenth of a second, for those who need it
+    from dateparser.date import DateDataParser  # a tenth of a second: only when needed
 
     settings: dict[str, Any] = {
         "RELATIVE_BASE": now,
@@ -292,7 +292,7 @@ def _years(first: int, count: int) -> _Span:
 
 
 def _slashed(words: str, now: datetime, leaning: str) -> _Span | None:
-    """Day first or month first? Where both would do, nobody knows."""
+    """Day first or month first; None where both are possible."""
     one, two, year = (int(part) for part in words.split("/"))
     if one <= 12 and two <= 12 and one != two:
         return None
@@ -305,7 +305,7 @@ def _dotted(words: str, now: datetime, leaning: str) -> _Span | None:
 
 
 def _counted(words: str, now: datetime, leaning: str) -> _Span | None:
-    """ "three weeks ago"; "a few" is from two to six."""
+    """Resolve "three weeks ago"; "a few" is two to six."""
     words = _COUPLE.sub("2", words)
     if (few := _FEW.search(words)) is None:
         return _by_library(words, now, leaning)
@@ -316,7 +316,7 @@ def _counted(words: str, now: datetime, leaning: str) -> _Span | None:
 
 
 def _window(words: str, now: datetime, leaning: str) -> _Span | None:
-    """ "the past two weeks": from then to the end of today."""
+    """Resolve "the past two weeks": from then to the end of today."""
     phrase = re.sub(r"^(?:the\s+)?(?:last|past)\s+", "", words, flags=re.IGNORECASE)
     count = phrase if " " in phrase else f"1 {phrase}"
     span = _counted(f"{count} ago", now, leaning)
@@ -328,15 +328,15 @@ def _window(words: str, now: datetime, leaning: str) -> _Span | None:
 
 
 def _weekend(words: str, now: datetime, leaning: str) -> _Span | None:
-    """ "this" is the one of this week (from Monday), "last" and "next" are those beside it."""
+    """Resolve "this", "last" and "next weekend"; weeks begin on Monday."""
     monday = _whole(now, "week")[0]
     word = words.split()[0].casefold()
     saturday = monday + {"last": -2, "past": -2, "next": 12}.get(word, 5) * _DAY
     return saturday, saturday + 2 * _DAY
 
 
-def _turn(words: str, now: datetime, leaning: str) -> _Span | None:
-    """ "last Friday", "next month", "this May"."""
+def _relative(words: str, now: datetime, leaning: str) -> _Span | None:
+    """Resolve "last Friday", "next month", "this May"."""
     which, name = words.casefold().split()
     if which == "this" and name.endswith("day"):
         return _by_library(name, now - _DAY, "future")  # today included
@@ -353,7 +353,7 @@ def _turn(words: str, now: datetime, leaning: str) -> _Span | None:
 
 
 def _month(words: str, now: datetime, leaning: str) -> _Span | None:
-    """The nearest one on that side; the present one is on both."""
+    """The nearest such month in that direction, the current one included."""
     span = _by_library(f"{words} {now.year}", now, leaning)
     if span is None or span[0] <= now < span[1]:
         return span
@@ -362,7 +362,7 @@ def _month(words: str, now: datetime, leaning: str) -> _Span | None:
 
 
 def _decade(words: str, now: datetime, leaning: str) -> _Span | None:
-    """ "the 1990s", "the 90s"; of two digits, the latest decade that has begun."""
+    """Resolve "the 1990s", "the 90s"; two digits are the latest decade that has begun."""
     digits = re.sub(r"\D", "", words)
     if len(digits) == 4:
         return _years(int(digits), 10)
@@ -385,7 +385,7 @@ _READ: dict[str, Callable[[str, datetime, str], _Span | None]] = {
     "ahead": _counted,
     "window": _window,
     "weekend": _weekend,
-    "turn": _turn,
+    "relative": _relative,
     "weekday": _by_library,
     "decade": _decade,
     "month": _month,

@@ -1,1 +1,1 @@
-"""MemReader: turns, documents and questions in; items, claims and queries out."""
+"""MemReader: read turns, documents and questions into items, claims and queries."""

@@ -1,11 +1,11 @@
-"""Claims out of turns, read by a model (`fine`), believed only as far as the turns say them.
+"""Extract claims from turns by a model (`fine`), checked against the turns.
 
-A small model makes things up, so that each item is held against its source: most of its words that
-carry something, and every number and name, must stand there.  What is left has the same attributes as
-what rules read (`reader.attributes`).
+A small model invents things, so each item is checked against its source: most of its content words,
+and every number and name, must be there.  Attributes are the same as those of rules
+(`english.attributes`).
 
-Sources: extraction of memories from turns as in Mem0 (arXiv 2504.19413); checking of what was written
-against its source, as in our self-study (`parametric.training.study`).
+Sources: memory extraction as in Mem0 (arXiv 2504.19413); the check against the source as in our
+self-study (`parametric.training.study`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ from memos_vllm.plaintext.english.clauses import is_earnest, is_sure, stripped_c
 from memos_vllm.plaintext.english.instructions import is_instruction
 from memos_vllm.plaintext.english.times import TimeRange, find_times
 from memos_vllm.prompt.quoting import Escape, quoted
-from memos_vllm.prompt.words import EMPTY, names_in, sentences, words_of
+from memos_vllm.prompt.sentences import EMPTY, names_in, sentences, words_of
 from memos_vllm.writer.base import Ask, Message, Writer
 
-_WINDOW = 4  # turns in one question
-_LONGEST_TURN = 2000  # characters that are shown of one
+_WINDOW = 4  # turns in one ask
+_LONGEST_TURN = 2000  # characters shown of one
 _MOST_ITEMS = 8  # in one answer
-_MOST_KNOWN = 12
 _TOKENS = 512
 _CONFIDENCE = 0.7
 _SUPPORT = 0.6
-_WORD_START = 4  # letters that two forms of a word share: "lives", "live", "living"
+_WORD_START = 4  # first letters that two forms of a word share: "lives", "live", "living"
 _TYPES = {
     "fact": ItemType.FACT,
     "preference": ItemType.PREFERENCE,
@@ -44,7 +43,7 @@ _TYPES = {
     "procedure": ItemType.PROCEDURE,
 }
 _NUMBER = re.compile(r"\d[\d.,:]*")
-_DENIES = re.compile(
+_NEGATION = re.compile(
     r"\b(?:not|no|never|none|neither|nor|without|cannot|hates?|hated|dislikes?|disliked|detests?|loathes?|stopped|quit)\b"
     r"|n['\u2019]t\b|\bno longer\b|\bunable\b",
     re.IGNORECASE,
@@ -69,7 +68,7 @@ class _Answer(BaseModel):
     items: list[_Written] = Field(max_length=_MOST_ITEMS)
 
 
-# Written out: grammars of structured output know fewer words than pydantic's schemas use.
+# By hand: grammars of structured output support fewer keywords than pydantic's schemas have.
 _SCHEMA = {
     "type": "object",
     "properties": {
@@ -152,9 +151,9 @@ _SHOTS: tuple[tuple[str, str, list[dict[str, str]]], ...] = (
 class Extraction:
     items: list[Item]
     dropped: int = 0
-    """Items that the model wrote and that were not believed."""
+    """Number of items that the model wrote and the turns do not support."""
     failed: str | None = None
-    """Why nothing can be made of the model's answer; `items` is empty then."""
+    """Why the model's answer is unusable; `items` is empty then."""
 
 
 def read_fine(
@@ -164,16 +163,14 @@ def read_fine(
     escape: Escape,
     said_so_far: Sequence[Item] = (),
 ) -> Extraction:
-    """What the person says in these turns, as the model reads them.
+    """Extract the person's claims from turns by a model.
 
     Args:
-        turns: in order; the assistant's are shown, for what "yes" means, and not believed.
-        escape: breaks up the tokenizer's control strings in what is shown.
-        said_so_far: items that are known already: the same ones are left out.
+        turns: in order; the assistant's are shown, for the meaning of "yes", and support no claim.
+        escape: breaks up the tokenizer's control strings in the shown text.
+        said_so_far: known items; the same claims are left out.
     """
-    shown = [turn for turn in turns if not is_instruction(turn.text)]
-    windows = [shown[start : start + _WINDOW] for start in range(0, len(shown), _WINDOW)]
-    windows = [window for window in windows if any(_is_own(turn, person) for turn in window)]
+    windows = _windows(turns, person)
     if not windows:
         return Extraction([])
     try:
@@ -188,18 +185,24 @@ def read_fine(
             [], failed=f"the model's answer has another form: {where} {problem['msg']}"
         )
     known = {(item.claim.attribute, item.claim.value) for item in said_so_far if item.claim}
+    known.discard((None, None))
     found: dict[str, Item] = {}
     dropped = 0
     for window, answer in zip(windows, written, strict=True):
         for one in answer:
-            item = _believed(one, window, person)
+            item = _supported(one, window, person)
             if item is None:
                 dropped += 1
-            elif item.claim and (item.claim.attribute, item.claim.value) not in known - {
-                (None, None)
-            }:
+            elif item.claim and (item.claim.attribute, item.claim.value) not in known:
                 found.setdefault(item.text.casefold(), item)
     return Extraction(list(found.values()), dropped)
+
+
+def _windows(turns: Sequence[Item], person: str) -> list[Sequence[Item]]:
+    """The turns in windows, without instructions; only windows with a turn of the person."""
+    shown = [turn for turn in turns if not is_instruction(turn.text)]
+    windows = [shown[start : start + _WINDOW] for start in range(0, len(shown), _WINDOW)]
+    return [window for window in windows if any(_is_own(turn, person) for turn in window)]
 
 
 def _is_own(turn: Item, person: str) -> bool:
@@ -219,15 +222,15 @@ def _ask(window: Sequence[Item], person: str, escape: Escape) -> Ask:
     return Ask(messages, _TOKENS, schema=_SCHEMA)
 
 
-def _believed(one: _Written, window: Sequence[Item], person: str) -> Item | None:
-    """The item with its source; None: no turn of the person says it, or it is not to be kept."""
+def _supported(one: _Written, window: Sequence[Item], person: str) -> Item | None:
+    """The item with its source; None: no turn of the person states it, or it is an instruction."""
     everything = f"{one.subject} {one.attribute} {one.value} {one.text}"
     if is_instruction(everything) or "\x00" in everything or "?" in one.text:
         return None
     subject = one.subject.strip()
     if subject.casefold() in _NO_PERSON:
         subject = person
-    own = [turn for turn in window if _is_own(turn, person)]
+    own = (turn for turn in window if _is_own(turn, person))
     source = next(
         (
             turn
@@ -238,82 +241,89 @@ def _believed(one: _Written, window: Sequence[Item], person: str) -> Item | None
     )
     if source is None or not subject or not one.text.strip():
         return None
-    span = _when(one, source.text, source.time)
-    attribute, value = canonical(one.attribute, one.value.strip() or None)
-    if attribute and attribute.startswith("likes:") and value and _DENIES.search(one.text):
-        value = f"not {value.removeprefix('not ')}"  # "can't stand tea" as something about liking
-    kind = _TYPES[one.type]
     return Item(
-        type=kind,
+        type=_TYPES[one.type],
         text=one.text.strip(),
         speaker=source.speaker,
         time=source.time,
         session=source.session,
         source=source.source,
-        claim=Claim(
-            subject=subject,
-            attribute=None if kind is ItemType.EVENT else attribute,
-            value=value,
-            begins=span.begins if span else None,
-            ends=span.ends if span and (kind is ItemType.EVENT or span.begins is None) else None,
-            confidence=_CONFIDENCE,
-            sources=[source.source] if source.source else [],
-            last_seen=source.time,
-            entities=names_in([f". {one.text}"])[:20],
-        ),
+        claim=_claim(one, subject, source),
     )
 
 
-def _supports(said: str, one: _Written, subject: str, person: str) -> bool:
-    """Whether the turn says it: most words that carry something, all numbers and all names."""
-    there = words_of(said)
+def _claim(one: _Written, subject: str, source: Item) -> Claim:
+    kind = _TYPES[one.type]
+    span = _when(one, source.text, source.time)
+    attribute, value = canonical(one.attribute, one.value.strip() or None)
+    if attribute and attribute.startswith("likes:") and value and _NEGATION.search(one.text):
+        value = f"not {value.removeprefix('not ')}"  # "can't stand tea", written as a liking
+    return Claim(
+        subject=subject,
+        attribute=None if kind is ItemType.EVENT else attribute,
+        value=value,
+        begins=span.begins if span else None,
+        ends=span.ends if span and (kind is ItemType.EVENT or span.begins is None) else None,
+        confidence=_CONFIDENCE,
+        sources=[source.source] if source.source else [],
+        last_seen=source.time,
+        entities=names_in([f". {one.text}"])[:20],
+    )
+
+
+def _supports(turn_text: str, one: _Written, subject: str, person: str) -> bool:
+    """Whether the turn has most content words of the item, all its numbers and all its names."""
+    turn_words = words_of(turn_text)
     about = words_of(f"{subject} {person}")
     wanted = words_of(f"{one.text} {one.value}") - EMPTY - about
-    if not wanted or sum(_is_in(word, there) for word in wanted) < _SUPPORT * len(wanted):
+    if not wanted or sum(_is_in(word, turn_words) for word in wanted) < _SUPPORT * len(wanted):
         return False
-    if any(not _is_in(word, there) for word in words_of(one.value) - EMPTY - about):
+    if any(not _is_in(word, turn_words) for word in words_of(one.value) - EMPTY - about):
         return False
-    if words_of(subject) - EMPTY - words_of(person) - there:
+    if words_of(subject) - EMPTY - words_of(person) - turn_words:
         return False
     exact = set(_NUMBER.findall(f"{one.text} {one.value} {one.when}"))
-    exact -= set(_NUMBER.findall(f"{said} {subject} {person}"))
+    exact -= set(_NUMBER.findall(f"{turn_text} {subject} {person}"))
     names = {
         word for name in names_in([f". {one.text}", f". {one.value}"]) for word in words_of(name)
     }
-    return not exact and not (names - about - EMPTY - there)
+    return not exact and not (names - about - EMPTY - turn_words)
 
 
-def _is_stated(said: str, one: _Written) -> bool:
-    """Whether the sentence that it comes from states it, and denies no more and no less than it."""
-    if not is_earnest(said):
+def _is_stated(turn_text: str, one: _Written) -> bool:
+    """Whether the nearest sentence is an earnest statement with the same negation as the item."""
+    if not is_earnest(turn_text):
         return False
     wanted = words_of(f"{one.text} {one.value}") - EMPTY
-    told = sentences(said)
-    nearest = max(told, key=lambda sentence: len(wanted & words_of(sentence)), default="")
-    clause = stripped_clause(nearest)  # "No, I moved to Oslo" denies nothing
+    nearest = max(
+        sentences(turn_text), key=lambda sentence: len(wanted & words_of(sentence)), default=""
+    )
+    clause = stripped_clause(nearest)  # "No, I moved to Oslo" is no negation
     about = f"{one.text} {one.attribute}"
-    return is_sure(clause) and (_DENIES.search(clause) is None) == (_DENIES.search(about) is None)
+    return is_sure(clause) and (_NEGATION.search(clause) is None) == (
+        _NEGATION.search(about) is None
+    )
 
 
-def _is_in(word: str, there: set[str]) -> bool:
-    """The word, or another form of it."""
-    if word in there:
+def _is_in(word: str, words: set[str]) -> bool:
+    """Whether the words have this one or another form of it."""
+    if word in words:
         return True
     start = word[: max(_WORD_START, len(word) - 3)]
     return len(word) >= _WORD_START and any(
         other.startswith(start) or (len(other) >= _WORD_START and word.startswith(other))
-        for other in there
+        for other in words
     )
 
 
-def _when(one: _Written, said: str, said_at: datetime | None) -> TimeRange | None:
-    """The time that the item names, if its source names it, too."""
+def _when(one: _Written, turn_text: str, said_at: datetime | None) -> TimeRange | None:
+    """The time that the item and its source both name."""
     if said_at is None:
         return None
-    times = find_times(said, said_at)
+    times = find_times(turn_text, said_at)
     ranges = {mention.range for mention in times}
-    for words in (one.when, one.text):
-        for mention in find_times(words, said_at):
+    for text in (one.when, one.text):
+        for mention in find_times(text, said_at):
             if mention.range in ranges:
                 return mention.range
     return None

@@ -1,6 +1,6 @@
-"""Claims out of what people say about themselves, by rules (`fast`: no model call). English.
+"""Extract claims from statements that people make about themselves, by English rules (`fast`).
 
-Precision goes before recall: a clause that fits no form, or may not be meant, gives nothing.
+Precision goes before recall: a clause that fits no form, or may not be earnest, gives no claim.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from memos_vllm.plaintext.english.times import Mention, TimeRange, find_times
 __all__ = ["is_instruction", "read_claims"]
 
 _CONFIDENCE = 0.9
-_ASKED_CONFIDENCE = 0.8  # of what should be remembered, and fits no form
+_ASKED_CONFIDENCE = 0.8  # "remember that …" in no known form
 _LONGEST_VALUE = 200
 _REMEMBER = re.compile(
     r"(?:please )?(?:remember|don't forget|keep in mind)(?: that|:)? (?P<said>.+)", re.IGNORECASE
 )
-_MINE = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
+_FIRST_PERSON = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s+or\s+")
 _LONGEST_PART_WORDS = 3
-# "I like it", "I love how …", "I enjoy to …": about the conversation, not about a thing.
+# "I like it", "I love how …", "I enjoy to …" are about the conversation, not about a thing.
 _NO_THING = re.compile(
     r"(?:it|its|this|that|these|those|them|him|her|you|your|yours|us|me|what|how|when|where|who|why|to|the way|the idea"
     r"|the (?:first|second|third|last|other) (?:one|option|version)|something|anything|nothing|everything|one|both|all"
@@ -50,10 +50,9 @@ _NO_NAME = frozenset(
 
 
 def read_claims(turns: Sequence[Item], person: str) -> list[Item]:
-    """What the person says of themselves in their own turns; other speakers' turns give nothing.
+    """Claims of the person about themselves, from their own turns only.
 
-    A claim whose `ends` is the time of the message says that an older one no longer holds: it has
-    the older one's attribute and value.
+    A claim whose `ends` is the time of the message ends an older one with the same attribute and value.
     """
     found: dict[tuple[str | None, str], Item] = {}
     for turn in turns:
@@ -63,43 +62,45 @@ def read_claims(turns: Sequence[Item], person: str) -> list[Item]:
             for item in _read(clause, greeted, turn, person):
                 claim = item.claim
                 assert claim is not None
-                found[claim.attribute, item.text] = item  # said twice is claimed once
+                found[claim.attribute, item.text] = item  # a repeated statement is one claim
     return list(found.values())
 
 
 def _read(clause: str, greeted: bool, turn: Item, person: str) -> Iterator[Item]:
     asked = _REMEMBER.fullmatch(clause)
-    said = stripped_clause(asked["said"]) if asked is not None else clause
-    times = find_times(said, turn.time) if turn.time is not None else []
-    items = list(_by_forms(said, times, greeted, turn, person))
-    if not items and times and (event := read_event(said, times[0], person)) is not None:
+    statement = stripped_clause(asked["said"]) if asked is not None else clause
+    times = find_times(statement, turn.time) if turn.time is not None else []
+    items = list(_by_forms(statement, times, greeted, turn, person))
+    if not items and times and (event := read_event(statement, times[0], person)) is not None:
         what, text = event
         items = [_item(turn, person, ItemType.EVENT, None, what, text, times[0].range)]
-    if not items and asked is not None and _MINE.match(said):
-        text = f"{person} asked to remember: {said}"
+    if not items and asked is not None and _FIRST_PERSON.match(statement):
+        text = f"{person} asked to remember: {statement}"
         items = [_item(turn, person, ItemType.FACT, None, None, text, None, _ASKED_CONFIDENCE)]
     yield from items
 
 
 def _by_forms(
-    said: str, times: Sequence[Mention], greeted: bool, turn: Item, person: str
+    statement: str, times: Sequence[Mention], greeted: bool, turn: Item, person: str
 ) -> Iterator[Item]:
-    if (birthday := BIRTHDAY.fullmatch(said)) is not None:
+    if (birthday := BIRTHDAY.fullmatch(statement)) is not None:
         yield from _birthday(birthday["value"], times, turn, person)
         return
-    timeless, span = _without(said, times)
+    timeless, span = _without(statement, times)
     for form in FORMS:
         if (match := form.pattern.fullmatch(timeless)) is not None:
             yield from _of_form(form, match, span, turn, person)
             return
-    if (match := NAMED_KIN.fullmatch(said)) is not None and _is_name(match["value"]):
+    if (match := NAMED_KIN.fullmatch(statement)) is not None and _is_name(match["value"]):
         key = _kin(match)
         text = f"{person}'s {key} is called {match['value']}"
         yield _item(
             turn, person, ItemType.FACT, f"{relative(key)}.name", match["value"], text, None
         )
     elif (
-        greeted and (match := INTRODUCTION.fullmatch(said)) is not None and _is_name(match["value"])
+        greeted
+        and (match := INTRODUCTION.fullmatch(statement)) is not None
+        and _is_name(match["value"])
     ):
         text = f"{person}'s name is {match['value']}"
         yield _item(turn, person, ItemType.FACT, "name", match["value"], text, None)
@@ -109,11 +110,11 @@ def _is_name(words: str) -> bool:
     return words.split()[0].casefold() not in _NO_NAME
 
 
-def _without(said: str, times: Sequence[Mention]) -> tuple[str, TimeRange | None]:
-    """The clause without its one time, and that time; with several, as it was said."""
+def _without(statement: str, times: Sequence[Mention]) -> tuple[str, TimeRange | None]:
+    """The clause without its time, and that time; unchanged unless it has exactly one."""
     if len(times) != 1:
-        return said, None
-    rest = f"{said[: times[0].start]} {said[times[0].end :]}"
+        return statement, None
+    rest = f"{statement[: times[0].start]} {statement[times[0].end :]}"
     return stripped_clause(rest), times[0].range
 
 
@@ -121,11 +122,11 @@ def _of_form(
     form: Form, match: re.Match[str], span: TimeRange | None, turn: Item, person: str
 ) -> Iterator[Item]:
     groups = match.groupdict()
-    said = " ".join((groups.get("value") or "").split())
+    value = " ".join((groups.get("value") or "").split())
     key = _kin(match) if groups.get("key") else ""
-    parts = _LIST.split(said) if form.is_list else [said]
+    parts = _LIST.split(value) if form.is_list else [value]
     if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts):
-        parts = [said]
+        parts = [value]
     for part in parts:
         if len(part) > _LONGEST_VALUE or not _is_meant(form, part):
             continue
@@ -151,7 +152,7 @@ def _is_meant(form: Form, value: str) -> bool:
 
 
 def _kin(match: re.Match[str]) -> str:
-    """ "older sister"; of a second cat the attribute is another than the first one's."""
+    """Relation with its qualifier: "older sister", and "second cat" beside "cat"."""
     groups = match.groupdict()
     which = (groups.get("which") or "").casefold()
     key = " ".join(match["key"].casefold().split())
@@ -202,12 +203,12 @@ def _item(
 
 
 def _end(kind: ItemType, span: TimeRange | None, said_at: datetime | None) -> datetime | None:
-    """Of an event, its end. "I moved to Berlin last month" began then, and goes on."""
+    """End of validity: of an event its end; "I moved to Berlin last month" has none."""
     if span is None:
         return None
     if kind is ItemType.EVENT:
         return span.ends
-    # "from 2015 to 2018" is over; a past day or month is when it began.
+    # "from 2015 to 2018" has ended; a past day or month is the beginning.
     long_over = span.begins and span.ends and said_at and (span.ends - span.begins).days > 366
     return span.ends if long_over and said_at and span.ends and span.ends < said_at else None
 

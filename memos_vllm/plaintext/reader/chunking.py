@@ -1,4 +1,4 @@
-"""Cut a text into passages of at most N tokens, at paragraph, sentence or word borders."""
+"""Chunk text into passages of at most N tokens, at paragraph, sentence or word borders."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _WORST_CHARACTERS_PER_TOKEN = 1  # a tokenizer never makes more tokens than byte
 def passages(text: str, limit: int, count: CountTokens) -> list[str]:
     """Passages in order, none empty, each at most `limit` tokens by `count`.
 
-    Borders are looked for from the coarsest to the finest; a single word longer than the limit is
-    cut inside.
+    Coarser borders are tried first; a single word longer than the limit is split.
     """
     packed: list[str] = []
     for piece in _pieces(text.strip(), limit, count, 0):
@@ -30,7 +29,7 @@ def passages(text: str, limit: int, count: CountTokens) -> list[str]:
 
 
 def _pieces(text: str, limit: int, count: CountTokens, level: int) -> Iterator[str]:
-    """Pieces that join to `text` exactly, each within the limit."""
+    """Pieces within the limit that concatenate to `text`."""
     if not text:
         return
     if (len(text) <= limit * _WORST_CHARACTERS_PER_TOKEN and text.isascii()) or count(

@@ -1,7 +1,7 @@
-"""Documents as passages: Markdown, HTML, PDF and plain text, with the headings above each piece.
+"""Split Markdown, HTML, PDF and plain text into passages, each below its headings.
 
-A passage's source is the document with its heading or page.  What a reader of the document does not see
-(scripts, comments, hidden elements) is left out; text that a PDF hides by colour or size is not found.
+A passage's source is the document with its heading or page.  Scripts, comments and hidden elements are
+left out; text that a PDF hides by colour or size is not detected.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _BLOCKS = (
 )
 _LINES = ("br", "li", "tr")
 _HEADING_MARK = re.compile(r"\x02([1-6])([^\x03]*)\x03")
-# What pypdf lets through of a file that is not as the format says.
+# Errors that pypdf raises on damaged files.
 _DAMAGE = (
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
     *(NotImplementedError, RecursionError, EOFError, OSError, struct.error, zlib.error),
@@ -92,11 +92,12 @@ def read_document(name: str, data: bytes, max_bytes: int) -> list[Item]:
     """A document's passages, in order.
 
     Args:
-        name: the file's name; its ending tells the format (a PDF is known by its beginning, too).
+        name: the file's name; its suffix determines the format (for a PDF also its first bytes).
+
     Raises:
         TooLarge: more than `max_bytes`.
-        BadRequest: of a format that is not read, or not in its format.
-        Unprocessable: encrypted, damaged, or without any text.
+        BadRequest: an unsupported format, or no UTF-8 text.
+        Unprocessable: encrypted, damaged, or without text.
     """
     if len(data) > max_bytes:
         raise TooLarge(f"{name}: {len(data)} bytes; at most {max_bytes} (limits.document_bytes)")
@@ -118,7 +119,7 @@ def read_document(name: str, data: bytes, max_bytes: int) -> list[Item]:
 
 
 def clean_name(name: str) -> str:
-    """The last part of a path, fit to be a source and a cube's name."""
+    """The last part of a path, without characters that a cube's name may not have."""
     last = re.split(r"[/\\]", name)[-1]
     return "".join(char for char in last if char.isprintable()).strip()[-150:] or "document"
 
@@ -129,7 +130,7 @@ def _source(name: str, headings: tuple[str, ...], page: str | None) -> str:
 
 
 def _passages(headings: tuple[str, ...], section: str) -> Iterator[str]:
-    """The section in pieces at paragraph borders, each below its headings."""
+    """The section split at paragraph borders, each piece below the headings."""
     head = " > ".join(headings)
     piece = ""
     for paragraph in _PARAGRAPH.split(_storable(section)):
@@ -145,17 +146,17 @@ def _passages(headings: tuple[str, ...], section: str) -> Iterator[str]:
 
 
 def _storable(text: str) -> str:
-    """Without NUL and lone surrogates, which databases refuse."""
+    """Remove NUL and lone surrogates, which databases refuse."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def _below(
     path: tuple[tuple[int, str], ...], level: int, heading: str
 ) -> tuple[tuple[int, str], ...]:
-    """The headings after one more: it ends those of its own level and below."""
+    """The path of headings with one more, which closes those of its level and below."""
     title = " ".join(heading.split())[:_LONGEST_HEADING]
-    kept = tuple(one for one in path if one[0] < level)
-    return (*kept, (level, title)) if title else kept
+    above = tuple(one for one in path if one[0] < level)
+    return (*above, (level, title)) if title else above
 
 
 def _titles(path: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
@@ -183,12 +184,12 @@ def _markdown(name: str, data: bytes) -> Iterator[_Section]:
     path: tuple[tuple[int, str], ...] = ()
     body: list[str] = []
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         if token.level or token.map is None or token.nesting < 0:
             continue
         if token.type == "heading_open":
             yield _titles(path), None, "\n\n".join(body)
-            path, body = _below(path, int(token.tag[1]), tokens[place + 1].content), []
+            path, body = _below(path, int(token.tag[1]), tokens[position + 1].content), []
         elif token.type == "html_block":
             body += [section for _, _, section in _html(name, token.content.encode())]
         else:
@@ -239,7 +240,7 @@ def _pdf(name: str, data: bytes) -> Iterator[_Section]:
 
     try:
         reader = PdfReader(io.BytesIO(data))
-        # Many files are encrypted only against changes, and open without a password.
+        # Many files are encrypted only against changes, and open with an empty password.
         if reader.is_encrypted and reader.decrypt("") is PasswordType.NOT_DECRYPTED:
             raise Unprocessable(f"{name}: encrypted; remove its password and send it again")
         pages = len(reader.pages)

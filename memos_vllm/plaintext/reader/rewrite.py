@@ -1,14 +1,12 @@
-"""A question that goes on from earlier ones ("And where does she work?"), written out by a model.
+"""Query rewriting: a model makes a follow-up question ("And where does she work?") self-contained.
 
-What is searched for is both, the question as it was asked and as it was written out: a model that gets
-it wrong costs a few words, not the question.  It costs a short reply in front of the first token, so it
-is off unless somebody wants it.
+Search gets both, the original question and the rewritten one: a wrong rewrite adds a few words and
+loses nothing.  It costs a short reply before the first token, so it is off by default.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +19,7 @@ from memos_vllm.writer.base import Ask
 
 log = logging.getLogger(__name__)
 _BEFORE = 4
-"""Messages before the question that are shown."""
+"""Messages before the question that the model sees."""
 _LONGEST_CHARACTERS = 600  # of each of them
 _TOKENS = 64
 _SCHEMA = {
@@ -40,12 +38,18 @@ Write = Callable[[Ask], Awaitable[str]]
 
 class Rewriter:
     def __init__(self, write: Write, escape: Escape, seconds: float) -> None:
-        """Args: escape: breaks up the tokenizer's control strings. seconds: it may take."""
+        """
+        Args:
+            escape: breaks up the tokenizer's control strings.
+            seconds: limit for one rewrite.
+        """
         self._write, self._escape, self._seconds = write, escape, seconds
 
     async def rewritten(self, messages: Sequence[Message], query: MemoryQuery) -> MemoryQuery:
-        """The query with what the model wrote beside it; as it was, where there is nothing to go on
-        from or the model does not answer in time."""
+        """The query with the model's question appended.
+
+        It is unchanged where no earlier question exists, or the model does not answer in time.
+        """
         position = last_user(messages)
         if not query.text or position is None or last_user(messages[:position]) is None:
             return query
@@ -53,19 +57,18 @@ class Rewriter:
             async with asyncio.timeout(self._seconds):
                 answer = await self._write(self._ask(messages[: position + 1]))
         except (TimeoutError, Unavailable) as error:
-            log.info("the question is searched for as it was asked: %s", str(error) or "too slow")
+            log.info("the question is not rewritten: %s", str(error) or "too slow")
             return query
         question = _question_in(answer)
         if question is None or question.casefold() in query.text.casefold():
             return query
-        both = read_text(f"{query.text}\n{question}")
-        return dataclasses.replace(both, intent=query.intent)
+        return read_text(f"{query.text}\n{question}")
 
     def _ask(self, messages: Sequence[Message]) -> Ask:
-        spoken = [m for m in messages if m.get("role") in ("user", "assistant") and text_of(m)]
+        talk = [m for m in messages if m.get("role") in ("user", "assistant") and text_of(m)]
         lines = [
             quoted(f"{message['role']}: {text_of(message)[-_LONGEST_CHARACTERS:]}", self._escape)
-            for message in spoken[-_BEFORE - 1 :]
+            for message in talk[-_BEFORE - 1 :]
         ]
         content = _ASKED + "\n".join(lines)
         return Ask([{"role": "user", "content": content}], _TOKENS, schema=_SCHEMA)

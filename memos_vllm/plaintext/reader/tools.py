@@ -1,4 +1,4 @@
-"""What tools were called with and what they returned, out of the messages of a request."""
+"""Extract tool calls and their results from the messages of a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CUT = " [cut]"
 def tool_traces(messages: Sequence[Message]) -> list[dict[str, str]]:
     """`name`, `arguments`, `result` of the tool results at the end of the messages.
 
-    Those further up were at the end of an earlier request, and are remembered with that one.
+    Earlier results were at the end of an earlier request, whose turn has them.
     """
     start = len(messages)
     while start and messages[start - 1].get("role") == "tool":
@@ -37,7 +37,7 @@ def tool_traces(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def trace_text(trace: Mapping[str, Any]) -> str:
-    """One trace as a text, with what came from outside quoted."""
+    """One trace as text, with arguments and result quoted."""
     name = " ".join(str(trace.get("name") or "unknown").split())
     lines = [f"tool {name} was called with:", quoted(str(trace.get("arguments") or "{}"), str)]
     lines += ["it returned:", quoted(str(trace.get("result") or "nothing"), str)]
@@ -45,7 +45,7 @@ def trace_text(trace: Mapping[str, Any]) -> str:
 
 
 def _calls(message: Message) -> dict[str, tuple[str, str]]:
-    """Name and arguments by the id of the call."""
+    """(name, arguments) by call id."""
     calls = message.get("tool_calls")
     found = {}
     for call in calls if isinstance(calls, Sequence) and not isinstance(calls, str) else ():

@@ -18,8 +18,8 @@ LONGEST_REQUEST_ID = 300  # clients may choose their own; it becomes part of eac
 def turn_body(
     messages: Sequence[Message], reply: str, *, model: str, request_id: str, at_us: int
 ) -> dict[str, Any] | None:
-    """What must be kept of a turn to remember it later; None when nobody said anything."""
-    position = _last_said(messages)
+    """The stored form of a turn, for later reading; None: no user message has text or an image."""
+    position = _last_user(messages)
     if position is None:
         return None
     body: dict[str, Any] = {
@@ -39,15 +39,15 @@ def turn_body(
 
 
 def turn_items(body: Mapping[str, Any], person: str, session: str) -> list[Item]:
-    """The user's words, what tools did, and the reply, each with speaker, time and source.
+    """Items of the user's text, the tool results and the reply, with speaker, time and source.
 
     Args:
-        body: of `turn_body`, of this version or an older one, which had no `tools`.
+        body: from `turn_body`, of this version or an older one, which had no `tools`.
     """
-    said = [(ItemType.EPISODE, person, body["user"], "user")]
+    parts = [(ItemType.EPISODE, person, body["user"], "user")]
     for number, trace in enumerate(body.get("tools", ())):
-        said.append((ItemType.TOOL_TRACE, TOOL, trace_text(trace), f"tool{number}"))
-    said.append((ItemType.EPISODE, ASSISTANT, body["reply"], "reply"))
+        parts.append((ItemType.TOOL_TRACE, TOOL, trace_text(trace), f"tool{number}"))
+    parts.append((ItemType.EPISODE, ASSISTANT, body["reply"], "reply"))
     return [
         Item(
             type=kind,
@@ -57,13 +57,13 @@ def turn_items(body: Mapping[str, Any], person: str, session: str) -> list[Item]
             session=session,
             source=f"{body['request_id']}:{part}",
         )
-        for kind, speaker, text, part in said
+        for kind, speaker, text, part in parts
         if text.replace("\x00", "").strip()
     ]
 
 
-def _last_said(messages: Sequence[Message]) -> int | None:
-    """Position of the last user message with words or an image in it."""
+def _last_user(messages: Sequence[Message]) -> int | None:
+    """Position of the last user message with text or an image."""
     for position in range(len(messages) - 1, -1, -1):
         if messages[position].get("role") == "user" and said_in(messages[position]).strip():
             return position
@@ -71,5 +71,5 @@ def _last_said(messages: Sequence[Message]) -> int | None:
 
 
 def session_name(session: str | None, body: Mapping[str, Any]) -> str:
-    """The session as the client names it; without one, the day (UTC) is the session."""
+    """The client's session; without one, the day in UTC."""
     return session or to_datetime(body["at_us"]).strftime("%Y-%m-%d")

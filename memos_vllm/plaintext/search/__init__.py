@@ -1,1 +1,1 @@
-"""MemOperator: BM25, vectors in Chroma, score fusion, and the index of each owner."""
+"""MemOperator: BM25, vectors in Chroma, score fusion, and an index per owner."""

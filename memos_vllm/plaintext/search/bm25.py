@@ -1,10 +1,10 @@
-"""Words of items, and BM25 over them.
+"""BM25 over an owner's items, from an array of token hashes.
 
-Scores are made when they are asked for, from the places where a word stands: an index that is no more
-than its words in a row is joined from parts in no time, however often a memory changes.  (A matrix of
-finished scores, as bm25s keeps one, has to be made anew after each change, since every score depends
-on how many items there are.)  One pass over a row of numbers for each word asked: at 10,000 items less
-than the rest of a search.
+Scores are computed per query from the postings of its tokens.  The index is the concatenated tokens
+of all items, so it is rebuilt from per-cube parts at almost no cost after a change.  (A matrix of
+finished scores, as in bm25s, must be recomputed after each change, since every score depends on the
+number of items.)  A query costs one pass over the array per token: at 10,000 items less than the
+rest of a search.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from memos_vllm.plaintext.tokens import tokenize
 Scores = npt.NDArray[np.float32]
 """(num_items,), in the order of the owner's items."""
 Integers = npt.NDArray[np.int64]
-"""(num_items,), likewise, or whatever is said where it stands."""
+"""(num_items,), likewise, unless the field says otherwise."""
 
 _K1, _B = 1.5, 0.75
 
 
 class Postings(NamedTuple):
-    """Where a word stands."""
+    """Items that have a token."""
 
     items: Integers
-    """Positions, ascending."""
+    """(num_postings,) positions of the items, ascending."""
     counts: Integers
-    """How often in each of them."""
+    """(num_postings,) occurrences in each of them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
-    """The words of a row of items, one item behind the other."""
+class TokenHashes:
+    """Hashes of the tokens of a list of items, concatenated."""
 
     hashes: Integers
-    """(num_words,) 64 bits of each word, by this process's own secret: nothing is made to collide."""
+    """(num_tokens,) 64 bits each; Python's hash secret prevents collisions on purpose."""
     lengths: Integers
-    """(num_items,) words in each item."""
+    """(num_items,) tokens in each item."""
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Words:
+    def of(cls, texts: Sequence[str]) -> TokenHashes:
         tokens = [tokenize(text) for text in texts]
         return cls(
-            np.fromiter((hash(word) for words in tokens for word in words), dtype=np.int64),
+            np.fromiter((hash(token) for row in tokens for token in row), dtype=np.int64),
             np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens)),
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[Words]) -> Words:
+    def joined(cls, parts: Sequence[TokenHashes]) -> TokenHashes:
         empty = np.zeros(0, dtype=np.int64)
         return cls(
             np.concatenate([empty, *(part.hashes for part in parts)]),
@@ -62,36 +62,44 @@ class Words:
 
 
 class Bm25:
-    """BM25 over items alone, and over items each behind the one before it.
+    """BM25 over single items, and over windows of an item with the one before it.
 
-    Source: Robertson and Zaragoza 2009, in Lucene's form (Kamphuis et al. 2020), as bm25s has it.
+    Source: Robertson and Zaragoza 2009, in Lucene's variant (Kamphuis et al. 2020), as in bm25s.
     """
 
-    def __init__(self, words: Words, follows: npt.NDArray[np.bool_]) -> None:
-        """Args: follows: (num_items,) whether an item stands behind the one before it."""
-        self._hashes = words.hashes
+    def __init__(self, tokens: TokenHashes, follows: npt.NDArray[np.bool_]) -> None:
+        """
+        Args:
+            follows: (num_items,) whether an item's window has the item before it.
+        """
+        self._hashes = tokens.hashes
         self._follows = follows
-        count = len(words.lengths)
-        self._item = np.repeat(np.arange(count, dtype=np.int32), words.lengths)
-        lengths = words.lengths.astype(np.float32)
+        count = len(tokens.lengths)
+        self._item = np.repeat(np.arange(count, dtype=np.int32), tokens.lengths)
+        lengths = tokens.lengths.astype(np.float32)
         before = np.r_[np.float32(0), lengths[:-1]][:count] * follows
         self._penalty = _length_penalty(lengths)
         self._window_penalty = _length_penalty(lengths + before)
 
     def postings(self, word: str) -> Postings:
-        """Of a token as `tokenize` makes it."""
+        """Postings of a token from `tokenize`."""
         return Postings(
             *np.unique(self._item[self._hashes == np.int64(hash(word))], return_counts=True)
         )
 
     def turn_scores(self, asked: Sequence[Postings]) -> Scores:
-        """Args: asked: of each word of a question; a word that is in it twice counts twice."""
+        """BM25 of each item alone.
+
+        Args:
+            asked: postings of each token of a question; a repeated token counts again.
+        """
         scores = np.zeros(len(self._follows), dtype=np.float32)
         for items, counts in asked:
             scores[items] += self._score(counts, self._penalty[items])
         return scores
 
     def window_scores(self, asked: Sequence[Postings]) -> Scores:
+        """BM25 of each item together with the one before it."""
         scores = np.zeros(len(self._follows), dtype=np.float32)
         for items, counts in asked:
             if not len(items):
@@ -100,9 +108,9 @@ class Bm25:
             in_window[items] = counts
             behind = items + 1
             inside = behind < len(scores)
-            behind, said = behind[inside], counts[inside]
-            behind, said = behind[self._follows[behind]], said[self._follows[behind]]
-            in_window[behind] += said
+            behind, added = behind[inside], counts[inside]
+            behind, added = behind[self._follows[behind]], added[self._follows[behind]]
+            in_window[behind] += added
             found = np.flatnonzero(in_window)
             scores[found] += self._score(in_window[found], self._window_penalty[found])
         return scores
@@ -114,7 +122,7 @@ class Bm25:
 
 
 def rarity(holders: int, of: int) -> np.float32:
-    """IDF of a word that so many hold."""
+    """IDF of a token that `holders` of `of` items have."""
     return np.float32(np.log1p((of - holders + 0.5) / (holders + 0.5)))
 
 

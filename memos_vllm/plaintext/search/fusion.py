@@ -1,11 +1,11 @@
-"""One score from many signals.
+"""Score fusion: one score per item from lexical, dense and rule-based signals.
 
-Six signals are averaged by weight: lexical and dense, each over the item alone and behind its
-predecessor, and how much of the question's words stands near the item, and in its session.  The first four are min-max
-normalised within an owner, not fused by rank, which throws away how much better the best is.  Then
-come lifts: items of a session that has other good items, by the speaker or from the time that the
-question names, that say when where it asks when; and a penalty for items that are questions
-themselves.  What each is worth: benchmarks/locomo_retrieval.
+Six channels are averaged by weight: lexical and dense, each over the item alone and over its window,
+and coverage of the question's tokens near the item and in its session.  The first four are min-max
+normalised within an owner; rank fusion would lose the distances between scores.  Lifts are added for
+items of a session with other good items, by the speaker or from the time that the question names, and
+with a time where the question asks when; items that are questions get a penalty.
+benchmarks/locomo_retrieval measures the effect of each.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CHANNELS = (
     *("coverage", "session_coverage"),
 )
 LIFTS = ("speaker_boost", "time_boost", "when_boost", "question_penalty")
-_SHARES = ("coverage", "session_coverage")  # 0 to 1 as they are
+_SHARES = ("coverage", "session_coverage")  # 0 to 1 already, not normalised
 _SESSION_TOP = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Signals:
-    """What there is to know about each item of an owner before it is weighed; all (num_items,)."""
+    """Signals of each item of an owner, before weighting; all (num_items,)."""
 
     channels: Mapping[str, Scores]
     """0 to 1, by the names in CHANNELS."""
@@ -42,8 +42,11 @@ class Signals:
 
 
 def signals_of(question: str, index: OwnerIndex, channels: Mapping[str, Scores]) -> Signals:
-    """Args: channels: raw scores by the names in CHANNELS; NaN marks an item that a channel did not
-    score and counts as that channel's minimum. A missing channel does not count at all.
+    """Normalise the channels and compute the lifts.
+
+    Args:
+        channels: raw scores by the names in CHANNELS; NaN marks an item without a score and counts as
+            the channel's minimum. A missing channel does not count at all.
     """
     scaled = {
         name: scores if name in _SHARES else min_max(scores) for name, scores in channels.items()
@@ -71,7 +74,7 @@ def fuse(signals: Signals, weights: RetrievalWeights) -> Scores:
 
 
 def channel_mean(signals: Signals, weights: RetrievalWeights) -> Scores:
-    """(num_items,) weighted mean of the channels that there are."""
+    """(num_items,) weighted mean of the channels present."""
     total = np.zeros(len(signals.sessions), dtype=np.float32)
     weight_sum = 0.0
     for name, scores in signals.channels.items():
@@ -82,7 +85,7 @@ def channel_mean(signals: Signals, weights: RetrievalWeights) -> Scores:
 
 
 def session_scores(sessions: Integers, scores: Scores) -> Scores:
-    """For each item, how good its session is: mean of the session's best three, scaled to 0..1.
+    """Score of each item's session: mean of the session's best three items, scaled to 0..1.
 
     Args:
         sessions: (num_items,) a number for each session.
@@ -93,8 +96,8 @@ def session_scores(sessions: Integers, scores: Scores) -> Scores:
     grouped = sessions[order]
     starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
     lengths = np.diff(np.r_[starts, len(grouped)])
-    place = np.arange(len(grouped)) - np.repeat(starts, lengths)
-    best = np.where(place < _SESSION_TOP, scores[order], 0.0)
+    rank = np.arange(len(grouped)) - np.repeat(starts, lengths)
+    best = np.where(rank < _SESSION_TOP, scores[order], 0.0)
     means = np.add.reduceat(best, starts) / np.minimum(lengths, _SESSION_TOP)
     result = np.empty(len(scores), dtype=np.float32)
     result[order] = np.repeat(means, lengths)
@@ -102,7 +105,7 @@ def session_scores(sessions: Integers, scores: Scores) -> Scores:
 
 
 def min_max(scores: Scores) -> Scores:
-    """Scores mapped to 0..1; all zeros where there is nothing to tell apart."""
+    """Min-max normalisation to 0..1; all equal scores become 0, or 1 if positive."""
     known = scores[~np.isnan(scores)]
     if known.size == 0:
         return np.zeros_like(scores)
@@ -113,7 +116,7 @@ def min_max(scores: Scores) -> Scores:
 
 
 def without_names(question: str, speakers: Iterable[str]) -> str:
-    """The question less the speakers' names (and their `'s`); unchanged if nothing else is in it."""
+    """Remove the speakers' names (and their `'s`); a question of names only is unchanged."""
     names = {word for speaker in speakers for word in re.findall(r"\w+", speaker) if len(word) > 1}
     if not names:
         return question
@@ -130,14 +133,14 @@ def _named_speakers(question: str, index: OwnerIndex) -> Scores:
     named = [bool(words & set(re.findall(r"\w+", speaker.lower()))) for speaker in index.speakers]
     if not any(named) or all(named):
         return np.zeros(len(index.items), dtype=np.float32)
-    by_speaker = np.array([*named, False], dtype=np.float32)  # -1: nobody is its speaker
+    by_speaker = np.array([*named, False], dtype=np.float32)  # -1: no speaker
     return by_speaker[index.cues.speaker]
 
 
 def _at_named_time(question: str, index: OwnerIndex) -> Scores:
-    """0 to 1: how well an item's time fits the date in the question, day by day where it has one.
+    """0 to 1: match of an item's time with the year, month and day that the question names.
 
-    A lift and no filter: people tell of March in April.
+    A lift and no filter: an item about March may be of April.
     """
     asked, cues = named_time(question), index.cues
     score = np.zeros(len(index.items), dtype=np.float32)

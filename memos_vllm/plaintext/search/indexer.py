@@ -1,7 +1,7 @@
-"""MemOperator's writing side: the outbox's work, done.
+"""MemOperator's writing side: index the changes in the vault's outbox.
 
-Embeds what changed, brings Chroma and the payload store to agree with the vault, and only then
-removes the outbox rows.  A kill anywhere repeats work that is idempotent.
+Embeds changed items, brings Chroma and the payload store in line with the vault, and only then removes
+the outbox rows.  After a kill the work is repeated; it is idempotent.
 """
 
 from __future__ import annotations
@@ -33,18 +33,21 @@ class Indexer:
         index: VectorIndex,
         forget_kv: Callable[[Work], None] = lambda work: None,
     ) -> None:
-        """Args: forget_kv: wipes the KV of a cube that changed or is gone."""
+        """
+        Args:
+            forget_kv: wipes the KV of a cube that changed or is deleted.
+        """
         self._outbox = outbox
         self._payloads = payloads
         self._embedder = embedder
         self._index = index
         self._forget_kv = forget_kv
         self._lock = threading.Lock()
-        """Held by whoever works."""
-        self._meeting = threading.Lock()
+        """Guards outbox processing."""
+        self._waiting_lock = threading.Lock()
         self._waiting: set[CubeId] = set()
-        """Cubes whose changes have to be indexed before somebody's request returns: whoever gets the
-        lock next does them all, so that requests that come together are embedded together."""
+        """Cubes whose changes must be indexed before their requests return. The next thread with the
+        lock indexes all of them, so that concurrent requests are embedded in one batch."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -53,35 +56,35 @@ class Indexer:
         return f"{self._embedder.signature}|{LAYOUT}"
 
     def drain(self, cubes: Sequence[CubeId] | None = None) -> int:
-        """Do the outstanding work (of these cubes, or all of it); returns the rows done.
+        """Process the outbox (these cubes, or all of it); the number of rows done.
 
         Raises:
-            Unavailable: Chroma, the embedder or the vault does not answer; what is not done stays.
+            Unavailable: Chroma, the embedder or the vault does not answer; open rows stay.
         """
         if cubes is None:
             with self._lock:
-                return self._work_off(None)
-        with self._meeting:
+                return self._process(None)
+        with self._waiting_lock:
             self._waiting.update(cubes)
         with self._lock:
-            with self._meeting:
+            with self._waiting_lock:
                 if not self._waiting.intersection(cubes):
-                    return 0  # whoever had the lock before did ours along with theirs
-                together, self._waiting = self._waiting, set()
+                    return 0  # the previous holder of the lock has indexed them
+                batch, self._waiting = self._waiting, set()
             try:
-                return self._work_off(list(together))
+                return self._process(list(batch))
             except Unavailable:
-                with self._meeting:
-                    self._waiting |= together  # each tries again, and learns what is wrong
-                if together <= set(cubes):
+                with self._waiting_lock:
+                    self._waiting |= batch  # each caller tries again and gets its own error
+                if batch <= set(cubes):
                     raise
-            return self._work_off(cubes)
+            return self._process(cubes)
 
-    def _work_off(self, cubes: Sequence[CubeId] | None) -> int:
-        """Under the lock."""
+    def _process(self, cubes: Sequence[CubeId] | None) -> int:
+        """Process pending rows; the caller holds the lock."""
         done = 0
         while batch := self._outbox.pending(cubes):
-            # What needs no embedder goes first: forgetting never waits for a broken model.
+            # Deletions go first: they need no embedder, and must not wait for a broken one.
             for part in (
                 [work for work in batch if not work.upserts],
                 [work for work in batch if work.upserts],
@@ -92,7 +95,7 @@ class Indexer:
         return done
 
     def rebuild(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Empty Chroma and index the whole vault again; returns the number of items."""
+        """Empty Chroma and index the whole vault again; the number of items."""
         with self._lock:
             self._index.clear()
             total = self._outbox.refill()
@@ -106,7 +109,7 @@ class Indexer:
         return total
 
     def start(self) -> None:
-        """Work off what an earlier process left, then whatever other processes write."""
+        """Start the thread that indexes rows of earlier and of other processes."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="memos-indexer", daemon=True)
             self._thread.start()
@@ -129,7 +132,7 @@ class Indexer:
                 log.warning("indexing waits %.0f s: %s", pause, error)
 
     def _check_signature(self) -> None:
-        """Vectors of another embedder or layout cannot be searched: rebuild, and say so."""
+        """Rebuild an index that has another embedder or layout."""
         stored = self._outbox.index_signature()
         if stored is None:
             self._outbox.set_index_signature(self.signature)
@@ -140,9 +143,9 @@ class Indexer:
             self.rebuild()
 
     def _do(self, batch: Sequence[Work]) -> None:
-        """All of it; what is new is embedded together."""
+        """Apply a batch: deletions one by one, all new items in one embedding call."""
         for work in batch:
-            self._forget_kv(work)  # first: it needs nothing that could be away
+            self._forget_kv(work)  # first: it needs neither Chroma nor the embedder
             if work.drop:
                 self._index.drop_cube(work.owner, work.cube)
                 self._payloads.delete_cube(work.owner.tenant, work.cube)
@@ -151,7 +154,7 @@ class Indexer:
         items = [item for work in batch for item in work.upserts]
         if not items:
             return
-        # A first item's window is the item itself: embed each different text once.
+        # The window of a first item is the item itself: embed each distinct text once.
         texts = list(dict.fromkeys(text for item in items for text in (item.turn, item.window)))
         rows = dict(zip(texts, self._embedder.embed(texts), strict=True))
         self._index.upsert_all(

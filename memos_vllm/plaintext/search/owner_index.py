@@ -1,8 +1,8 @@
-"""What an owner's items are searched with, beside their vectors: words, and what else is known of each.
+"""Index of one owner's items without their vectors: BM25, and cues such as speaker and date.
 
-An index of its own for each owner, built from the vault's rows, means that word statistics are the
-owner's alone: no score tells anything about anybody else's memory.  When its owner's revision has moved
-on, an index is joined anew out of its cubes; only those that changed are read.
+Each owner has an index built from the vault's rows, so token statistics are the owner's alone: no
+score reveals anything about the memory of other owners.  When the owner's revision changes, the
+index is joined again from its cubes; only the changed ones are read.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+from cachetools import LRUCache
 
 from memos_vllm.plaintext.claims.validity import Past
 from memos_vllm.plaintext.english.lexicon import is_question, names_time
-from memos_vllm.plaintext.search.bm25 import Bm25, Integers, Postings, Scores, Words, rarity
+from memos_vllm.plaintext.search.bm25 import Bm25, Integers, Postings, Scores, TokenHashes, rarity
 from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import CubeItems, IndexedItem, Owner, PartKey
 
-_NEAR = 2  # items before and behind that count as the surroundings of one
+_NEAR = 2  # neighbours on each side of an item, for coverage
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 LoadParts = Callable[[Owner, "frozenset[PartKey]"], "list[CubeItems]"]
-"""All cubes of an owner in their order; without the items of those that are here already."""
+"""All cubes of an owner in order; `items` is None for the parts that the caller has."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One cube's items, for as long as they stay as they are."""
+    """Immutable index of one version of a cube."""
 
     key: PartKey
     items: Sequence[IndexedItem]
-    words: Words
+    tokens: TokenHashes
     dates: Integers
     """(num_items, 3) year, month, day in UTC; zeros without a time."""
     is_question: Scores
@@ -46,7 +46,7 @@ class Part:
         return cls(
             key,
             items,
-            Words.of([item.turn for item in items]),
+            TokenHashes.of([item.turn for item in items]),
             np.array([_date(item.time_us) for item in items], dtype=np.int64).reshape(-1, 3),
             np.array([is_question(item.turn) for item in items], dtype=np.float32),
             np.array([names_time(item.turn) for item in items], dtype=np.float32),
@@ -55,29 +55,29 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Cues:
-    """What is known of each item beside its words."""
+    """Properties of each item beside its tokens; all (num_items,)."""
 
     session: Integers
     cube: Integers
     speaker: Integers
-    """Position in the index's `speakers`; -1: nobody."""
+    """Position in the index's `speakers`; -1: no speaker."""
     year: Integers
     month: Integers
     day: Integers
-    """Of its time in UTC; 0: it has none."""
+    """Of its time in UTC; 0: no time."""
     is_question: Scores
     names_time: Scores
 
     @classmethod
     def of(cls, parts: Sequence[Part], speakers: Sequence[str]) -> Cues:
         items = [item for part in parts for item in part.items]
-        place = {speaker: position for position, speaker in enumerate(speakers)}
+        position_of = {speaker: position for position, speaker in enumerate(speakers)}
         dates = np.concatenate([np.zeros((0, 3), dtype=np.int64), *(part.dates for part in parts)])
         none = np.zeros(0, dtype=np.float32)
         return cls(
             session=_numbered(item.session or item.cube_id for item in items),
             cube=_numbered(item.cube_id for item in items),
-            speaker=_integers(place.get(item.speaker or "", -1) for item in items),
+            speaker=_integers(position_of.get(item.speaker or "", -1) for item in items),
             year=dates[:, 0],
             month=dates[:, 1],
             day=dates[:, 2],
@@ -88,7 +88,7 @@ class Cues:
 
 @dataclasses.dataclass(frozen=True)
 class OwnerIndex:
-    """Everything that one owner's items are searched with."""
+    """Search index of one owner."""
 
     revision: int
     parts: Mapping[PartKey, Part]
@@ -113,7 +113,7 @@ class OwnerIndex:
             frozenset(word for speaker in speakers for word in tokenize(speaker)),
             cues,
             Bm25(
-                Words.joined([part.words for part in parts]),
+                TokenHashes.joined([part.tokens for part in parts]),
                 np.r_[False, cues.cube[1:] == cues.cube[:-1]][: len(items)],
             ),
         )
@@ -123,7 +123,7 @@ class OwnerIndex:
         return Past(self.items)
 
     def elsewhere(self, persona: str | None) -> frozenset[str]:
-        """Items that have no place in this persona."""
+        """Items of other personas."""
         return frozenset(
             item.id for item in self._of_personas if item.persona not in (None, persona)
         )
@@ -133,16 +133,16 @@ class OwnerIndex:
         return [item for item in self.items if item.persona is not None]
 
     def lexical(self, words: Sequence[str]) -> dict[str, Scores]:
-        """All channels that words make, by their names in fusion.CHANNELS.
+        """The lexical channels, by their names in fusion.CHANNELS.
 
         Args:
-            words: of the question, from `tokenize`.
+            words: tokens of the question, from `tokenize`.
         """
-        places = {word: self.bm25.postings(word) for word in dict.fromkeys(words)}
-        asked = [places[word] for word in words]
-        # Speakers' names are left out, where anything else was asked: they are everywhere.
-        others = [found for word, found in places.items() if word not in self.speaker_words]
-        wanted = others or list(places.values())
+        postings = {word: self.bm25.postings(word) for word in dict.fromkeys(words)}
+        asked = [postings[word] for word in words]
+        # Nearly every item names a speaker: their names count only without other tokens.
+        others = [found for word, found in postings.items() if word not in self.speaker_words]
+        wanted = others or list(postings.values())
         return {
             "lexical_turn": self.bm25.turn_scores(asked),
             "lexical_window": self.bm25.window_scores(asked),
@@ -151,9 +151,9 @@ class OwnerIndex:
         }
 
     def _coverage(self, wanted: Sequence[Postings]) -> Scores:
-        """The share of the words, by their IDF, that stand in an item or at most two away from it.
+        """IDF-weighted share of the question's tokens in an item or its two neighbours on each side.
 
-        An answer often stands beside the words that were asked for, in the turn before or behind.
+        The answer is often in the turn before or behind the one with the question's words.
         """
         covered = np.zeros(len(self.items), dtype=np.float32)
         total = np.float32(0)
@@ -164,9 +164,9 @@ class OwnerIndex:
         return covered / total if total else covered
 
     def _session_coverage(self, wanted: Sequence[Postings]) -> Scores:
-        """The share of the words, by how few sessions hold them, that stand somewhere in an item's session.
+        """Share of the question's tokens in an item's session, weighted by IDF over sessions.
 
-        What was talked about in a session is spread over its turns; each names a part of it.
+        The topic of a session is spread over its turns; each has some of its words.
         """
         session = self.cues.session
         count = int(session.max(initial=-1)) + 1
@@ -181,7 +181,7 @@ class OwnerIndex:
         return found[session]
 
     def _near(self, positions: Integers) -> Integers:
-        """Positions of these items and of those around them in the same cube."""
+        """Positions of these items and their neighbours in the same cube."""
         cube = self.cues.cube
         found = []
         for offset in range(-_NEAR, _NEAR + 1):
@@ -194,19 +194,19 @@ class OwnerIndex:
 
 
 class LexicalCache:
+    """LRU cache of owner indexes; one thread builds an owner's index at a time."""
+
     def __init__(self, load: LoadParts, capacity: int) -> None:
         self._load = load
-        self._capacity = capacity
         self._lock = threading.Lock()
         self._building: dict[Owner, threading.Lock] = {}
-        self._indexes: OrderedDict[Owner, OwnerIndex] = OrderedDict()
+        self._indexes: LRUCache[Owner, OwnerIndex] = LRUCache(capacity)
 
     def get(self, owner: Owner, revision: int) -> OwnerIndex:
         """The owner's index, at this revision or a later one."""
         with self._lock:
             found = self._indexes.get(owner)
             if found is not None and found.revision >= revision:
-                self._indexes.move_to_end(owner)
                 return found
             building = self._building.setdefault(owner, threading.Lock())
         with building:
@@ -216,16 +216,16 @@ class LexicalCache:
                 found = self._joined(owner, revision, found.parts if found is not None else {})
                 with self._lock:
                     self._indexes[owner] = found
-                    while len(self._indexes) > self._capacity:
-                        self._indexes.popitem(last=False)
         with self._lock:
             self._building.pop(owner, None)
         return found
 
-    def _joined(self, owner: Owner, revision: int, here: Mapping[PartKey, Part]) -> OwnerIndex:
+    def _joined(
+        self, owner: Owner, revision: int, parts_before: Mapping[PartKey, Part]
+    ) -> OwnerIndex:
         parts = [
-            here[cube.key] if cube.items is None else Part.of(cube.key, cube.items)
-            for cube in self._load(owner, frozenset(here))
+            parts_before[cube.key] if cube.items is None else Part.of(cube.key, cube.items)
+            for cube in self._load(owner, frozenset(parts_before))
         ]
         return OwnerIndex.build(revision, [part for part in parts if part.items])
 

@@ -1,4 +1,4 @@
-"""MemOperator's reading side: a question in, items that the asking principal may see out."""
+"""MemOperator's reading side: hybrid search over the items that a principal may read."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
 
 log = logging.getLogger(__name__)
 _OVERFETCH = 3
+_Scored = tuple[float, str, dict[str, float]]  # score, item id, signals
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """A search result: the item, its fused score, and the raw scores that it is made of."""
+    """A search result: the item, its fused score, and its raw scores."""
 
     recalled: Recalled
     score: float
     signals: Mapping[str, float]
     over: datetime | None = None
-    """Since when what it says no longer holds."""
+    """End of its validity, if it has ended."""
     via: str | None = None
-    """It was not found by the question: another found item names this, too."""
+    """Name that it shares with a better result; None: search found it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchResult:
     found: list[Found]
     further: list[Found]
-    """What came next, for whoever explains the choice."""
+    """Results behind `found`, for explanations."""
     degraded: str | None
-    """Why part of the search was left out (`index`, `embedder`), else None."""
+    """Part that did not answer (`index`, `embedder`); None: the search is complete."""
 
 
 class MemOperator:
@@ -69,35 +70,48 @@ class MemOperator:
         about_past: bool = False,
         further: bool = False,
     ) -> SearchResult:
-        """The best items over the person's own memory and the tenant's, best first.
+        """The best items of the person's own memory and the tenant's, best first.
 
         Args:
-            about_past: claims that have ended are found, too. What was said, word by word, always is.
-            vector: (dim,) of the question; None searches by words alone.
-            owners: from `VaultViews.owners` of the same principal, when the caller has them already.
-            further: what came next is wanted, too.
+            vector: (dim,) of the question; None: lexical search only.
+            owners: from `VaultViews.owners` of the same principal, if the caller has them already.
+            about_past: include claims that have ended; verbatim turns are always included.
+            further: return the results behind the best, too.
         """
-        scored: list[tuple[float, str, dict[str, float]]] = []
+        scored: list[_Scored] = []
         over: dict[str, int] = {}
         degraded = None
         for state in self._views.owners(principal) if owners is None else owners:
             index = self._lexical.get(state.owner, state.revision)
             channels = index.lexical(tokenize(question))
             if vector is not None and degraded is None:
-                try:
-                    channels |= self._dense_channels(state.owner, index, vector)
-                except IndexUnavailable as error:
-                    log.warning("dense search left out: %s", error)
-                    degraded = error.reason
+                degraded = self._add_dense(channels, state.owner, index, vector)
             ended, claims = index.past.at(now_us())
             left_out = index.elsewhere(principal.persona)
             left_out |= frozenset() if about_past else claims
             scored.extend(self._rank(question, index, channels, top_k, left_out))
             over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
-        ranked = [item_id for _, item_id, _ in scored]
-        recalled = self._recall(principal, ranked, len(ranked) if further else top_k)
-        found = [
+        found = self._readable(principal, scored, over, len(scored) if further else top_k)
+        return SearchResult(found[:top_k], found[top_k:], degraded)
+
+    def _add_dense(
+        self, channels: dict[str, Scores], owner: Owner, index: OwnerIndex, vector: Vectors
+    ) -> str | None:
+        """Add the dense channels; without Chroma they are missing, and the reason is returned."""
+        try:
+            channels.update(self._dense_channels(owner, index, vector))
+        except IndexUnavailable as error:
+            log.warning("dense search left out: %s", error)
+            return error.reason
+        return None
+
+    def _readable(
+        self, principal: Principal, scored: Sequence[_Scored], over: Mapping[str, int], count: int
+    ) -> list[Found]:
+        """The best `count` results that the principal may read."""
+        recalled = self._recall(principal, [item_id for _, item_id, _ in scored], count)
+        return [
             Found(
                 recalled[item_id],
                 score,
@@ -107,12 +121,11 @@ class MemOperator:
             for score, item_id, signals in scored
             if item_id in recalled
         ]
-        return SearchResult(found[:top_k], found[top_k:], degraded)
 
     def _recall(
         self, principal: Principal, ranked: Sequence[str], count: int
     ) -> dict[str, Recalled]:
-        """So many of these, the first that the principal may see; fewer, if there are no more."""
+        """The first `count` of the ranked items that the principal may read, or fewer."""
         recalled: dict[str, Recalled] = {}
         while ranked and len(recalled) < count:
             asked = count - len(recalled)
@@ -121,12 +134,11 @@ class MemOperator:
         return recalled
 
     def focus(self, owners: Sequence[OwnerState], question: str) -> str:
-        """The question as it is embedded: without the names of those who speak in these memories.
+        """Remove speakers' names from a question before it is embedded.
 
-        Nearly every item of a conversation names its speaker, so a name in the question pulls a
-        vector towards all of them alike (benchmarks/locomo_retrieval: dense alone 45.4 → 57.9
-        recall@10).
-        Who is named still counts, as the speaker boost.
+        Nearly every item of a conversation names its speaker, so a name in the question pulls the
+        vector towards all of them (benchmarks/locomo_retrieval: dense alone 45.4 → 57.9 recall@10).
+        The speaker boost still uses the names.
         """
         speakers = {
             speaker
@@ -138,10 +150,10 @@ class MemOperator:
     def signals(
         self, state: OwnerState, question: str, vector: Vectors
     ) -> tuple[list[str], Signals]:
-        """All that a score is made of, to fit weights on: an owner's item ids, and their signals.
+        """An owner's item ids and their signals, to fit weights on.
 
         Raises:
-            IndexUnavailable
+            IndexUnavailable: Chroma does not answer.
         """
         index = self._lexical.get(state.owner, state.revision)
         channels = index.lexical(tokenize(question))
@@ -149,13 +161,13 @@ class MemOperator:
         return [item.id for item in index.items], signals_of(question, index, channels)
 
     def refresh(self, principal: Principal) -> None:
-        """Bring what a principal's owners are searched with up to date, off the request's path."""
+        """Update the indexes of a principal's owners, outside of requests."""
         for state in self._views.owners(principal):
             index = self._lexical.get(state.owner, state.revision)
             try:
                 self._vectors.refresh(state.owner, index)
             except IndexUnavailable as error:
-                log.warning("vectors are not read ahead: %s", error)
+                log.warning("vectors are not preloaded: %s", error)
 
     def _dense_channels(
         self, owner: Owner, index: OwnerIndex, vector: Vectors
@@ -181,13 +193,13 @@ class MemOperator:
         channels: dict[str, Scores],
         top_k: int,
         left_out: AbstractSet[str] = frozenset(),
-    ) -> list[tuple[float, str, dict[str, float]]]:
+    ) -> list[_Scored]:
         if not index.items:
             return []
         fused = fuse(signals_of(question, index, channels), self._config.weights)
         relevant = self._relevant(channels)
         best = np.argsort(-fused, kind="stable")
-        ranked: list[tuple[float, str, dict[str, float]]] = []
+        ranked: list[_Scored] = []
         for position in best:
             if not relevant[position] or index.items[position].id in left_out:
                 continue
@@ -202,7 +214,7 @@ class MemOperator:
         return ranked
 
     def _relevant(self, channels: dict[str, Scores]) -> npt.NDArray[np.bool_]:
-        """Items that share a word with the question or lie near enough to it; the rest is noise."""
+        """Whether an item shares a token with the question, or its cosine is at least `min_cosine`."""
         relevant: npt.NDArray[np.bool_] = channels["lexical_turn"] > 0
         for view in VIEWS:
             dense = channels.get(f"dense_{view}")

@@ -1,9 +1,9 @@
-"""Owners' vectors in memory, for exact search.
+"""Cache of owners' vectors as matrices, for exact search in memory.
 
-Chroma's filtered query reads an owner's ids from its database each time: at 10,000 items it takes
-most of a search (benchmarks/locomo_retrieval measures ours).  Kept as matrices, the same vectors take
-one product, every item has a score, and nothing is approximate.  Chroma stays where they live: rows
-are read from it when an owner is first searched, and after a change only those that changed.
+Chroma's filtered query reads an owner's ids from its database each time: at 10,000 items that is most
+of a search (benchmarks/locomo_retrieval measures ours).  With matrices, a search is one product, every
+item has a score, and nothing is approximate.  Chroma remains the store: rows are read at an owner's
+first search, and after a change only the changed ones.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections import OrderedDict
 
 import numpy as np
+from cachetools import LRUCache
 
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.search.bm25 import Scores
@@ -26,12 +26,12 @@ _FLOAT_BYTES = 4
 
 
 @dataclasses.dataclass(slots=True)
-class _Held:
+class _Matrices:
     index: OwnerIndex
     rows: dict[View, Vectors]
-    """(num_items, dim) a view, in the order of the index's items; NaN where Chroma has none yet."""
+    """(num_items, dim) for each view, in the order of the index's items; NaN: not in Chroma yet."""
     retry_at: float
-    """When to ask for those again, by the monotonic clock; infinite: all are here."""
+    """Monotonic time to read missing rows again; infinite: complete."""
 
     @property
     def bytes(self) -> int:
@@ -43,9 +43,12 @@ class VectorCache:
         self._index = index
         self._limit = limit_bytes
         self._lock = threading.Lock()
-        self._held: OrderedDict[Owner, _Held] = OrderedDict()
+        self._cache: LRUCache[Owner, _Matrices] = LRUCache(
+            limit_bytes, getsizeof=lambda cached: cached.bytes
+        )
 
     def fits(self, index: OwnerIndex, dim: int) -> bool:
+        """Whether the owner's matrices are within the cache's limit."""
         return len(index.items) * dim * _FLOAT_BYTES * len(VIEWS) <= self._limit
 
     def scores(self, owner: Owner, index: OwnerIndex, vector: Vectors) -> dict[View, Scores]:
@@ -53,32 +56,37 @@ class VectorCache:
 
         Args:
             vector: (dim,), of length 1.
+
         Raises:
-            IndexUnavailable: rows are missing here, and Chroma does not answer.
+            IndexUnavailable: rows are missing, and Chroma does not answer.
         """
         with self._lock:
-            held = self._held.get(owner)
-        if held is None or held.index is not index or held.retry_at <= time.monotonic():
-            held = self._load(owner, index, held, len(vector))
-        self._keep(owner, held)
-        return {view: rows @ vector for view, rows in held.rows.items()}
+            cached = self._cache.get(owner)
+        if cached is None or cached.index is not index or cached.retry_at <= time.monotonic():
+            cached = self._load(owner, index, cached, len(vector))
+        self._store(owner, cached)
+        return {view: rows @ vector for view, rows in cached.rows.items()}
 
     def refresh(self, owner: Owner, index: OwnerIndex) -> None:
-        """Bring the matrices of an owner up to date who has some here. Raises IndexUnavailable."""
-        with self._lock:
-            held = self._held.get(owner)
-        if held is not None and held.index is not index:
-            dim = held.rows["turn"].shape[1]
-            if self.fits(index, dim):
-                self._keep(owner, self._load(owner, index, held, dim))
+        """Update the matrices of an owner, if they are cached.
 
-    def _load(self, owner: Owner, index: OwnerIndex, old: _Held | None, dim: int) -> _Held:
+        Raises:
+            IndexUnavailable: Chroma does not answer.
+        """
+        with self._lock:
+            cached = self._cache.get(owner)
+        if cached is not None and cached.index is not index:
+            dim = cached.rows["turn"].shape[1]
+            if self.fits(index, dim):
+                self._store(owner, self._load(owner, index, cached, dim))
+
+    def _load(self, owner: Owner, index: OwnerIndex, old: _Matrices | None, dim: int) -> _Matrices:
         shape = (len(index.items), dim)
         rows: dict[View, Vectors] = {
             view: np.full(shape, np.nan, dtype=np.float32) for view in VIEWS
         }
         if old is not None:
-            _take_over(old, index, rows)
+            _copy_unchanged(old, index, rows)
         complete = True
         for view, matrix in rows.items():
             wanted = np.flatnonzero(np.isnan(matrix[:, 0]))
@@ -86,18 +94,16 @@ class VectorCache:
             for item_id, row in self._index.vectors(owner, view, ids):
                 matrix[index.position[item_id]] = row
             complete = complete and not np.isnan(matrix[wanted, 0]).any()
-        return _Held(index, rows, np.inf if complete else time.monotonic() + _RETRY_SECONDS)
+        return _Matrices(index, rows, np.inf if complete else time.monotonic() + _RETRY_SECONDS)
 
-    def _keep(self, owner: Owner, held: _Held) -> None:
+    def _store(self, owner: Owner, cached: _Matrices) -> None:
         with self._lock:
-            self._held[owner] = held
-            self._held.move_to_end(owner)
-            while sum(one.bytes for one in self._held.values()) > self._limit:
-                self._held.popitem(last=False)
+            if cached.bytes <= self._limit:
+                self._cache[owner] = cached
 
 
-def _take_over(old: _Held, index: OwnerIndex, rows: dict[View, Vectors]) -> None:
-    """Copy the rows of items that have not changed, nor the item before them."""
+def _copy_unchanged(old: _Matrices, index: OwnerIndex, rows: dict[View, Vectors]) -> None:
+    """Copy the rows of items whose text and window are unchanged."""
     before = old.index.position
     pairs = [
         (position, before[item.id])

@@ -1,14 +1,13 @@
-"""Vectors in Chroma. The only module that imports it.
+"""Vector store in Chroma. The only module that imports it.
 
-Layout: `buckets` collections a view; an owner's vectors lie in the bucket that its digest names,
-marked with the digest.  One collection for each owner was measured first and does not hold in the
-embedded store at 10,000 owners (see `benchmarks/owners`): without a bound each open HNSW index costs
-about 3 MB and four file handles; with a bound, an index that is evicted before its first sync comes back
-as an error or without its last vectors.  What keeps owners apart does not rest on the filter alone:
-whatever a query returns is looked up in the vault under the asking principal before it is used
+Layout: `BUCKETS` collections per view; an owner's digest selects the bucket and marks the vectors.
+One collection per owner fails in the embedded store at 10,000 owners (see `benchmarks/owners`):
+without a bound each open HNSW index costs about 3 MB and four file handles; with a bound, an index
+that is evicted before its first sync returns an error or lacks its last vectors.  Isolation of
+owners does not rest on the filter alone: the vault looks up every result under the asking principal
 (`VaultViews.recall`), so a dropped filter costs recall and leaks nothing.
 
-No text is stored here: vectors, item ids, cube ids.  Embedding always happens on our side.
+Only vectors, item ids and cube ids are stored, no text.  Chroma never embeds.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _NEVER_EVICT = 1_000_000  # indexes kept open; there are only len(VIEWS) * BUCKE
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rows:
-    """Vectors of one cube's items."""
+    """Vectors of items of one cube."""
 
     owner: Owner
     cube: str
@@ -63,9 +62,12 @@ class VectorIndex:
         self._lock_file: int | None = None
 
     def claim(self) -> bool:
-        """Whether this process may use the embedded store: one process at a time can.
+        """Lock the embedded store for this process; False: another process has it.
 
-        A Chroma server (`chroma.mode: http`) can be used by any number of processes.
+        A Chroma server (`chroma.mode: http`) needs no lock.
+
+        Raises:
+            ConfigError: the folder cannot be used.
         """
         if self._config.chroma.mode == "http" or self._lock_file is not None:
             return True
@@ -86,17 +88,25 @@ class VectorIndex:
     def upsert(
         self, owner: Owner, cube: str, ids: Sequence[str], vectors: Mapping[View, Vectors]
     ) -> None:
-        """Store one vector a view for each item id. Raises IndexUnavailable."""
+        """Store one vector per view for each item id.
+
+        Raises:
+            IndexUnavailable: Chroma does not answer.
+        """
         self.upsert_all([Rows(owner, cube, ids, vectors)])
 
     def upsert_all(self, cubes: Sequence[Rows]) -> None:
-        """Of several cubes: what goes into one collection goes together. Raises IndexUnavailable."""
-        together: dict[str, tuple[Any, list[tuple[Rows, View]]]] = {}
+        """Store the vectors of several cubes, with one call per collection and batch.
+
+        Raises:
+            IndexUnavailable: Chroma does not answer.
+        """
+        by_collection: dict[str, tuple[Any, list[tuple[Rows, View]]]] = {}
         for rows in cubes:
             for view in rows.vectors:
                 collection = self._collection(rows.owner, view)
-                together.setdefault(collection.name, (collection, []))[1].append((rows, view))
-        for collection, parts in together.values():
+                by_collection.setdefault(collection.name, (collection, []))[1].append((rows, view))
+        for collection, parts in by_collection.values():
             ids = [item for rows, _ in parts for item in rows.ids]
             vectors = np.concatenate([rows.vectors[view] for rows, view in parts])
             metadatas = [
@@ -139,8 +149,8 @@ class VectorIndex:
     def vectors(
         self, owner: Owner, view: View, ids: Sequence[str]
     ) -> Iterator[tuple[str, Vectors]]:
-        """(item id, (dim,) of length 1) of those among the ids that are stored for the owner."""
-        mine = owner_digest(owner)
+        """(item id, (dim,) of length 1) of the ids that are stored for the owner."""
+        digest = owner_digest(owner)
         for start in range(0, len(ids), _BATCH):
             with _translated():
                 found = self._collection(owner, view).get(
@@ -149,11 +159,11 @@ class VectorIndex:
             for item_id, row, meta in zip(
                 found["ids"], found["embeddings"], found["metadatas"], strict=True
             ):
-                if meta["owner"] == mine:
+                if meta["owner"] == digest:
                     yield item_id, row
 
     def ids_of(self, owner: Owner, view: View) -> set[str]:
-        """Every item id stored for an owner (checks and tests)."""
+        """All item ids stored for an owner (checks and tests)."""
         with _translated():
             return set(
                 self._collection(owner, view).get(where={"owner": owner_digest(owner)})["ids"]
@@ -172,7 +182,11 @@ class VectorIndex:
             self._collections.clear()
 
     def ping(self) -> None:
-        """Raise IndexUnavailable unless Chroma answers."""
+        """Check that Chroma answers.
+
+        Raises:
+            IndexUnavailable: it does not.
+        """
         with _translated():
             self._open().heartbeat()
 
@@ -221,14 +235,14 @@ class VectorIndex:
         settings.persist_directory = str(self._config.chroma_path)
         system = System(settings)
         # Every bucket stays open: Chroma 1.5 loses unsynced vectors of an index that it evicts.
-        server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as Chroma itself does
+        server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as in Chroma
         server.hnsw_cache_size = _NEVER_EVICT
         system.start()
         return Client.from_system(system)
 
 
 def owner_digest(owner: Owner) -> str:
-    """64 hex characters that name an owner without spelling out who it is."""
+    """SHA-256 of tenant and person, 64 hex characters."""
     data = f"{len(owner.tenant)}:{owner.tenant}{owner.person}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()
 
@@ -239,7 +253,7 @@ def _settings() -> Settings:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Chroma's ways of not answering, as one. It raises ValueError where a server is not there."""
+    """Translate Chroma's errors to IndexUnavailable; an absent server is a ValueError there."""
     try:
         yield
     except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:

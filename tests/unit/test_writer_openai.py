@@ -1,8 +1,9 @@
-"""The remote writer against a real HTTP server: what it sends, and how it meets failures."""
+"""`OpenAIWriter` against a real HTTP server: requests, retries, errors."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,7 @@ def completion(text: Any) -> dict[str, Any]:
 
 
 class Server:
-    """Answers with what it was given, in turn; the last answer again and again."""
+    """Gives its answers one after the other, and repeats the last."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, Any, dict[str, str]]] = [(200, completion("Hi"), {})]
@@ -64,7 +65,7 @@ def writer_of(url: str, pauses: list[float] | None = None, key: str | None = "se
     return OpenAIWriter(url, "small", key, timeout=5.0, pause=waited.append)
 
 
-def test_an_ask_becomes_a_chat_completion_and_its_text_comes_back(server: Server) -> None:
+def test_an_ask_is_sent_as_a_chat_completion_and_returns_its_text(server: Server) -> None:
     counts: list[int] = []
     ask = Ask(HELLO, 7, temperature=0.3, seed=5, schema=SCHEMA)
     assert writer_of(server.url).write([ask, Ask(HELLO, 8)], counts.append) == ["Hi", "Hi"]
@@ -91,31 +92,31 @@ def test_without_a_key_no_authorization_is_sent(server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_passes_is_tried_again_and_each_time_later(server: Server, status: int) -> None:
+def test_passing_failures_are_retried_with_longer_pauses(server: Server, status: int) -> None:
     server.answers = [(status, {}, {})] * 3 + [(200, completion("at last"), {})]
     pauses: list[float] = []
     counts: list[int] = []
     assert writer_of(server.url, pauses).write([Ask(HELLO, 7)], counts.append) == ["at last"]
     assert len(pauses) == 3
     assert 0 < pauses[0] <= 0.5 < pauses[2] <= 2.0
-    assert counts == [0, 0, 0, 1]  # it may be stopped while it waits
+    assert counts == [0, 0, 0, 1]  # `done` may stop it between attempts
 
 
-def test_the_server_says_how_long_to_wait(server: Server) -> None:
+def test_a_retry_waits_as_long_as_retry_after_says(server: Server) -> None:
     server.answers = [(429, {}, {"retry-after": "3"}), (200, completion("Hi"), {})]
     pauses: list[float] = []
     writer_of(server.url, pauses).write([Ask(HELLO, 7)], lambda _: None)
     assert pauses == [3.0]
 
 
-def test_what_does_not_pass_is_not_tried_again(server: Server) -> None:
+def test_a_lasting_failure_is_not_retried(server: Server) -> None:
     server.answers = [(401, {"error": {"message": "no such key"}}, {})]
     with pytest.raises(WriterUnavailable, match="401: no such key"):
         writer_of(server.url).write([Ask(HELLO, 7)], lambda _: None)
     assert len(server.asked) == 1
 
 
-def test_it_gives_up_in_the_end(server: Server) -> None:
+def test_it_raises_after_the_last_attempt(server: Server) -> None:
     server.answers = [(503, b"upstream is down", {})]
     with pytest.raises(WriterUnavailable, match="503: upstream is down"):
         writer_of(server.url).write([Ask(HELLO, 7)], lambda _: None)
@@ -131,7 +132,7 @@ def test_an_answer_of_another_form_is_an_error(server: Server, answer: Any) -> N
         writer_of(server.url).write([Ask(HELLO, 7)], lambda _: None)
 
 
-def test_nobody_there_is_an_error_that_names_the_address(server: Server) -> None:
+def test_a_refused_connection_is_an_error_that_names_the_address(server: Server) -> None:
     server.http.shutdown()
     server.http.server_close()
     pauses: list[float] = []
@@ -140,13 +141,36 @@ def test_nobody_there_is_an_error_that_names_the_address(server: Server) -> None
     assert len(pauses) == 4
 
 
-def test_an_address_that_is_none_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "url", ["notaurl", "ftp://127.0.0.1/v1", "http://[::1/v1", "http://a b/v1"]
+)
+def test_an_invalid_address_is_an_error(url: str) -> None:
     with pytest.raises(WriterUnavailable, match="is no address"):
-        writer_of("notaurl").write([Ask(HELLO, 7)], lambda _: None)
+        writer_of(url).write([Ask(HELLO, 7)], lambda _: None)
 
 
-def test_the_key_is_in_no_error(server: Server) -> None:
+def test_the_environments_openai_account_is_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "mine")
+    writer_of(server.url, key=None).write([Ask(HELLO, 7)], lambda _: None)
+    assert "mine" not in " ".join(server.asked[0][1].values())
+
+
+def test_a_redirect_is_an_error_and_not_followed(server: Server) -> None:
+    server.answers = [(307, {}, {"location": f"{server.url}/elsewhere"})]
+    with pytest.raises(WriterUnavailable, match="answers 307"):
+        writer_of(server.url).write([Ask(HELLO, 7)], lambda _: None)
+    assert len(server.asked) == 1
+
+
+def test_the_key_is_in_no_error_and_no_log_line(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     server.answers = [(400, {"error": "bad"}, {})]
     with pytest.raises(WriterUnavailable) as caught:
         writer_of(server.url).write([Ask(HELLO, 7)], lambda _: None)
     assert "secret" not in str(caught.value)
+    assert "secret" not in caplog.text

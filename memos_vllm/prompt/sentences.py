@@ -1,4 +1,4 @@
-"""Words and sentences of a text, and whether two texts say the same."""
+"""Sentences, content words and names of a text; similarity of two sentences by their words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"\w+(?:[-:.,']\w+)*")
 _NAME = re.compile(r"\b[A-Z][\w-]*(?: [A-Z][\w-]*)*")
 _LIKE = 0.7
-# Words that carry no fact: an answer must hold others.
+# Function words: an answer must have others.
 EMPTY = frozenset(
     re.findall(
         r"\w+",
@@ -27,18 +27,18 @@ def sentences(text: str) -> list[str]:
 
 
 def words_of(text: str) -> set[str]:
-    """Words without case and possessive s; numbers and codes stay whole."""
+    """The set of words, casefolded, without possessive s; numbers and codes stay whole."""
     return {word.casefold().removesuffix("'s") for word in _WORD.findall(text)}
 
 
 def is_like(one: str, other: str) -> bool:
-    """Whether two sentences say the same, by the words that carry it."""
+    """Whether two sentences share most of their content words."""
     left, right = words_of(one) - EMPTY, words_of(other) - EMPTY
     return len(left & right) >= _LIKE * len(left | right) > 0
 
 
 def names_in(texts: Sequence[str]) -> list[str]:
-    """Names in the texts: words with capitals, but not those that only begin a sentence."""
+    """Capitalised words and phrases, the most frequent first; not a single word that begins a text."""
     names: Counter[str] = Counter()
     for text in texts:
         for match in _NAME.finditer(text):
