@@ -16,7 +16,7 @@ from memos_vllm.errors import ConfigError
 @pytest.fixture
 def no_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An environment in which nothing is installed; tests put wheels into it."""
-    monkeypatch.setattr(wheels, "parcel_paths", lambda: [str(tmp_path)])
+    monkeypatch.setattr(wheels, "wheel_paths", lambda: [str(tmp_path)])
     return tmp_path
 
 
