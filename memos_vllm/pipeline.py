@@ -2,7 +2,7 @@
 
     identity → read → permit → resolve → attach → render → vLLM → observe → remember
 
-Identity is settled at the door (`api.door`), before this; `vLLM` is the `answer` that the caller
+Identity is resolved in `api.auth`, before this; `vLLM` is the `answer` that the caller
 hands in.  If memory fails, the chat is answered without it and says so, unless the request insists.
 """
 
