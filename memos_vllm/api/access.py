@@ -1,4 +1,4 @@
-"""The access level of each route. Deny by default: a route that is not named here needs the operator.
+"""Access level of each route. Deny by default: a route that is not listed here needs the operator.
 
 open        no key (configurable: `governance.open_routes`)
 inference   any valid key

@@ -222,7 +222,7 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
 
 @router.get("/activation")
 def activation(system: System, caller: Caller, engine: Engine) -> ActivationView:
-    """Stored KV by tier, and the prefill time that it saved. Needs an `admin` key of the operator's tenant."""
+    """Stored KV by tier, and its use. Needs an `admin` key of the operator's tenant."""
     caller.require(Role.ADMIN)
     if caller.tenant not in (system.config.governance.operator_tenant, LOCAL_TENANT):
         raise Forbidden("this covers all tenants: it needs a key of the operator's tenant")

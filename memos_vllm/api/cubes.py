@@ -139,7 +139,7 @@ def delete_cube(
     ] = False,
     if_match: IfMatch = None,
 ) -> Deleted:
-    """Delete a cube with all of its versions, items, vectors and files. The audit log keeps a record.
+    """Delete a cube with all versions, items, vectors and files. The audit log keeps a record.
 
     With `cascade`, an adapter that learnt other cubes, too, is trained again from those.
     """
@@ -231,5 +231,5 @@ def _tagged(response: Response, cube: MemCube) -> MemCube:
 
 @router.post("/{ref}/merge")
 def merge_cube(system: System, caller: Caller, ref: Ref, request: Merge) -> MemCube:
-    """Merge a cube's items into another cube of its owner; it becomes `merged` and leaves the search."""
+    """Merge a cube's items into another cube of its owner; its state becomes `merged`."""
     return lifecycle.merge(system, caller, ref, request.into)

@@ -50,7 +50,7 @@ class Authenticator:
         return None
 
     def authenticate(self, key: str) -> Principal:
-        """Check a key; blocks. While the vault is unavailable, keys of the cache work for `key_stale_seconds`.
+        """Check a key; blocks. While the vault is unavailable, cached keys work for `key_stale_seconds`.
 
         Raises:
             Unauthorized: not a valid key.
@@ -76,7 +76,7 @@ class Authenticator:
         return principal
 
     def keys_enabled(self) -> bool:
-        """Whether a key exists. Queries the vault every `key_cache_seconds` until one does; blocks then."""
+        """Whether a key exists. Until one does, queries the vault every `key_cache_seconds`; blocks."""
         if self._engine_keys or (self._enabled and self._enabled[1]):
             return True
         if self._enabled and time.monotonic() - self._enabled[0] < self._config.key_cache_seconds:
@@ -111,8 +111,8 @@ def local_principal(peer: str | None, headers: Mapping[str, str]) -> Principal:
     """
     if peer is not None and not is_loopback(peer):
         raise Forbidden(
-            "no API key exists, so this server answers requests of its own machine only; create a key "
-            "with `memos keys create --tenant NAME`"
+            "no API key exists, so this server answers local requests only; create a key with "
+            "`memos keys create --tenant NAME`"
         )
     origin = headers.get("origin")
     if origin and not is_loopback(urlsplit(origin).hostname or ""):

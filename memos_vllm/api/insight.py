@@ -52,7 +52,7 @@ def explain(
     caller: Caller,
     request_id: Annotated[str, Path(max_length=300, pattern=r"^[^\x00]+$")],
 ) -> MemoryPlan:
-    """The memory plan of a chat request, by the id of its reply: each used or rejected item, and why."""
+    """The memory plan of a chat request, by the id of its reply: used and rejected items, and why."""
     return MemoryPlan.model_validate(system.plans.get(caller, request_id))
 
 

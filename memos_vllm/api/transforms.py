@@ -57,7 +57,7 @@ def distill_cube(
         Distill | None, Body(examples=[{"name": "handbook-lora", "placement": "stable"}])
     ] = None,
 ) -> JobView:
-    """Train an adapter on the cube's text, in the background. It becomes active if it passes its gate."""
+    """Train an adapter on the cube's text. It becomes active if it passes its gate."""
     return view(submit.distill(system, caller, ref, request or Distill()))
 
 

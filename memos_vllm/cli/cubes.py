@@ -214,7 +214,7 @@ def merge(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Merge a cube's items into another cube; it becomes `merged` and leaves the search."""
+    """Merge a cube's items into another cube; its state becomes `merged`."""
     from memos_vllm.learning import lifecycle
 
     with opened(config) as system:

@@ -1,4 +1,4 @@
-"""Terminal output: stdout and stderr consoles, tables, and errors as one line without a traceback."""
+"""Terminal output: stdout and stderr consoles, tables, and one-line errors without a traceback."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-    """Print a table, or the message `empty` on stderr. Cells are plain text: no markup, not truncated."""
+    """Print a table, or the message `empty` on stderr. Cells are plain text, not truncated."""
     if not rows:
         say(empty)
         return

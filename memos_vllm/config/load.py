@@ -32,7 +32,7 @@ _DELIMITER = "__"
 
 
 class _Environment(EnvSettingsSource):
-    """Environment variables with YAML values; unknown keys are passed on, so that they are rejected."""
+    """Environment variables with YAML values; passes unknown keys on, so that they are rejected."""
 
     def __call__(self) -> dict[str, Any]:
         tree: dict[str, Any] = {}

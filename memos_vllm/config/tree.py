@@ -221,7 +221,8 @@ class GovernanceConfig(Section):
     )
     trust_client_kv_transfer_params: bool = Field(
         False,
-        description="pass clients' `kv_transfer_params` to the engine, for disaggregated serving behind a trusted router",
+        description="pass clients' `kv_transfer_params` to the engine, for disaggregated serving behind a "
+        "trusted router",
     )
 
 

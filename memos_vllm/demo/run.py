@@ -113,7 +113,7 @@ def _write_config(home: Path) -> Path:
 
 
 def _tenant_key(console: Console, home: Path, config: Path) -> str:
-    """The demo tenant's key, created on the first start and stored in a file: the vault has its digest."""
+    """The demo tenant's key, from a file that the first start writes: the vault has only its digest."""
     path = home / "demo.key"
     if path.exists() and (key := path.read_text(encoding="utf-8").strip()):
         return key
@@ -135,7 +135,7 @@ def _create_key(config: Path) -> str:
 
 
 def _require_valid_key(server: DemoServer, key: str, home: Path) -> None:
-    """Raise ConfigError if the vault does not know the stored key, before the user pastes a snippet."""
+    """Raise ConfigError if the vault does not know the stored key."""
     headers = {"Authorization": f"Bearer {key}"}
     reply = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=30.0, trust_env=False)
     if reply.status_code == httpx.codes.UNAUTHORIZED:

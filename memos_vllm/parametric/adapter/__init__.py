@@ -1,1 +1,1 @@
-"""Adapters: upload format, packed files, folders for the engine, merging, locks of adapters in use."""
+"""Adapters: upload format, packed files, folders for the engine, merging, use counts."""

@@ -1,4 +1,4 @@
-"""Strict parser of PEFT's `adapter_config.json`: settings that the engine does not support are rejected.
+"""Strict parser of PEFT's `adapter_config.json`: rejects settings that the engine does not support.
 
 PEFT's file has some fifty fields, and every release adds some.  `AdapterConfig` has those that affect
 the computation; `_IGNORED` those that only describe the origin; any other field must be unset.

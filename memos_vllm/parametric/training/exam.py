@@ -71,7 +71,7 @@ def _share_right(replies: Sequence[str], exam: Sequence[Question]) -> float:
 
 
 def _shown(weights: Weights, order: Order, question: Question) -> list[Item]:
-    """The passages before a question: all, or those with the most shared words within `shown_tokens`."""
+    """The passages before a question: all, or within `shown_tokens` those with the most shared words."""
     sizes = [len(weights.tokenizer.encode(item.text)) for item in order.passages]
     if sum(sizes) <= order.shown_tokens:
         return order.passages

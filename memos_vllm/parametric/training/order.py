@@ -89,7 +89,7 @@ class Decoding(Strict):
 
 
 class Context(Strict):
-    """KV of a prompt prefix, computed by the engine, which replaces the text in the teacher's prompt."""
+    """KV of a prompt prefix, computed by the engine, in place of the text in the teacher's prompt."""
 
     tokens: list[int] = Field(description="tokens of the prefix, one per position in the file")
     texts: list[str] = Field(description="texts of memory in the prefix, as placed in a prompt")

@@ -46,7 +46,7 @@ class ContextKV:
         self.tokens = kv.shape[2]
 
     def cache(self, rows: int) -> Any:
-        """A new cache for a batch of `rows`; a forward pass changes it, so each batch needs its own."""
+        """A new cache for a batch of `rows`; a forward pass changes it, so use it for one batch."""
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
