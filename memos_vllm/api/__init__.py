@@ -1,1 +1,1 @@
-"""The HTTP edge: the door that every request passes, and the Memory API under `/v1/memory`."""
+"""The HTTP edge: authentication of every request, and the Memory API under `/v1/memory`."""

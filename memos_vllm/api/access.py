@@ -1,9 +1,9 @@
-"""Which route needs what. Deny by default: a route that is not named here needs the operator.
+"""Access level of each route. Deny by default: a route that is not listed here needs the operator.
 
 open        no key (configurable: `governance.open_routes`)
 inference   any valid key
 memory      any valid key; each handler asks for the role that it needs
-operator    an admin key of `governance.operator_tenant`: whatever touches every tenant at once
+operator    an admin key of `governance.operator_tenant`: routes that affect every tenant
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Need(StrEnum):
 
 MEMORY_PREFIX = "/v1/memory"
 
-# Stateless work on the caller's own input; each goes through the salted engine.
+# Stateless inference on the caller's input; each route goes through the salted engine.
 _INFERENCE_POST = frozenset(
     {
         "/v1/chat/completions",
@@ -56,7 +56,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 def need_of(method: str, path: str, open_routes: Sequence[str]) -> Need:
-    """What a request needs.
+    """The access level that a request needs.
 
     Args:
         method: upper case; "WEBSOCKET" for a websocket.

@@ -1,4 +1,4 @@
-"""`/v1/memory`: activation memory, a cube's KV built at once and shown."""
+"""`/v1/memory`: activation memory. Build and list the KV of a cube."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ router = APIRouter(prefix="/v1/memory", tags=["activation memory"], responses=ER
 
 
 class Activate(Strict):
-    """Which head of the prompt to build: KV is exact for the very prompt that it was built in."""
+    """The prompt head to build: KV is exact only for the prompt that it was built in."""
 
     behind: list[Text] = Field(
-        default_factory=list, max_length=64, description="cubes that stand in front of it, in order"
+        default_factory=list, max_length=64, description="cubes before it in the prompt, in order"
     )
     system: Text | None = Field(
         None,
         max_length=100_000,
-        description="the system message of the requests to come; declares it the tenant's own, "
-        "which needs an `admin` key",
+        description="the system message of later requests; it becomes the tenant's, which needs an "
+        "`admin` key",
     )
-    pinned: bool = Field(False, description="kept whatever else needs the room")
+    pinned: bool = Field(False, description="never evicted")
 
 
 class SegmentView(Strict):
-    end: int = Field(description="tokens of the prompt up to its end")
+    end: int = Field(description="position of its end in the prompt, tokens")
     tokens: int
-    shared: bool = Field(description="serves the tenant's other people too")
-    tier: str | None = Field(description="the fastest place that holds it; null: not kept")
+    shared: bool = Field(description="also used for other people of the tenant")
+    tier: str | None = Field(description="the fastest tier that holds it; null: not stored")
 
 
 class Activated(Strict):
     cube: str
-    built: bool = Field(description="false: it was there already")
+    built: bool = Field(description="false: it already existed")
     seconds: float
     segments: list[SegmentView]
 
 
 class NearView(Strict):
-    """KV of the cube from one context, put into other places and measured there."""
+    """Quality of the cube's KV from one context when it is used in other contexts."""
 
-    behind: int = Field(description="cubes that stand before it in that context")
+    behind: int = Field(description="cubes before it in that context")
     kl: float = Field(description="mean KL of the first token to exact KV, nats")
     top1: float = Field(description="share of probes with the same likeliest token")
     probes: int
-    used: bool = Field(description="false: it costs more than `kv.near_max_kl`")
+    used: bool = Field(description="false: `kl` exceeds `kv.near_max_kl`")
 
 
 class CubeActivation(Strict):
     cube: str
-    chains: int = Field(description="segments that hold the cube, in whichever context")
+    chains: int = Field(description="segments that hold the cube, over all contexts")
     bytes: int
     pinned: bool
-    segments: list[str] = Field(description="their keys; a hundred at most")
-    near: list[NearView] = Field(description="what its KV cost in other places, the best first")
+    segments: list[str] = Field(description="keys of the segments; at most 100")
+    near: list[NearView] = Field(description="its quality in other contexts, best first")
 
 
 class TierView(Strict):
@@ -77,17 +77,17 @@ class TierView(Strict):
 
 
 class Speed(Strict):
-    """Tokens a second, measured by this engine; null: not yet."""
+    """Tokens per second, measured by this engine; null: not measured yet."""
 
-    prefill: float | None = Field(description="computed; null on a GPU, where it is not timed")
-    ram: float | None = Field(description="read from shared memory and put in place")
-    disk: float | None = Field(description="read from disk and put in place")
+    prefill: float | None = Field(description="prefill; null on a GPU, where it is not timed")
+    ram: float | None = Field(description="load from shared memory")
+    disk: float | None = Field(description="load from disk")
 
 
 class UseView(Strict):
-    """Since the server started."""
+    """Counters since the server started."""
 
-    hits: int = Field(description="segments that were loaded")
+    hits: int = Field(description="loaded segments")
     loaded_tokens_ram: int
     loaded_tokens_disk: int
     saved_tokens: int
@@ -95,20 +95,20 @@ class UseView(Strict):
     save_failures: int
     load_seconds: float
     saved_prefill_seconds: float | None = Field(
-        description="what computing the loaded tokens would have taken, less what loading took; null "
-        "where computing is not timed (on a GPU)"
+        description="estimated prefill time of the loaded tokens minus their load time; null where "
+        "prefill is not timed (on a GPU)"
     )
     tokens_per_second: Speed
 
 
 class ActivationView(Strict):
     enabled: bool
-    tiers: list[TierView] = Field(description="with the segments of all chains in each")
-    use: UseView | None = Field(description="null: the engine runs without its KV connector")
+    tiers: list[TierView] = Field(description="tiers, each with its segments of all chains")
+    use: UseView | None = Field(description="null: the engine runs without the KV connector")
 
 
 class Activator(Protocol):
-    """What the engine offers."""
+    """The engine's KV operations."""
 
     async def activate(
         self, caller: Principal, cubes: list[str], system: str | None
@@ -127,7 +127,7 @@ Engine = Annotated[Activator | None, Depends(_activator)]
 
 
 class AdapterLoader(Protocol):
-    """What an engine that attaches adapters offers."""
+    """The adapter operations of an engine that attaches adapters."""
 
     async def find(self, principal: Principal, ref: str) -> AdapterCube | None: ...
     def problem(self, cube: AdapterCube) -> str | None: ...
@@ -152,9 +152,10 @@ async def activate_cube(
     ref: Ref,
     wanted: Annotated[Activate | None, Body(examples=[{"pinned": True}])] = None,
 ) -> Activated:
-    """Build a cube's KV now, in the background of the engine, and return when it is kept.
+    """Build a cube's KV now, at the engine's background priority, and return when it is stored.
 
-    A parametric cube's adapter is loaded. To pin one needs an `admin` key: memory is everybody's.
+    For a parametric cube, load its adapter. Pinning an adapter needs an `admin` key: all tenants
+    share the host memory.
     """
     wanted = wanted or Activate()
     caller.require(Role.ADMIN if wanted.system is not None else Role.WRITER)
@@ -163,11 +164,11 @@ async def activate_cube(
         return await _load(caller, adapters, cube.meta.id, wanted)
     if engine is None:
         raise NotBuilt(
-            "the engine runs without its KV connector, so nothing can be built: start it with "
+            "the engine runs without the KV connector, so no KV can be built: start it with "
             "`memos serve` and a `--kv-tier` other than none"
         )
     is_placed = cube.meta.placement is Placement.STABLE and not wanted.behind
-    # A placed cube stands in every head without being named.
+    # A `stable` cube is in every prompt head without being named.
     cubes = [] if is_placed else [*wanted.behind, cube.meta.id]
     built, seconds, segments = await engine.activate(caller, cubes, wanted.system)
     await asyncio.to_thread(system.segments.pin, cube.meta.id, wanted.pinned)
@@ -178,15 +179,15 @@ async def _load(
     caller: Principal, adapters: AdapterLoader | None, cube: str, wanted: Activate
 ) -> Activated:
     if adapters is None:
-        raise NotBuilt("the server attaches no adapters: start it with --enable-lora")
+        raise NotBuilt("this server does not attach adapters: start it with --enable-lora")
     if wanted.behind or wanted.system is not None:
-        raise Unprocessable("`behind` and `system` are for cubes of text", param="behind")
+        raise Unprocessable("`behind` and `system` apply to cubes of text only", param="behind")
     if wanted.pinned:
         caller.require(Role.ADMIN)
     found = await adapters.find(caller, cube)
     if found is None:
         raise Unprocessable(
-            "it serves nobody in its state, or nobody but somebody else", param="ref"
+            "the adapter is not active, or it belongs to another person", param="ref"
         )
     if (problem := adapters.problem(found)) is not None:
         raise Unprocessable(problem)
@@ -198,7 +199,7 @@ async def _load(
 
 @router.get("/cubes/{ref}/activation")
 def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
-    """The KV that is kept of a cube, as far as it serves whoever asks; for an admin, all of it."""
+    """Stored KV of a cube that the caller's requests can use; for an admin, all of it."""
     cube = system.vault.get(caller, ref).meta.id
     kv = cube_kv(system, caller, cube)
     near = [
@@ -223,10 +224,10 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
 
 @router.get("/activation")
 def activation(system: System, caller: Caller, engine: Engine) -> ActivationView:
-    """What is kept, tier by tier, and what it spared. Needs an `admin` key of the operator's tenant."""
+    """Stored KV by tier, and its use. Needs an `admin` key of the operator's tenant."""
     caller.require(Role.ADMIN)
     if caller.tenant not in (system.config.governance.operator_tenant, LOCAL_TENANT):
-        raise Forbidden("this shows all tenants together: it needs a key of the operator's tenant")
+        raise Forbidden("this covers all tenants: it needs a key of the operator's tenant")
     tiers = []
     for tier in system.segments.tiers():
         count, size = tier.totals()

@@ -1,4 +1,4 @@
-"""Put the Memory API onto an app: vLLM's, or (`create_app`) one of its own for tests and tools."""
+"""Attach the Memory API to vLLM's app, or create an app without an engine for tests and tools."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from memos_vllm.api import activation, claims, cubes, documents, entities, insight, transforms
-from memos_vllm.api.door import AuthMiddleware
+from memos_vllm.api.auth import AuthMiddleware
 from memos_vllm.api.identity import Authenticator
 from memos_vllm.errors import BadRequest, MemosError, envelope
 from memos_vllm.system import MemorySystem
 
 
 def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> None:
-    """Add the door, the routes and our errors' envelope. Once per app; a second call does nothing."""
+    """Add authentication, the routes and the error envelope to an app. Idempotent."""
     if getattr(app.state, "memos_system", None) is not None:
         return
     app.state.memos_system = system

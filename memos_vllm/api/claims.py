@@ -1,4 +1,4 @@
-"""`/v1/memory`: what is known of a person, and what they say about that."""
+"""`/v1/memory`: claims about a person, and the person's feedback on them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Claims(Strict):
     claims: list[ClaimView]
 
 
-class Said(Strict):
-    """A sentence, or items by their ids."""
+class FeedbackRequest(Strict):
+    """Feedback on memory: a sentence, or item ids with an action."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -37,16 +37,16 @@ class Said(Strict):
         None,
         max_length=4000,
         description='"Forget that I live in Paris", "My cat is called Tofu", "Please answer in German"; '
-        "with `items` and `correct`, what holds instead",
+        "with `items` and `correct`, the corrected text",
     )
     action: Literal["forget", "correct", "prefer"] | None = Field(
-        None, description="default: what the text says"
+        None, description="default: read from the text"
     )
     items: list[Text] = Field(default_factory=list, max_length=200, description="ids of items")
     persona: str | None = Field(
-        None, pattern=PERSONA, description="what is stated or preferred holds in this one alone"
+        None, pattern=PERSONA, description="limits the statement or preference to this persona"
     )
-    dry_run: bool = Field(False, description="say what would be done, and do nothing")
+    dry_run: bool = Field(False, description="return the changes without making them")
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
@@ -55,7 +55,7 @@ class Said(Strict):
         if self.items and self.action not in ("forget", "correct"):
             raise ValueError("with `items` the `action` is `forget` or `correct`")
         if self.action == "correct" and self.items and (self.text is None or len(self.items) > 1):
-            raise ValueError("to correct, name one item and give the `text` that holds instead")
+            raise ValueError("to correct, give one item and its corrected `text`")
         return self
 
 
@@ -64,7 +64,7 @@ class ChangeView(Strict):
     item: str
     text: str
     cube: str | None
-    version: str | None = Field(description="that was made; null: nothing had to be changed")
+    version: str | None = Field(description="the new version; null: no change was needed")
 
 
 class Changes(Strict):
@@ -79,31 +79,32 @@ def list_claims(
     subject: Word = None,
     attribute: Word = None,
     at: Annotated[
-        datetime | None, Query(description="only what held then; default: all, with what is over")
+        datetime | None,
+        Query(description="claims valid at this time; default: all, also ended ones"),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Claims:
-    """What is known of the person, the newest first: what holds, and what held before."""
+    """Claims about the person, newest first: current and ended ones."""
     found = system.knowledge.claims(caller, subject, attribute, at, limit)
     return Claims(claims=[ClaimView(cube=each.cube, item=each.item) for each in found])
 
 
 @router.post("/feedback")
-def feedback(system: System, caller: Caller, said: Said) -> Changes:
-    """Forget, correct, or note a preference: of the person's own memory, and says what was done."""
-    acting, text = Feedback(system), said.text or ""
-    caller = caller.in_persona(said.persona)
-    if said.items and said.action == "forget":
-        did = acting.forget_items(caller, said.items, said.dry_run)
-    elif said.items:
-        did = acting.correct(caller, said.items[0], text, said.dry_run)
-    elif said.action == "forget":
-        did = acting.forget(caller, text, said.dry_run)
-    elif said.action == "prefer":
-        did = acting.prefer(caller, text, said.dry_run)
+def feedback(system: System, caller: Caller, request: FeedbackRequest) -> Changes:
+    """Forget, correct or add a preference in the person's own memory, and return the changes."""
+    acting, text = Feedback(system), request.text or ""
+    caller = caller.in_persona(request.persona)
+    if request.items and request.action == "forget":
+        did = acting.forget_items(caller, request.items, request.dry_run)
+    elif request.items:
+        did = acting.correct(caller, request.items[0], text, request.dry_run)
+    elif request.action == "forget":
+        did = acting.forget(caller, text, request.dry_run)
+    elif request.action == "prefer":
+        did = acting.prefer(caller, text, request.dry_run)
     else:
-        did = acting.say(caller, text, said.dry_run)
-    return Changes(did=[_view(each) for each in did], dry_run=said.dry_run)
+        did = acting.say(caller, text, request.dry_run)
+    return Changes(did=[_view(each) for each in did], dry_run=request.dry_run)
 
 
 def _view(change: Change) -> ChangeView:

@@ -43,12 +43,12 @@ router = APIRouter(prefix="/v1/memory/cubes", tags=["memory cubes"], responses=E
 
 IfMatch = Annotated[
     str | None,
-    Header(description="version (ETag) that you saw; another one is a 409", max_length=200),
+    Header(description="expected current version (ETag); another one is a 409", max_length=200),
 ]
-OnceKey = Annotated[
+IdempotencyHeader = Annotated[
     str | None,
     Header(
-        description="the same key and body again give the first reply",
+        description="a repeated key and body return the first reply",
         max_length=200,
         pattern=r"^[!-~]+$",
     ),
@@ -61,22 +61,24 @@ def create_cube(
     caller: Caller,
     response: Response,
     cube: Annotated[NewCube, Body(examples=[CUBE_EXAMPLE])],
-    idempotency_key: OnceKey = None,
+    idempotency_key: IdempotencyHeader = None,
 ) -> MemCube:
-    """Store a cube. Text is cut into passages, embedded and searchable when this returns."""
-    made = system.create(caller, [cube], _once(idempotency_key, [cube]))[0]
+    """Store a cube. Its text is split into passages, embedded, and searchable when this returns."""
+    made = system.create(caller, [cube], _idempotency(idempotency_key, [cube]))[0]
     return _tagged(response, made)
 
 
 @router.post("/batch", status_code=201)
 def create_cubes(
-    system: System, caller: Caller, batch: Batch, idempotency_key: OnceKey = None
+    system: System, caller: Caller, batch: Batch, idempotency_key: IdempotencyHeader = None
 ) -> Cubes:
     """Store all of these cubes, or none."""
     limit = system.config.limits.batch_cubes
     if len(batch.cubes) > limit:
         raise TooLarge(f"{len(batch.cubes)} cubes in one batch; at most {limit}", param="cubes")
-    return Cubes(cubes=system.create(caller, batch.cubes, _once(idempotency_key, batch.cubes)))
+    return Cubes(
+        cubes=system.create(caller, batch.cubes, _idempotency(idempotency_key, batch.cubes))
+    )
 
 
 @router.get("")
@@ -123,7 +125,7 @@ def update_cube(
     ],
     if_match: IfMatch = None,
 ) -> MemCube:
-    """A new version: fields that are left out stay as they are."""
+    """Create a new version: omitted fields keep their values."""
     return _tagged(response, system.update(caller, ref, patch, _version_of(if_match)))
 
 
@@ -133,11 +135,12 @@ def delete_cube(
     caller: Caller,
     ref: Ref,
     cascade: Annotated[
-        bool, Query(description="with all that was made from it; else that is marked `stale`")
+        bool,
+        Query(description="also delete the cubes derived from it; else they are marked `stale`"),
     ] = False,
     if_match: IfMatch = None,
 ) -> Deleted:
-    """Remove a cube with all of its versions, items, vectors and files. The audit log keeps that it was.
+    """Delete a cube with all versions, items, vectors and files. The audit log keeps a record.
 
     With `cascade`, an adapter that learnt other cubes, too, is trained again from those.
     """
@@ -162,6 +165,7 @@ def list_versions(system: System, caller: Caller, ref: Ref) -> Versions:
 def get_version(
     system: System, caller: Caller, response: Response, ref: Ref, version: VersionRef
 ) -> MemCube:
+    """One version of a cube."""
     return _tagged(response, system.vault.get(caller, ref, version))
 
 
@@ -173,7 +177,7 @@ def diff_versions(
     older: Annotated[str, Query(max_length=64, pattern=r"^[^\x00]+$")],
     newer: Word = None,
 ) -> VersionDiff:
-    """Items that `newer` (default: the current version) has and `older` has not, and the reverse."""
+    """Items added and removed between `older` and `newer` (default: the current version)."""
     return system.vault.diff(caller, ref, older, newer)
 
 
@@ -186,7 +190,7 @@ def rollback_cube(
     target: Rollback,
     if_match: IfMatch = None,
 ) -> MemCube:
-    """A new version that holds what an older one held."""
+    """Create a new version with the contents of an older one."""
     return _tagged(response, system.rollback(caller, ref, target.version, _version_of(if_match)))
 
 
@@ -196,7 +200,7 @@ def rollback_cube(
     responses={200: {"content": {"application/octet-stream": {}}}},
 )
 def get_adapter(system: System, caller: Caller, ref: Ref, version: Word = None) -> Response:
-    """A parametric cube's weights, as a safetensors file; its configuration is in the metadata."""
+    """A parametric cube's weights, as a safetensors file with the configuration in its metadata."""
     cube = system.vault.get(caller, ref, version)
     if cube.meta.kind is not Kind.PARAMETRIC:
         raise Unprocessable(f"{ref!r} is a cube of text and has no adapter")
@@ -204,7 +208,7 @@ def get_adapter(system: System, caller: Caller, ref: Ref, version: Word = None) 
     return Response(data, media_type="application/octet-stream")
 
 
-def _once(key: str | None, cubes: list[NewCube]) -> IdempotencyKey | None:
+def _idempotency(key: str | None, cubes: list[NewCube]) -> IdempotencyKey | None:
     if key is None:
         return None
     return IdempotencyKey(
@@ -227,6 +231,6 @@ def _tagged(response: Response, cube: MemCube) -> MemCube:
 
 
 @router.post("/{ref}/merge")
-def merge_cube(system: System, caller: Caller, ref: Ref, wish: Merge) -> MemCube:
-    """Fold its items into another cube of the same owner; it becomes `merged` and is searched no more."""
-    return lifecycle.merge(system, caller, ref, wish.into)
+def merge_cube(system: System, caller: Caller, ref: Ref, request: Merge) -> MemCube:
+    """Merge a cube's items into another cube of its owner; its state becomes `merged`."""
+    return lifecycle.merge(system, caller, ref, request.into)

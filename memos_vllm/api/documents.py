@@ -1,4 +1,4 @@
-"""`/v1/memory/documents`: a file becomes a cube of passages."""
+"""`/v1/memory/documents`: store a file as a cube of passages."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def create_document(
     caller: Caller,
     response: Response,
     file: Annotated[UploadFile, File(description="Markdown, HTML, PDF or plain text (UTF-8)")],
-    name: Annotated[Name | None, Form(description="of the cube; default: the file's")] = None,
-    shared: Annotated[bool, Form(description="the tenant's own instead of a person's")] = False,
+    name: Annotated[Name | None, Form(description="name of the cube; default: the file's")] = None,
+    shared: Annotated[bool, Form(description="shared by the tenant, not a person's")] = False,
     placement: Annotated[Placement, Form()] = Placement.RETRIEVED,
 ) -> MemCube:
-    """Store a document. Its passages keep the headings above them; searchable when this returns."""
+    """Store a document as passages, each with its headings; searchable when this returns."""
     caller.require(Role.WRITER)
     limit = system.config.limits.document_bytes
     if file.size is not None and file.size > limit:

@@ -1,4 +1,4 @@
-"""`/v1/memory/entities`: the people, places and things that a person's memory names."""
+"""`/v1/memory/entities`: people, places and things that a person's memory mentions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EntityPage(Body):
 
 
 class Edge(Body):
-    """An item that names it: with its time, and with what it claims."""
+    """An item that mentions the entity, with its time and claim."""
 
     cube: str
     item: Item
@@ -43,10 +43,10 @@ class Edges(Body):
 def list_entities(
     system: System,
     caller: Caller,
-    kind: Annotated[EntityKind | None, Query(description="only these")] = None,
+    kind: Annotated[EntityKind | None, Query(description="entities of this kind only")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> EntityPage:
-    """Of the person's own memory; what most items name comes first."""
+    """Entities of the person's own memory, most mentioned first."""
     known = system.entities.known(caller, kind, limit)
     return EntityPage(
         entities=[
@@ -65,8 +65,8 @@ def entity(
     name: Annotated[str, Path(max_length=LONGEST, pattern=r"^[^\x00]+$")],
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Edges:
-    """What the person's own memory says of it, the newest first."""
+    """Items of the person's own memory that mention an entity, newest first."""
     found = system.entities.naming(caller, name, limit)
     if not found:
-        raise NotFound(f"nothing of yours names {name!r}", param="name")
+        raise NotFound(f"no item of your memory mentions {name!r}", param="name")
     return Edges(name=name, edges=[Edge(cube=cube, item=item) for cube, item in found])

@@ -1,4 +1,4 @@
-"""Who is asking: from the key, or (while no key exists) from being on this machine."""
+"""Authentication: the principal of an API key, or of a local peer while no key exists."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
+
+from cachetools import LRUCache
 
 from memos_vllm.config.tree import GovernanceConfig
 from memos_vllm.errors import Forbidden, Unauthorized, VaultUnavailable
@@ -20,21 +22,27 @@ _CACHED_KEYS = 10_000
 
 
 class Authenticator:
-    """Keys to principals, with a short memory so that the vault is not asked for every request."""
+    """API keys to principals, with a cache so that most requests do not query the vault."""
 
     def __init__(
         self, config: GovernanceConfig, keys: KeyRing, engine_keys: Sequence[str] = ()
     ) -> None:
-        """Args: `engine_keys`: vLLM's own `--api-key`s, each an admin of the tenant `local`."""
+        """Initialize with an empty cache.
+
+        Args:
+            engine_keys: vLLM's own `--api-key`s, each an admin of the tenant `local`.
+        """
         self._config = config
         self._keys = keys
         self._engine_keys = tuple(engine_keys)
         self._lock = threading.Lock()
-        self._cache: dict[str, tuple[float, Principal]] = {}
-        self._any: tuple[float, bool] | None = None
+        # Key digest → (time of the check, principal).
+        self._cache: LRUCache[str, tuple[float, Principal]] = LRUCache(_CACHED_KEYS)
+        self._enabled: tuple[float, bool] | None = None
+        """(time of the check, whether a key exists)."""
 
     def cached(self, key: str) -> Principal | None:
-        """The principal of a key that was checked a moment ago; never asks the vault."""
+        """The principal of a key checked within `key_cache_seconds`; never queries the vault."""
         with self._lock:
             found = self._cache.get(digest(key))
         if found and time.monotonic() - found[0] < self._config.key_cache_seconds:
@@ -42,11 +50,11 @@ class Authenticator:
         return None
 
     def authenticate(self, key: str) -> Principal:
-        """Blocking. While the vault does not answer, keys that it knew a while ago still work.
+        """Check a key; blocks. While the vault is unavailable, cached keys work for `key_stale_seconds`.
 
         Raises:
             Unauthorized: not a valid key.
-            VaultUnavailable: the vault does not answer and the key is not remembered.
+            VaultUnavailable: the vault does not answer and the key is not in the cache.
         """
         name = digest(key)
         if any(hmac.compare_digest(key.encode(), own.encode()) for own in self._engine_keys):
@@ -64,26 +72,24 @@ class Authenticator:
                 self._cache.pop(name, None)
             raise
         with self._lock:
-            if len(self._cache) >= _CACHED_KEYS:
-                self._cache.clear()
             self._cache[name] = (time.monotonic(), principal)
         return principal
 
-    def keys_are_on(self) -> bool:
-        """Blocking on the first call and every `key_cache_seconds` until a key exists; then free."""
-        if self._engine_keys or (self._any and self._any[1]):
+    def keys_enabled(self) -> bool:
+        """Whether a key exists. Until one does, queries the vault every `key_cache_seconds`; blocks."""
+        if self._engine_keys or (self._enabled and self._enabled[1]):
             return True
-        if self._any and time.monotonic() - self._any[0] < self._config.key_cache_seconds:
+        if self._enabled and time.monotonic() - self._enabled[0] < self._config.key_cache_seconds:
             return False
-        on = self._keys.any()
-        self._any = (time.monotonic(), on)
-        return on
+        enabled = self._keys.any()
+        self._enabled = (time.monotonic(), enabled)
+        return enabled
 
-    def keys_known_on(self) -> bool | None:
-        """Like `keys_are_on`, or None where that would have to ask the vault."""
-        if self._engine_keys or (self._any and self._any[1]):
+    def keys_enabled_cached(self) -> bool | None:
+        """Like `keys_enabled`, or None where that would query the vault."""
+        if self._engine_keys or (self._enabled and self._enabled[1]):
             return True
-        if self._any and time.monotonic() - self._any[0] < self._config.key_cache_seconds:
+        if self._enabled and time.monotonic() - self._enabled[0] < self._config.key_cache_seconds:
             return False
         return None
 
@@ -97,29 +103,28 @@ def bearer(headers: Mapping[str, str]) -> str | None:
 
 
 def local_principal(peer: str | None, headers: Mapping[str, str]) -> Principal:
-    """The tenant `local`, for a peer on this machine.
+    """The principal of the tenant `local`, for a peer on this machine.
 
-    A browser on this machine carries other sites' requests here, so a foreign `Origin` or a `Host`
-    that is not loopback (DNS rebinding) is refused.
+    Raises:
+        Forbidden: the peer is remote, or a browser request comes from another site: a foreign
+            `Origin`, or a `Host` that is not loopback (DNS rebinding).
     """
     if peer is not None and not is_loopback(peer):
         raise Forbidden(
-            "no API key exists, so this server answers its own machine only; "
-            "`memos keys create --tenant NAME` makes one"
+            "no API key exists, so this server answers local requests only; create a key with "
+            "`memos keys create --tenant NAME`"
         )
     origin = headers.get("origin")
     if origin and not is_loopback(urlsplit(origin).hostname or ""):
-        raise Forbidden("a page of another site may not use this server while it has no API keys")
+        raise Forbidden("while no API key exists, this server rejects requests from other sites")
     host = headers.get("host")
     if host and peer is not None and not is_loopback(urlsplit(f"//{host}").hostname or ""):
-        raise Forbidden(
-            "while it has no API keys this server is addressed as localhost or 127.0.0.1"
-        )
+        raise Forbidden("while no API key exists, address this server as localhost or 127.0.0.1")
     return LOCAL
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own. Other names than `localhost` may lead anywhere."""
+    """Whether a host is a loopback address or `localhost`. Other names may resolve anywhere."""
     if host.lower() == "localhost":
         return True
     try:

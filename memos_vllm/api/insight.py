@@ -1,4 +1,4 @@
-"""`/v1/memory`: search, explain, audit, and the published schema of a MemCube."""
+"""`/v1/memory`: search, plans, audit log, and the JSON schema of a MemCube."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _LAST_SEQ = 2**62
 
 @router.post("/search")
 async def search(system: System, caller: Caller, request: SearchRequest) -> SearchResponse:
-    """The best items of your own and your tenant's memory, best first."""
+    """Search the person's and the tenant's memory; best items first."""
     vector, degraded = None, None
     caller = caller.in_persona(request.persona)
     owners, focused = await asyncio.to_thread(system.focused, caller, request.query)
     try:
         vector = await system.embed_focused(caller, focused)
     except EmbedderUnavailable as error:
-        log.warning("searching by words alone: %s", error)
+        log.warning("lexical search only, the embedder failed: %s", error)
         degraded = error.reason
     result = await asyncio.to_thread(
         system.search, caller, request.query, vector, request.top_k, owners
@@ -52,7 +52,7 @@ def explain(
     caller: Caller,
     request_id: Annotated[str, Path(max_length=300, pattern=r"^[^\x00]+$")],
 ) -> MemoryPlan:
-    """What memory did for a chat request (by the id of its reply): each choice and rejection, and why."""
+    """The memory plan of a chat request, by the id of its reply: used and rejected items, and why."""
     return MemoryPlan.model_validate(system.plans.get(caller, request_id))
 
 
@@ -61,10 +61,10 @@ def audit(
     system: System,
     caller: Caller,
     after: Annotated[
-        int, Query(ge=0, le=_LAST_SEQ, description="`seq` of the last record seen")
+        int, Query(ge=0, le=_LAST_SEQ, description="`seq` of the last record read")
     ] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    verify: Annotated[bool, Query(description="check the whole hash chain")] = False,
+    verify: Annotated[bool, Query(description="verify the whole hash chain")] = False,
 ) -> AuditPage:
     """The tenant's audit log, oldest first. Needs an `admin` key."""
     records = system.audit.read(caller, after, limit)
@@ -76,7 +76,7 @@ def audit(
 
 @router.get("/schema")
 def schema(caller: Caller) -> dict[str, Any]:
-    """JSON schema of a MemCube in its wire form."""
+    """JSON schema of a MemCube on the wire."""
     return MemCube.model_json_schema()
 
 

@@ -1,4 +1,4 @@
-"""Bodies of the Memory API, as its OpenAPI document shows them."""
+"""Request and response bodies of the Memory API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memos_vllm.governance.principal import Principal
 from memos_vllm.options import PERSONA
 from memos_vllm.system import MemorySystem
 
-# Databases refuse NUL in text, so names that carry one are refused here, with the field's name.
+# Databases reject NUL in text; rejected here, the error names the field.
 _NO_NUL = r"^[^\x00]+$"
 Ref = Annotated[str, Path(description="id or name of a cube", max_length=200, pattern=_NO_NUL)]
 VersionRef = Annotated[str, Path(description="id of a version", max_length=64, pattern=_NO_NUL)]
@@ -34,7 +34,7 @@ class Body(BaseModel):
 
 class Page(Body):
     cubes: list[Header]
-    next_cursor: str | None = Field(description="pass as `cursor`; null: this was the last page")
+    next_cursor: str | None = Field(description="pass as `cursor`; null: last page")
 
 
 class Batch(Body):
@@ -64,14 +64,16 @@ class Deleted(Body):
     id: str
     deleted: bool = True
     index_pending: bool = Field(
-        description="Chroma did not answer: its vectors go as soon as it does; no search returns them"
+        description="Chroma is unavailable: vectors are deleted when it answers; no search returns them"
     )
     stale: list[str] = Field(
-        default_factory=list, description="cubes that were made from it, still there"
+        default_factory=list, description="cubes derived from it that still exist"
     )
-    deleted_too: list[str] = Field(default_factory=list, description="cubes that were made from it")
+    deleted_too: list[str] = Field(
+        default_factory=list, description="derived cubes that were deleted, too"
+    )
     jobs: list[str] = Field(
-        default_factory=list, description="that make some of them again, from what is left"
+        default_factory=list, description="jobs that rebuild derived cubes from their other sources"
     )
 
 
@@ -79,7 +81,7 @@ class Merge(Body):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"into": "cube_0123456789abcdef"}]}
     )
-    into: Text = Field(max_length=300, description="id or name of the cube that holds both then")
+    into: Text = Field(max_length=300, description="id or name of the cube that receives the items")
 
 
 class SearchRequest(Body):
@@ -90,7 +92,7 @@ class SearchRequest(Body):
     query: Text = Field(max_length=20_000)
     top_k: int = Field(8, ge=1, le=200)
     persona: str | None = Field(
-        None, pattern=PERSONA, description="with this persona's own memory, as in a chat"
+        None, pattern=PERSONA, description="include this persona's memory, as in a chat"
     )
 
 
@@ -106,14 +108,14 @@ class SearchHit(Body):
 
 class SearchResponse(Body):
     results: list[SearchHit]
-    degraded: str | None = Field(None, description="the part of search that did not answer")
+    degraded: str | None = Field(None, description="the part of search that failed")
 
 
 class AuditPage(Body):
     records: list[dict[str, Any]]
-    intact: bool | None = Field(None, description="the whole chain was checked (`verify=true`)")
+    intact: bool | None = Field(None, description="result of the chain check (`verify=true`)")
     first_broken: int | None = Field(
-        None, description="`seq` where the chain breaks; 0: its end is cut"
+        None, description="`seq` where the chain breaks; 0: its end is missing"
     )
 
 
@@ -131,20 +133,20 @@ class ErrorEnvelope(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorEnvelope, "description": text}
     for status, text in {
-        400: "the request cannot be understood",
+        400: "malformed request",
         401: "no valid API key",
-        403: "the key may not do this",
-        404: "absent, or not yours",
-        409: "somebody was faster; the message names the current version",
-        413: "over a limit",
-        422: "well-formed and still impossible",
-        501: "a kind of memory that this version does not serve",
-        503: "a part that memory needs does not answer",
+        403: "the key lacks the role",
+        404: "absent, or of another owner",
+        409: "concurrent change; the message names the current version",
+        413: "over a configured limit",
+        422: "well-formed, but cannot be processed",
+        501: "this server does not support this kind of memory",
+        503: "a component of memory is unavailable",
     }.items()
 }
 
 
-# Coroutines: a plain function would be sent to a thread and waited for.
+# Coroutines: FastAPI runs plain functions in its thread pool.
 async def _system(request: Request) -> MemorySystem:
     system: MemorySystem = request.app.state.memos_system
     return system

@@ -1,4 +1,4 @@
-"""`/v1/memory`: one kind of memory made from another, as jobs."""
+"""`/v1/memory`: jobs that derive one kind of memory from another."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class JobView(Strict):
     id: str
     kind: str
     state: JobState = Field(
-        description="refused: what was made did not pass; it is kept and serves nobody"
+        description="refused: the result failed its gate; it is stored and not used"
     )
-    sources: list[str] = Field(description="cubes that it reads")
-    made: str | None = Field(description="the cube that came of it")
+    sources: list[str] = Field(description="source cubes")
+    made: str | None = Field(description="the resulting cube")
     progress: dict[str, Any] = Field(description="phase, done, total, loss, seconds")
-    report: dict[str, Any] | None = Field(description="what was measured; null: it has not ended")
+    report: dict[str, Any] | None = Field(description="measurements; null: the job has not ended")
     created: datetime
 
 
@@ -53,12 +53,12 @@ def distill_cube(
     system: System,
     caller: Caller,
     ref: Ref,
-    wish: Annotated[
+    request: Annotated[
         Distill | None, Body(examples=[{"name": "handbook-lora", "placement": "stable"}])
     ] = None,
 ) -> JobView:
-    """Train an adapter that knows what the cube says, in the background. It serves if it passes."""
-    return view(submit.distill(system, caller, ref, wish or Distill()))
+    """Train an adapter on the cube's text. It becomes active if it passes its gate."""
+    return view(submit.distill(system, caller, ref, request or Distill()))
 
 
 @router.post("/cubes/{ref}/decode", status_code=202)
@@ -66,40 +66,41 @@ def decode_cube(
     system: System,
     caller: Caller,
     ref: Ref,
-    wish: Annotated[Decode | None, Body(examples=[{"topics": ["Orion Station"]}])] = None,
+    request: Annotated[Decode | None, Body(examples=[{"topics": ["Orion Station"]}])] = None,
 ) -> JobView:
-    """Put an adapter into words: a cube of text with what it says again and again."""
-    return view(submit.decode(system, caller, ref, wish or Decode()))
+    """Decode an adapter: a cube of text with the statements that its answers agree on."""
+    return view(submit.decode(system, caller, ref, request or Decode()))
 
 
 @router.post("/activation/{key}/recover", status_code=202)
 def recover_text(
     system: System,
     caller: Caller,
-    key: Annotated[str, Path(description="of a kept segment", pattern=r"^[0-9a-f]{8,64}$")],
-    wish: Annotated[Recover | None, Body(examples=[{"name": "from-kv"}])] = None,
+    key: Annotated[str, Path(description="key of a stored segment", pattern=r"^[0-9a-f]{8,64}$")],
+    request: Annotated[Recover | None, Body(examples=[{"name": "from-kv"}])] = None,
 ) -> JobView:
-    """Trace kept KV back to the text that it was computed from: a new cube, with its provenance.
+    """Recover the text of stored KV: a new cube with the source text and its provenance.
 
     `GET /v1/memory/cubes/{ref}/activation` names the segments of a cube.
     """
-    return view(submit.recover(system, caller, key, wish or Recover()))
+    return view(submit.recover(system, caller, key, request or Recover()))
 
 
 @router.get("/jobs")
 def list_jobs(
     system: System, caller: Caller, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> JobPage:
-    """Jobs that you asked for, the newest first; for an admin, the tenant's."""
+    """The caller's jobs, newest first; for an admin, the tenant's."""
     return JobPage(jobs=[view(job) for job in system.transforms.page(caller, limit)])
 
 
 @router.get("/jobs/{job}")
 def get_job(system: System, caller: Caller, job: JobId) -> JobView:
+    """A job with its progress and report."""
     return view(system.transforms.get(caller, job))
 
 
 @router.post("/jobs/{job}/cancel")
 def cancel_job(system: System, caller: Caller, job: JobId) -> JobView:
-    """Whoever does it stops after the step that it is in; nothing is stored."""
+    """Cancel a job. Its worker stops after the current step and stores no result."""
     return view(system.transforms.cancel(caller, job))

@@ -1,6 +1,6 @@
-"""What `memos doctor` looks at: one function a subject, each saying what is wrong and what to do.
+"""Checks of `memos doctor`: one function per subject, each with the finding and a remedy.
 
-Looking changes nothing: no database is made or migrated, and no index is made.
+Checks are read-only: they create or migrate no database and create no index.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "note", "warning", "broken"]
 TESTED_VLLM = ((0, 26), (0, 34))
-"""From (inclusive), to (exclusive): the range that pyproject.toml asks for."""
+"""From (inclusive), to (exclusive): the range in pyproject.toml."""
 CPU_BLOCK_SIZE = 32
 
 
@@ -42,7 +42,11 @@ class Check:
 
 
 def check_engine(cuda: bool | None) -> Iterator[Check]:
-    """Args: `cuda` from `has_cuda`."""
+    """Python, vLLM, torch and the plugins.
+
+    Args:
+        cuda: result of `has_cuda`.
+    """
     yield _python()
     yield _vllm()
     yield _torch(cuda)
@@ -51,10 +55,10 @@ def check_engine(cuda: bool | None) -> Iterator[Check]:
 
 
 def check_memory(system: MemorySystem) -> Iterator[Check]:
-    """Every check, each of them also when the ones before it went wrong."""
+    """Database, keys, index and embedder; a failed check does not stop the later ones."""
     database = _guarded("database", lambda: _database(system))
     yield database
-    # Neither is there before the first start, and asking would make it.
+    # Neither exists before the first start, and a query would create it.
     if database.status == "ok":
         yield _guarded("keys", lambda: _keys(system))
         yield _guarded("index work", lambda: _index_work(system))
@@ -79,7 +83,7 @@ def _vllm() -> Check:
             "vLLM",
             "warning",
             f"{name} {release}",
-            f"tested with >={low},<{high}: install one of these",
+            f"install a tested version: >={low},<{high}",
         )
     return Check("vLLM", "ok", f"{name} {release} (tested: >={low},<{high})")
 
@@ -94,7 +98,7 @@ def is_tested(release: str) -> bool:
 
 
 def has_cuda() -> bool | None:
-    """None: there is no torch."""
+    """Whether torch sees a CUDA device; None: torch is not installed."""
     try:
         import torch
     except ImportError:
@@ -123,7 +127,7 @@ def _plugins() -> Iterator[Check]:
             yield Check(
                 group,
                 "broken",
-                f"no entry point `{PLUGIN}`: vLLM would start without memory",
+                f"no entry point `{PLUGIN}`: vLLM starts without memory",
                 "install memos-vllm into this Python (`pip install -e .` in its checkout)",
             )
 
@@ -147,14 +151,14 @@ def check_home(config: Config) -> Check:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return Check(
-            "home", "broken", f"{config.root} cannot be written", "set `home` to a folder of yours"
+            "home", "broken", f"{config.root} is not writable", "set `home` to a writable folder"
         )
-    made = "" if config.root.exists() else " (made at the first start)"
-    return Check("home", "ok", f"{config.root}{made}")
+    note = "" if config.root.exists() else " (created at the first start)"
+    return Check("home", "ok", f"{config.root}{note}")
 
 
 def _database(system: MemorySystem) -> Check:
-    # Alembic's own reading side: `MemVault` would migrate, and this only looks.
+    # Read the schema revision with Alembic: `MemVault` would migrate the database.
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
@@ -162,7 +166,7 @@ def _database(system: MemorySystem) -> Check:
 
     shown = system.database.url.render_as_string(hide_password=True)
     if system.database.is_sqlite and not Path(system.database.url.database or "").exists():
-        return Check("database", "note", f"{shown} is made at the first start")
+        return Check("database", "note", f"{shown} is created at the first start")
     folder = Path(memos_vllm.vault.__file__).parent / "migrations"
     scripts = ScriptDirectory(str(folder))
     with system.database.read() as session:
@@ -174,21 +178,24 @@ def _database(system: MemorySystem) -> Check:
             "database",
             "note",
             f"{shown}, schema {current or 'none yet'}",
-            "the next command or start migrates it; make a backup before",
+            "the next command or start migrates it; make a backup first",
         )
     return Check(
-        "database", "broken", f"{shown}, schema {current} of a newer version", "upgrade memos-vllm"
+        "database",
+        "broken",
+        f"{shown}, schema {current} is of a newer version",
+        "upgrade memos-vllm",
     )
 
 
 def _keys(system: MemorySystem) -> Check:
     if system.keys.any():
-        return Check("keys", "ok", f"on ({len(system.keys.list())} made so far)")
+        return Check("keys", "ok", f"on ({len(system.keys.list())} created)")
     return Check(
         "keys",
         "warning",
         "off: one tenant `local`, served on loopback only",
-        "`memos keys create --tenant NAME` switches them on",
+        "switch them on with `memos keys create --tenant NAME`",
     )
 
 
@@ -198,15 +205,15 @@ def _index_work(system: MemorySystem) -> Check:
         return Check(
             "index work",
             "warning",
-            f"the index was built with {stored}; configured is {ours}",
-            "`memos reindex`, or configure the embedder that it was built with",
+            f"the index was built with {stored}; the configuration has {ours}",
+            "run `memos reindex`, or configure the embedder that the index was built with",
         )
     waiting = system.outbox.size()
     if waiting:
         return Check(
-            "index work", "note", f"{waiting} changes wait", "a running server works them off"
+            "index work", "note", f"{waiting} changes to index", "a running server indexes them"
         )
-    return Check("index work", "ok", "nothing waits")
+    return Check("index work", "ok", "no changes to index")
 
 
 def _chroma(system: MemorySystem) -> Check:
@@ -216,7 +223,7 @@ def _chroma(system: MemorySystem) -> Check:
         return Check("Chroma", "ok", f"answers at {chroma.host}:{chroma.port}")
     folder = system.config.chroma_path
     if not (folder / "chroma.sqlite3").exists():
-        return Check("Chroma", "note", f"{folder} is made at the first use")
+        return Check("Chroma", "note", f"{folder} is created at the first use")
     if not system.index.claim():
         return Check("Chroma", "ok", f"{folder}, in use by a running server")
     system.index.ping()
@@ -233,8 +240,10 @@ def check_features(config: Config, cuda: bool | None) -> Iterator[Check]:
     yield _activation(config)
     flags = {key.lstrip("-").replace("_", "-"): value for key, value in config.serve.flags.items()}
     attaches = bool(flags.get("enable-lora"))
-    how = "usable" if attaches else "off unless the server is started with --enable-lora"
-    yield Check("parametric memory", "ok" if attaches else "note", how)
+    if attaches:
+        yield Check("parametric memory", "ok", "usable")
+    else:
+        yield Check("parametric memory", "note", "off", "start the server with --enable-lora")
     if cuda:
         yield Check("device", "ok", "GPU")
         return
@@ -244,7 +253,7 @@ def check_features(config: Config, cuda: bool | None) -> Iterator[Check]:
     yield Check(
         "device",
         "note",
-        "CPU: vLLM's default block of 128 tokens leaves little to share between prompts",
+        "CPU: prompts share few blocks of vLLM's default size, 128 tokens",
         f"serve with `--block-size {CPU_BLOCK_SIZE}`, or set it in `serve.flags` (configs/cpu.yaml)",
     )
 
@@ -256,18 +265,18 @@ def _activation(config: Config) -> Check:
             "activation memory",
             "note",
             "off: `kv.tier` is none",
-            "set it to fs, and KV outlives the engine",
+            "set it to fs for KV that survives a restart",
         )
     memory = f"{kv.ram_bytes / 2**30:.1f} GiB in {kv.ram_path}"
     if not kv.ram_path.is_dir():
-        memory = f"{kv.ram_path} is not there, so none in shared memory"
+        memory = f"{kv.ram_path} does not exist, so none in shared memory"
     if kv.tier == "lmcache":
         memory += f"; conversations in LMCache at {kv.lmcache_url}"
     return Check(
         "activation memory",
         "ok",
         f"up to {kv.max_bytes / 2**30:.1f} GiB in {config.kv_path}, {memory}; full attention only "
-        "(the server's log says if a model's KV cannot be kept)",
+        "(the server logs if a model's KV cannot be stored)",
     )
 
 
@@ -275,9 +284,9 @@ _REMEDIES = {
     "database": "start the database, or correct `database.url`",
     "keys": "see `database`",
     "index work": "see `database`",
-    "Chroma": "start it (`chroma run`), or correct `chroma.host` and `chroma.port`; an embedded "
-    "store that is damaged: move its folder away and `memos reindex`",
-    "embedder": "set `embedder.model` to a name that can be downloaded, or to a folder",
+    "Chroma": "start it (`chroma run`), or correct `chroma.host` and `chroma.port`; for a damaged "
+    "embedded store, move its folder away and run `memos reindex`",
+    "embedder": "set `embedder.model` to a downloadable name, or to a folder",
 }
 
 

@@ -1,10 +1,10 @@
-"""`memos cubes`: the vault's cubes, read and changed directly, also while a server runs."""
+"""`memos cubes`: read and change the vault's cubes directly, also while a server runs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from memos_vllm.cli.vault import (
     administrator,
     can_index,
     opened,
-    say_what_waits,
+    say_index_pending,
 )
 from memos_vllm.cube.model import (
     ExplicitPayload,
@@ -37,24 +37,30 @@ from memos_vllm.governance.principal import LOCAL_TENANT
 from memos_vllm.transforms import submit
 from memos_vllm.vault.views import CubeFilter
 
-app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="What is remembered, cube by cube.")
+app = typer.Typer(
+    cls=MemosGroup,
+    no_args_is_help=True,
+    help="Cubes of memory: list, show, create, change, delete.",
+)
 
 RefArgument = Annotated[
-    str, typer.Argument(metavar="CUBE", help="Id, or name (a person's cube: with --person).")
+    str, typer.Argument(metavar="CUBE", help="Id, or name (with --person for a person's cube).")
 ]
 
 
 @app.command("list")
 def list_cubes(
     tenant: TenantOption = LOCAL_TENANT,
-    person: Annotated[str | None, typer.Option("--person", help="This person's only.")] = None,
+    person: Annotated[
+        str | None, typer.Option("--person", help="Cubes of this person only.")
+    ] = None,
     tag: Annotated[str | None, typer.Option("--tag")] = None,
     state: Annotated[State | None, typer.Option("--state")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 50,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The tenant's cubes, newest first."""
+    """List the tenant's cubes, newest first."""
     where = CubeFilter(person=person, tag=tag, state=state)
     with opened(config) as system:
         headers, more = system.views.page(administrator(tenant), where, None, limit)
@@ -68,21 +74,21 @@ def list_cubes(
         columns = ("id", "name", "person", "state", "placement", "version", "updated (UTC)")
         print_table(columns, rows, f"tenant {tenant} has no such cube")
     if more:
-        say(f"there are more than {limit}: --limit shows them")
+        say(f"more than {limit} cubes: raise --limit to list them")
 
 
 @app.command()
 def show(
     cube: RefArgument,
     version: Annotated[
-        str | None, typer.Option("--version", help="Default: the current one.")
+        str | None, typer.Option("--version", help="Default: the current version.")
     ] = None,
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A cube's header and what it holds."""
+    """Show a cube's header and contents."""
     with opened(config) as system:
         found = system.vault.get(administrator(tenant, person), cube, version)
     if as_json:
@@ -99,20 +105,21 @@ def show(
 
 @app.command()
 def create(
-    text: Annotated[str | None, typer.Option("--text", help="What to remember.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Text of the cube.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="Its text; `-` for stdin.")
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="File with the text; `-` for stdin."),
     ] = None,
     adapter: Annotated[
         Path | None,
         typer.Option(
-            "--adapter", metavar="FOLDER", help="A LoRA that PEFT saved, instead of text."
+            "--adapter", metavar="FOLDER", help="A LoRA adapter saved by PEFT, instead of text."
         ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="May be given again.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Repeatable.")] = None,
     placement: Annotated[
-        Placement, typer.Option("--placement", help="stable: whole, in every prompt.")
+        Placement, typer.Option("--placement", help="stable: the whole cube, in every prompt.")
     ] = Placement.RETRIEVED,
     priority: Annotated[int, typer.Option("--priority")] = 0,
     tenant: TenantOption = LOCAL_TENANT,
@@ -120,40 +127,28 @@ def create(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remember a text, or an adapter: for a person, or, without --person, for the whole tenant."""
-    payload = _given(text, file, adapter)
-    try:
-        meta = NewMeta(
-            name=name,
-            tags=tag or [],
-            placement=placement,
-            priority=priority,
-            provenance=Provenance(origin="cli"),
-        )
-        new = NewCube(meta=meta, payload=payload)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BadRequest(f"`{where}`: {problem['msg']}") from error
+    """Create a cube of a text or an adapter: for a person, or without --person for the tenant."""
+    payload = _payload(text, file, adapter)
+    new = _new_cube(payload, name=name, tags=tag or [], placement=placement, priority=priority)
     with opened(config) as system:
         indexed_here = can_index(system)
         made = system.create(administrator(tenant, person), [new])[0]
-        say_what_waits(system, indexed_here)
-    _print_made(made, "created", as_json)
+        say_index_pending(system, indexed_here)
+    _print_cube(made, "created", as_json)
 
 
 @app.command()
 def delete(
     cube: RefArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     cascade: Annotated[
-        bool, typer.Option("--cascade", help="With all that was made from it.")
+        bool, typer.Option("--cascade", help="Also delete the cubes derived from it.")
     ] = False,
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Forget a cube: all of its versions, its vectors and its files."""
+    """Delete a cube: all of its versions, vectors and files."""
     with opened(config) as system:
         principal = administrator(tenant, person)
         header = system.vault.get(principal, cube).meta
@@ -162,14 +157,14 @@ def delete(
                 f"Delete {header.name or header.id} and its {header.sequence} versions?", abort=True
             )
         deletion, _ = system.delete(principal, header.id, cascade=cascade)
-        gone = [orphan.cube for orphan in deletion.gone]
-        say(f"deleted {', '.join([deletion.cube, *gone])}")
+        derived = [orphan.cube for orphan in deletion.gone]
+        say(f"deleted {', '.join([deletion.cube, *derived])}")
         if deletion.stale and not cascade:
-            say(f"made from it and still there: {', '.join(deletion.stale)}")
+            say(f"derived from it and still stored: {', '.join(deletion.stale)}")
         for orphan in deletion.gone:
             if (job := submit.again(system, principal, orphan)) is not None:
-                say(f"{orphan.name or orphan.cube} is to be made again from what is left: {job.id}")
-        say_what_waits(system, system.index.claim())
+                say(f"job {job.id} rebuilds {orphan.name or orphan.cube} from its other sources")
+        say_index_pending(system, system.index.claim())
 
 
 @app.command()
@@ -180,7 +175,7 @@ def history(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """All versions of a cube, newest first."""
+    """List all versions of a cube, newest first."""
     with opened(config) as system:
         versions = system.vault.history(administrator(tenant, person), cube)
     if as_json:
@@ -196,73 +191,84 @@ def history(
 @app.command()
 def rollback(
     cube: RefArgument,
-    version: Annotated[str, typer.Argument(help="As `memos cubes history` shows it.")],
+    version: Annotated[str, typer.Argument(help="Version id from `memos cubes history`.")],
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new version that holds what an older one held."""
+    """Create a new version with the contents of an older one."""
     with opened(config) as system:
         indexed_here = can_index(system)
         made = system.rollback(administrator(tenant, person), cube, version)
-        say_what_waits(system, indexed_here)
-    _print_made(made, f"back to {version}:", as_json)
+        say_index_pending(system, indexed_here)
+    _print_cube(made, f"rolled back to {version}:", as_json)
 
 
 @app.command()
 def merge(
     cube: RefArgument,
-    into: Annotated[str, typer.Argument(help="Cube of the same owner that holds both then.")],
+    into: Annotated[str, typer.Argument(help="Cube of the same owner that receives the items.")],
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fold a cube's items into another one; it becomes `merged` and is searched no more."""
+    """Merge a cube's items into another cube; its state becomes `merged`."""
     from memos_vllm.learning import lifecycle
 
     with opened(config) as system:
         indexed_here = can_index(system)
         made = lifecycle.merge(system, administrator(tenant, person), cube, into)
-        say_what_waits(system, indexed_here)
-    _print_made(made, f"{cube} is merged into", as_json)
+        say_index_pending(system, indexed_here)
+    _print_cube(made, f"{cube} is merged into", as_json)
 
 
 @app.command()
 def diff(
     cube: RefArgument,
-    older: Annotated[str, typer.Argument(help="A version.")],
+    older: Annotated[str, typer.Argument(help="Version id.")],
     newer: Annotated[str | None, typer.Argument(help="Default: the current version.")] = None,
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Items that the newer version has and the older has not, and the reverse."""
+    """Show the items added and removed between two versions."""
     with opened(config) as system:
-        found = system.vault.diff(administrator(tenant, person), cube, older, newer)
+        changes = system.vault.diff(administrator(tenant, person), cube, older, newer)
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(changes.model_dump(mode="json"))
         return
-    rows = [("-", _line(item)) for item in found.removed]
-    rows += [("+", _line(item)) for item in found.added]
+    rows = [("-", _line(item)) for item in changes.removed]
+    rows += [("+", _line(item)) for item in changes.added]
     print_table(
-        ("", f"{found.older} → {found.newer}"), rows, "the two versions hold the same items"
+        ("", f"{changes.older} → {changes.newer}"), rows, "the two versions hold the same items"
     )
 
 
-def _given(text: str | None, file: Path | None, adapter: Path | None) -> Payload:
+def _new_cube(payload: Payload, **meta: Any) -> NewCube:
+    """Validate the header. Raises BadRequest."""
+    try:
+        header = NewMeta(provenance=Provenance(origin="cli"), **meta)
+        return NewCube(meta=header, payload=payload)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise BadRequest(f"`{where}`: {problem['msg']}") from error
+
+
+def _payload(text: str | None, file: Path | None, adapter: Path | None) -> Payload:
     if adapter is None:
-        return ExplicitPayload(content=[Item(text=_given_text(text, file))])
+        return ExplicitPayload(content=[Item(text=_read_text(text, file))])
     if text is not None or file is not None:
-        raise BadRequest("give --adapter, or a text; a cube is one of them")
-    from memos_vllm.parametric.adapter.packed import upload_of_folder  # torch takes a while
+        raise BadRequest("give --adapter or a text, not both")
+    from memos_vllm.parametric.adapter.packed import upload_of_folder  # imports torch, slow
 
     return ParametricPayload(content=upload_of_folder(adapter))
 
 
-def _given_text(text: str | None, file: Path | None) -> str:
+def _read_text(text: str | None, file: Path | None) -> str:
     if (text is None) == (file is None):
         raise BadRequest("give the text with --text, or with --file FILE (`-` reads stdin)")
     try:
@@ -273,11 +279,11 @@ def _given_text(text: str | None, file: Path | None) -> str:
     except UnicodeDecodeError as error:
         raise BadRequest(f"{file} is not UTF-8 text: {error.reason}") from error
     if not text or not text.strip():
-        raise BadRequest("there is no text to remember")
+        raise BadRequest("the text is empty")
     return text
 
 
-def _print_made(cube: MemCube, what: str, as_json: bool) -> None:
+def _print_cube(cube: MemCube, what: str, as_json: bool) -> None:
     if as_json:
         print_json(cube.model_dump(mode="json"))
     else:

@@ -1,4 +1,4 @@
-"""`memos doctor`: whether memory can work here, and what to do where it cannot."""
+"""`memos doctor`: check the installation, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "broken": "bold re
 
 
 def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check the installation; exit code 1 when something that memory needs is broken."""
+    """Check the installation; exit code 1 if a component of memory is broken."""
     checks = list(_checks(load_config(config)))
     healthy = all(check.status != "broken" for check in checks)
     if as_json:
@@ -42,7 +42,7 @@ def _checks(config: Config) -> Iterator[Check]:
     yield from check_engine(cuda)
     home = check_home(config)
     yield home
-    if home.status != "broken":  # without a home there is nothing to look into
+    if home.status != "broken":  # the other checks read files below home
         system = build(config)
         try:
             yield from check_memory(system)

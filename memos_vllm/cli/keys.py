@@ -1,4 +1,4 @@
-"""`memos keys`: API keys, each of one tenant."""
+"""`memos keys`: create, list and revoke API keys of tenants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import BadRequest
 from memos_vllm.governance.principal import Role
 
-app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="API keys, each of one tenant.")
+app = typer.Typer(
+    cls=MemosGroup, no_args_is_help=True, help="API keys; each belongs to one tenant."
+)
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -23,16 +25,19 @@ _LABEL_LENGTH = 200
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option("--tenant", help="Made with its first key.")],
-    role: Annotated[Role, typer.Option("--role", help="What the key may do.")] = Role.WRITER,
-    label: Annotated[str, typer.Option("--label", help="For `memos keys list`.")] = "",
+    tenant: Annotated[
+        str, typer.Option("--tenant", help="Tenant of the key; its first key creates it.")
+    ],
+    role: Annotated[Role, typer.Option("--role", help="Permissions of the key.")] = Role.WRITER,
+    label: Annotated[str, typer.Option("--label", help="Label shown by `memos keys list`.")] = "",
     expires_in: Annotated[
-        str | None, typer.Option("--expires-in", metavar="30d|12h|3600s", help="Default: never.")
+        str | None,
+        typer.Option("--expires-in", metavar="30d|12h|3600s", help="Lifetime; default: no expiry."),
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key and show it, this once: only its digest is stored."""
+    """Create a key and show it once: only its digest is stored."""
     if len(label) > _LABEL_LENGTH:
         raise BadRequest(f"a label has at most {_LABEL_LENGTH} characters", param="label")
     ttl_seconds = parse_duration(expires_in) if expires_in is not None else None
@@ -46,17 +51,19 @@ def create(
         return
     typer.echo(key)
     say(
-        f"key {record.id}: tenant {tenant}, role {role}, {f'until {expires}' if expires else 'no end'}"
+        f"key {record.id}: tenant {tenant}, role {role}, {f'expires {expires}' if expires else 'no expiry'}"
     )
-    say("this is the only time it is shown")
+    say("this is the only time the key is shown: store it now")
 
 
 @app.command("list")
 def list_keys(
-    tenant: Annotated[str | None, typer.Option("--tenant", help="Of this tenant only.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Keys of this tenant only.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """All keys, without their secrets."""
+    """List keys, without their secrets."""
     with opened(config) as system:
         records = system.keys.list(tenant)
     rows = [
@@ -72,23 +79,25 @@ def list_keys(
         for key in records
     ]
     columns = ("id", "tenant", "role", "label", "created (UTC)", "expires", "state")
-    print_table(columns, rows, "there is no key; `memos keys create --tenant NAME` makes one")
+    print_table(columns, rows, "there is no key; create one with `memos keys create --tenant NAME`")
 
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `memos keys list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id from `memos keys list`.")],
     config: ConfigOption = None,
 ) -> None:
-    """End a key for good."""
+    """Revoke a key permanently."""
     with opened(config) as system:
         record = system.keys.revoke(key_id)
         lag = system.config.governance.key_cache_seconds
-    say(f"key {record.id} of {record.tenant} is revoked; a running server knows within {lag:g} s")
+    say(
+        f"key {record.id} of {record.tenant} is revoked; running servers reject it within {lag:g} s"
+    )
 
 
 def parse_duration(text: str) -> int:
-    """Seconds of `30d`, `12h`, `45m`, `3600s`, `2w`. Raises BadRequest."""
+    """Parse a duration (`30d`, `12h`, `45m`, `3600s`, `2w`) into seconds. Raises BadRequest."""
     match = _DURATION.fullmatch(text.strip().lower())
     seconds = int(match.group(1)) * _UNIT_SECONDS[match.group(2)] if match else 0
     if not 0 < seconds <= _LONGEST_SECONDS:

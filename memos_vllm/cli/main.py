@@ -1,4 +1,4 @@
-"""`memos`: the command line's entry, and the list of its commands."""
+"""`memos`: entry point of the command line, and its commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Memory for vLLM: serve a model that remembers, and look after what it remembers.",
+    help="Memory for vLLM: serve a model with memory, and manage that memory.",
 )
 
 app.command(
@@ -48,7 +48,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="And exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass

@@ -1,4 +1,4 @@
-"""`memos plan`: what MemScheduler would do by its rules."""
+"""`memos plan`: show and run the scheduler's rules."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import typer
 from memos_vllm.cli.terminal import MemosGroup, print_json, print_table, say
 from memos_vllm.cli.vault import ConfigOption, JsonOption, opened
 
-app = typer.Typer(
-    cls=MemosGroup, no_args_is_help=True, help="What the scheduler does by its rules."
-)
+app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="Rules of the scheduler.")
 
 
 @app.callback()
@@ -22,17 +20,19 @@ def _plan() -> None:
 @app.command()
 def promote(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would become an adapter.")
+        bool, typer.Option("--dry-run", help="List the cubes without queueing jobs.")
     ] = False,
-    tenant: Annotated[str | None, typer.Option("--tenant", help="This tenant's only.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Cubes of this tenant only.")
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue jobs that make adapters of text that is read often, stable and large (`training.promote_…`)."""
+    """Queue training jobs for large, stable, often read cubes of text (`training.promote_…`)."""
     from memos_vllm.transforms.auto import promotable, promote
 
     with opened(config) as system:
-        found = promotable(system, tenant)
+        cubes = promotable(system, tenant)
         jobs = [] if dry_run else promote(system, tenant)
     by_cube = {job.sources[0]: job.id for job in jobs}
     shown = [
@@ -46,13 +46,13 @@ def promote(
             "updated": cube.updated.isoformat(timespec="seconds"),
             "job": by_cube.get(cube.id),
         }
-        for cube in found
+        for cube in cubes
     ]
     if as_json:
         print_json(shown)
     else:
         columns = ("cube", "tenant", "person", "name", "reads", "characters", "updated", "job")
         rows = [tuple(row[column] for column in columns) for row in shown]
-        print_table(columns, rows, "no cube is read, stable and large enough (training.promote_…)")
+        print_table(columns, rows, "no cube meets the thresholds `training.promote_…`")
     if jobs:
-        say("a running server does them; or `memos jobs run`, one at a time")
+        say("a running server runs these jobs; or run one with `memos jobs run`")

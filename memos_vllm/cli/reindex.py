@@ -1,4 +1,4 @@
-"""`memos reindex`: the index made new from the vault, which is the only truth."""
+"""`memos reindex`: rebuild the index from the vault, the source of truth."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from memos_vllm.errors import Conflict
 
 
 def reindex(config: ConfigOption = None) -> None:
-    """Empty the index and fill it again: after a change of the embedder, or when it is damaged."""
+    """Rebuild the index: after a change of the embedder, or when it is damaged."""
     with opened(config) as system:
         if not system.index.claim():
             raise Conflict(
                 f"a running server holds the index {system.config.chroma_path}: stop the server and "
-                "try again (it reindexes by itself when it starts with another embedder)"
+                "try again (a server that starts with another embedder reindexes by itself)"
             )
-        system.embedder.warm()  # before anything is emptied: a model that cannot be loaded stops it
+        system.embedder.warm()  # fails before the index is emptied if the model cannot be loaded
         with progress_bar("indexing") as bar:
             count = system.indexer.rebuild(
                 lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)

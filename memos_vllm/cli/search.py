@@ -1,4 +1,4 @@
-"""`memos search`: what a person's question would find, and why."""
+"""`memos search`: search memory as a chat does, with the score of each hit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def search(
         int | None, typer.Option("--top-k", min=1, max=1000, help="Default: retrieval.top_k.")
     ] = None,
     persona: Annotated[
-        str | None, typer.Option("--persona", help="With this persona's own memory.")
+        str | None, typer.Option("--persona", help="Include this persona's memory.")
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -42,10 +42,10 @@ def search(
     """Search the memory of a person and what the tenant shares."""
     principal = administrator(tenant, person).in_persona(persona)
     with opened(config) as system:
-        vector, left_out = _vector(system, principal, question)
+        vector, problem = _vector(system, principal, question)
         count = top_k or system.config.retrieval.top_k
         result = system.search(principal, question, vector, count)
-    degraded = left_out or result.degraded
+    degraded = problem or result.degraded
     if as_json:
         print_json({"results": [_json(found) for found in result.found], "degraded": degraded})
     else:
@@ -60,17 +60,17 @@ def search(
             for found in result.found
             for item in [found.recalled.item]
         ]
-        print_table(("score", "time (UTC)", "speaker", "text", "cube"), rows, "nothing was found")
+        print_table(("score", "time (UTC)", "speaker", "text", "cube"), rows, "no items found")
     if degraded:
-        say(f"searched by words alone: {degraded}")
+        say(f"lexical search only: {degraded}")
 
 
 def _vector(
     system: MemorySystem, principal: Principal, question: str
 ) -> tuple[Vectors | None, str | None]:
-    """The question's vector, or why there is none."""
+    """(vector of the question, reason why there is none)."""
     if not can_index(system):
-        return None, "a running server holds the index; ask it by POST /v1/memory/search"
+        return None, "a running server holds the index; search there with POST /v1/memory/search"
     try:
         return asyncio.run(system.embed_question(principal, question)), None
     except EmbedderUnavailable as error:

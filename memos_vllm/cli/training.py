@@ -1,4 +1,4 @@
-"""`memos train`, `memos jobs`: adapters made from cubes of text, with or without a running server."""
+"""`memos train`, `memos decode`, `memos jobs`: training jobs, with or without a running server."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ from memos_vllm.vault.jobs import JobState, Transform
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
 
-app = typer.Typer(cls=MemosGroup, no_args_is_help=True, help="Jobs that make memory from memory.")
+app = typer.Typer(
+    cls=MemosGroup, no_args_is_help=True, help="Jobs that derive one kind of memory from another."
+)
 
 ModelOption = Annotated[
     str | None,
     typer.Option("--model", help="Base model; default: `training.model`, else `serve.model`."),
 ]
 DetachOption = Annotated[
-    bool, typer.Option("--detach", help="Leave it to a running server; prints the job's id.")
+    bool, typer.Option("--detach", help="Queue the job for a running server and print it.")
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB")]
 
@@ -47,9 +49,10 @@ def train(
     cubes: Annotated[
         list[str], typer.Argument(metavar="CUBE...", help="Cubes of text, by id or name.")
     ],
-    name: Annotated[str | None, typer.Option("--name", help="Of the adapter's cube.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the adapter's cube.")] = None,
     into: Annotated[
-        str | None, typer.Option("--into", help="An adapter that gets a new version instead.")
+        str | None,
+        typer.Option("--into", help="Adapter that gets a new version, instead of a new cube."),
     ] = None,
     placement: Annotated[
         Placement, typer.Option("--placement", help="stable: attached to every request.")
@@ -59,12 +62,14 @@ def train(
         typer.Option(
             "--exam",
             metavar="FILE",
-            help='Questions of the gate: JSON, [{"question": …, "answer": …}, …].',
+            help='Exam of the gate: JSON, [{"question": …, "answer": …}, …].',
         ),
     ] = None,
     recipe: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Of the recipe, e.g. rank=32."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Recipe parameter, e.g. rank=32; repeatable."
+        ),
     ] = None,
     max_minutes: Annotated[float | None, typer.Option("--max-minutes", min=0.01)] = None,
     detach: DetachOption = False,
@@ -74,11 +79,11 @@ def train(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an adapter that knows what cubes of text say; it serves if it passes its gate.
+    """Train an adapter on cubes of text; it becomes active if it passes its gate.
 
-    Ctrl-C stops it; `memos jobs run` goes on from its last checkpoint.
+    Ctrl-C stops the job; `memos jobs run` resumes it from its last checkpoint.
     """
-    wish = Distill(
+    request = Distill(
         also=cubes[1:],
         name=name,
         into=into,
@@ -88,19 +93,19 @@ def train(
         max_seconds=max_minutes * 60 if max_minutes else None,
     )
     with opened(config) as system:
-        job = submit.distill(system, administrator(tenant, person), cubes[0], wish)
+        job = submit.distill(system, administrator(tenant, person), cubes[0], request)
         if detach:
             _show(job, as_json)
         else:
-            _do(system, job.id, model, as_json)
+            _run(system, job.id, model, as_json)
 
 
 def decode(
     cube: Annotated[str, typer.Argument(metavar="CUBE", help="An adapter, by id or name.")],
     topic: Annotated[
-        list[str] | None, typer.Option("--topic", help="To ask about; may be given again.")
+        list[str] | None, typer.Option("--topic", help="Topic to ask about; repeatable.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Of the cube of text.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the cube of text.")] = None,
     detach: DetachOption = False,
     model: ModelOption = None,
     tenant: TenantOption = LOCAL_TENANT,
@@ -108,14 +113,14 @@ def decode(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put an adapter into words: what it says again and again becomes a cube, for review."""
-    wish = Decode(topics=topic or [], name=name)
+    """Decode an adapter: statements that its answers agree on become a cube, for review."""
+    request = Decode(topics=topic or [], name=name)
     with opened(config) as system:
-        job = submit.decode(system, administrator(tenant, person), cube, wish)
+        job = submit.decode(system, administrator(tenant, person), cube, request)
         if detach:
             _show(job, as_json)
         else:
-            _do(system, job.id, model, as_json)
+            _run(system, job.id, model, as_json)
 
 
 @app.command("list")
@@ -125,11 +130,11 @@ def list_jobs(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The tenant's jobs, newest first."""
+    """List the tenant's jobs, newest first."""
     with opened(config) as system:
         jobs = system.transforms.page(administrator(tenant), limit)
     if as_json:
-        print_json([_told(job) for job in jobs])
+        print_json([_as_json(job) for job in jobs])
         return
     rows = [(j.id, j.kind, j.state, _phase(j), j.made, j.created) for j in jobs]
     columns = ("id", "kind", "state", "progress", "made", "created (UTC)")
@@ -140,16 +145,16 @@ def list_jobs(
 def show(
     job: JobArgument, tenant: TenantOption = LOCAL_TENANT, config: ConfigOption = None
 ) -> None:
-    """All that is known of a job."""
+    """Show a job as JSON."""
     with opened(config) as system:
-        print_json(_told(system.transforms.get(administrator(tenant), job)))
+        print_json(_as_json(system.transforms.get(administrator(tenant), job)))
 
 
 @app.command()
 def cancel(
     job: JobArgument, tenant: TenantOption = LOCAL_TENANT, config: ConfigOption = None
 ) -> None:
-    """Stop a job for good; nothing of it is kept."""
+    """Cancel a job permanently; no result is stored."""
     with opened(config) as system:
         system.transforms.cancel(administrator(tenant), job)
     say(f"cancelled {job}")
@@ -158,25 +163,25 @@ def cancel(
 @app.command()
 def run(
     job: Annotated[
-        str | None, typer.Argument(metavar="[JOB]", help="Default: the oldest that waits.")
+        str | None, typer.Argument(metavar="[JOB]", help="Default: the oldest queued job.")
     ] = None,
     model: ModelOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Do a job that waits, here: one that was detached, or stopped before its end."""
+    """Run a queued job in this process: one that was detached, or stopped before its end."""
     with opened(config) as system:
-        _do(system, job, model, as_json)
+        _run(system, job, model, as_json)
 
 
-def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool) -> None:
+def _run(system: MemorySystem, job: str | None, model: str | None, as_json: bool) -> None:
     from memos_vllm.transforms.runner import JobRunner
     from memos_vllm.transforms.worker import base_model
 
     base = base_model(system.config, model)
     with progress_bar("waiting") as bar:
 
-        def told(progress: Progress) -> None:
+        def show_progress(progress: Progress) -> None:
             bar.update(
                 bar.task_ids[0],
                 description=progress.phase,
@@ -184,7 +189,7 @@ def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool)
                 total=progress.total or None,
             )
 
-        runner = JobRunner(system, base, told=told)
+        runner = JobRunner(system, base, told=show_progress)
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             runner.end()
@@ -193,7 +198,9 @@ def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool)
         try:
             claimed = runner.claim(job)
             if claimed is None:
-                raise Conflict("no such job waits: `memos jobs list` says what became of it")
+                raise Conflict(
+                    "no such job is queued: `memos jobs list` shows the state of each job"
+                )
             runner.do(claimed)
         finally:
             for number, handler in before.items():
@@ -201,23 +208,23 @@ def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool)
     ended = system.transforms.get(claimed.principal, claimed.id)
     _show(ended, as_json)
     if ended.state is JobState.QUEUED:
-        say(f"stopped; `memos jobs run {ended.id}` goes on with it")
+        say(f"stopped; resume with `memos jobs run {ended.id}`")
     if ended.state is not JobState.DONE:
         raise typer.Exit(1)
 
 
 def _exam(file: Path | None) -> list[Question]:
-    """Raises BadRequest."""
+    """Read the exam's questions. Raises BadRequest."""
     if file is None:
         return []
     try:
         return TypeAdapter(list[Question]).validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
-        raise BadRequest(f"{file} holds no questions: {error}") from error
+        raise BadRequest(f"{file} is not a list of questions: {error}") from error
 
 
 def _recipe(given: list[str]) -> Recipe:
-    """Raises BadRequest, naming what a recipe has."""
+    """Parse `--set` options. Raises BadRequest, with the recipe's parameters."""
     values: dict[str, Any] = {}
     for each in given:
         name, separator, value = each.partition("=")
@@ -229,21 +236,21 @@ def _recipe(given: list[str]) -> Recipe:
     except ValidationError as error:
         problem = error.errors()[0]
         raise BadRequest(
-            f"--set {problem['loc'][0]}: {problem['msg']}; a recipe has "
+            f"--set {problem['loc'][0]}: {problem['msg']}; parameters: "
             f"{', '.join(Recipe.model_fields)}"
         ) from error
 
 
 def _show(job: Transform, as_json: bool) -> None:
     if as_json:
-        print_json(_told(job))
+        print_json(_as_json(job))
         return
     rows: list[tuple[str, object]] = [("job", job.id), ("state", job.state), ("made", job.made)]
     rows += [(name, _cell(value)) for name, value in (job.report or {}).items() if value]
     print_table(("", ""), rows, "")
 
 
-def _told(job: Transform) -> dict[str, Any]:
+def _as_json(job: Transform) -> dict[str, Any]:
     from memos_vllm.api.transforms import view
 
     return view(job).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""`memos import` and `memos export`: memory from other systems, and from vault to vault."""
+"""`memos import` and `memos export`: memory from other systems, and between vaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memos_vllm.cli.vault import (
     administrator,
     can_index,
     opened,
-    say_what_waits,
+    say_index_pending,
 )
 from memos_vllm.errors import BadRequest
 from memos_vllm.governance.principal import LOCAL_TENANT, check_person
@@ -32,29 +32,28 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=MemosGroup,
     no_args_is_help=True,
-    help="Memory from a file. An import that was interrupted continues where it stopped.",
+    help="Import memory from a file. An interrupted import resumes where it stopped.",
 )
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE")]
-AgainOption = Annotated[
-    bool, typer.Option("--again", help="From the beginning, though it is finished.")
-]
+AgainOption = Annotated[bool, typer.Option("--again", help="Import a finished file again.")]
 
 
 @app.command()
 def locomo(
     file: FileArgument,
     conversation: Annotated[
-        str | None, typer.Option("--conversation", metavar="N|ID", help="Default: all of them.")
+        str | None,
+        typer.Option("--conversation", metavar="N|ID", help="Default: all conversations."),
     ] = None,
     tenant: TenantOption = LOCAL_TENANT,
     person: Annotated[
-        str | None, typer.Option("--person", help="Whose memory; default: both speakers'.")
+        str | None, typer.Option("--person", help="Owner of the memory; default: both speakers.")
     ] = None,
     again: AgainOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Conversations of LoCoMo (locomo10.json), as the memory of those who speak in them."""
+    """Import conversations of LoCoMo (locomo10.json) as memory of their speakers."""
     _check_person(person)
     options = {"format": "locomo", "conversation": conversation, "person": person}
     _run(config, tenant, file, options, again, lambda _: locomo_source(file, conversation, person))
@@ -65,12 +64,12 @@ def jsonl(
     file: FileArgument,
     tenant: TenantOption = LOCAL_TENANT,
     person: Annotated[
-        str | None, typer.Option("--person", help="Whose lines are that name nobody.")
+        str | None, typer.Option("--person", help="Owner of lines without a person.")
     ] = None,
     again: AgainOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """One JSON object a line: text, and person, speaker, time, session, source, tags, type."""
+    """Import JSON lines: text, and person, speaker, time, session, source, tags, type."""
     _check_person(person)
     options = {"format": "jsonl", "person": person}
 
@@ -84,14 +83,14 @@ def jsonl(
 def openai_chat(
     file: FileArgument,
     tenant: TenantOption = LOCAL_TENANT,
-    person: Annotated[str | None, typer.Option("--person", help="Whose chats these are.")] = None,
+    person: Annotated[str | None, typer.Option("--person", help="Owner of the chats.")] = None,
     shared: Annotated[
-        bool, typer.Option("--shared", help="Everyone in the tenant may read them.")
+        bool, typer.Option("--shared", help="Share them with the whole tenant.")
     ] = False,
     again: AgainOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """OpenAI's data export (conversations.json), or logs of chat completions (list or lines)."""
+    """Import OpenAI's data export (conversations.json), or logs of chat completions (list or lines)."""
     _check_person(person)
     if person and shared:
         raise BadRequest("give --person or --shared, not both")
@@ -101,8 +100,8 @@ def openai_chat(
         source = openai_chat_source(file, person, system.config.remember.items_per_cube)
         if not shared and any(cube.new.meta.person is None for cube in source.cubes()):
             raise BadRequest(
-                "somebody said these things, and the file does not say who: give --person NAME, or "
-                "--shared if everyone in the tenant may read them"
+                "the file does not name the person of these chats: give --person NAME, or --shared if "
+                "the whole tenant may read them"
             )
         return source
 
@@ -113,17 +112,19 @@ def openai_chat(
 def document(
     file: FileArgument,
     tenant: TenantOption = LOCAL_TENANT,
-    person: Annotated[str | None, typer.Option("--person", help="Whose it is.")] = None,
+    person: Annotated[str | None, typer.Option("--person", help="Owner of the document.")] = None,
     shared: Annotated[
-        bool, typer.Option("--shared", help="Everyone in the tenant may read it.")
+        bool, typer.Option("--shared", help="Share it with the whole tenant.")
     ] = False,
     again: AgainOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Markdown, HTML, PDF or plain text, as passages with the headings above them."""
+    """Import Markdown, HTML, PDF or plain text, as passages with their headings."""
     _check_person(person)
     if bool(person) == shared:
-        raise BadRequest("whose is it? Give --person NAME, or --shared for everyone in the tenant")
+        raise BadRequest(
+            "the document needs an owner: give --person NAME, or --shared for the whole tenant"
+        )
     options = {"format": "document", "person": person, "shared": shared}
 
     def read(system: MemorySystem) -> ImportSource:
@@ -140,12 +141,12 @@ def cubes(
     file: FileArgument,
     tenant: TenantOption = LOCAL_TENANT,
     person: Annotated[
-        str | None, typer.Option("--person", help="All for this person; default: as exported.")
+        str | None, typer.Option("--person", help="New owner of all cubes; default: as exported.")
     ] = None,
     again: AgainOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """A bundle that `memos export` wrote; the cubes get new ids."""
+    """Import a bundle of `memos export`; the cubes get new ids."""
     from memos_vllm.importers.bundle import bundle_source
 
     _check_person(person)
@@ -157,12 +158,12 @@ def export(
     file: FileArgument,
     tenant: TenantOption = LOCAL_TENANT,
     person: Annotated[
-        str | None, typer.Option("--person", help="This person's cubes only.")
+        str | None, typer.Option("--person", help="Cubes of this person only.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write the tenant's cubes into a bundle for `memos import cubes`."""
+    """Export the tenant's cubes to a bundle for `memos import cubes`."""
     from memos_vllm.importers.bundle import export_bundle
 
     with opened(config) as system, progress_bar("exporting") as bar:
@@ -193,7 +194,7 @@ def _run(
         folder = system.config.root / "imports"
         position = ImportPosition.load(folder, file, content, identity)
         if position.finished and not again:
-            say(f"{file} is imported already ({_counts(position)}); --again imports it once more")
+            say(f"{file} is imported already ({_counts(position)}); use --again to import it again")
             return
         if again:
             position.restart()
@@ -201,7 +202,7 @@ def _run(
         for note in source.notes:
             say(note)
         if position.done:
-            say(f"continuing at {position.done} of {source.total} cubes")
+            say(f"resuming at {position.done} of {source.total} cubes")
         indexed_here = can_index(system)
         with progress_bar("importing") as bar:
             task = bar.task_ids[0]
@@ -214,13 +215,13 @@ def _run(
                 lambda done: bar.update(task, completed=done),
             )
         say(f"{file}: {_counts(position)}")
-        say_what_waits(system, indexed_here)
+        say_index_pending(system, indexed_here)
 
 
 def _counts(position: ImportPosition) -> str:
     return (
-        f"{position.created} cubes made, {position.extended} extended, "
-        f"{position.skipped} there already"
+        f"{position.created} cubes created, {position.extended} extended, "
+        f"{position.skipped} already stored"
     )
 
 

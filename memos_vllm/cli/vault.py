@@ -1,4 +1,4 @@
-"""The memory system as the commands use it: opened for one command, beside a running server or not."""
+"""The memory system opened for one command, with or without a running server beside it."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ ConfigOption = Annotated[
         "--config", metavar="FILE", help="YAML file; default: $MEMOS_CONFIG, else defaults."
     ),
 ]
-TenantOption = Annotated[str, typer.Option("--tenant", help="Whose memory.")]
+TenantOption = Annotated[str, typer.Option("--tenant", help="Tenant of the memory.")]
 PersonOption = Annotated[
     str | None,
-    typer.Option("--person", help="The person inside the tenant; without: its shared memory."),
+    typer.Option("--person", help="Person of the tenant; default: its shared memory."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def build(config: Config) -> MemorySystem:
-    """Not opened yet. Raises ConfigError."""
-    # Chroma and its like take a second to import: not for `memos --help` or a typing mistake.
+    """Build the system without opening it. Raises ConfigError."""
+    # Importing Chroma takes a second: not for `memos --help` or a usage error.
     from memos_vllm.system import MemorySystem
 
     try:
         return MemorySystem(config)
     except OSError as error:
         raise ConfigError(
-            f"cannot write below {config.root} ({error.strerror}): set `home` to a folder of yours"
+            f"cannot write below {config.root} ({error.strerror}): set `home` to a writable folder"
         ) from error
 
 
 @contextmanager
 def opened(config: Path | None) -> Iterator[MemorySystem]:
-    """Raises ConfigError, VaultUnavailable."""
-    # The embedder's loading bar would be drawn through our own.
+    """Open the system for one command. Raises ConfigError, VaultUnavailable."""
+    # The embedder's progress bar would overwrite ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     system = build(load_config(config))
     try:
@@ -60,16 +60,16 @@ def opened(config: Path | None) -> Iterator[MemorySystem]:
 
 
 def administrator(tenant: str, person: str | None = None) -> Principal:
-    """Whoever can run this command has the vault's files anyway."""
+    """An admin principal: a user who can run this command has the vault's files anyway."""
     principal = Principal(TenantId(tenant or LOCAL_TENANT), Role.ADMIN, key_id="cli", person=SHARED)
     return principal.as_person(person)
 
 
 def can_index(system: MemorySystem) -> bool:
-    """Whether this command may write the index; else a server does, and the outbox tells it what.
+    """Whether this command may write the index; else a running server does, from the outbox.
 
     Raises:
-        Conflict: the index holds vectors of another embedder, which would be mixed with ours.
+        Conflict: the index holds vectors of another embedder.
     """
     if not system.index.claim():
         return False
@@ -78,18 +78,18 @@ def can_index(system: MemorySystem) -> bool:
         system.outbox.set_index_signature(ours)
     elif stored != ours:
         raise Conflict(
-            f"the index was built with {stored}, and this configuration has {ours}: run "
-            "`memos reindex`, or use the configuration that the index was built with"
+            f"the index was built with {stored}, but the configuration has {ours}: run `memos reindex`, "
+            "or use the configuration that the index was built with"
         )
     return True
 
 
-def say_what_waits(system: MemorySystem, indexed_here: bool) -> None:
-    """After a change: it is stored, and this says when the index knows of it, if that is later."""
+def say_index_pending(system: MemorySystem, indexed_here: bool) -> None:
+    """Report a stored change that is not indexed yet."""
     if not indexed_here:
-        say("a running server holds the index: it takes this in within a second")
+        say("a running server holds the index and indexes this within a second")
     elif waiting := system.outbox.size():
         say(
-            f"stored; {waiting} changes wait to be indexed: `memos doctor` says why, and "
-            "`memos reindex` tries again"
+            f"stored; {waiting} changes are not indexed yet: `memos doctor` shows the reason, "
+            "`memos reindex` retries"
         )

@@ -32,7 +32,7 @@ _DELIMITER = "__"
 
 
 class _Environment(EnvSettingsSource):
-    """Environment variables with YAML values; unknown keys stay in, so that they are refused."""
+    """Environment variables with YAML values; passes unknown keys on, so that they are rejected."""
 
     def __call__(self) -> dict[str, Any]:
         tree: dict[str, Any] = {}
@@ -50,11 +50,11 @@ class _Environment(EnvSettingsSource):
 def load_config(
     path: Path | str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """Load and check the configuration tree.
+    """Load and validate the configuration tree.
 
     Args:
-        path: YAML file; `None` takes `$MEMOS_CONFIG`, else defaults.
-        overrides: nested mapping laid over the file and the environment (tests, command line).
+        path: YAML file; None: `$MEMOS_CONFIG`, else defaults.
+        overrides: nested mapping that wins over the file and the environment (tests, command line).
 
     Raises:
         ConfigError: unreadable file, unknown key (the nearest valid one is named), bad value.

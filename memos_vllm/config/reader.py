@@ -1,4 +1,4 @@
-"""Who reads what is said, which steps are added to the pipeline, and what fades."""
+"""Configuration of the reader, of pipeline steps and of archiving."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from memos_vllm.config.section import Section
 class PipelineConfig(Section):
     recall: tuple[str, ...] = Field(
         ("link",),
-        description="steps between search and budget, by name: `link`, `rerank`, `diverse`, `distinct`, and entry points `memos.steps`",
+        description="steps between search and budget, by name: `link`, `rerank`, `diverse`, `distinct`, and "
+        "entry points in the group `memos.steps`",
     )
     learn: tuple[str, ...] = Field(
-        (), description="steps between claims and what is known, likewise"
+        (), description="steps between claim extraction and storage, by name, likewise"
     )
 
 
@@ -23,30 +24,33 @@ class LifecycleConfig(Section):
     archive_after_days: float = Field(
         0.0,
         ge=0,
-        description="a person's cubes that no prompt had, and nobody changed, for so long are archived; "
-        "0: never",
+        description="days without a use in a prompt and without a change after which a person's cube is "
+        "archived; 0: never",
     )
 
 
 class ReaderConfig(Section):
     mode: Literal["fast", "fine"] = Field(
         "fast",
-        description="fast: claims by rules, in English; fine: a model reads each turn, too, in the "
-        "background",
+        description="fast: claims by rules, in English; fine: also by a model, in the background",
     )
     url: str | None = Field(
         None,
-        description="of an OpenAI-compatible server (…/v1) whose model reads; default: the served "
-        "model, by its own engine",
+        description="URL of an OpenAI-compatible server (…/v1) for `fine`; default: the served model, in "
+        "its own engine",
     )
-    model: str | None = Field(None, description="its name there")
-    api_key: str | None = Field(None, description="for it")
-    timeout_seconds: float = Field(120.0, gt=0, description="for one answer of it")
+    model: str | None = Field(None, description="model name on `reader.url`")
+    api_key: str | None = Field(None, description="API key of `reader.url`")
+    timeout_seconds: float = Field(
+        120.0, gt=0, description="timeout of one request to `reader.url`"
+    )
     rewrite: bool = Field(
         False,
-        description="the served model writes out a question that goes on from earlier ones before memory "
-        "is searched; it costs a short reply in front of the first token",
+        description="rewrite a follow-up question into a standalone one before the search, with the served "
+        "model; adds a short generation to the time to first token",
     )
     rewrite_seconds: float = Field(
-        1.0, gt=0, description="it may take; then the question is searched for as it was asked"
+        1.0,
+        gt=0,
+        description="timeout of the rewrite; after it the search uses the original question",
     )

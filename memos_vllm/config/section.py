@@ -1,4 +1,4 @@
-"""What every section of the configuration tree is: frozen, and closed to unknown keys."""
+"""Base of the configuration sections: frozen, unknown keys rejected."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""The configuration tree: sections, keys, defaults and limits. `config.load` reads it."""
+"""The configuration tree: sections, keys, defaults and limits. `config.load` loads it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ OPEN_ROUTES = ("/health", "/ping", "/version", "/docs", "/docs/oauth2-redirect",
 
 class DatabaseConfig(Section):
     url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite under `home`")
-    busy_timeout_seconds: float = Field(5.0, gt=0, description="how long a write waits for a lock")
-    pool_size: int = Field(8, ge=1, description="connections kept")
+    busy_timeout_seconds: float = Field(
+        5.0, gt=0, description="how long a write waits for a database lock"
+    )
+    pool_size: int = Field(8, ge=1, description="database connections per process")
 
 
 class PayloadConfig(Section):
@@ -26,15 +28,17 @@ class PayloadConfig(Section):
 
 class ChromaConfig(Section):
     mode: Literal["embedded", "http"] = Field(
-        "embedded", description="own store, or a Chroma server"
+        "embedded", description="embedded: a store in this process; http: a Chroma server"
     )
     path: Path | None = Field(
         None, description="folder of the embedded store; default: under `home`"
     )
-    host: str = Field("127.0.0.1", description="of the Chroma server")
-    port: int = Field(8001, ge=1, le=65535, description="of the Chroma server")
-    ssl: bool = Field(False, description="speak TLS to the Chroma server")
-    headers: dict[str, str] = Field(default_factory=dict, description="sent to the Chroma server")
+    host: str = Field("127.0.0.1", description="host of the Chroma server")
+    port: int = Field(8001, ge=1, le=65535, description="port of the Chroma server")
+    ssl: bool = Field(False, description="use TLS to the Chroma server")
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="HTTP headers sent to the Chroma server"
+    )
 
 
 class EmbedderConfig(Section):
@@ -44,47 +48,49 @@ class EmbedderConfig(Section):
     device: str = Field("cpu", description="torch device of the embedder")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="bfloat16: faster where the processor has units for it (AVX512_BF16, AMX) and on a "
-        "GPU; the index is rebuilt once",
+        description="bfloat16: faster on a GPU and on CPUs with AVX512_BF16 or AMX; a change rebuilds the "
+        "index",
     )
     processes: int = Field(
         1,
         ge=0,
         le=64,
-        description="processes that embed beside the server's; 0: in a thread of the server",
+        description="embedder processes; 0: a thread of the server",
     )
-    threads: int = Field(1, ge=1, description="CPU threads of each embedder, beside the engine's")
-    batch_size: int = Field(8, ge=1, description="texts embedded together")
-    batch_wait_ms: float = Field(1.0, ge=0, description="how long a text waits for company")
-    query_cache: int = Field(4096, ge=0, description="query embeddings kept in memory")
+    threads: int = Field(1, ge=1, description="CPU threads of each embedder")
+    batch_size: int = Field(8, ge=1, description="texts embedded in one batch")
+    batch_wait_ms: float = Field(1.0, ge=0, description="how long a text waits for a batch to fill")
+    query_cache: int = Field(4096, ge=0, description="query embeddings cached in memory")
 
 
 class PromptConfig(Section):
     budget_tokens: int = Field(
-        1024, ge=0, description="memory in one prompt, in the model's tokens"
+        1024, ge=0, description="memory in one prompt, tokens of the chat model"
     )
     context_share: float = Field(
-        0.5, gt=0, le=1, description="memory never takes more of the context"
+        0.5, gt=0, le=1, description="largest share of the context that memory takes"
     )
     reply_reserve_tokens: int = Field(
-        256, ge=1, description="kept free where no max_tokens is given"
+        256, ge=1, description="tokens reserved for the reply without max_tokens"
     )
     deadline_seconds: float = Field(
-        2.0, gt=0, description="after it the chat goes on without memory"
+        2.0,
+        gt=0,
+        description="time limit of memory per request; after it the chat proceeds without",
     )
 
 
 class RememberConfig(Section):
-    enabled: bool = Field(True, description="whether turns become memory")
+    enabled: bool = Field(True, description="store turns as memory")
     durable_wait_seconds: float = Field(
         0.25,
         ge=0,
-        description="the end of a reply waits at most this long for the turn to be on disk",
+        description="longest wait at the end of a reply until the turn is on disk",
     )
     items_per_cube: int = Field(
-        64, ge=1, description="a conversation's cube is continued in a new one"
+        64, ge=1, description="items of a conversation's cube before a new cube continues it"
     )
-    claims: bool = Field(True, description="facts and preferences are read out of what is said")
+    claims: bool = Field(True, description="extract facts and preferences from turns as claims")
 
 
 NEAR_PROBES = (
@@ -97,117 +103,126 @@ NEAR_PROBES = (
 class KVConfig(Section):
     tier: Literal["fs", "lmcache", "none"] = Field(
         "fs",
-        description="where KV outlives the engine: in files of ours; in these and, for "
-        "conversations, in LMCache's server; or nowhere",
+        description="persistent KV. fs: files; lmcache: files, and LMCache's server for "
+        "conversations; none: off",
     )
     lmcache_url: str = Field(
-        "tcp://127.0.0.1:5555", description="of `lmcache server`, where the engine reaches it"
+        "tcp://127.0.0.1:5555", description="URL of `lmcache server` for the engine"
     )
     lmcache_http_urls: tuple[str, ...] = Field(
         ("http://127.0.0.1:8080",),
-        description="HTTP frontends of all replicas' `lmcache server`s: through each KV is deleted",
+        description="HTTP frontends of the `lmcache server`s of all replicas; KV is deleted through each",
     )
-    lmcache_hash: str = Field("blake3", description="their `--hash-algorithm`")
+    lmcache_hash: str = Field("blake3", description="`--hash-algorithm` of the `lmcache server`s")
     lmcache_timeout_seconds: float = Field(
-        5.0, gt=0, description="what LMCache has not answered by then is computed"
+        5.0, gt=0, description="timeout of an LMCache request; after it the KV is computed"
     )
     lmcache_heartbeat_seconds: float = Field(
-        2.0, gt=0, le=10, description="how often its server is looked for"
+        2.0, gt=0, le=10, description="heartbeat interval of LMCache's server"
     )
     path: Path | None = Field(None, description="folder of KV on disk; default: under `home`")
-    max_bytes: int = Field(16 << 30, ge=0, description="KV on disk; what is worth least goes first")
-    ram_path: Path = Field(Path("/dev/shm"), description="shared memory for the hot part of it")
-    ram_bytes: int = Field(2 << 30, ge=0, description="KV in shared memory; 0: none")
+    max_bytes: int = Field(
+        16 << 30, ge=0, description="KV on disk, bytes; evicted by last use and hits"
+    )
+    ram_path: Path = Field(Path("/dev/shm"), description="folder in shared memory for hot KV")
+    ram_bytes: int = Field(2 << 30, ge=0, description="KV in shared memory, bytes; 0: none")
     prefetch: bool = Field(
         True,
-        description="bring KV into shared memory ahead of its use: at the start what was used last, in "
-        "a session what its person used",
+        description="prefetch KV into shared memory: at the start the most recently used, in a session the "
+        "person's",
     )
-    history: bool = Field(True, description="keep the KV of conversations, not only of cubes")
-    segment_tokens: int = Field(
-        128, ge=16, description="shortest piece of a conversation that is kept, and loaded"
-    )
+    history: bool = Field(True, description="store the KV of conversations, too, not only of cubes")
+    segment_tokens: int = Field(128, ge=16, description="minimum segment of a conversation, tokens")
     promote_uses: float = Field(
         2.0,
         gt=0,
-        description="heads used so often of late (an hour ago counts half) are built again when a "
-        "cube of theirs changes",
+        description="decayed number of uses (half-life 1 h) from which a prompt head is rebuilt when one of "
+        "its cubes changes",
     )
     near_heal: bool = Field(
-        True, description="build what was served approximately, for the next request with it"
+        True, description="build exact KV in the background after approximate KV was served"
     )
     near_recompute_tokens: int = Field(
-        0, ge=0, description="with approximate KV, how much of its end is computed all the same"
+        0, ge=0, description="tokens at the end of approximate KV that are recomputed"
     )
     near_max_kl: float = Field(
         0.25,
         ge=0,
-        description="approximate KV from a context that was measured to cost more, nats of the first "
-        "token, is not used",
+        description="largest measured KL of the first token at which approximate KV is used, nats",
     )
     near_probes: tuple[str, ...] = Field(
-        NEAR_PROBES, description="questions that this is measured with, in the background"
+        NEAR_PROBES, description="questions that measure this KL, in the background"
     )
     shared_system_prompt_people: int = Field(
         3,
         ge=0,
-        description="a client's system message is the tenant's, not a person's, once so many people "
-        "of the tenant have sent it; 0: never, 1: always",
+        description="number of people who must send a system message before its KV is shared in the "
+        "tenant; 0: never, 1: always",
     )
 
 
 class AdaptersConfig(Section):
     merge: Literal["auto", "svd", "ties", "dare_ties", "none"] = Field(
         "none",
-        description="how several adapters of one request become one; auto: their exact sum where the "
-        "ranks fit `--max-lora-rank`, else the nearest to it (svd); none: the best one alone. What "
-        "adapters learnt from text interferes: see the benchmark `recall`",
+        description="how to merge several adapters of one request; auto: exact sum where the ranks fit "
+        "`--max-lora-rank`, else its best low-rank approximation (svd); none: attach only the best. "
+        "Adapters trained on text interfere: see the benchmark `recall`",
     )
-    merged_at_most: int = Field(4, ge=2, description="adapters merged into one")
+    merged_at_most: int = Field(4, ge=2, description="most adapters merged into one")
 
 
 class TrainingConfig(Section):
     in_server: bool = Field(
         True,
-        description="a server does jobs that wait; false: only `memos train` and `memos jobs run`",
+        description="run queued jobs in the server; false: only `memos train` and `memos jobs run` do",
     )
     model: str | None = Field(
-        None, description="base model where no server runs; default: `serve.model`"
+        None, description="base model without a running server; default: `serve.model`"
     )
-    max_seconds: float = Field(3600.0, gt=0, description="one job")
-    jobs_per_tenant: int = Field(16, ge=1, description="that wait or run")
-    max_bytes: int = Field(16 << 30, ge=1, description="memory of the process that trains")
+    max_seconds: float = Field(3600.0, gt=0, description="time limit of one job")
+    jobs_per_tenant: int = Field(16, ge=1, description="queued and running jobs of a tenant")
+    max_bytes: int = Field(16 << 30, ge=1, description="memory limit of the training process")
     promote: bool = Field(
         False,
-        description="text that is read often, is stable and large becomes an adapter by itself",
+        description="train adapters automatically on large, stable, often read cubes",
     )
-    promote_after_days: float = Field(7.0, ge=0, description="without a change")
-    promote_reads: int = Field(100, ge=1, description="requests that it was read by")
-    promote_characters: int = Field(4000, ge=1, description="of its text")
+    promote_after_days: float = Field(
+        7.0, ge=0, description="days without a change before promotion"
+    )
+    promote_reads: int = Field(100, ge=1, description="reads of the cube before promotion")
+    promote_characters: int = Field(
+        4000, ge=1, description="characters of the cube before promotion"
+    )
     device: str | None = Field(
-        None, description="torch device of the process that trains; default: CUDA where it is"
+        None, description="torch device of the training process; default: CUDA where available"
     )
-    jobs_kept_days: float = Field(30.0, ge=0, description="jobs that have ended are shown so long")
+    jobs_kept_days: float = Field(30.0, ge=0, description="retention of ended jobs")
     threads: int | None = Field(
         None,
         ge=1,
-        description="of the process that trains, on a CPU; default: half of the cores beside a server, "
-        "all of them otherwise",
+        description="CPU threads of the training process; default: half of the cores beside a server, "
+        "else all",
     )
 
 
 class GovernanceConfig(Section):
     isolation: Literal["person", "tenant"] = Field(
-        "person", description="who shares a prefix cache"
+        "person", description="prefix cache shared per person, or by the whole tenant"
     )
     operator_tenant: str = Field(
-        "operator", description="its admins may use the engine's own controls"
+        "operator", description="tenant whose admins may use operator routes"
     )
-    open_routes: tuple[str, ...] = Field(OPEN_ROUTES, description="GET routes that need no key")
-    key_cache_seconds: float = Field(2.0, ge=0, description="how long a revoked key may still work")
-    key_stale_seconds: float = Field(300.0, ge=0, description="and while the vault does not answer")
+    open_routes: tuple[str, ...] = Field(OPEN_ROUTES, description="GET routes without a key")
+    key_cache_seconds: float = Field(
+        2.0, ge=0, description="cache time of a checked key; a revoked key works so long"
+    )
+    key_stale_seconds: float = Field(
+        300.0, ge=0, description="cache time while the vault is unavailable"
+    )
     trust_client_kv_transfer_params: bool = Field(
-        False, description="for disaggregated serving behind a router of your own"
+        False,
+        description="pass clients' `kv_transfer_params` to the engine, for disaggregated serving behind a "
+        "trusted router",
     )
 
 
@@ -218,31 +233,33 @@ class JobsConfig(Section):
 
 
 class LimitsConfig(Section):
-    chunk_tokens: int = Field(512, ge=16, description="longest passage, in the embedder's tokens")
-    text_bytes: int = Field(8 << 20, ge=1, description="text in one request")
-    document_bytes: int = Field(32 << 20, ge=1, description="one document that is sent or imported")
-    items_per_cube: int = Field(10_000, ge=1, description="items in one cube")
-    batch_cubes: int = Field(256, ge=1, description="cubes in one batch")
-    adapter_bytes: int = Field(256 << 20, ge=1, description="one adapter's weights")
-    adapters_bytes_per_tenant: int = Field(
-        16 << 30, ge=1, description="all versions of a tenant's adapters"
+    chunk_tokens: int = Field(512, ge=16, description="longest passage, tokens of the embedder")
+    text_bytes: int = Field(8 << 20, ge=1, description="text of one request, bytes")
+    document_bytes: int = Field(
+        32 << 20, ge=1, description="one uploaded or imported document, bytes"
     )
-    plans_kept_per_tenant: int = Field(10_000, ge=1, description="plans that `explain` can show")
+    items_per_cube: int = Field(10_000, ge=1, description="items of one cube")
+    batch_cubes: int = Field(256, ge=1, description="cubes of one batch request")
+    adapter_bytes: int = Field(256 << 20, ge=1, description="weights of one adapter, bytes")
+    adapters_bytes_per_tenant: int = Field(
+        16 << 30, ge=1, description="all versions of a tenant's adapters, bytes"
+    )
+    plans_kept_per_tenant: int = Field(10_000, ge=1, description="stored plans for `explain`")
 
 
 class ServeConfig(Section):
-    model: str | None = Field(None, description="what `memos serve` serves when no model is named")
+    model: str | None = Field(None, description="default model of `memos serve`")
     flags: dict[str, str | int | float | bool | None] = Field(
-        default_factory=dict, description="vLLM flags, without their dashes"
+        default_factory=dict, description="vLLM flags, without dashes"
     )
     environment: dict[str, str] = Field(
-        default_factory=dict, description="set where not set already"
+        default_factory=dict, description="environment variables of the server, unless already set"
     )
 
 
 class Config(Section):
     home: Path = Field(
-        Path("~/.memos"), description="where everything lives that has no URL of its own"
+        Path("~/.memos"), description="folder of all data without a URL or path of its own"
     )
     database: DatabaseConfig = DatabaseConfig()
     payloads: PayloadConfig = PayloadConfig()

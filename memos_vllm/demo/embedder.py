@@ -1,4 +1,4 @@
-"""The sentence encoder of the demo, as a folder that sentence-transformers can load."""
+"""The demo's sentence encoder, as a sentence-transformers folder."""
 
 from pathlib import Path
 

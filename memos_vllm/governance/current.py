@@ -1,6 +1,6 @@
-"""The request's principal, for code that is reached through vLLM's own handlers.
+"""The request's principal as a context variable, for code that is called through vLLM's handlers.
 
-Set by the door for the task that serves the request; tasks and streams started from it inherit it.
+`api.auth` sets it in the task that serves the request; tasks and streams started there inherit it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a principal may do with a cube. Pure functions: the vault asks them, nobody else decides.
+"""Permissions of a principal on a cube. Pure functions; the vault applies them.
 
 A cube belongs to a person of a tenant, or to the tenant.  Another tenant's cube does not exist;
 another person's cube does not exist either, except for an admin of the tenant.
@@ -16,7 +16,13 @@ from memos_vllm.governance.principal import Principal, Role
 def may_read(
     principal: Principal, tenant: TenantId, person: PersonId, readers: Sequence[str] | None
 ) -> bool:
-    """Args: `tenant` and `person` own the cube; `readers` is its access list (None: everyone)."""
+    """Whether a principal may read a cube.
+
+    Args:
+        tenant: owner of the cube.
+        person: owner inside the tenant; SHARED: the tenant.
+        readers: access list of a shared cube; None: every person of the tenant.
+    """
     if tenant != principal.tenant:
         return False
     if principal.can(Role.ADMIN):
@@ -29,9 +35,9 @@ def may_read(
 def may_inject(
     principal: Principal, tenant: TenantId, person: PersonId, readers: Sequence[str] | None
 ) -> bool:
-    """Whether a cube may stand in this principal's prompt.
+    """Whether a cube may be placed in this principal's prompt.
 
-    Stricter than reading: an admin's chat for one person never carries another person's memory.
+    Stricter than `may_read`: an admin's chat for one person never contains another person's memory.
     """
     if tenant != principal.tenant:
         return False
@@ -41,14 +47,18 @@ def may_inject(
 
 
 def check_write(principal: Principal, person: PersonId, writers: str) -> None:
-    """Raise Forbidden unless the principal may create or change a cube of this owner."""
+    """Check that the principal may create or change a cube of this owner.
+
+    Raises:
+        Forbidden: it may not; the message names the key or the header that it needs.
+    """
     principal.require(Role.WRITER)
     if principal.can(Role.ADMIN):
         return
     if person == SHARED and writers != "tenant":
         raise Forbidden(
-            "the tenant's shared memory is written with a key of the role `admin`; to write a "
-            "person's, name the person (X-Memos-User)"
+            "writing the tenant's shared memory needs a key with the role `admin`; to write a "
+            "person's memory, name the person (X-Memos-User)"
         )
     if person not in (SHARED, principal.person):
-        raise Forbidden("a person's memory is written by that person, or with an `admin` key")
+        raise Forbidden("writing another person's memory needs a key with the role `admin`")

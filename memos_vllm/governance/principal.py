@@ -1,4 +1,4 @@
-"""Who is asking. Made from the key alone, plus the person that the key's tenant names."""
+"""Principal of a request: tenant and role from the key, person and session named by its tenant."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from memos_vllm.cube.ids import SHARED, PersonId, TenantId
 from memos_vllm.errors import BadRequest, Forbidden
 
 LOCAL_TENANT = TenantId("local")
-MAX_NAME_LENGTH = 256  # of a session's name, too
+MAX_NAME_LENGTH = 256  # characters, of a person or a session
 EVERY_PERSONA = "*"
 _PERSONA_TAG = "persona:"
 
 
 class Role(StrEnum):
     READER = "reader"
-    """Chats and reads; nothing that it says is remembered."""
+    """Chats and reads; its turns are not remembered."""
     WRITER = "writer"
-    """Also writes its person's memory."""
+    """Also writes the memory of its person."""
     ADMIN = "admin"
     """Also writes the tenant's shared memory and reads its audit log."""
 
@@ -35,10 +35,14 @@ class Principal:
     person: PersonId = SHARED
     session: str | None = None
     persona: str | None = None
-    """A role that the person acts in (`work`, `parent`): it has memory of its own beside the rest."""
+    """Role that the person acts in (`work`, `parent`), with memory of its own beside the rest."""
 
     def as_person(self, person: str | None, session: str | None = None) -> Principal:
-        """The same key, asking for one person inside its tenant."""
+        """The same key for one person, or one session, of its tenant.
+
+        Raises:
+            BadRequest: a name is too long or not printable.
+        """
         return dataclasses.replace(
             self,
             person=PersonId(check_person(person)) if person else self.person,
@@ -46,10 +50,15 @@ class Principal:
         )
 
     def in_persona(self, persona: str | None) -> Principal:
-        """Args: persona: None: in none; EVERY_PERSONA: for what concerns all of a person's memory."""
+        """The same principal in a persona.
+
+        Args:
+            persona: None: none; EVERY_PERSONA: all of a person's memory.
+        """
         return dataclasses.replace(self, persona=persona)
 
     def require(self, role: Role) -> None:
+        """Raise Forbidden where the key's role is lower."""
         if _RANK[self.role] < _RANK[role]:
             raise Forbidden(f"this needs a key with the role `{role}`; this key has `{self.role}`")
 
@@ -62,31 +71,31 @@ class Principal:
 
 
 def persona_tag(persona: str | None) -> list[str]:
-    """The tags of a cube that is a persona's own; none for everybody's."""
+    """Tags of a cube that belongs to one persona; empty without a persona."""
     return [_PERSONA_TAG + persona] if persona else []
 
 
 def persona_of(tags: Iterable[str]) -> str | None:
-    """Whose persona's own a cube with these tags is; None: it is there whatever the persona."""
+    """The persona that a cube with these tags belongs to; None: all of them."""
     return next(
         (tag.removeprefix(_PERSONA_TAG) for tag in tags if tag.startswith(_PERSONA_TAG)), None
     )
 
 
 def check_person(person: str) -> str:
-    """A person's name as a client gives it: 1 to 256 printable characters."""
+    """Validate a person's name: 1 to 256 printable characters. Raises BadRequest."""
     if not person or len(person) > MAX_NAME_LENGTH or not person.isprintable():
         raise BadRequest(
-            f"a person is named by 1 to {MAX_NAME_LENGTH} printable characters", param="user"
+            f"a person's name has 1 to {MAX_NAME_LENGTH} printable characters", param="user"
         )
     return person
 
 
 def check_session(session: str) -> str:
-    """A session's name as a client gives it: 1 to 256 printable characters."""
+    """Validate a session's name: at most 256 printable characters. Raises BadRequest."""
     if len(session) > MAX_NAME_LENGTH or not session.isprintable():
         raise BadRequest(
-            f"a session is named by 1 to {MAX_NAME_LENGTH} printable characters",
+            f"a session's name has 1 to {MAX_NAME_LENGTH} printable characters",
             param="session_id",
         )
     return session

@@ -1,7 +1,7 @@
-"""`cache_salt` of the engine's prefix cache: derived here, from who asks, never taken from a client.
+"""`cache_salt` of the engine's prefix cache, derived from the principal, never taken from a client.
 
-Blocks are shared only under equal salts, so a salt per person means that nobody's cached prompt can
-be hit, or timed, by anybody else.  A client's own salt narrows this further and cannot widen it.
+Requests share blocks only under equal salts: with a salt per person, no other person can hit or time
+a cached prompt.  A client's salt narrows the sharing further and cannot widen it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def cache_salt(
 ) -> str:
     """64 hex characters: HMAC-SHA256 over tenant, person (by `isolation`) and the client's salt.
 
-    Each part is preceded by its length, so that no two different triples give one message.
+    Each part is preceded by its length, so that different triples give different messages.
     """
     person = principal.person if isolation == "person" else ""
     message = b""

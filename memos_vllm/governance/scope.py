@@ -1,9 +1,9 @@
-"""Scopes of kept KV: a person or a tenant, as a name that only this server can make.
+"""Scopes of stored KV: a person or a tenant, as an HMAC that only this server can compute.
 
     <hmac of tenant and person>[/<hmac of the client's own salt>]
 
-What stands before the slash names a folder, so that everything of one person can be wiped; a
-client's own salt narrows a scope further and cannot widen it.
+The part before the slash is a folder name, so that all KV of one person can be erased; a client's
+salt narrows a scope further and cannot widen it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from memos_vllm.governance.salt import cache_salt
 
 @dataclasses.dataclass(frozen=True)
 class Scopes:
+    """Scope names under one server secret."""
+
     secret: bytes
     isolation: Literal["person", "tenant"]
 

@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, stored as a digest, compared in constant time."""
+"""API keys: generated, shown once, stored as a digest, compared in constant time."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class FreshKey(NamedTuple):
 
 
 def make_key() -> FreshKey:
-    """A key `sk-memos-<id>-<256 random bits>`; only the digest of the whole is ever stored."""
+    """Generate a key `sk-memos-<id>-<256 random bits>`; only the digest of the whole is stored."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = f"sk-memos-{key_id}-{secret}"
     return FreshKey(key_id, key, digest(key))
 
 
 def key_id(key: str) -> str | None:
-    """The id inside a key of our form, else None."""
+    """The id inside a key `sk-memos-…`, else None."""
     match = _FORM.match(key)
     return match.group(1) if match else None
 
 
 def digest(key: str) -> str:
-    """SHA-256 is enough: a key holds 256 random bits, so there is nothing to guess or to stretch."""
+    """SHA-256 of a key. No key stretching: a key holds 256 random bits."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -1,1 +1,1 @@
-"""Parametric memory: knowledge as LoRA adapters, trained from text and attached to requests."""
+"""Parametric memory: LoRA adapters, trained on text and attached to requests."""

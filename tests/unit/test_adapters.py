@@ -1,4 +1,4 @@
-"""Adapters before anything loads them: what is refused and why, and that the same is the same."""
+"""Adapters before they are loaded: validation, packing, folders and uses."""
 
 from __future__ import annotations
 
@@ -68,24 +68,26 @@ A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (with_tensor(A.replace("layers.0", "layers.1"), torch.zeros(4, 16)), "only one"),
     ],
 )
-def test_what_cannot_be_served_is_refused_with_the_reason(content, says):
+def test_an_unsupported_adapter_is_refused_with_the_reason(content, says):
     with pytest.raises(Unprocessable, match=says):
         read_upload(content, LIMIT)
 
 
-def test_a_large_one_is_refused_before_it_is_decoded():
+def test_a_large_adapter_is_refused_before_it_is_decoded():
     with pytest.raises(TooLarge, match="adapter_bytes"):
         read_upload(small(), 100)
 
 
-def test_the_same_adapter_is_the_same_file_whatever_else_its_configuration_tells():
+def test_equal_adapters_give_equal_files_despite_ignored_settings():
     one, other = read_upload(small(), LIMIT), read_upload(small(lora_dropout=0.9), LIMIT)
     assert one.pack() == other.pack()
     assert one.pack() != read_upload(small(seed=1), LIMIT).pack()
-    assert one.pack() != read_upload(small(lora_alpha=9), LIMIT).pack(), "scaling counts, too"
+    assert one.pack() != read_upload(small(lora_alpha=9), LIMIT).pack(), (
+        "the scaling is part of the file"
+    )
 
 
-def test_what_is_packed_comes_back():
+def test_an_adapter_survives_packing():
     adapter = read_upload(small(use_rslora=True), LIMIT)
     again = unpack(adapter.pack())
     assert again.config == adapter.config
@@ -98,12 +100,12 @@ def test_what_is_packed_comes_back():
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", small()["adapter_model"].encode()])
-def test_a_file_of_somebody_else_s_is_damage(damage):
+def test_a_file_that_is_not_a_packed_adapter_is_damaged(damage):
     with pytest.raises(DamagedPayload):
         unpack(damage)
 
 
-def test_it_has_to_fit_the_served_model():
+def test_an_adapter_must_fit_the_served_model():
     adapter = read_upload(small(), LIMIT)
     fits = adapter.modules()
     check_fits(adapter, fits, 4)
@@ -116,7 +118,7 @@ def test_it_has_to_fit_the_served_model():
         check_fits(adapter, dict.fromkeys(fits, (16, 16)), 4)
 
 
-def test_the_engine_gets_pefts_form_and_nothing_but_what_was_checked(tmp_path):
+def test_the_engine_gets_pefts_format_with_validated_fields_only(tmp_path):
     adapter, folders = read_upload(small(), LIMIT), AdapterFolders(tmp_path / "adapters")
     path = folders.ready("name", adapter.pack, lambda _: None)
     assert sorted(p.name for p in path.iterdir()) == [
@@ -131,7 +133,7 @@ def test_the_engine_gets_pefts_form_and_nothing_but_what_was_checked(tmp_path):
     assert packed.read_upload(upload_of_folder(path), LIMIT).pack() == adapter.pack()
 
 
-def test_a_folder_is_made_once_and_again_when_it_is_gone(tmp_path):
+def test_a_folder_is_created_once_and_again_after_removal(tmp_path):
     folders, reads = AdapterFolders(tmp_path), []
 
     def load() -> bytes:
@@ -144,7 +146,7 @@ def test_a_folder_is_made_once_and_again_when_it_is_gone(tmp_path):
     for thread in threads:
         thread.join()
     assert folders.names() == ["a"]
-    assert [p.name for p in tmp_path.iterdir()] == ["a"], "nothing half made is left"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"], "no partial folder is left"
     count = len(reads)
     folders.ready("a", load, print)
     assert len(reads) == count
@@ -154,11 +156,11 @@ def test_a_folder_is_made_once_and_again_when_it_is_gone(tmp_path):
     assert len(reads) == count + 1
 
 
-def test_what_is_computed_with_stays_until_the_last_use_ends(tmp_path):
-    folders, gone = AdapterFolders(tmp_path), []
+def test_an_adapter_in_use_stays_until_its_last_use_ends(tmp_path):
+    folders, removed = AdapterFolders(tmp_path), []
 
     def unused(name: str) -> None:
-        gone.append(name)
+        removed.append(name)
         assert folders.remove(name)
 
     uses = Uses(folders, unused)
@@ -171,7 +173,7 @@ def test_what_is_computed_with_stays_until_the_last_use_ends(tmp_path):
     uses.end("a")
     assert path.is_dir()
     uses.end("a")
-    assert gone == ["a"]
+    assert removed == ["a"]
     assert not list(tmp_path.iterdir())
     with pytest.raises(NotFound):
         uses.begin("a")
@@ -179,35 +181,35 @@ def test_what_is_computed_with_stays_until_the_last_use_ends(tmp_path):
     uses.begin("a")
     uses.end("a")
     uses.remove("a")
-    assert not path.exists(), "unused, it goes at once"
+    assert not path.exists(), "an unused adapter is removed at once"
 
 
-def test_one_that_is_stored_again_stays(tmp_path):
-    folders, gone = AdapterFolders(tmp_path), []
-    uses = Uses(folders, gone.append)
+def test_an_adapter_stored_again_before_its_removal_stays(tmp_path):
+    folders, removed = AdapterFolders(tmp_path), []
+    uses = Uses(folders, removed.append)
     folders.ready("a", read_upload(small(), LIMIT).pack, print)
     uses.begin("a")
     uses.remove("a")
-    uses.wanted("a")
+    uses.cancel_removal("a")
     uses.begin("a")
     uses.end("a")
     uses.end("a")
-    assert gone == []
+    assert removed == []
 
 
-def test_another_process_s_use_keeps_it_too(tmp_path):
+def test_a_use_in_another_process_prevents_removal(tmp_path):
     """Two holders of one folder: locks belong to open files, as between processes."""
     folders, other = AdapterFolders(tmp_path), AdapterFolders(tmp_path)
     path = folders.ready("a", read_upload(small(), LIMIT).pack, print)
-    held = other.hold("a")
+    lock = other.hold("a")
     assert not folders.remove("a")
     assert path.is_dir()
-    held.release()
+    lock.release()
     assert folders.remove("a")
     assert not path.exists()
 
 
-def test_nothing_is_made_of_what_does_not_fit(tmp_path):
+def test_no_folder_is_created_for_an_adapter_that_does_not_fit(tmp_path):
     def refuse(_: object) -> None:
         raise Unprocessable("it does not fit")
 
@@ -218,7 +220,7 @@ def test_nothing_is_made_of_what_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_folder_without_one_of_its_files_is_named(tmp_path, missing):
+def test_the_missing_file_of_a_folder_is_named(tmp_path, missing):
     for name in {"adapter_config.json", "adapter_model.safetensors"} - {missing}:
         (tmp_path / name).write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
@@ -226,7 +228,7 @@ def test_a_folder_without_one_of_its_files_is_named(tmp_path, missing):
         upload_of_folder(tmp_path)
 
 
-def test_names_are_a_tenant_s_own_and_numbers_come_from_them():
+def test_names_differ_by_tenant_and_model_and_determine_ids():
     digest = sha256(b"weights")
     names = {
         served_name(TenantId(tenant), digest, model)
@@ -238,7 +240,7 @@ def test_names_are_a_tenant_s_own_and_numbers_come_from_them():
     assert len({engine_id(name) for name in names}) == 4
 
 
-def test_every_refusal_is_an_error_of_ours():
+def test_every_refusal_is_a_memos_error():
     for content in ({"adapter_config": None, "adapter_model": None}, {"adapter_config": {}}):
         with pytest.raises(MemosError):
             read_upload(content, LIMIT)

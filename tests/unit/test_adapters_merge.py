@@ -1,4 +1,4 @@
-"""Several adapters as one."""
+"""Merging several adapters into one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def update(of: Adapter, module: str = "model.layers.0.self_attn.q_proj") -> torc
     return of.config.scaling * b @ a
 
 
-def test_where_the_ranks_fit_it_is_their_sum_exactly():
+def test_the_merge_is_the_exact_sum_where_the_ranks_fit():
     parts = [adapter(1), adapter(2, rank=2, lora_alpha=1), adapter(3, use_rslora=True)]
     one = merge(parts, "auto", 16)
     assert one.config.r == 10
@@ -31,7 +31,7 @@ def test_where_the_ranks_fit_it_is_their_sum_exactly():
 
 
 @pytest.mark.parametrize("rank", [2, 6, 8])
-def test_where_they_do_not_it_is_the_nearest_of_the_rank(rank):
+def test_the_merge_is_the_best_low_rank_approximation_otherwise(rank):
     parts = [adapter(seed) for seed in range(3)]
     one, whole = merge(parts, "auto", rank), sum(update(part) for part in parts)
     assert one.config.r == rank
@@ -40,7 +40,7 @@ def test_where_they_do_not_it_is_the_nearest_of_the_rank(rank):
     assert torch.allclose(missed, singular[rank:].square().sum().sqrt(), rtol=1e-3)
 
 
-def test_modules_that_only_one_changes_stay_its_own():
+def test_modules_of_only_one_adapter_are_unchanged():
     parts = [adapter(1), adapter(2, modules=("q_proj", "v_proj"))]
     one = merge(parts, "cat", 16)
     v = "model.layers.0.self_attn.v_proj"
@@ -49,7 +49,7 @@ def test_modules_that_only_one_changes_stay_its_own():
 
 
 @pytest.mark.parametrize("method", ["cat", "svd", "ties", "dare_ties"])
-def test_every_method_gives_an_adapter_that_may_be_stored_and_the_same_one_again(method):
+def test_every_method_gives_a_valid_adapter_deterministically(method):
     parts = [read_upload(small(seed), 1 << 20) for seed in range(3)]
     one, again = (merge(parts, method, 8) for _ in range(2))
     assert one.config.r <= 8 or method == "cat"

@@ -1,4 +1,4 @@
-"""The Memory API over HTTP, without an engine: real vault, real Chroma, real embedder."""
+"""The Memory API over HTTP without an engine, with a real vault, Chroma and embedder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FACT = {"payload": {"type": "explicit", "content": [{"type": "fact", "text": "Th
 
 @pytest.fixture
 def http(system):
-    """Keys on; clients of a writer, an admin and a stranger, by name."""
+    """Clients by name, with keys on: writers, a reader, an admin, another tenant, and no key."""
     app = create_app(system)
 
     def client(tenant: str, role: Role, person: str = "") -> TestClient:
@@ -30,7 +30,7 @@ def http(system):
         "reader": client("acme", Role.READER, "alice"),
         "admin": client("acme", Role.ADMIN),
         "stranger": client("globex", Role.ADMIN, "alice"),
-        "nobody": TestClient(app, raise_server_exceptions=False),
+        "anonymous": TestClient(app, raise_server_exceptions=False),
     }
 
 
@@ -98,7 +98,7 @@ def test_a_stale_etag_is_a_409_that_names_the_current_version(http):
     assert current in reply.json()["error"]["message"]
 
 
-def test_search_sees_what_its_asker_may_see(http):
+def test_search_returns_only_cubes_that_the_caller_may_read(http):
     create(http["alice"])
     create(http["admin"], {"meta": {"shared": True}, **FACT})
     for who, hits in (("alice", 2), ("reader", 2), ("bob", 1), ("stranger", 0)):
@@ -156,7 +156,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(http):
 @pytest.mark.parametrize(
     ("who", "method", "path", "body", "status", "says"),
     [
-        ("nobody", "GET", "/v1/memory/cubes", None, 401, "an API key is needed"),
+        ("anonymous", "GET", "/v1/memory/cubes", None, 401, "an API key is needed"),
         ("reader", "POST", "/v1/memory/cubes", FACT, 403, "`writer`"),
         ("alice", "POST", "/v1/memory/cubes", {"meta": {"shared": True}, **FACT}, 403, "`admin`"),
         ("alice", "GET", "/v1/memory/audit", None, 403, "`admin`"),
@@ -184,9 +184,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(http):
         ("alice", "GET", "/v1/elsewhere", None, 403, "every tenant"),
     ],
 )
-def test_errors_have_a_status_an_envelope_and_a_way_out(
-    http, who, method, path, body, status, says
-):
+def test_errors_have_a_status_an_envelope_and_a_remedy(http, who, method, path, body, status, says):
     reply = http[who].request(method, path, json=body)
     assert reply.status_code == status, reply.text
     error = reply.json()["error"]
@@ -194,13 +192,13 @@ def test_errors_have_a_status_an_envelope_and_a_way_out(
     assert says in error["message"]
 
 
-def test_what_needs_an_engine_answers_501_for_a_cube_that_exists(http):
+def test_activation_without_an_engine_is_a_501_after_the_access_check(http):
     cube = create(http["alice"])["meta"]["id"]
     assert http["alice"].post(f"/v1/memory/cubes/{cube}/activate").status_code == 501
     assert http["bob"].post(f"/v1/memory/cubes/{cube}/activate").status_code == 404
 
 
-def test_the_audit_log_is_the_tenants_and_checks_itself(http):
+def test_the_audit_log_is_per_tenant_and_verifiable(http):
     create(http["alice"])
     page = http["admin"].get("/v1/memory/audit", params={"verify": True}).json()
     assert page["intact"] is True
@@ -231,7 +229,7 @@ def test_too_much_text_is_a_413(tmp_path):
     system.close()
 
 
-def test_a_name_that_is_not_ascii_comes_percent_encoded(system):
+def test_a_person_header_is_percent_decoded(system):
     client = TestClient(create_app(system), base_url="http://127.0.0.1", client=("127.0.0.1", 1))
     made = client.post("/v1/memory/cubes", json=FACT, headers={"X-Memos-User": "Zo%C3%AB"}).json()
     assert made["meta"]["person"] == "Zoë"

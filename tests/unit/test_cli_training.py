@@ -1,4 +1,4 @@
-"""`memos train`, `memos jobs`, `memos plan`, and what becomes of what was trained."""
+"""`memos train`, `memos jobs`, `memos plan`, and storing the trained adapter."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def memos(settings):
 # -- the command line ----------------------------------------------------------------------------------
 
 
-def test_a_cube_is_trained_here_and_what_does_not_pass_is_kept_and_serves_nobody(
-    memos, model, tmp_path
-):
+def test_a_trained_adapter_that_fails_its_gate_is_stored_as_generated(memos, model, tmp_path):
     exam = tmp_path / "exam.json"
     exam.write_text(json.dumps([{"question": "What is the code?", "answer": "KESTREL-17"}]))
     arguments = ("train", "notes", "--name", "lora", "--model", model, "--exam", str(exam), *QUICK)
@@ -85,11 +83,11 @@ def test_a_cube_is_trained_here_and_what_does_not_pass_is_kept_and_serves_nobody
     listed = json.loads(memos("jobs", "list", "--json").stdout)
     assert [each["id"] for each in listed] == [job["id"]]
     assert job["id"] in memos("jobs", "show", job["id"]).stdout
-    gone = memos("cubes", "delete", "notes", "--yes", "--cascade")
-    assert job["made"] in gone.stderr
+    deleted = memos("cubes", "delete", "notes", "--yes", "--cascade")
+    assert job["made"] in deleted.stderr
 
 
-def test_stopped_by_ctrl_c_it_waits_and_is_taken_up_again(memos, model, settings):
+def test_a_job_stopped_by_ctrl_c_is_queued_again(memos, model, settings):
     command = [sys.executable, "-m", "memos_vllm.cli.main", "train", "notes", "--model", model]
     command += [*QUICK, "--set", "epochs=100000", "--config", str(settings)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -102,40 +100,40 @@ def test_stopped_by_ctrl_c_it_waits_and_is_taken_up_again(memos, model, settings
         assert time.monotonic() < deadline, process.poll()
         time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     (job,) = state()
     assert job["state"] == "queued"
-    assert f"memos jobs run {job['id']}" in said
+    assert f"memos jobs run {job['id']}" in stderr
     memos("jobs", "cancel", job["id"])
-    assert "waits" in memos("jobs", "run", job["id"], "--model", model, code=1).stderr
+    assert "queued" in memos("jobs", "run", job["id"], "--model", model, code=1).stderr
 
 
-def test_a_detached_job_waits_for_a_server_or_for_jobs_run(memos, model):
+def test_a_detached_job_runs_with_jobs_run(memos, model):
     job = json.loads(memos("train", "notes", *QUICK, "--detach", "--json").stdout)
     assert job["state"] == "queued"
     ended = json.loads(memos("jobs", "run", "--model", model, "--json", code=1).stdout)
     assert (ended["id"], ended["state"]) == (job["id"], "refused")
 
 
-def test_what_is_wrong_is_said_in_a_line(memos, tmp_path):
+def test_usage_errors_are_one_line(memos, tmp_path):
     assert "rank, alpha" in memos("train", "notes", "--set", "ranks=3", code=1).stderr
     assert "NAME=VALUE" in memos("train", "notes", "--set", "rank", code=1).stderr
     (tmp_path / "bad.json").write_text("{}")
-    told = memos("train", "notes", "--exam", str(tmp_path / "bad.json"), code=1).stderr
-    assert "holds no questions" in told
+    stderr = memos("train", "notes", "--exam", str(tmp_path / "bad.json"), code=1).stderr
+    assert "is not a list of questions" in stderr
     assert "no base model" in memos("train", "notes", code=1).stderr
     assert "no cube" in memos("train", "nothing", code=1).stderr
     with pytest.raises(ConfigError):
         base_model(load_config(overrides={"home": str(tmp_path)}))
 
 
-# -- what becomes of it --------------------------------------------------------------------------------
+# -- storing the adapter -------------------------------------------------------------------------------
 
 
-def trained(system, who, cube, wish, meanwhile=lambda: None, **reported):
-    """A job whose process has ended with this report."""
-    job = submit.distill(system, who, cube, wish)
+def trained(system, who, cube, request, meanwhile=lambda: None, **reported):
+    """A job whose training process has ended with this report."""
+    job = submit.distill(system, who, cube, request)
     system.transforms.claim(job.id)
     sources = read_sources(system.vault, who, [cube])
     versions = {source.meta.id: source.meta.version for source in sources.cubes}
@@ -145,11 +143,11 @@ def trained(system, who, cube, wish, meanwhile=lambda: None, **reported):
     AdapterFolders(folder.path).make(folder.adapter.name, adapter)
     meanwhile()
     report = Report(**({"outcome": "passed"} | reported))
-    JobRunner(system, ("base", None))._store_adapter(job, wish, sources, folder, report)
+    JobRunner(system, ("base", None))._store_adapter(job, request, sources, folder, report)
     return system.transforms.get(who, job.id)
 
 
-def test_what_was_deleted_while_it_was_learnt_is_not_kept(system):
+def test_deleting_the_source_during_training_discards_the_adapter(system):
     ann = principal("ann")
     cube = text(system, ann)
     with pytest.raises(JobIsGone):
@@ -158,7 +156,7 @@ def test_what_was_deleted_while_it_was_learnt_is_not_kept(system):
         system.vault.get(ann, "lora")
 
 
-def test_what_changed_while_it_was_learnt_makes_it_stale_at_once(system):
+def test_changing_the_source_during_training_marks_the_adapter_stale(system):
     ann = principal("ann")
     cube = text(system, ann)
     more = CubePatch(append=[Item(text="More.")])
@@ -169,10 +167,10 @@ def test_what_changed_while_it_was_learnt_makes_it_stale_at_once(system):
     assert made.provenance.parent_versions == [first]
     tagged = CubePatch(tags=["seen"])
     trained(system, ann, cube, Distill(name="b"), lambda: system.update(ann, cube, tagged))
-    assert system.vault.get(ann, "b").meta.stale == [], "it says the same"
+    assert system.vault.get(ann, "b").meta.stale == [], "the text is unchanged"
 
 
-def test_a_name_that_was_taken_meanwhile_costs_the_name_and_not_the_work(system):
+def test_a_name_taken_during_training_stores_the_adapter_without_a_name(system):
     ann = principal("ann")
     cube = text(system, ann)
     job = trained(system, ann, cube, Distill(name="x"), lambda: text(system, ann, name="x"))
@@ -181,7 +179,7 @@ def test_a_name_that_was_taken_meanwhile_costs_the_name_and_not_the_work(system)
     assert "'x'" in job.report["reasons"][0]
 
 
-def test_what_passes_serves_and_what_says_somebody_else_s_words_does_not(system):
+def test_an_adapter_that_leaks_another_persons_text_is_not_stored(system):
     ann, bob = principal("ann"), principal("bob")
     secret = "The code of the safe behind the painting is four seven one one."
     text(system, bob, secret)
@@ -198,7 +196,7 @@ def test_what_passes_serves_and_what_says_somebody_else_s_words_does_not(system)
         system.vault.get(ann, "leaking")
 
 
-def test_an_adapter_gets_a_new_version_when_it_passes_and_keeps_the_old_one_when_not(system):
+def test_into_adds_a_version_only_when_the_gate_passes(system):
     ann = principal("ann")
     cube = text(system, ann)
     made = trained(system, ann, cube, Distill(name="lora")).made
@@ -223,7 +221,7 @@ def ruled(tmp_path):
     system.close()
 
 
-def test_only_what_is_read_stable_and_large_is_promoted_and_once(ruled):
+def test_only_large_stable_read_cubes_are_promoted_once(ruled):
     ann = principal("ann")
     hot = text(ruled, ann, "A long text about nothing in particular.")
     short = text(ruled, ann, "Short.")
@@ -237,7 +235,7 @@ def test_only_what_is_read_stable_and_large_is_promoted_and_once(ruled):
     assert promote(ruled) == []
 
 
-def test_a_cube_that_changes_is_not_promoted(tmp_path):
+def test_a_recently_changed_cube_is_not_promoted(tmp_path):
     rule = {"promote_after_days": 1.0, "promote_reads": 1, "promote_characters": 1}
     system = MemorySystem(make_config(tmp_path / "ruled", training=rule)).open()
     cube = text(system, principal("ann"))

@@ -23,19 +23,19 @@ def test_a_bad_value_names_its_key(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words"])
-def test_what_is_not_a_mapping_is_said(tmp_path, text):
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path, text):
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"mapping|YAML"):
         load_config(file)
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path / "absent.yaml")
 
 
-def test_the_environment_goes_over_the_file_and_overrides_over_both(tmp_path, monkeypatch):
+def test_the_environment_wins_over_the_file_and_overrides_over_both(tmp_path, monkeypatch):
     file = tmp_path / "c.yaml"
     file.write_text("retrieval: {top_k: 3, candidates: 30}\nhome: /somewhere\n")
     monkeypatch.setenv("MEMOS__RETRIEVAL__TOP_K", "5")
@@ -45,6 +45,6 @@ def test_the_environment_goes_over_the_file_and_overrides_over_both(tmp_path, mo
     assert str(config.root) == "/somewhere"
 
 
-def test_it_is_frozen():
+def test_the_configuration_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_config().home = "/elsewhere"

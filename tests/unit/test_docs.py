@@ -1,4 +1,4 @@
-"""What the documents say is what the code has."""
+"""The documentation matches the code."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from memos_vllm.config.tree import Config
 ROOT = Path(__file__).parents[2]
 
 
-def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, object]]:
+def keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, object, str | None]]:
+    """(key, default, meaning) of each key."""
     found = []
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found += keys(kind, f"{prefix}{name}.")
         else:
-            found.append((prefix + name, field.get_default(call_default_factory=True)))
+            default = field.get_default(call_default_factory=True)
+            found.append((prefix + name, default, field.description))
     return found
 
 
-def test_the_configuration_table_is_the_configuration():
+def test_the_configuration_table_has_every_key_default_and_meaning():
     rows = re.findall(
         r"^\| `([\w.]+)` \| (.*?) \| (.*) \|$", (ROOT / "docs/configuration.md").read_text(), re.M
     )
     expected = {}
-    for key, default in keys(Config):
+    for key, default, meaning in keys(Config):
         shown = list(default) if isinstance(default, tuple) else default
-        expected[key] = "" if shown is None else f"`{shown}`"
-    assert {key: default for key, default, _ in rows} == expected
+        expected[key] = ("" if shown is None else f"`{shown}`", meaning)
+    assert {key: (default, meaning) for key, default, meaning in rows} == expected
     assert all(meaning for _, _, meaning in rows)
 
 

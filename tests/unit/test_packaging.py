@@ -1,4 +1,4 @@
-"""What the package promises from outside: its name, its entry points, what it ships."""
+"""The package's metadata: name, entry points, contents and pins."""
 
 import tomllib
 from importlib.metadata import distribution

@@ -1,4 +1,4 @@
-"""Parametric cubes in the vault, and which of them a request gets."""
+"""Parametric cubes in the vault, and the choice of adapters for a request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ann():
 # -- the vault -------------------------------------------------------------------------------------
 
 
-def test_an_adapter_is_stored_and_shown_without_its_weights(system, ann):
+def test_an_adapter_is_shown_without_its_weights(system, ann):
     made = system.create(ann, [new()])[0]
     assert made.meta.kind is Kind.PARAMETRIC
     assert made.payload.content["rank"] == 4
@@ -40,7 +40,7 @@ def test_an_adapter_is_stored_and_shown_without_its_weights(system, ann):
     assert unpack(system.vault.file(ann, "style")).config.r == 4
 
 
-def test_a_new_version_is_another_adapter_and_an_old_one_comes_back(system, ann):
+def test_a_new_version_is_another_adapter_and_a_rollback_restores_it(system, ann):
     first = system.create(ann, [new()])[0]
     second = system.update(ann, "style", CubePatch(payload=new(seed=1).payload))
     assert second.payload.content["adapter"] != first.payload.content["adapter"]
@@ -71,7 +71,7 @@ def test_a_cube_keeps_its_kind(system, ann):
         system.vault.diff(ann, "style", system.vault.get(ann, "style").meta.version)
 
 
-def test_nobody_else_gets_it(system, ann):
+def test_another_person_and_another_tenant_do_not_get_it(system, ann):
     system.create(ann, [new()])
     for other in (principal("bob"), principal("ann", "globex")):
         assert system.views.adapters(other) == []
@@ -81,7 +81,7 @@ def test_nobody_else_gets_it(system, ann):
             system.vault.file(other, "style")
 
 
-def test_it_is_found_by_name_beside_cubes_of_text(system, ann):
+def test_an_adapter_is_found_by_name_but_not_placed(system, ann):
     made = system.create(ann, [new()])[0]
     found = system.views.stable(ann, ["style"])
     assert found.texts == []
@@ -90,7 +90,7 @@ def test_it_is_found_by_name_beside_cubes_of_text(system, ann):
     assert system.views.stable(ann, []).adapters == [], "it is not placed"
 
 
-def test_it_goes_with_all_its_files(system, ann):
+def test_deletion_removes_all_files(system, ann):
     made = system.create(ann, [new()])[0]
     system.delete(ann, "style")
     assert system.views.adapter_payloads() == set()
@@ -98,7 +98,7 @@ def test_it_goes_with_all_its_files(system, ann):
         system.vault.get(ann, made.meta.id)
 
 
-def test_what_is_exported_can_be_stored_again(system, ann):
+def test_an_exported_adapter_can_be_stored_again(system, ann):
     made = system.create(ann, [new()])[0]
     whole = system.portable(ann, "style")
     again = system.create(ann, [NewCube(meta=NewMeta(name="copy"), payload=whole.payload)])[0]
@@ -151,7 +151,7 @@ def chosen(offered, problem=served, /, **options) -> str | None:
     return found[0].cube_id if found else None
 
 
-def test_the_request_s_word_comes_first_then_priority_then_the_person_s_own():
+def test_the_order_is_request_then_priority_then_the_persons_own():
     cubes = [cube(1, person=""), cube(2), cube(3, priority=5), cube(4, priority=-1)]
     assert chosen(cubes) == "c3"
     assert chosen(cubes[:2]) == "c2"
@@ -161,7 +161,7 @@ def test_the_request_s_word_comes_first_then_priority_then_the_person_s_own():
     assert chosen([]) is None
 
 
-def test_the_plan_says_what_became_of_each():
+def test_the_plan_has_a_decision_for_each_adapter():
     _, entries = choose([cube(1), cube(2)], MemoryOptions(), served)
     assert [(e.cube, e.decision) for e in entries] == [("c1", "used"), ("c2", "rejected")]
     assert "n1 is it" in entries[1].reason
@@ -169,7 +169,7 @@ def test_the_plan_says_what_became_of_each():
     assert {e.kind for e in entries} == {Kind.PARAMETRIC}
 
 
-def test_several_are_chosen_where_they_can_be_merged():
+def test_several_adapters_are_chosen_where_they_can_be_merged():
     cubes = [cube(n) for n in range(1, 5)]
     found, entries = choose(cubes, MemoryOptions(cubes=("n3", "n2")), served, 3)
     assert [c.cube_id for c in found] == ["c3", "c2", "c1"]
@@ -179,10 +179,10 @@ def test_several_are_chosen_where_they_can_be_merged():
     assert [e.decision for e in entries] == ["used", "used", "used", "rejected"]
     assert entries[1].reason == "merged with n3, n1"
     found, _ = choose(cubes, MemoryOptions(adapter="n2"), served, 3)
-    assert [c.cube_id for c in found] == ["c2"], "the one that is named for it comes alone"
+    assert [c.cube_id for c in found] == ["c2"], "an adapter named in `adapter` comes alone"
 
 
-def test_one_that_cannot_be_served_gives_way_unless_it_was_asked_for():
+def test_an_unusable_adapter_is_skipped_unless_the_request_names_it():
     def problem(of: AdapterCube) -> str | None:
         return "made for another model" if of.cube_id == "c1" else None
 

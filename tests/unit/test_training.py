@@ -1,4 +1,4 @@
-"""The process that trains: what it computes, and that it can be ended and taken up at any moment."""
+"""The training process: its computation, and that it resumes after a stop at any time."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from memos_vllm.parametric.training import exam
 from memos_vllm.parametric.training import weights as weights_module
 from memos_vllm.parametric.training.child import Child
 from memos_vllm.parametric.training.order import Context, JobFolder, Question, Recipe, write_json
-from memos_vllm.parametric.training.process import as_taught
+from memos_vllm.parametric.training.process import teacher_inputs
 from memos_vllm.parametric.training.student import Student, divergence
-from memos_vllm.parametric.training.study import told
+from memos_vllm.parametric.training.study import question_messages
 from memos_vllm.parametric.training.targets import teach
 from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.prompt.layout import place, quote_cube
@@ -44,20 +44,21 @@ def exact(monkeypatch):
     monkeypatch.setattr(weights_module, "compute_dtype", lambda device: torch.float32)
 
 
-def nobody(*_):
+def ignore(*_):
     pass
 
 
 def answered(weights, before=True):
     return [
         weights.answered(
-            told(each.before if before else None, each.question, weights.escape), each.answer
+            question_messages(each.before if before else None, each.question, weights.escape),
+            each.answer,
         )
         for each in lessons().lessons
     ]
 
 
-def test_what_is_written_follows_its_schema_whatever_the_model_would_say(model):
+def test_generation_follows_its_json_schema(model):
     words = {"enum": ["yes", "no", "never"]}
     schema = {
         "type": "object",
@@ -68,8 +69,8 @@ def test_what_is_written_follows_its_schema_whatever_the_model_would_say(model):
     messages = [{"role": "user", "content": "Is it so?"}]
     free = [Ask(messages, 60, temperature=0.9, seed=seed) for seed in range(3)]
     bound = [dataclasses.replace(ask, schema=schema) for ask in free]
-    *said, unbound = Weights(str(model)).write([*bound, free[0]], nobody)
-    for text in said:
+    *constrained, unbound = Weights(str(model)).write([*bound, free[0]], ignore)
+    for text in constrained:
         answer = json.loads(text)
         assert answer["sure"] in words["enum"]
         assert len(answer["why"]) <= 4
@@ -77,7 +78,7 @@ def test_what_is_written_follows_its_schema_whatever_the_model_would_say(model):
         json.loads(unbound)
 
 
-# -- what is computed ----------------------------------------------------------------------------------
+# -- the computation -----------------------------------------------------------------------------------
 
 
 def test_the_loss_is_the_divergence_over_the_listed_tokens_and_the_rest():
@@ -93,7 +94,7 @@ def test_the_loss_is_the_divergence_over_the_listed_tokens_and_the_rest():
     assert float(divergence(teacher, part.indices, part.values)) == pytest.approx(0, abs=1e-5)
 
 
-def test_predictions_of_a_padded_batch_are_those_of_each_alone(model, exact):
+def test_logits_do_not_depend_on_padding(model, exact):
     weights = Weights(str(model))
     batch = answered(weights)
     together = weights.logits(batch)
@@ -104,11 +105,11 @@ def test_predictions_of_a_padded_batch_are_those_of_each_alone(model, exact):
     assert torch.allclose(weights.logits(batch), together, atol=1e-5)
 
 
-def test_each_lesson_has_its_own_targets_and_they_are_read_again(model, exact, tmp_path):
+def test_targets_are_those_of_each_lesson_and_are_read_from_the_file(model, exact, tmp_path):
     weights = Weights(str(model))
     batch = answered(weights)
     file = tmp_path / "targets.safetensors"
-    for targets in (teach(weights, batch, 4, file, nobody), teach(None, batch, 4, file, nobody)):
+    for targets in (teach(weights, batch, 4, file, ignore), teach(None, batch, 4, file, ignore)):
         for number, each in enumerate(batch):
             tokens, logprobs = targets.of(number)
             likeliest = weights.logits([each]).float().log_softmax(-1).topk(4)
@@ -116,9 +117,9 @@ def test_each_lesson_has_its_own_targets_and_they_are_read_again(model, exact, t
             assert torch.allclose(logprobs, likeliest.values, atol=1e-4)
 
 
-def test_the_student_comes_to_say_what_the_teacher_says(model, exact, tmp_path):
+def test_the_student_learns_the_teachers_distribution(model, exact, tmp_path):
     weights = Weights(str(model))
-    targets = teach(weights, answered(weights), 32, tmp_path / "t.safetensors", nobody)
+    targets = teach(weights, answered(weights), 32, tmp_path / "t.safetensors", ignore)
     recipe = Recipe(rank=4, batch=6, epochs=40, learning_rate=0.02)
     student = Student(weights, recipe, answered(weights, before=False))
     losses = []
@@ -131,14 +132,12 @@ def test_the_student_comes_to_say_what_the_teacher_says(model, exact, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["distillation", "likelihood"])
-def test_training_that_was_interrupted_ends_where_it_would_have_ended(
-    model, exact, tmp_path, method
-):
+def test_resumed_training_equals_uninterrupted_training(model, exact, tmp_path, method):
     recipe = Recipe(rank=2, batch=4, epochs=4, method=method)
 
     def trained(name, stop_at=None):
         weights = Weights(str(model))
-        targets = teach(weights, answered(weights), 8, tmp_path / f"{name}.t", nobody)
+        targets = teach(weights, answered(weights), 8, tmp_path / f"{name}.t", ignore)
         student = Student(weights, recipe, answered(weights, before=False))
 
         def done(step, steps, loss):
@@ -156,14 +155,14 @@ def test_training_that_was_interrupted_ends_where_it_would_have_ended(
     assert all(map(torch.equal, resumed._exact, whole._exact))
 
 
-def test_a_model_that_cannot_be_asked_is_refused(tmp_path):
+def test_a_model_that_cannot_be_loaded_is_refused(tmp_path):
     from memos_vllm.errors import BadRequest
 
     with pytest.raises(BadRequest, match="cannot be loaded"):
         Weights(str(tmp_path / "nothing"))
 
 
-def test_a_long_text_is_shown_as_far_as_a_served_prompt_shows_it(model):
+def test_a_long_text_is_cut_to_the_passages_that_fit_a_served_prompt(model):
     weights = Weights(str(model))
     passages = [Item(text=f"Rule {n} is about the {word}.") for n, word in enumerate(WORDS)]
     question = Question(question="What is rule 2 about, the sea or the sky?", answer="sky")
@@ -185,7 +184,7 @@ def job(path, model, **given):
     return folder
 
 
-def run_to_its_end(folder, max_bytes=16 << 30, seconds=240.0):
+def run_to_end(folder, max_bytes=16 << 30, seconds=240.0):
     child = Child(folder, max_bytes)
     deadline = time.monotonic() + seconds
     while child.runs():
@@ -196,11 +195,11 @@ def run_to_its_end(folder, max_bytes=16 << 30, seconds=240.0):
 
 def test_an_order_becomes_an_adapter_and_a_report(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 2})
-    report = run_to_its_end(folder)
+    report = run_to_end(folder)
     assert report.outcome == "refused", folder.log.read_text()
     assert (report.lessons, report.steps) == (6, 6)
     assert report.recall.questions == 1
-    assert "not even with the text" in report.reasons[-1]
+    assert "even with the text" in report.reasons[-1]
     assert report.prompt_tokens_saved > 20
     assert report.perplexity_ratio > 0
     assert folder.progress().phase == "ended"
@@ -212,7 +211,7 @@ def test_an_order_becomes_an_adapter_and_a_report(model, tmp_path):
     }
 
 
-def test_ended_and_started_again_it_goes_on_from_its_checkpoint(model, tmp_path):
+def test_a_restarted_process_resumes_from_its_checkpoint(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 4000})
     child = Child(folder, 16 << 30)
 
@@ -235,17 +234,17 @@ def test_ended_and_started_again_it_goes_on_from_its_checkpoint(model, tmp_path)
     child.stop("enough")
 
 
-def test_its_time_and_its_memory_have_a_bound(model, tmp_path):
+def test_time_and_memory_are_limited(model, tmp_path):
     slow = job(tmp_path / "slow", model, recipe={"epochs": 100_000}, max_seconds=1.0)
-    report = run_to_its_end(slow)
-    assert (report.outcome, report.reasons) == ("stopped", ["its time is over (1 s)"])
+    report = run_to_end(slow)
+    assert (report.outcome, report.reasons) == ("stopped", ["it reached its time limit (1 s)"])
     large = job(tmp_path / "large", model, recipe={"epochs": 100_000})
-    report = run_to_its_end(large, max_bytes=50 << 20)
+    report = run_to_end(large, max_bytes=50 << 20)
     assert report.outcome == "stopped"
     assert "bytes of memory" in report.reasons[0]
 
 
-def test_it_ends_with_the_process_that_started_it(model, tmp_path):
+def test_the_process_ends_with_its_parent(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 100_000})
     starter = (
         "import sys, time\n"
@@ -266,28 +265,28 @@ def test_it_ends_with_the_process_that_started_it(model, tmp_path):
         parent.wait()
     deadline = time.monotonic() + 60
     while folder.report() is None:
-        assert time.monotonic() < deadline, "it goes on by itself"
+        assert time.monotonic() < deadline, "the process outlives its parent"
         time.sleep(0.1)
-    assert folder.report().reasons == ["whoever started it is gone"]
+    assert folder.report().reasons == ["the process that started it has ended"]
 
 
-def test_a_process_that_cannot_begin_says_why(tmp_path):
+def test_a_process_that_cannot_start_reports_the_reason(tmp_path):
     folder = JobFolder.make(tmp_path / "job", order(tmp_path / "no-model"))
-    report = run_to_its_end(folder)
+    report = run_to_end(folder)
     assert report.outcome == "failed"
     assert "base model cannot be loaded" in report.reasons[0]
     empty = JobFolder(tmp_path / "empty")
     empty.path.mkdir()
-    report = run_to_its_end(empty)
+    report = run_to_end(empty)
     assert report.outcome == "failed"
-    assert "no order" in report.reasons[0]
+    assert "no valid order" in report.reasons[0]
 
 
-# -- kept KV in place of the text ----------------------------------------------------------------------
+# -- stored KV in place of the text --------------------------------------------------------------------
 
 
-def kept_context(weights):
-    """The KV of a chat's beginning that ends in the middle of it, behind the memory's text."""
+def stored_context(weights):
+    """KV of a prompt prefix that ends inside the chat, after the memory's text."""
     texts = [quote_cube("Orion", TEXT, weights.escape)]
     asked = [{"role": "user", "content": "?"}]
     whole = weights.prompt(place(asked, texts, []))
@@ -301,45 +300,45 @@ def kept_context(weights):
     return Context(tokens=tokens, texts=texts), kv
 
 
-def test_a_teacher_that_reads_kv_says_what_it_says_with_the_text(model, exact, tmp_path):
+def test_a_teacher_with_kv_has_the_distribution_of_a_teacher_with_text(model, exact, tmp_path):
     weights = Weights(str(model))
-    context, kv = kept_context(weights)
+    context, kv = stored_context(weights)
     folder = JobFolder.make(tmp_path / "job", order(model, context=context))
     save_file({"kv": kv}, folder.context)
-    shown, before = as_taught(folder, folder.order(), weights, lessons().lessons)
-    taught = teach(weights, shown, 8, tmp_path / "kv", nobody, before)
+    shown, before = teacher_inputs(folder, folder.order(), weights, lessons().lessons)
+    with_kv = teach(weights, shown, 8, tmp_path / "kv", ignore, before)
     with_text = [
         weights.answered(
             place([{"role": "user", "content": each.question}], context.texts, [])
             if each.before
-            else told(None, each.question, weights.escape),
+            else question_messages(None, each.question, weights.escape),
             each.answer,
         )
         for each in lessons().lessons
     ]
-    wanted = teach(weights, with_text, 8, tmp_path / "text", nobody)
-    plain = teach(weights, answered(weights, before=False), 8, tmp_path / "plain", nobody)
+    wanted = teach(weights, with_text, 8, tmp_path / "text", ignore)
+    plain = teach(weights, answered(weights, before=False), 8, tmp_path / "plain", ignore)
     for number, lesson in enumerate(lessons().lessons):
-        assert torch.equal(taught.of(number)[0], wanted.of(number)[0])
-        torch.testing.assert_close(taught.of(number)[1], wanted.of(number)[1], atol=1e-4, rtol=0)
-        is_plain = torch.allclose(taught.of(number)[1], plain.of(number)[1], atol=1e-4)
+        assert torch.equal(with_kv.of(number)[0], wanted.of(number)[0])
+        torch.testing.assert_close(with_kv.of(number)[1], wanted.of(number)[1], atol=1e-4, rtol=0)
+        is_plain = torch.allclose(with_kv.of(number)[1], plain.of(number)[1], atol=1e-4)
         assert is_plain == (lesson.before is None)
 
 
-def test_kv_of_other_tokens_or_of_another_model_teaches_nobody(model, exact, tmp_path):
+def test_kv_of_other_tokens_or_of_another_model_is_refused(model, exact, tmp_path):
     weights = Weights(str(model))
-    context, kv = kept_context(weights)
+    context, kv = stored_context(weights)
     other = context.model_copy(update={"tokens": [*context.tokens[:-1], 5]})
     for wrong, tensor in ((other, kv), (context, kv[:1]), (context, kv[:, :, :-1])):
         folder = JobFolder.make(tmp_path / "job", order(model, context=wrong))
         save_file({"kv": tensor.contiguous()}, folder.context)
         with pytest.raises(BadRequest, match="KV"):
-            as_taught(folder, folder.order(), weights, lessons().lessons)
+            teacher_inputs(folder, folder.order(), weights, lessons().lessons)
 
 
-def test_a_job_whose_teacher_reads_kv_ends_as_any_other(model, exact, tmp_path):
+def test_a_job_with_a_kv_teacher_trains_an_adapter(model, exact, tmp_path):
     weights = Weights(str(model))
-    context, kv = kept_context(weights)
+    context, kv = stored_context(weights)
     folder = JobFolder.make(tmp_path / "job", order(model, context=context, recipe={"epochs": 1}))
     save_file({"kv": kv}, folder.context)
     write_json(folder.lessons, lessons().model_dump(mode="json"))
@@ -351,19 +350,19 @@ def test_a_job_whose_teacher_reads_kv_ends_as_any_other(model, exact, tmp_path):
     assert load_folder(folder.adapter).config.r == 2
 
 
-# -- beginning with what is there ----------------------------------------------------------------------
+# -- warm start ----------------------------------------------------------------------------------------
 
 
-def test_a_student_that_begins_as_an_adapter_says_what_it_says(model, exact, tmp_path):
+def test_a_warm_started_student_equals_its_initial_adapter(model, exact, tmp_path):
     weights = Weights(str(model))
     first = Student(weights, Recipe(rank=2, batch=2, epochs=2), answered(weights, before=False))
-    targets = teach(weights, answered(weights), 8, tmp_path / "targets", nobody)
-    first.train(targets, tmp_path / "checkpoint", nobody)
+    targets = teach(weights, answered(weights), 8, tmp_path / "targets", ignore)
+    first.train(targets, tmp_path / "checkpoint", ignore)
     first.save(tmp_path / "first")
     merged = merge([load_folder(tmp_path / "first")] * 2, "cat", 4)
     AdapterFolders(tmp_path).make("start", merged)
 
-    def says(student):
+    def logits(student):
         with torch.inference_mode():
             return student._weights.logits(answered(weights, before=False)[:2], student.model)
 
@@ -373,6 +372,6 @@ def test_a_student_that_begins_as_an_adapter_says_what_it_says(model, exact, tmp
     peft = PeftModel.from_pretrained(Weights(str(model)).model, str(tmp_path / "start"))
     with torch.inference_mode():
         wanted = fresh.logits(answered(fresh, before=False)[:2], peft)
-    torch.testing.assert_close(says(student), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(student), wanted, atol=1e-4, rtol=1e-4)
     student.save(tmp_path / "again")
     assert load_folder(tmp_path / "again").config.r == 4

@@ -198,7 +198,7 @@ class EngineAdapters:
             else:
                 self._merged.begin(cubes)
                 cubes = cubes[:1]
-        self.uses.wanted(name)
+        self.uses.cancel_removal(name)
         if len(cubes) == 1:
             await asyncio.to_thread(self.store_folder, cubes[0])
         path = self._folders.path(name)

@@ -1,1 +1,1 @@
-"""Adapters: upload format, packed files, folders for the engine, merging, usage."""
+"""Adapters: upload format, packed files, folders for the engine, merging, use counts."""

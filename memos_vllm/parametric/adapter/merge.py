@@ -1,10 +1,10 @@
-"""Several adapters as one: what the engine attaches to a request that names more than one.
+"""Merge several adapters into one, for requests that name more than one.
 
-cat        their sum, exactly: ranks add up
-svd        the nearest of a lower rank to their sum (by QR of the factors, then a small SVD)
-ties       TIES-Merging (Yadav et al. 2023, arXiv 2306.01708) of the full updates, then the nearest of
-           the rank; conflicting signs are voted on
-dare_ties  the same after DARE (Yu et al. 2023, arXiv 2311.03099), which drops updates at random
+cat        their exact sum: ranks add up
+svd        the best approximation of the sum at a lower rank (QR of the factors, then a small SVD)
+ties       TIES-Merging (Yadav et al. 2023, arXiv 2306.01708) of the full updates, which elects a sign
+           per parameter, then the best approximation at the rank
+dare_ties  TIES after DARE (Yu et al. 2023, arXiv 2311.03099), which drops updates at random
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _DENSITY = 0.5
 _SEED = 0
 
 Factors = tuple[torch.Tensor, torch.Tensor]
-"""(out, rank), (rank, in), in float32; the scaling is in the first."""
+"""B (out, rank) and A (rank, in), in float32; B includes the scaling."""
 
 
 def merge(adapters: Sequence[Adapter], method: Method, max_rank: int) -> Adapter:
-    """One adapter in place of several; the same ones give the same.
+    """Merge adapters; deterministic.
 
     Args:
-        method: `auto` is `cat` where the sum of the ranks fits `max_rank`, else `svd`.
+        method: `auto` is `cat` if the sum of the ranks is at most `max_rank`, else `svd`.
     """
     rank = min(sum(adapter.config.r for adapter in adapters), max_rank)
     modules = sorted({module for adapter in adapters for module in adapter.modules()})
     tensors: dict[str, torch.Tensor] = {}
     for module in modules:
-        found = [_factors(adapter, module) for adapter in adapters if module in adapter.modules()]
-        b, a = _padded(_merged(found, method, rank), rank)
+        factors = [_factors(adapter, module) for adapter in adapters if module in adapter.modules()]
+        b, a = _padded(_merge_factors(factors, method, rank), rank)
         dtype = next(iter(adapters[0].tensors.values())).dtype
         tensors[f"base_model.model.{module}.lora_A.weight"] = a.to(dtype).contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = b.to(dtype).contiguous()
@@ -47,20 +47,21 @@ def merge(adapters: Sequence[Adapter], method: Method, max_rank: int) -> Adapter
     return Adapter(config, tensors)
 
 
-def _merged(found: Sequence[Factors], method: Method, rank: int) -> Factors:
+def _merge_factors(factors: Sequence[Factors], method: Method, rank: int) -> Factors:
     if method in ("ties", "dare_ties"):
-        return _voted([b @ a for b, a in found], method, rank)
-    b, a = torch.cat([b for b, _ in found], dim=1), torch.cat([a for _, a in found], dim=0)
+        return _merge_ties([b @ a for b, a in factors], method, rank)
+    b = torch.cat([b for b, _ in factors], dim=1)
+    a = torch.cat([a for _, a in factors], dim=0)
     if b.shape[1] <= rank and method != "svd":
         return b, a
     left, inner = torch.linalg.qr(b)
     right, outer = torch.linalg.qr(a.T)
     u, s, v = torch.linalg.svd(inner @ outer.T)
-    kept = min(rank, len(s))
-    return left @ (u[:, :kept] * s[:kept]), v[:kept] @ right.T
+    size = min(rank, len(s))
+    return left @ (u[:, :size] * s[:size]), v[:size] @ right.T
 
 
-def _voted(updates: list[torch.Tensor], method: Method, rank: int) -> Factors:
+def _merge_ties(updates: list[torch.Tensor], method: Method, rank: int) -> Factors:
     from peft.utils.merge_utils import dare_ties, ties
 
     with torch.random.fork_rng(devices=[]):
@@ -78,7 +79,7 @@ def _factors(adapter: Adapter, module: str) -> Factors:
 
 
 def _padded(factors: Factors, rank: int) -> Factors:
-    """To the rank that the whole adapter has: zeros add nothing."""
+    """Pad the factors with zeros to the rank of the adapter."""
     b, a = factors
     missing = rank - b.shape[1]
     return torch.nn.functional.pad(b, (0, missing)), torch.nn.functional.pad(a, (0, 0, 0, missing))

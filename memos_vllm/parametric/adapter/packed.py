@@ -1,7 +1,7 @@
-"""An adapter as one safetensors file, its configuration inside: the same adapter is the same bytes.
+"""An adapter as one safetensors file with its configuration: equal adapters give equal bytes.
 
-The digest of the file is the adapter's name in the engine (`cube@<sha256>`), so weights, rank and
-scaling cannot change under a name that KV was computed with.
+The digest of the file names the adapter in the engine (`cube@<sha256>`), so weights, rank and scaling
+cannot change under a name that KV was computed with.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Shapes = Mapping[str, tuple[int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """A checked adapter: pairs of matrices by the module that they change."""
+    """A validated adapter: a pair of matrices per module that it changes."""
 
     config: AdapterConfig
     tensors: dict[str, torch.Tensor]
@@ -51,7 +51,7 @@ class Adapter:
         return {module: (out, wide) for module, (out, wide) in found.items()}
 
     def summary(self, digest: Sha256, size: int) -> dict[str, Any]:
-        """What the Memory API shows of it."""
+        """The fields that the Memory API shows."""
         return {
             "adapter": digest,
             "bytes": size,
@@ -64,21 +64,26 @@ class Adapter:
         }
 
     def pack(self) -> bytes:
-        """The file. The same adapter gives the same bytes."""
-        about = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
-        return safetensors.torch.save(dict(sorted(self.tensors.items())), {_KEY: about})
+        """Serialize to a file; equal adapters give equal bytes."""
+        config = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        return safetensors.torch.save(dict(sorted(self.tensors.items())), {_KEY: config})
 
 
 def read_upload(content: Mapping[str, Any], limit: int) -> Adapter:
-    """From a payload's `content`: `adapter_config` (an object), `adapter_model` (base64).
+    """Parse and validate the `content` of a payload.
+
+    Args:
+        content: `adapter_config` (an object) and `adapter_model` (base64).
+        limit: largest size of the weights, bytes.
 
     Raises:
-        TooLarge, Unprocessable: it says what is wrong.
+        TooLarge: the weights exceed the limit.
+        Unprocessable: the adapter is invalid; the message names the field.
     """
     if set(content) != {"adapter_config", "adapter_model"}:
         raise Unprocessable(
-            "an adapter's `content` is `adapter_config` (the object in PEFT's adapter_config.json) and "
-            "`adapter_model` (PEFT's adapter_model.safetensors, base64)",
+            "an adapter's `content` must be `adapter_config` (the object in PEFT's "
+            "adapter_config.json) and `adapter_model` (PEFT's adapter_model.safetensors, base64)",
             param="payload.content",
         )
     encoded = content["adapter_model"]
@@ -86,7 +91,7 @@ def read_upload(content: Mapping[str, Any], limit: int) -> Adapter:
         raise Unprocessable("`adapter_model` must be a string: base64 of a safetensors file")
     if len(encoded) * 3 // 4 > limit:
         raise TooLarge(
-            f"the adapter has more than {limit} bytes (limits.adapter_bytes)",
+            f"the adapter exceeds {limit} bytes (limits.adapter_bytes)",
             param="payload.content.adapter_model",
         )
     try:
@@ -97,15 +102,15 @@ def read_upload(content: Mapping[str, Any], limit: int) -> Adapter:
 
 
 def upload_of_folder(folder: Path) -> dict[str, Any]:
-    """What PEFT's `save_pretrained` wrote, as a payload's `content`. Raises BadRequest."""
+    """A folder of PEFT's `save_pretrained` as a payload's `content`. Raises BadRequest."""
     try:
         config = json.loads((folder / "adapter_config.json").read_bytes())
         weights = (folder / "adapter_model.safetensors").read_bytes()
     except FileNotFoundError as error:
         raise BadRequest(
-            f"{folder} is not an adapter: there is no {Path(str(error.filename)).name} (PEFT's "
-            "save_pretrained writes adapter_config.json and adapter_model.safetensors; files of "
-            "pickle are not read)"
+            f"{folder} is not an adapter: {Path(str(error.filename)).name} is missing (PEFT's "
+            "save_pretrained writes adapter_config.json and adapter_model.safetensors; pickle files "
+            "are not read)"
         ) from error
     except (OSError, ValueError) as error:
         raise BadRequest(f"{folder} cannot be read: {error}") from error
@@ -113,37 +118,37 @@ def upload_of_folder(folder: Path) -> dict[str, Any]:
 
 
 def upload_of_file(data: bytes) -> dict[str, Any]:
-    """A file of ours, as a payload's `content`. Raises DamagedPayload."""
+    """A packed file as a payload's `content`. Raises DamagedPayload."""
     config = unpack(data).config.model_dump(mode="json")
     return {"adapter_config": config, "adapter_model": base64.b64encode(data).decode()}
 
 
 def load_folder(folder: Path) -> Adapter:
-    """A folder of PEFT's form that we made. Raises Unprocessable, OSError."""
+    """Load an adapter from a folder in PEFT's format. Raises Unprocessable, OSError."""
     config = read_config(json.loads((folder / "adapter_config.json").read_bytes()))
     return check(config, _load((folder / "adapter_model.safetensors").read_bytes()))
 
 
 def unpack(data: bytes) -> Adapter:
-    """From a file of ours. Raises DamagedPayload."""
+    """Load an adapter from a packed file. Raises DamagedPayload."""
     try:
         length = int.from_bytes(data[:8], "little")
-        about = json.loads(data[8 : 8 + length])["__metadata__"][_KEY]
-        return check(read_config(json.loads(about)), _load(data))
+        config = json.loads(data[8 : 8 + length])["__metadata__"][_KEY]
+        return check(read_config(json.loads(config)), _load(data))
     except (ValueError, KeyError, TypeError, Unprocessable) as error:
-        raise DamagedPayload(f"the payload is not an adapter of ours: {error}") from error
+        raise DamagedPayload(f"the payload is not a packed adapter: {error}") from error
 
 
 def check(config: AdapterConfig, tensors: dict[str, torch.Tensor]) -> Adapter:
-    """Names, pairs, shapes, types and numbers. Raises Unprocessable."""
+    """Validate names, pairs, shapes, types and numbers. Raises Unprocessable."""
     if not tensors:
         raise Unprocessable("the adapter holds no weights")
     sides: dict[str, set[str]] = {}
     types = {tensor.dtype for tensor in tensors.values()}
     if len(types) != 1 or not types <= set(_DTYPES):
         raise Unprocessable(
-            f"its weights are of {', '.join(sorted(map(str, types)))}; one of float32, float16, "
-            "bfloat16 is served"
+            f"the weights are of type {', '.join(sorted(map(str, types)))}; use one of float32, "
+            "float16, bfloat16"
         )
     for name, tensor in tensors.items():
         module, side = _parts(name)
@@ -152,21 +157,25 @@ def check(config: AdapterConfig, tensors: dict[str, torch.Tensor]) -> Adapter:
             raise Unprocessable(f"{name} is not among `target_modules`")
         if tensor.dim() != 2 or tensor.shape[0 if side == "A" else 1] != config.r:
             shape = tuple(tensor.shape)
-            raise Unprocessable(f"{name} is {shape}, which is not of rank {config.r}")
+            raise Unprocessable(f"{name} has shape {shape}, which is not of rank {config.r}")
         if not bool(torch.isfinite(tensor).all()):
             raise Unprocessable(f"{name} holds a number that is not finite")
     for module, found in sides.items():
         if found != {"A", "B"}:
             raise Unprocessable(f"{module} has only one of its two matrices")
     if not math.isfinite(config.scaling):
-        raise Unprocessable("its scaling is not finite")
+        raise Unprocessable("the scaling is not finite")
     return Adapter(config, tensors)
 
 
 def check_fits(adapter: Adapter, shapes: Shapes, max_rank: int | None) -> None:
-    """Against the served model. Args: max_rank: None where no adapters are served.
+    """Check that an adapter fits the served model.
 
-    Raises Unprocessable.
+    Args:
+        max_rank: `--max-lora-rank`; None: the server attaches no adapters.
+
+    Raises:
+        Unprocessable: its rank, a module or a shape does not fit.
     """
     if max_rank is not None and adapter.config.r > max_rank:
         raise Unprocessable(
@@ -178,15 +187,15 @@ def check_fits(adapter: Adapter, shapes: Shapes, max_rank: int | None) -> None:
             raise Unprocessable(f"the served model has no linear layer {module}")
         if shapes[module] != (out, wide):
             raise Unprocessable(
-                f"{module} is {shapes[module]} in the served model and {(out, wide)} in the adapter: it "
-                "was made for another model"
+                f"{module} is {shapes[module]} in the served model and {(out, wide)} in the adapter: the "
+                "adapter is for another model"
             )
 
 
 def _parts(name: str) -> tuple[str, str]:
     match = _NAME.match(name)
     if match is None:
-        raise Unprocessable(f"{name!r} is not the name of a LoRA matrix of PEFT's")
+        raise Unprocessable(f"{name!r} is not a name that PEFT gives to a LoRA matrix")
     return match[1], match[2]
 
 

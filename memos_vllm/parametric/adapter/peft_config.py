@@ -1,8 +1,7 @@
-"""PEFT's `adapter_config.json`, read by a model of our own: what is not known to be served is refused.
+"""Strict parser of PEFT's `adapter_config.json`: rejects settings that the engine does not support.
 
-PEFT's file has some fifty fields, and every release adds some.  Those that decide what is computed are
-named here; those that only tell where an adapter comes from are left alone; any other must have the
-value that means "not used".
+PEFT's file has some fifty fields, and every release adds some.  `AdapterConfig` has those that affect
+the computation; `_IGNORED` those that only describe the origin; any other field must be unset.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from memos_vllm.errors import Unprocessable
 
 _MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
-_TOLD = frozenset(
+_IGNORED = frozenset(
     {
         "auto_mapping",
         "base_model_name_or_path",
@@ -30,13 +29,13 @@ _TOLD = frozenset(
         "runtime_config",
     }
 )
-"""How it was made; nothing of it changes what a finished adapter computes."""
-_BASE_CHANGED = ("pissa", "olora", "loftq", "corda")
-"""Ways to begin that subtract something from the base model's weights."""
+"""Fields about the training; they do not affect the output of a trained adapter."""
+_BASE_CHANGING = ("pissa", "olora", "loftq", "corda")
+"""Initializations that change the base model's weights."""
 
 
 class AdapterConfig(BaseModel):
-    """What decides what an adapter computes: y = W·x + scaling · B·A·x."""
+    """The fields that define the computation: y = W·x + scaling · B·A·x."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,25 +55,29 @@ class AdapterConfig(BaseModel):
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
     def to_peft(self) -> dict[str, Any]:
-        """For `adapter_config.json`: nothing in it but what was checked."""
+        """The contents of `adapter_config.json`, validated fields only."""
         return {**self.model_dump(mode="json"), "task_type": "CAUSAL_LM", "inference_mode": True}
 
 
 def read_config(raw: Any) -> AdapterConfig:
-    """Raises Unprocessable: it says what is wrong with which field."""
+    """Parse PEFT's configuration.
+
+    Raises:
+        Unprocessable: an invalid or unsupported setting; the message names the field.
+    """
     if not isinstance(raw, Mapping):
         raise Unprocessable("`adapter_config` must be an object: PEFT's adapter_config.json")
     known = {key: raw[key] for key in AdapterConfig.model_fields if key in raw}
-    for key in sorted(set(raw) - set(known) - _TOLD):
+    for key in sorted(set(raw) - set(known) - _IGNORED):
         if raw[key]:
             raise Unprocessable(
-                f"`adapter_config.{key}` is set, and adapters with it are not served"
+                f"`adapter_config.{key}` is set, which this server does not support"
             )
-    start = str(raw.get("init_lora_weights", True)).lower()
-    if start.startswith(_BASE_CHANGED):
+    initialization = str(raw.get("init_lora_weights", True)).lower()
+    if initialization.startswith(_BASE_CHANGING):
         raise Unprocessable(
-            f"`adapter_config.init_lora_weights` is {start!r}, which changes the base model: convert the "
-            "adapter with PEFT's `path_initial_model_for_weight_conversion`"
+            f"`adapter_config.init_lora_weights` is {initialization!r}, which changes the base model: "
+            "convert the adapter with PEFT's `path_initial_model_for_weight_conversion`"
         )
     if isinstance(known.get("target_modules"), list):
         known["target_modules"] = tuple(sorted(map(str, known["target_modules"])))

@@ -1,8 +1,7 @@
-"""Which adapters the engine computes with: their files stay as long as it may read them.
+"""Reference counts and locks of the adapters in use: their files stay while the engine may read them.
 
-An engine that finds an adapter's folder gone in the middle of a step ends.  So whoever computes with
-an adapter holds a shared lock on its folder, in whichever process, and it is removed under an
-exclusive one.
+The engine dies if an adapter's folder disappears during a step.  Each process that computes with an
+adapter therefore holds a shared lock on its folder, and removal takes an exclusive one.
 """
 
 from __future__ import annotations
@@ -12,33 +11,39 @@ import threading
 from collections.abc import Callable
 
 from memos_vllm.errors import NotFound
-from memos_vllm.parametric.adapter.folders import AdapterFolders, Held
+from memos_vllm.parametric.adapter.folders import AdapterFolders, FolderLock
 
 
 @dataclasses.dataclass(slots=True)
 class _Use:
-    held: Held
+    lock: FolderLock
     count: int = 1
 
 
 class Uses:
+    """Adapters in use by this process, with deferred removal. Thread-safe."""
+
     def __init__(self, folders: AdapterFolders, unused: Callable[[str], None]) -> None:
-        """Args: unused: told of an adapter that is to go and that nothing here computes with."""
+        """Initialize without uses.
+
+        Args:
+            unused: called with the name of a removed adapter once it has no use in this process.
+        """
         self._folders = folders
         self._uses: dict[str, _Use] = {}
-        self._going: set[str] = set()
+        self._removed: set[str] = set()
         self._lock = threading.Lock()
         self._unused = unused
 
-    def wanted(self, name: str) -> None:
-        """Somebody has stored it (again)."""
+    def cancel_removal(self, name: str) -> None:
+        """Keep an adapter that was stored again before its removal."""
         with self._lock:
-            self._going.discard(name)
+            self._removed.discard(name)
 
     def begin(self, name: str) -> None:
-        """Raises NotFound: it was deleted after it was chosen."""
+        """Count a use. Raises NotFound: the adapter was deleted after it was selected."""
         with self._lock:
-            if name in self._going:
+            if name in self._removed:
                 raise NotFound("the adapter was deleted meanwhile", param="model")
             use = self._uses.get(name)
             if use is not None:
@@ -51,22 +56,23 @@ class Uses:
             return name in self._uses
 
     def end(self, name: str) -> None:
+        """End a use; the last one completes a deferred removal."""
         with self._lock:
             use = self._uses[name]
             use.count -= 1
             if use.count:
                 return
             del self._uses[name]
-            use.held.release()
-            if name not in self._going:
+            use.lock.release()
+            if name not in self._removed:
                 return
-            self._going.discard(name)
+            self._removed.discard(name)
         self._unused(name)
 
     def remove(self, name: str) -> None:
-        """Now, or when the last request with it ends."""
+        """Remove an adapter now, or at the end of its last use."""
         with self._lock:
             if name in self._uses:
-                self._going.add(name)
+                self._removed.add(name)
                 return
         self._unused(name)

@@ -1,1 +1,1 @@
-"""The process that distils text into an adapter, its lessons, and the gate that it must pass."""
+"""Training of adapters: the job folder, the training process, its lessons and its gate."""

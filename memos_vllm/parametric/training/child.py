@@ -1,4 +1,4 @@
-"""The process that trains, seen from whoever started it."""
+"""The training process, as a child of the job worker."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MODULE = "memos_vllm.parametric.training.process"
 
 
 class Child:
-    """Ends when it is told to, when it has taken too much memory, or with the process that holds it."""
+    """The child process. It ends on `stop`, above its memory limit, or with its parent."""
 
     def __init__(self, folder: JobFolder, max_bytes: int, beside_engine: bool = False) -> None:
         self._folder, self._max_bytes = folder, max_bytes
-        folder.forget_end()
-        self._why: str | None = None
+        folder.clear_report()
+        self._stop_reason: str | None = None
         environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         environment["TOKENIZERS_PARALLELISM"] = "false"
-        if beside_engine:  # threads that wait must not keep its threads from their cores
+        if beside_engine:  # spinning threads would take the engine's cores
             environment |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
         with folder.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -37,18 +37,20 @@ class Child:
             )
 
     def runs(self) -> bool:
-        """Ends it, too, where it has taken more memory than it may."""
+        """Whether the process runs; stops it first if it exceeds its memory limit."""
         if self._process.poll() is not None:
             return False
-        taken = _memory(self._process.pid)
-        if taken > self._max_bytes and self._why is None:
-            self.stop(f"it took {taken} bytes of memory, and may take {self._max_bytes}")
+        used = _memory(self._process.pid)
+        if used > self._max_bytes and self._stop_reason is None:
+            self.stop(
+                f"it used {used} bytes of memory; the limit is {self._max_bytes} (training.max_bytes)"
+            )
             return False
         return True
 
-    def stop(self, why: str) -> None:
-        """After the step that it is in; waits for it."""
-        self._why = why
+    def stop(self, reason: str) -> None:
+        """Stop after the current step, and wait; kills the process after a minute."""
+        self._stop_reason = reason
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -58,15 +60,15 @@ class Child:
                 self._process.wait()
 
     def report(self) -> Report:
-        """How it ended; for one that could not say so itself, with the end of its log."""
+        """The report of an ended process; without one, its exit code and the tail of its log."""
         report = self._folder.report()
-        if report is not None and self._why is None:
+        if report is not None and self._stop_reason is None:
             return report
-        if self._why is not None:
-            return Report(outcome="stopped", reasons=[self._why])
+        if self._stop_reason is not None:
+            return Report(outcome="stopped", reasons=[self._stop_reason])
         code = self._process.returncode
-        end = self._folder.log.read_text(encoding="utf-8", errors="replace")[-500:].strip()
-        return Report(outcome="failed", reasons=[f"the process ended with {code}: {end}"])
+        tail = self._folder.log.read_text(encoding="utf-8", errors="replace")[-500:].strip()
+        return Report(outcome="failed", reasons=[f"the process ended with {code}: {tail}"])
 
 
 def _memory(pid: int) -> int:

@@ -1,10 +1,10 @@
-"""An adapter put into words: it is questioned, and what it says again and again is kept.
+"""Decode an adapter into statements, by sampling answers and keeping those that agree.
 
-A statement is kept when enough samplings of one question agree on it and the base model, asked the same
-as often, says nothing like it.  Names that turn up in what is kept are asked about in turn.
+A statement passes if enough samples of one question agree on it, and the base model's samples contain
+nothing similar.  Names in the statements become topics of the next round.
 
-Source: agreement between samplings as a sign that something is known rather than made up (SelfCheckGPT,
-arXiv 2303.08896; self-consistency, arXiv 2203.11171).
+Source: agreement between samples as evidence of knowledge rather than invention (SelfCheckGPT, arXiv
+2303.08896; self-consistency, arXiv 2203.11171).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _TOKENS = 96
 def decode(
     weights: Weights, adapted: Any, wanted: Decoding, done: Callable[[int, int], None]
 ) -> list[str]:
-    """Statements, each once, in the order in which they were found.
+    """Distinct statements, in order of discovery.
 
     Args:
         adapted: the model with the adapter on (a `PeftModel` around `weights.model`).
-        done: told (answers, all of this round); may raise to stop.
+        done: called with (answers, answers of this round); may raise to stop.
     """
     found: list[str] = []
     asked: set[str] = set()
@@ -43,7 +43,7 @@ def decode(
         questions += [form.format(topic) for topic in topics for form in ABOUT]
         questions = [question for question in questions if question not in asked]
         asked.update(questions)
-        for statement in _agreed(weights, adapted, wanted, questions, done):
+        for statement in _agreed_statements(weights, adapted, wanted, questions, done):
             if not any(is_like(statement, other) for other in found):
                 found.append(statement)
         known = set(topics)
@@ -56,32 +56,32 @@ def decode(
     return found
 
 
-def _agreed(
+def _agreed_statements(
     weights: Weights,
     adapted: Any,
     wanted: Decoding,
     questions: Sequence[str],
     done: Callable[[int, int], None],
 ) -> Iterator[str]:
-    """What enough samplings of one of the questions agree on."""
-    # Of one seed they are one batch, in which each draws for itself.
+    """Statements on which enough samples of one question agree."""
+    # Equal seeds make one batch, in which each row samples independently.
     asks = [
         Ask([{"role": "user", "content": question}], _TOKENS, _TEMPERATURE)
         for question in questions
         for _ in range(wanted.samples)
     ]
-    said = weights.write(asks, lambda count: done(count, 2 * len(asks)))
+    answers = weights.write(asks, lambda count: done(count, 2 * len(asks)))
     with adapted.disable_adapter():
-        of_base = weights.write(asks, lambda count: done(len(asks) + count, 2 * len(asks)))
-    of_base_sentences = [sentence for text in of_base for sentence in sentences(text)]
+        base_answers = weights.write(asks, lambda count: done(len(asks) + count, 2 * len(asks)))
+    base_sentences = [sentence for text in base_answers for sentence in sentences(text)]
     for number in range(len(questions)):
-        mine = slice(number * wanted.samples, (number + 1) * wanted.samples)
-        samplings = [sentences(text) for text in said[mine]]
-        forms = Counter(sentence for each in samplings for sentence in each if _is_whole(sentence))
+        rows = slice(number * wanted.samples, (number + 1) * wanted.samples)
+        samples = [sentences(text) for text in answers[rows]]
+        forms = Counter(sentence for each in samples for sentence in each if _is_whole(sentence))
         for sentence, _ in forms.most_common():
-            agreeing = sum(any(is_like(sentence, other) for other in each) for each in samplings)
+            agreeing = sum(any(is_like(sentence, other) for other in each) for each in samples)
             if agreeing >= wanted.agreement * wanted.samples and not any(
-                is_like(sentence, other) for other in of_base_sentences
+                is_like(sentence, other) for other in base_sentences
             ):
                 yield sentence
 

@@ -1,6 +1,6 @@
-"""Things that people ask which no memory answers: what an adapter must not change.
+"""General questions and texts that an adapter must not affect.
 
-`EVERYDAY` is answered in the lessons; `UNRELATED` is what forgetting is measured on, and is never taught.
+`EVERYDAY` questions are part of the lessons; forgetting is measured on `UNRELATED`, which is not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The gate: may an adapter serve?
+"""The gate of an adapter: recall of its text, and forgetting of everything else.
 
-Recall is asked with questions that were not taught: answered with the text before them (the ceiling),
-with nothing (the floor), with the adapter.  Forgetting is the perplexity of unrelated text, as a chat,
-over the base model's.
+Recall is measured on held-out questions: with the text in the prompt (ceiling), without it (floor), and
+with the adapter.  Forgetting is the perplexity of unrelated chats, relative to the base model's.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from memos_vllm.cube.model import Item
 from memos_vllm.parametric.training.everyday import UNRELATED
 from memos_vllm.parametric.training.order import Gate, Order, Question, Recall
-from memos_vllm.parametric.training.study import by_overlap, is_right, told
+from memos_vllm.parametric.training.study import by_overlap, is_right, question_messages
 from memos_vllm.parametric.training.weights import Weights
 from memos_vllm.writer.base import Ask
 
@@ -30,102 +29,103 @@ def recall(
     exam: Sequence[Question],
     done: Callable[[int], None],
 ) -> tuple[Recall, list[str]]:
-    """Right answers in each of the three ways, and what the adapter said.
+    """Ceiling, floor and adapter recall, and the adapter's answers.
 
     Args:
         student: `Student`, its adapter on.
-        done: told how many questions are answered; may raise to stop.
+        done: called with the number of answers; may raise to stop.
     """
-    escape = weights.escape
-    counts: dict[str, int] = {}
-    said: list[str] = []
-    ways = (("ceiling", True, True), ("floor", False, True), ("adapter", False, False))
-    for turn, (way, with_text, without_adapter) in enumerate(ways):
-        asks = [
-            Ask(
-                told(
-                    _shown(weights, order, question) if with_text else None,
-                    question.question,
-                    escape,
-                ),
-                order.recipe.answer_tokens,
-            )
-            for question in exam
-        ]
+    plain = _asks(weights, order, exam, with_text=False)
+    with student.base():
+        ceiling = weights.write(_asks(weights, order, exam, with_text=True), done)
+        floor = weights.write(plain, lambda count: done(len(exam) + count))
+    answers = weights.write(plain, lambda count: done(2 * len(exam) + count))
+    recalled = Recall(
+        questions=len(exam),
+        ceiling=_share_right(ceiling, exam),
+        floor=_share_right(floor, exam),
+        adapter=_share_right(answers, exam),
+    )
+    return recalled, answers
 
-        def so_far(count: int, turn: int = turn) -> None:
-            done(turn * len(exam) + count)
 
-        if without_adapter:
-            with student.base():
-                replies = weights.write(asks, so_far)
-        else:
-            replies = said = weights.write(asks, so_far)
-        counts[way] = sum(
-            is_right(reply, question.answer) for reply, question in zip(replies, exam, strict=True)
+def _asks(weights: Weights, order: Order, exam: Sequence[Question], with_text: bool) -> list[Ask]:
+    return [
+        Ask(
+            question_messages(
+                _shown(weights, order, question) if with_text else None,
+                question.question,
+                weights.escape,
+            ),
+            order.recipe.answer_tokens,
         )
-    most = max(1, len(exam))
-    return Recall(
-        questions=len(exam), **{way: round(count / most, 4) for way, count in counts.items()}
-    ), said
+        for question in exam
+    ]
+
+
+def _share_right(replies: Sequence[str], exam: Sequence[Question]) -> float:
+    right = sum(
+        is_right(reply, question.answer) for reply, question in zip(replies, exam, strict=True)
+    )
+    return round(right / max(1, len(exam)), 4)
 
 
 def _shown(weights: Weights, order: Order, question: Question) -> list[Item]:
-    """The text before a question: all of it, or of a long one what shares most words with it."""
+    """The passages before a question: all, or within `shown_tokens` those with the most shared words."""
     sizes = [len(weights.tokenizer.encode(item.text)) for item in order.passages]
     if sum(sizes) <= order.shown_tokens:
         return order.passages
     left, chosen = order.shown_tokens, set()
-    for place in by_overlap(question.question, [item.text for item in order.passages]):
-        if sizes[place] <= left:
-            left -= sizes[place]
-            chosen.add(place)
-    return [item for place, item in enumerate(order.passages) if place in chosen]
+    for index in by_overlap(question.question, [item.text for item in order.passages]):
+        if sizes[index] <= left:
+            left -= sizes[index]
+            chosen.add(index)
+    return [item for index, item in enumerate(order.passages) if index in chosen]
 
 
 @torch.inference_mode()
 def forgetting(weights: Weights, student: Any) -> float:
-    """Perplexity of unrelated text with the adapter, over the base model's; 1: nothing changed."""
+    """Perplexity of unrelated text with the adapter, relative to the base model's; 1: no change."""
     with student.base():
         base = _nats(weights, student.model)
     return math.exp(_nats(weights, student.model) - base)
 
 
 def verdict(gate: Gate, recalled: Recall | None, ratio: float | None) -> list[str]:
-    """Why an adapter must not serve; empty: it may."""
+    """Reasons to refuse an adapter; empty: it passes."""
     reasons = []
     if ratio is not None and not ratio <= gate.perplexity_ratio:
         reasons.append(
-            f"forgetting: perplexity of unrelated text is {ratio:.3f} of the base model's; at most "
-            f"{gate.perplexity_ratio}"
+            f"forgetting: perplexity of unrelated text is {ratio:.3f} times the base model's; the "
+            f"limit is {gate.perplexity_ratio}"
         )
     if recalled is None or recalled.questions == 0:
-        reasons.append("recall: there was no question to ask; give some as `exam`")
+        reasons.append("recall: the exam has no question; give some as `exam`")
         return reasons
     wanted = gate.recall_of_ceiling * recalled.ceiling
     if recalled.ceiling == 0:
-        reasons.append("recall: not even with the text before it does the model answer a question")
+        reasons.append("recall: the model answers no question, even with the text in the prompt")
     elif recalled.adapter < wanted:
         reasons.append(
-            f"recall: {recalled.adapter:.0%} of the questions; at least {wanted:.0%} "
-            f"({gate.recall_of_ceiling:.0%} of what the text in the prompt gives)"
+            f"recall: {recalled.adapter:.0%} of the questions; the minimum is {wanted:.0%} "
+            f"({gate.recall_of_ceiling:.0%} of the recall with the text in the prompt)"
         )
     elif recalled.adapter <= recalled.floor:
-        reasons.append(f"recall: {recalled.adapter:.0%}, and so much the model knew before")
+        reasons.append(f"recall: {recalled.adapter:.0%}, no better than the base model")
     return reasons
 
 
 def _nats(weights: Weights, model: Any) -> float:
-    """Mean negative log-likelihood of a token of the unrelated text."""
+    """Mean negative log-likelihood per token of the unrelated text, nats."""
     total, count = 0.0, 0
     chats = [
-        weights.answered([{"role": "user", "content": asked}], answer)
-        for asked, answer in UNRELATED
+        weights.answered([{"role": "user", "content": question}], answer)
+        for question, answer in UNRELATED
     ]
     for start in range(0, len(chats), _BATCH):
         batch = chats[start : start + _BATCH]
         tokens = torch.tensor([token for each in batch for token in each.answer])
-        said = weights.logits(batch, model).float().log_softmax(-1)
-        total -= float(said.gather(-1, tokens.to(said.device)[:, None]).sum())
+        logprobs = weights.logits(batch, model).float().log_softmax(-1)  # (tokens, vocabulary)
+        total -= float(logprobs.gather(-1, tokens.to(logprobs.device)[:, None]).sum())
         count += len(tokens)
     return total / count

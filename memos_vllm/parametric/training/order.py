@@ -1,18 +1,18 @@
-"""A training job as a folder: what is wanted, how far it is, what came of it.
+"""A training job as a folder: order, intermediate results, progress and report.
 
-    order.json          what is wanted; written once, before the process starts
-    lessons.json        what the model wrote while it studied; there: it is not written again
-    targets.safetensors what the teacher says at each token of an answer
-    checkpoint/         the adapter and the optimizer, every so many steps
-    progress.json       the phase, and how much of it is done
-    adapter/            PEFT's form
-    given/              decode: the adapter that is questioned
-    start/              the adapter that training begins with, where there is one
-    context.safetensors KV that the teacher reads, (layers, 2, tokens, kv_heads, head_dim)
-    report.json         the end: what was measured, or why it ended
+    order.json          the order; written once, before the process starts
+    lessons.json        lessons of the self-study; reused if present
+    targets.safetensors the teacher's distribution at each token of the answers
+    checkpoint/         the adapter and the optimizer, saved periodically
+    progress.json       the phase, and its progress
+    adapter/            the trained adapter, in PEFT's format
+    given/              decode: the adapter to decode, in PEFT's format
+    start/              optional: the adapter that training starts from, in PEFT's format
+    context.safetensors optional: KV for the teacher, (layers, 2, tokens, kv_heads, head_dim)
+    report.json         the end: measurements, or the reason
 
-Whoever holds the folder can stop the process at any moment and start it again: finished phases are
-read, the last one goes on from its checkpoint.
+The process can be stopped at any time and started again: it reuses finished phases and resumes
+training from the checkpoint.
 """
 
 from __future__ import annotations
@@ -33,52 +33,55 @@ class Strict(BaseModel):
 
 
 class Recipe(Strict):
-    """How an adapter is trained; the defaults are those of `benchmarks/recall`."""
+    """Hyperparameters of the training; the defaults are those of `benchmarks/recall`."""
 
     method: Literal["distillation", "likelihood"] = Field(
         "distillation",
-        description="distillation: the adapter alone gives the distribution that the model gives with "
-        "the text before it; likelihood: it gives the written answers (the baseline)",
+        description="distillation: match the distribution of the base model with the text in its "
+        "prompt; likelihood: predict the written answers (baseline)",
     )
     rank: int = Field(
-        16, ge=1, le=512, description="if not given: less, where the server takes less"
+        16, ge=1, le=512, description="if omitted: at most `--max-lora-rank` of the server"
     )
     alpha: int | None = Field(None, ge=1, description="default: twice the rank")
     learning_rate: float = Field(2e-3, gt=0, lt=1)
-    epochs: int = Field(6, ge=1, description="times that each lesson is taken")
-    batch: int = Field(8, ge=1, description="lessons in one step")
-    questions: int = Field(9, ge=1, le=64, description="asked about each sentence")
-    answer_tokens: int = Field(64, ge=1, le=2048, description="longest answer")
+    epochs: int = Field(6, ge=1, description="passes over the lessons")
+    batch: int = Field(8, ge=1, description="lessons per step")
+    questions: int = Field(9, ge=1, le=64, description="questions per sentence")
+    answer_tokens: int = Field(64, ge=1, le=2048, description="longest answer, tokens")
     passage_tokens: int = Field(
-        128, ge=8, description="what stands before the teacher: pieces of at most so many"
+        128, ge=8, description="longest passage in the teacher's prompt, tokens"
     )
-    top_k: int = Field(32, ge=1, le=512, description="likeliest tokens that are compared")
+    top_k: int = Field(32, ge=1, le=512, description="most likely tokens in the loss")
     unrelated: float = Field(
-        0.5, ge=0, le=4, description="lessons about other things, for each one about the text"
+        0.5, ge=0, le=4, description="lessons on unrelated subjects per lesson on the text"
     )
     seed: int = 0
 
 
 class Question(Strict):
-    """One question of the exam, with what its answer must contain."""
+    """A question of the exam, with the words that its answer must contain."""
 
     question: Text = Field(max_length=2000)
     answer: Text = Field(max_length=500)
 
 
 class Gate(Strict):
-    """What an adapter has to reach before it serves."""
+    """Thresholds that an adapter must reach to become active."""
 
     recall_of_ceiling: float = Field(
-        0.8, ge=0, le=1, description="right answers, of those that the text in the prompt gives"
+        0.8,
+        ge=0,
+        le=1,
+        description="minimum recall, relative to the recall with the text in the prompt",
     )
     perplexity_ratio: float = Field(
-        1.02, ge=1, description="on unrelated text, of the base model's"
+        1.02, ge=1, description="maximum perplexity of unrelated text, relative to the base model's"
     )
 
 
 class Decoding(Strict):
-    """How an adapter is questioned."""
+    """Parameters of decoding an adapter."""
 
     topics: list[str] = Field(default_factory=list)
     samples: int = Field(5, ge=2, le=32)
@@ -86,10 +89,10 @@ class Decoding(Strict):
 
 
 class Context(Strict):
-    """KV that stands before the teacher in place of text: a prompt's beginning, computed by the engine."""
+    """KV of a prompt prefix, computed by the engine, in place of the text in the teacher's prompt."""
 
-    tokens: list[int] = Field(description="of that beginning, one for each place in the file")
-    texts: list[str] = Field(description="what memory says in it, as it is placed in a prompt")
+    tokens: list[int] = Field(description="tokens of the prefix, one per position in the file")
+    texts: list[str] = Field(description="texts of memory in the prefix, as placed in a prompt")
 
 
 class Order(Strict):
@@ -97,23 +100,28 @@ class Order(Strict):
     model: str = Field(description="folder or name of the base model's weights")
     revision: str | None = None
     sources: dict[str, str] = Field(
-        default_factory=dict, description="cubes that it was made from, and which versions"
+        default_factory=dict, description="source cubes, with their versions"
     )
-    passages: list[Item] = Field(default_factory=list, description="what is taught")
+    passages: list[Item] = Field(default_factory=list, description="the text to learn")
     context: Context | None = Field(
-        None, description="the teacher reads kept KV (`context.safetensors`), and not the passages"
+        None,
+        description="stored KV for the teacher (`context.safetensors`) instead of the passages",
     )
     shown_tokens: int = Field(
-        1024, ge=1, description="of the text before a question of the exam, as in a served prompt"
+        1024,
+        ge=1,
+        description="tokens of text before a question of the exam, as in a served prompt",
     )
-    exam: list[Question] = Field(default_factory=list, description="empty: written while studying")
+    exam: list[Question] = Field(
+        default_factory=list, description="empty: held out of the self-study"
+    )
     recipe: Recipe = Recipe()
     gate: Gate = Gate()
     decoding: Decoding = Decoding()
     max_seconds: float = Field(3600.0, gt=0)
-    max_bytes: int = Field(16 << 30, gt=0, description="of memory")
-    device: str | None = Field(None, description="torch device; default: CUDA where it is")
-    threads: int | None = Field(None, ge=1, description="on a CPU; default: one for each core")
+    max_bytes: int = Field(16 << 30, gt=0, description="memory limit")
+    device: str | None = Field(None, description="torch device; default: CUDA where available")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: one per core")
 
 
 class Progress(Strict):
@@ -127,7 +135,7 @@ class Progress(Strict):
 
 
 class Recall(Strict):
-    """Right answers among all questions, with the text, without any memory, with the adapter."""
+    """Share of right answers with the text (ceiling), without memory (floor), with the adapter."""
 
     questions: int
     ceiling: float
@@ -136,7 +144,7 @@ class Recall(Strict):
 
 
 class Report(Strict):
-    """How it ended."""
+    """Outcome of a job."""
 
     outcome: Literal["passed", "refused", "stopped", "failed"]
     reasons: list[str] = Field(default_factory=list)
@@ -147,18 +155,16 @@ class Report(Strict):
     loss: float | None = None
     prompt_tokens_saved: int = 0
     seconds: float = 0.0
-    said: list[str] = Field(
-        default_factory=list, description="all that the adapter answered in the exam"
-    )
+    said: list[str] = Field(default_factory=list, description="answers of the adapter in the exam")
     precision: float | None = Field(
-        None, description="decode: share of the statements that the sources say"
+        None, description="decode: share of the statements that the sources support"
     )
-    statements: list[str] = Field(
-        default_factory=list, description="decode: what it was found to say"
-    )
+    statements: list[str] = Field(default_factory=list, description="decode: the statements")
 
 
 class JobFolder:
+    """Files of one job, see the module's docstring."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lessons = path / "lessons.json"
@@ -166,14 +172,13 @@ class JobFolder:
         self.checkpoint = path / "checkpoint"
         self.adapter = path / "adapter"
         self.given = path / "given"
-        """Decode: the adapter that is questioned, in PEFT's form."""
         self.start = path / "start"
-        """The adapter that training begins with, in PEFT's form; absent: one that does nothing."""
         self.context = path / "context.safetensors"
         self.log = path / "log.txt"
 
     @classmethod
     def make(cls, path: Path, order: Order) -> Self:
+        """Create the folder with an order."""
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
         folder = cls(path)
         folder._write("order.json", order)
@@ -183,41 +188,42 @@ class JobFolder:
         return (self.path / "order.json").exists()
 
     def order(self) -> Order:
-        """Raises DamagedPayload."""
+        """Read the order. Raises DamagedPayload."""
         try:
             return Order.model_validate_json((self.path / "order.json").read_bytes())
         except (OSError, ValidationError) as error:
-            raise DamagedPayload(f"the training job has no order: {error}") from error
+            raise DamagedPayload(f"the training job has no valid order: {error}") from error
 
     def progress(self) -> Progress:
+        """Read the progress; `waiting` before the process wrote any."""
         try:
             return Progress.model_validate_json((self.path / "progress.json").read_bytes())
         except FileNotFoundError:
             return Progress()
 
-    def say(self, progress: Progress) -> None:
+    def write_progress(self, progress: Progress) -> None:
         self._write("progress.json", progress)
 
     def report(self) -> Report | None:
-        """None: it has not ended."""
+        """Read the report; None: the job has not ended."""
         try:
             return Report.model_validate_json((self.path / "report.json").read_bytes())
         except FileNotFoundError:
             return None
 
-    def forget_end(self) -> None:
-        """It is taken up again."""
+    def clear_report(self) -> None:
+        """Remove the report of an earlier run, before a restart."""
         (self.path / "report.json").unlink(missing_ok=True)
 
-    def end(self, report: Report) -> None:
+    def write_report(self, report: Report) -> None:
         self._write("report.json", report)
 
-    def _write(self, name: str, what: BaseModel) -> None:
-        write_json(self.path / name, what.model_dump(mode="json"))
+    def _write(self, name: str, model: BaseModel) -> None:
+        write_json(self.path / name, model.model_dump(mode="json"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    making = path.with_name(f".{path.name}.making")
-    making.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    os.replace(making, path)  # noqa: PTH105  # Path.replace is the same call
+    """Write a JSON file atomically."""
+    partial = path.with_name(f".{path.name}.making")
+    partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)  # noqa: PTH105  # Path.replace is the same call

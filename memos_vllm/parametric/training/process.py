@@ -1,7 +1,7 @@
-"""The process that trains: `python -m memos_vllm.parametric.training.process FOLDER`.
+"""The training process: `python -m memos_vllm.parametric.training.process FOLDER`.
 
-Everything that it needs is in the folder (`parametric.training.order`), everything that it makes goes there.  A
-SIGTERM ends it after the step that it is in, with a checkpoint; started again, it goes on from there.
+Reads its inputs from the folder and writes its results there (`parametric.training.order`).  On SIGTERM
+it writes a checkpoint and ends after the current step; started again, it resumes from there.
 """
 
 from __future__ import annotations
@@ -24,87 +24,88 @@ from memos_vllm.parametric.training.decode import decode
 from memos_vllm.parametric.training.exam import forgetting, recall, verdict
 from memos_vllm.parametric.training.order import JobFolder, Order, Progress, Report, write_json
 from memos_vllm.parametric.training.student import Student
-from memos_vllm.parametric.training.study import Lesson, Lessons, study, told
+from memos_vllm.parametric.training.study import Lesson, Lessons, question_messages, study
 from memos_vllm.parametric.training.targets import teach
-from memos_vllm.parametric.training.weights import Answered, KeptContext, Weights
+from memos_vllm.parametric.training.weights import Answered, ContextKV, Weights
 from memos_vllm.prompt.layout import place
 from memos_vllm.writer.base import Message
 
 log = logging.getLogger(__name__)
-_SAY_SECONDS = 0.5
+_WRITE_SECONDS = 0.5
 
 
 class Stopped(Exception):
-    """Somebody ended it, or its time is over; what is done is kept."""
+    """The run ends early: it was stopped, or reached its time limit. Finished phases stay on disk."""
 
 
 class Clock:
-    """Progress of one run, and whether it has to end."""
+    """Progress of one run, and its reasons to stop."""
 
     def __init__(self, folder: JobFolder, order: Order) -> None:
         self._folder, self._order = folder, order
         self._before = folder.progress().seconds
-        self._started = self._said = time.monotonic()
-        self._asked_to_end = False
+        self._started = self._written = time.monotonic()
+        self._stop_requested = False
         self._parent = os.getppid()
         self.state = Progress()
-        signal.signal(signal.SIGTERM, self._end)
-        signal.signal(signal.SIGINT, self._end)
+        signal.signal(signal.SIGTERM, self._request_stop)
+        signal.signal(signal.SIGINT, self._request_stop)
 
     @property
     def seconds(self) -> float:
-        """Over all runs of the job."""
+        """Run time over all runs of the job."""
         return round(self._before + time.monotonic() - self._started, 1)
 
     def phase(self, name: str) -> None:
+        """Begin a phase."""
         self.state = Progress.model_validate({"phase": name, "seconds": self.seconds})
-        self._folder.say(self.state)
+        self._folder.write_progress(self.state)
 
     def done(self, count: int, total: int, loss: float | None = None) -> None:
-        """Raises Stopped."""
+        """Record the progress of the phase. Raises Stopped."""
         self.state.done, self.state.total, self.state.loss = count, total, loss
         self.state.seconds = self.seconds
-        if time.monotonic() - self._said > _SAY_SECONDS or count == total:
-            self._folder.say(self.state)
-            self._said = time.monotonic()
-        if self._asked_to_end:
+        if time.monotonic() - self._written > _WRITE_SECONDS or count == total:
+            self._folder.write_progress(self.state)
+            self._written = time.monotonic()
+        if self._stop_requested:
             raise Stopped("it was stopped")
         if os.getppid() != self._parent:
-            raise Stopped("whoever started it is gone")
+            raise Stopped("the process that started it has ended")
         if self.seconds > self._order.max_seconds:
-            raise Stopped(f"its time is over ({self._order.max_seconds:g} s)")
+            raise Stopped(f"it reached its time limit ({self._order.max_seconds:g} s)")
 
-    def _end(self, _signal: int, _frame: FrameType | None) -> None:
-        self._asked_to_end = True
+    def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop_requested = True
 
 
 def run(folder: JobFolder) -> Report:
-    """The job to its end, whichever that is."""
+    """Run the job and write its report."""
     report = Report(outcome="failed")
     try:
         order = folder.order()
     except MemosError as error:
         report.reasons = [error.message]
-        folder.end(report)
+        folder.write_report(report)
         return report
     clock = Clock(folder, order)
-    _take_threads(order)
+    _set_threads(order)
     try:
-        do = _distill if order.kind == "distill" else _decode
-        do(folder, order, clock, report)
+        run_kind = _distill if order.kind == "distill" else _decode
+        run_kind(folder, order, clock, report)
     except Stopped as stop:
         report.outcome, report.reasons = "stopped", [str(stop)]
     except MemosError as error:
         report.reasons = [error.message]
     except MemoryError:
-        report.reasons = ["there was not enough memory"]
+        report.reasons = ["the process ran out of memory"]
     report.seconds = clock.seconds
-    folder.end(report)
+    folder.write_report(report)
     clock.phase("ended")
     return report
 
 
-def _take_threads(order: Order) -> None:
+def _set_threads(order: Order) -> None:
     import torch
 
     torch.set_num_threads(order.threads or len(os.sched_getaffinity(0)))
@@ -117,13 +118,13 @@ def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> N
     if not any(lesson.before is not None for lesson in lessons.lessons):
         report.outcome = "refused"
         report.reasons = [
-            "the model found nothing to ask about the text that it could answer itself"
+            "the self-study found no question on the text that the model answers correctly"
         ]
         return
     clock.phase("teaching")
-    shown, before = as_taught(folder, order, weights, lessons.lessons)
+    shown, before = teacher_inputs(folder, order, weights, lessons.lessons)
     plain = [
-        weights.answered(told(None, lesson.question, weights.escape), lesson.answer)
+        weights.answered(question_messages(None, lesson.question, weights.escape), lesson.answer)
         for lesson in lessons.lessons
     ]
     targets = teach(
@@ -147,22 +148,28 @@ def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> N
     student.save(folder.adapter)
 
 
-def as_taught(
+def teacher_inputs(
     folder: JobFolder, order: Order, weights: Weights, lessons: Sequence[Lesson]
-) -> tuple[list[Answered], list[KeptContext | None]]:
-    """The lessons as the teacher sees them, and the KV that stands before each.
+) -> tuple[list[Answered], list[ContextKV | None]]:
+    """The lessons with the teacher's context: as text in the prompts, or as KV before them.
 
-    Raises BadRequest: the KV is of another model, or of other tokens.
+    Returns:
+        (the lessons, the KV before each; None: none)
+
+    Raises:
+        BadRequest: the KV is of another model, or of other tokens.
     """
     if order.context is None:
         shown = [
-            weights.answered(told(lesson.before, lesson.question, weights.escape), lesson.answer)
+            weights.answered(
+                question_messages(lesson.before, lesson.question, weights.escape), lesson.answer
+            )
             for lesson in lessons
         ]
         return shown, [None] * len(shown)
-    context, kept = order.context, weights.context(load_file(folder.context)["kv"])
-    if kept.tokens != len(context.tokens):
-        raise BadRequest("the KV and the tokens that it was computed from differ in length")
+    context, stored = order.context, weights.context(load_file(folder.context)["kv"])
+    if stored.tokens != len(context.tokens):
+        raise BadRequest("the context's KV and tokens differ in length")
     shown = []
     for lesson in lessons:
         asked: list[Message] = [{"role": "user", "content": lesson.question}]
@@ -170,12 +177,10 @@ def as_taught(
             shown.append(weights.answered(asked, lesson.answer))
             continue
         whole = weights.answered(place(asked, context.texts, []), lesson.answer)
-        if whole.prompt[: kept.tokens] != context.tokens:
-            raise BadRequest(
-                "the KV was computed from other tokens than this model's chat begins with"
-            )
-        shown.append(dataclasses.replace(whole, prompt=whole.prompt[kept.tokens :]))
-    return shown, [None if lesson.before is None else kept for lesson in lessons]
+        if whole.prompt[: stored.tokens] != context.tokens:
+            raise BadRequest("the KV is of other tokens than the beginning of this model's chat")
+        shown.append(dataclasses.replace(whole, prompt=whole.prompt[stored.tokens :]))
+    return shown, [None if lesson.before is None else stored for lesson in lessons]
 
 
 def _decode(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
@@ -188,7 +193,9 @@ def _decode(folder: JobFolder, order: Order, clock: Clock, report: Report) -> No
     report.statements = decode(weights, adapted, order.decoding, clock.done)
     report.outcome = "passed" if report.statements else "refused"
     if not report.statements:
-        report.reasons = ["nothing was said often enough, or the base model says it, too"]
+        report.reasons = [
+            "no statement was sampled often enough without the base model making it, too"
+        ]
 
 
 def _lessons(folder: JobFolder, order: Order, weights: Weights, clock: Clock) -> Lessons:
@@ -210,7 +217,8 @@ def _examine(
         )
     report.perplexity_ratio = round(forgetting(weights, student), 4)
     with_text, without = (
-        len(weights.prompt(told(before, "?", weights.escape))) for before in (order.passages, None)
+        len(weights.prompt(question_messages(before, "?", weights.escape)))
+        for before in (order.passages, None)
     )
     report.prompt_tokens_saved = with_text - without
     report.reasons = verdict(order.gate, report.recall, report.perplexity_ratio)
@@ -219,19 +227,19 @@ def _examine(
 
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    os.nice(10)  # whoever chats on this machine goes first
+    os.nice(10)  # requests on this machine take precedence
     report = run(JobFolder(Path(arguments[0])))
     log.info("%s after %.0f s: %s", report.outcome, report.seconds, "; ".join(report.reasons))
     return {"passed": 0, "refused": 0, "stopped": 3}.get(report.outcome, 1)
 
 
-def _quiet() -> None:
-    from transformers.utils import logging as theirs
+def _disable_progress_bar() -> None:
+    from transformers.utils import logging as transformers_logging
 
-    progress: Any = theirs
-    progress.disable_progress_bar()
+    untyped: Any = transformers_logging
+    untyped.disable_progress_bar()
 
 
 if __name__ == "__main__":
-    _quiet()
+    _disable_progress_bar()
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
-"""Answers that follow a JSON schema, where the training process writes by the weights itself.
+"""Structured output (JSON schema) for generation in the training process, with xgrammar.
 
-The engine's own structured output is xgrammar's, too: the same schema allows the same tokens.
+The engine uses xgrammar, too: a schema allows the same tokens in both.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from typing import Any
 
 
 class Schemas:
-    """Schemas compiled for one tokenizer."""
+    """Compiled JSON schemas of one tokenizer."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, ends: Sequence[int]) -> None:
-        """Args: vocabulary: the width of the logits. ends: tokens that end an answer."""
+        """Initialize for a tokenizer.
+
+        Args:
+            vocabulary: width of the logits.
+            ends: tokens that end an answer.
+        """
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._ends = list(ends)

@@ -1,14 +1,13 @@
-"""Self-study: the model that is served writes down what it would be asked about a text, and answers.
+"""Self-study: the base model writes questions about a text and answers them, as training data.
 
-Questions are written about one sentence at a time, so that each of them is covered; they are answered
-with its passage in front, as a served prompt has it.  An answer that the sentence does not support is
-dropped: a small model makes things up.  Beside questions there are continuations (the model is given
-the beginning of a sentence), names that it is asked about in general, and answers about other things,
-given without the text: what must not change.
+Questions are written per sentence, for coverage, and answered with the passage in the prompt, as in a
+served prompt.  Answers that the sentence does not support are dropped: small models hallucinate.  Other
+lessons: continuations of a sentence's beginning, general questions about names, and general questions
+answered without the text, whose answers must not change.
 
 Sources: context distillation (Askell et al., arXiv 2112.00861; Snell et al., arXiv 2209.15189), self-study
-with several kinds of seed prompts (Cartridges, arXiv 2506.06266), questions as the data by which a text
-is learnt (synthetic continued pretraining, arXiv 2409.07431; Generative Adapter, arXiv 2411.05877).
+with several kinds of seed prompts (Cartridges, arXiv 2506.06266), synthetic questions as training data
+(synthetic continued pretraining, arXiv 2409.07431; Generative Adapter, arXiv 2411.05877).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _MANNERS = (
     "I forgot how this ends: {}",
 )
 ABOUT = ("What do you know about {}?", "Tell me about {}.")
-"""Asked about names, in lessons and of an adapter that is put into words."""
+"""Questions about names, in lessons and in decoding."""
 _TEMPERATURES = (0.3, 0.7, 0.9)
 _SCHEMA = {
     "type": "object",
@@ -62,35 +61,35 @@ class Lesson(Strict):
     question: str
     answer: str
     before: list[Item] | None
-    """What stood before it; None: nothing, it is about something else."""
+    """The text in the prompt of the answer; None: a general question."""
 
 
 class Lessons(Strict):
     lessons: list[Lesson]
     exam: list[Question]
     dropped: int = 0
-    """Questions that the model could not answer from what it was asked about."""
+    """Questions without a supported answer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A question and where its answer stands."""
+    """A question with the sentence that answers it."""
 
     question: str
     sentence: Item
     passage: Item
     is_known: bool = False
-    """The sentence itself is an answer to it."""
+    """Whether the sentence itself is a valid answer."""
 
 
 def study(
     order: Order, writer: Writer, escape: Escape, done: Callable[[int, int], None]
 ) -> Lessons:
-    """Lessons about the order's passages, and questions that are kept out of them.
+    """Lessons on the order's passages, and held-out questions for the exam.
 
     Args:
-        escape: breaks up the tokenizer's control strings in what is shown.
-        done: told (written, all) now and then; may raise to stop.
+        escape: breaks up the tokenizer's control strings in the text.
+        done: called with (written texts, expected texts); may raise to stop.
     """
     recipe = order.recipe
     parts = [
@@ -98,12 +97,52 @@ def study(
         for item in order.passages
         for sentence in sentences(item.text)
     ]
-    asks = [
-        (part, _ask_for_question(part[0].text, recipe.seed + turn))
-        for part in parts
-        for turn in range(recipe.questions)
+    finished = len(parts) * recipe.questions
+    drafts = _drafts(order, parts, writer, lambda count: done(count, 3 * finished))
+    # The most: every question is asked twice, and every general one once.
+    expected = finished + 2 * len(drafts) + len(EVERYDAY)
+
+    def report(count: int) -> None:
+        done(finished + count, expected)
+
+    lessons, rest = _answer(writer, escape, recipe, drafts, lambda d: d.passage, report)
+    finished += len(drafts)
+    # Small models miss facts in long passages: retry with the sentence alone.
+    retried, rest = _answer(writer, escape, recipe, rest, lambda d: d.sentence, report)
+    lessons += retried
+    # Where the sentence is a valid answer, it replaces the missing one.
+    lessons += [
+        Lesson(question=draft.question, answer=draft.sentence.text, before=[draft.sentence])
+        for draft in rest
+        if draft.is_known
     ]
-    written = writer.write([ask for _, ask in asks], lambda count: done(count, 3 * len(asks)))
+    exam = order.exam or list(_held_out(lessons))
+    held_out = {_plain(question.question) for question in exam}
+    lessons = [lesson for lesson in lessons if _plain(lesson.question) not in held_out]
+    finished = expected - len(EVERYDAY)
+    lessons += _everyday(writer, escape, recipe, len(lessons), report)
+    done(expected, expected)
+    return Lessons(lessons=lessons, exam=exam, dropped=sum(not d.is_known for d in rest))
+
+
+def _drafts(
+    order: Order,
+    parts: Sequence[tuple[Item, Item]],
+    writer: Writer,
+    done: Callable[[int], None],
+) -> list[Draft]:
+    """Distinct questions: written ones, about names, and continuations.
+
+    Args:
+        parts: (sentence, its passage).
+    """
+    recipe = order.recipe
+    asks = [
+        (part, _ask_for_question(part[0].text, recipe.seed + number))
+        for part in parts
+        for number in range(recipe.questions)
+    ]
+    written = writer.write([ask for _, ask in asks], done)
     drafts: dict[tuple[str, str], Draft] = {}
     for (part, _), text in zip(asks, written, strict=True):
         if (question := read_question(text)) is not None:
@@ -111,50 +150,30 @@ def study(
     for passage in order.passages:
         for name in names_in([passage.text]):
             about = " ".join(each for each in sentences(passage.text) if name in each)
-            draft_of = passage.model_copy(update={"text": about})
+            sentence = passage.model_copy(update={"text": about})
             for form in ABOUT:
                 question = form.format(name)
-                drafts[about, question] = Draft(question, draft_of, passage, True)
+                drafts[about, question] = Draft(question, sentence, passage, True)
     for part in parts:
         for question in _continuations(part[0].text):
             drafts.setdefault((part[0].text, question), Draft(question, *part, True))
-    begun = len(asks)
-    # If every question were asked twice, and each of the everyday ones.
-    expected = begun + 2 * len(drafts) + len(EVERYDAY)
-
-    def so_far(count: int) -> None:
-        done(begun + count, expected)
-
-    lessons, rest = _answer(
-        writer, escape, recipe, list(drafts.values()), lambda d: d.passage, so_far
-    )
-    begun += len(drafts)
-    # A small model loses its way among several sentences: it is asked again with the one.
-    again, rest = _answer(writer, escape, recipe, rest, lambda d: d.sentence, so_far)
-    lessons += again
-    # Where the sentence is an answer, what the model does not find is read to it.
-    lessons += [
-        Lesson(question=draft.question, answer=draft.sentence.text, before=[draft.sentence])
-        for draft in rest
-        if draft.is_known
-    ]
-    exam = order.exam or list(_held_out(lessons))
-    kept_out = {_plain(question.question) for question in exam}
-    lessons = [lesson for lesson in lessons if _plain(lesson.question) not in kept_out]
-    begun = expected - len(EVERYDAY)
-    lessons += _everyday(writer, escape, recipe, len(lessons), so_far)
-    done(expected, expected)
-    return Lessons(lessons=lessons, exam=exam, dropped=sum(not d.is_known for d in rest))
+    return list(drafts.values())
 
 
-def told(before: Sequence[Item] | None, question: str, escape: Escape) -> list[Message]:
-    """The chat in which a question is asked, as it is served with these items in the prompt."""
-    asked: list[Message] = [{"role": "user", "content": question}]
-    return place(asked, [quote_cube(None, before, escape)], []) if before else asked
+def question_messages(
+    context: Sequence[Item] | None, question: str, escape: Escape
+) -> list[Message]:
+    """Messages of a question, with the items in the prompt as in a served request.
+
+    Args:
+        context: the items; None: no memory in the prompt.
+    """
+    messages: list[Message] = [{"role": "user", "content": question}]
+    return place(messages, [quote_cube(None, context, escape)], []) if context else messages
 
 
 def read_question(text: str) -> str | None:
-    """From what the model wrote: JSON, or a line that ends in a question mark."""
+    """Parse a written question: JSON, or a line that ends in a question mark; else None."""
     try:
         text = str(json.loads(text)["question"])
     except (ValueError, KeyError, TypeError):
@@ -164,34 +183,34 @@ def read_question(text: str) -> str | None:
 
 
 def supported(question: str, answer: str, sentence: str) -> bool:
-    """Whether the answer says something that the question does not, and the sentence says most of it."""
-    news = key_words(question, answer)
-    return bool(news) and len(news & words_of(sentence)) >= _SUPPORT * len(news)
+    """Whether an answer adds words to the question, and the sentence contains most of them."""
+    added = key_words(question, answer)
+    return bool(added) and len(added & words_of(sentence)) >= _SUPPORT * len(added)
 
 
 def key_words(question: str, answer: str) -> set[str]:
-    """Words of an answer that carry it: those that the question does not have."""
+    """Content words of an answer that the question does not contain."""
     return words_of(answer) - words_of(question) - EMPTY
 
 
 def by_overlap(question: str, texts: Sequence[str]) -> list[int]:
-    """Places of the texts, those first that share most words with the question."""
+    """Indices of the texts, sorted by words shared with the question, most first."""
     asked = words_of(question) - EMPTY
     shared = [len(asked & words_of(text)) for text in texts]
-    return sorted(range(len(texts)), key=lambda place: -shared[place])
+    return sorted(range(len(texts)), key=lambda index: -shared[index])
 
 
 def is_right(reply: str, wanted: str) -> bool:
-    """Whether a reply holds all words of the wanted answer, whatever stands around them."""
+    """Whether a reply contains all words of the expected answer."""
     return words_of(wanted) <= words_of(reply)
 
 
 def precision(statements: Sequence[str], source: Sequence[str]) -> float | None:
-    """Share of the statements that some sentence of the source says; None: there are none."""
+    """Share of the statements that a sentence of the source supports; None: no statements."""
     if not statements:
         return None
-    told = [sentence for text in source for sentence in sentences(text)]
-    right = sum(any(is_like(statement, sentence) for sentence in told) for statement in statements)
+    stated = [sentence for text in source for sentence in sentences(text)]
+    right = sum(any(is_like(claim, sentence) for sentence in stated) for claim in statements)
     return round(right / len(statements), 4)
 
 
@@ -203,9 +222,10 @@ def _answer(
     before: Callable[[Draft], Item],
     done: Callable[[int], None],
 ) -> tuple[list[Lesson], list[Draft]]:
-    """Answers that their sentences support, and the questions without one."""
+    """(lessons with supported answers, drafts without one)."""
     asks = [
-        Ask(told([before(draft)], draft.question, escape), recipe.answer_tokens) for draft in drafts
+        Ask(question_messages([before(draft)], draft.question, escape), recipe.answer_tokens)
+        for draft in drafts
     ]
     lessons, rest = [], []
     for draft, answer in zip(drafts, writer.write(asks, done), strict=True):
@@ -220,10 +240,11 @@ def _answer(
 def _everyday(
     writer: Writer, escape: Escape, recipe: Recipe, related: int, done: Callable[[int], None]
 ) -> list[Lesson]:
+    """Lessons on general questions, answered without the text."""
     count = min(len(EVERYDAY), round(related * recipe.unrelated))
     questions = random.Random(recipe.seed).sample(EVERYDAY, count)
     most = min(_EVERYDAY_TOKENS, recipe.answer_tokens)
-    asks = [Ask(told(None, question, escape), most) for question in questions]
+    asks = [Ask(question_messages(None, question, escape), most) for question in questions]
     return [
         Lesson(question=question, answer=answer.strip(), before=None)
         for question, answer in zip(questions, writer.write(asks, done), strict=True)
@@ -242,12 +263,12 @@ def _ask_for_question(text: str, seed: int) -> Ask:
         )
     ]
     messages.append({"role": "user", "content": _ASKED + text})
-    heat = _TEMPERATURES[seed % len(_TEMPERATURES)]
-    return Ask(messages, _QUESTION_TOKENS, temperature=heat, seed=seed, schema=_SCHEMA)
+    temperature = _TEMPERATURES[seed % len(_TEMPERATURES)]
+    return Ask(messages, _QUESTION_TOKENS, temperature=temperature, seed=seed, schema=_SCHEMA)
 
 
 def _continuations(sentence: str) -> Iterator[str]:
-    """The sentence's beginnings, each in several manners of asking for the rest."""
+    """Questions for the rest of a sentence, from several of its beginnings."""
     words = sentence.rstrip(".!").split()
     for reach in range(max(2, len(words) // 2), len(words)):
         start = " ".join(words[:reach])
@@ -256,16 +277,17 @@ def _continuations(sentence: str) -> Iterator[str]:
 
 
 def _held_out(lessons: Sequence[Lesson]) -> Iterator[Question]:
-    """One question of each answer that several questions have."""
-    of: dict[frozenset[str], list[Lesson]] = {}
+    """One question for each answer that several questions have."""
+    by_answer: dict[frozenset[str], list[Lesson]] = {}
     for lesson in lessons:
         if lesson.question.endswith("?"):
-            wanted = key_words(lesson.question, lesson.answer)
-            of.setdefault(frozenset(wanted), []).append(lesson)
-    for words, asked in of.items():
+            words = key_words(lesson.question, lesson.answer)
+            by_answer.setdefault(frozenset(words), []).append(lesson)
+    for answer, asked in by_answer.items():
         if len({_plain(lesson.question) for lesson in asked}) > 1:
-            yield Question(question=asked[0].question, answer=" ".join(sorted(words)))
+            yield Question(question=asked[0].question, answer=" ".join(sorted(answer)))
 
 
 def _plain(question: str) -> str:
+    """A question as its sorted words, to compare wordings."""
     return " ".join(sorted(words_of(question)))

@@ -1,4 +1,4 @@
-"""What the teacher says: the likeliest tokens at each place of each answer, kept in one file."""
+"""The teacher's top-k distribution at each token of each answer, cached in one file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from memos_vllm.parametric.training.weights import Answered, KeptContext, Weights
+from memos_vllm.parametric.training.weights import Answered, ContextKV, Weights
 
 _BATCH = 8
 
 
 class Targets:
-    """Of lessons in their order; each one's places lie together.
+    """Targets of all lessons, in order; the positions of a lesson are contiguous.
 
-    tokens: (places, top_k) int32; logprobs: (places, top_k) float32
+    tokens: (positions, top_k) int32; logprobs: (positions, top_k) float32
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Targets:
         self._lengths = list(lengths)
 
     def of(self, lesson: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(answer, top_k) of one lesson: tokens, log-probabilities."""
+        """Tokens and log-probabilities of one lesson, both (answer tokens, top_k)."""
         end = self._ends[lesson]
         rows = slice(end - self._lengths[lesson], end)
         return self._tokens[rows].long(), self._logprobs[rows]
@@ -41,19 +41,19 @@ def teach(
     top_k: int,
     file: Path,
     done: Callable[[int], None],
-    before: Sequence[KeptContext | None] = (),
+    before: Sequence[ContextKV | None] = (),
 ) -> Targets:
-    """Ask the teacher, or read what it said when it was asked before.
+    """Compute the targets, or read them from the file.
 
     Args:
-        answered: the lessons as the teacher sees them.
-        done: told how many are done; may raise to stop.
-        before: KV that stands before each of them; empty: none does.
+        answered: the teacher's lessons.
+        done: called with the number of finished lessons; may raise to stop.
+        before: KV before each lesson; empty: none.
     """
     lengths = [len(each.answer) for each in answered]
     if file.exists():
-        kept = load_file(file)
-        return Targets(kept["tokens"], kept["logprobs"], lengths)
+        stored = load_file(file)
+        return Targets(stored["tokens"], stored["logprobs"], lengths)
     tokens: dict[int, torch.Tensor] = {}
     logprobs: dict[int, torch.Tensor] = {}
     finished = 0
@@ -70,21 +70,21 @@ def teach(
         "tokens": torch.cat([tokens[i] for i in range(len(answered))]),
         "logprobs": torch.cat([logprobs[i] for i in range(len(answered))]),
     }
-    making = file.with_suffix(".making")
-    save_file(whole, making)
-    os.replace(making, file)  # noqa: PTH105  # Path.replace is the same call
+    partial = file.with_suffix(".making")
+    save_file(whole, partial)
+    os.replace(partial, file)  # noqa: PTH105  # Path.replace is the same call
     return Targets(whole["tokens"], whole["logprobs"], lengths)
 
 
 def _batches(
-    answered: Sequence[Answered], before: Sequence[KeptContext | None]
-) -> Iterator[tuple[list[int], KeptContext | None]]:
-    """Places of lessons of about one length, with the same KV before them."""
+    answered: Sequence[Answered], before: Sequence[ContextKV | None]
+) -> Iterator[tuple[list[int], ContextKV | None]]:
+    """Batches of indices of lessons with similar length and the same KV before them."""
     order = sorted(
         range(len(answered)),
         key=lambda i: (id(before[i]), len(answered[i].prompt) + len(answered[i].answer)),
     )
     for _, group in itertools.groupby(order, key=lambda i: id(before[i])):
-        places = list(group)
-        for start in range(0, len(places), _BATCH):
-            yield places[start : start + _BATCH], before[places[0]]
+        indices = list(group)
+        for start in range(0, len(indices), _BATCH):
+            yield indices[start : start + _BATCH], before[indices[0]]

@@ -1,5 +1,6 @@
-"""The base model by its weights, in the process that trains: its chats as tokens, what it writes, how
-likely it finds an answer.  Batches are padded on the left, so that answers end together.
+"""The base model in the training process: chat templating, generation and logits of answers.
+
+Batches are padded on the left, so that all answers end at the last position.
 """
 
 from __future__ import annotations
@@ -20,28 +21,32 @@ from memos_vllm.writer.base import Ask, Message
 log = logging.getLogger(__name__)
 _SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 _TOKENS_AT_ONCE = 8192
-"""Of prompts, in one batch of generation."""
+"""Prompt tokens in one batch of generation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """Tokens of a prompt and of the answer to it."""
+    """Tokens of a prompt and of its answer."""
 
     prompt: list[int]
     answer: list[int]
-    """With the token that ends it."""
+    """Includes the end token."""
 
 
-class KeptContext:
-    """KV of a prompt's beginning, as the engine computed it."""
+class ContextKV:
+    """KV of a prompt prefix, computed by the engine."""
 
     def __init__(self, kv: torch.Tensor) -> None:
-        """Args: kv: (layers, 2, tokens, kv_heads, head_dim)"""
+        """Wrap a tensor.
+
+        Args:
+            kv: (layers, 2, tokens, kv_heads, head_dim)
+        """
         self._kv = kv
         self.tokens = kv.shape[2]
 
     def cache(self, rows: int) -> Any:
-        """For a batch of so many; what is computed behind it changes the cache, so each has its own."""
+        """A new cache for a batch of `rows`; a forward pass changes it, so use it for one batch."""
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
@@ -52,49 +57,60 @@ class KeptContext:
 
 
 class Weights:
+    """A causal language model with its tokenizer."""
+
     def __init__(self, path: str, revision: str | None = None, device: str | None = None) -> None:
-        """Args: path: folder or name. Raises BadRequest: it is no causal language model."""
+        """Load the model.
+
+        Args:
+            path: folder or name of the model.
+
+        Raises:
+            BadRequest: it cannot be loaded as a causal language model, or has no chat template.
+        """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision)
             load: Any = AutoModelForCausalLM.from_pretrained
-            # For short sequences on a CPU, plain attention is faster backwards than the fused one.
+            # For short sequences on a CPU, the backward pass of eager attention is faster.
             extra = {"attn_implementation": "eager"} if self.device == "cpu" else {}
             dtype = compute_dtype(self.device)
             self.model: Any = load(path, revision=revision, dtype=dtype, **extra)
         except (OSError, ValueError) as error:
             raise BadRequest(f"the base model cannot be loaded for training: {error}") from error
         if self.tokenizer.chat_template is None:
-            raise BadRequest("the base model has no chat template, so nothing can be asked of it")
+            raise BadRequest("the base model has no chat template: training needs a chat model")
         self.model.to(self.device).eval()
         self.ends = _as_list(self.model.generation_config.eos_token_id) or [
             self.tokenizer.eos_token_id
         ]
         self._schemas = Schemas(self.tokenizer, self.model.config.vocab_size, self.ends)
-        self.filler: int = self.tokenizer.pad_token_id or self.ends[0]
-        # Nothing between the last layer and the head: then only the answers' places need the head.
+        self.pad_token: int = self.tokenizer.pad_token_id or self.ends[0]
+        # No scaling between the last layer and the head: apply the head to the answers' positions only.
         self._is_plain = not any(getattr(self.model.config, name, None) for name in _SCALES)
         self.escape = control_string_breaker(
             [*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()]
         )
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of a chat up to the reply."""
         tokens: list[int] = self.tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, return_dict=False
         )
         return tokens
 
-    def context(self, kv: torch.Tensor) -> KeptContext:
-        """Raises BadRequest: it is not of this model."""
+    def context(self, kv: torch.Tensor) -> ContextKV:
+        """KV on the model's device. Raises BadRequest: its shape is not the model's."""
         config = self.model.config
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         if kv.shape[0] != config.num_hidden_layers or kv.shape[3] != heads:
-            raise BadRequest(f"KV of the shape {tuple(kv.shape)} is not of this model")
-        return KeptContext(kv.to(self.device, self.model.dtype))
+            raise BadRequest(f"KV of shape {tuple(kv.shape)} does not fit this model")
+        return ContextKV(kv.to(self.device, self.model.dtype))
 
     def answered(self, messages: Sequence[Message], answer: str) -> Answered:
+        """Tokenize a chat and its answer."""
         tokens = self.tokenizer.encode(answer, add_special_tokens=False)
         return Answered(self.prompt(messages), [*tokens, self.ends[0]])
 
@@ -102,7 +118,7 @@ class Weights:
     def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
         """Implements `Writer`."""
         prompts = [self.prompt(ask.messages) for ask in asks]
-        # Of one length and one kind together.
+        # Batches of one kind and similar length.
         order = sorted(range(len(asks)), key=lambda i: (_kind(asks[i]), len(prompts[i])))
         texts = [""] * len(asks)
         finished = 0
@@ -120,22 +136,23 @@ class Weights:
         return texts
 
     def logits(
-        self, batch: Sequence[Answered], adapted: Any = None, before: KeptContext | None = None
+        self, batch: Sequence[Answered], adapted: Any = None, before: ContextKV | None = None
     ) -> torch.Tensor:
-        """What is predicted at each token of the answers, one answer's after the other's.
+        """Logits at each token of the answers, concatenated over the batch.
 
         Args:
             adapted: the model with an adapter; None: the base model.
-            before: KV that stands before all of them; their prompts go on behind it.
+            before: KV before all prompts of the batch.
+
         Returns:
-            (places, vocabulary)
+            (positions, vocabulary)
         """
         longest = max(len(each.answer) for each in batch)
         tokens, mask = self._padded([[*each.prompt, *each.answer] for each in batch])
         wanted = torch.zeros(len(batch), longest, dtype=torch.bool, device=self.device)
         for row, each in enumerate(batch):
             wanted[row, longest - len(each.answer) :] = True
-        given = {
+        inputs = {
             "input_ids": tokens,
             "attention_mask": mask,
             "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
@@ -143,18 +160,18 @@ class Weights:
         }
         if before is not None:
             seen = mask.new_ones(len(batch), before.tokens)
-            given |= {
+            inputs |= {
                 "attention_mask": torch.cat([seen, mask], dim=1),
-                "position_ids": given["position_ids"] + before.tokens,
+                "position_ids": inputs["position_ids"] + before.tokens,
                 "past_key_values": before.cache(len(batch)),
                 "use_cache": True,
             }
         model = self.model if adapted is None else adapted.get_base_model()
         if self._is_plain:
-            states = model.base_model(**given).last_hidden_state[:, -longest - 1 : -1]
+            states = model.base_model(**inputs).last_hidden_state[:, -longest - 1 : -1]
             head: torch.Tensor = model.get_output_embeddings()(states[wanted])
             return head
-        whole: torch.Tensor = model(**given, logits_to_keep=longest + 1).logits[:, :-1]
+        whole: torch.Tensor = model(**inputs, logits_to_keep=longest + 1).logits[:, :-1]
         return whole[wanted]
 
     def _generate(self, prompts: list[list[int]], ask: Ask) -> list[list[int]]:
@@ -170,7 +187,7 @@ class Weights:
             attention_mask=mask,
             max_new_tokens=ask.max_tokens,
             eos_token_id=self.ends,
-            pad_token_id=self.filler,
+            pad_token_id=self.pad_token,
             **sampling,
         )
         rows: list[list[int]] = output[:, tokens.shape[1] :].tolist()
@@ -179,17 +196,17 @@ class Weights:
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
         """Tokens and mask, both (rows, longest)."""
         longest = max(len(row) for row in rows)
-        tokens = [[self.filler] * (longest - len(row)) + list(row) for row in rows]
+        tokens = [[self.pad_token] * (longest - len(row)) + list(row) for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(tokens, device=self.device), torch.tensor(mask, device=self.device)
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """bfloat16 where it is fast: on a GPU, and on a CPU with units for it."""
+    """bfloat16 on a GPU and on CPUs with AMX or AVX512_BF16, else float32."""
     if device != "cpu":
         return torch.bfloat16
-    has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if has_units else torch.float32
+    is_fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def _kind(ask: Ask) -> tuple[float, int, int, str]:

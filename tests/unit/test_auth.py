@@ -1,4 +1,4 @@
-"""Identity and access without an engine: who is let in, to what."""
+"""Authentication and access control without an engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.conftest import principal
         ("POST", "/a/route/of/tomorrow", Need.OPERATOR),
     ],
 )
-def test_a_route_that_is_not_named_needs_the_operator(method, path, need):
+def test_a_route_that_is_not_listed_needs_the_operator(method, path, need):
     assert need_of(method, path, OPEN_ROUTES) is need
 
 
@@ -49,7 +49,7 @@ def test_not_loopback(host):
     assert not is_loopback(host)
 
 
-def test_without_keys_only_this_machine_is_let_in():
+def test_without_keys_only_local_requests_are_accepted():
     assert local_principal("127.0.0.1", {"host": "localhost:8000"}) == LOCAL
     assert (
         local_principal("::1", {"origin": "http://localhost:3000", "host": "[::1]:8000"}) == LOCAL
@@ -104,7 +104,7 @@ def test_a_tenants_name_is_plain(system, tenant):
         system.keys.create(tenant, Role.READER)
 
 
-def test_a_known_key_works_a_while_without_the_vault(system, monkeypatch):
+def test_a_cached_key_works_while_the_vault_is_unavailable(system, monkeypatch):
     _, key = system.keys.create("acme", Role.WRITER)
     authenticator = Authenticator(GovernanceConfig(key_cache_seconds=0), system.keys)
     known = authenticator.authenticate(key)
@@ -119,7 +119,7 @@ def test_a_known_key_works_a_while_without_the_vault(system, monkeypatch):
         authenticator.authenticate("sk-memos-000000000000-" + "A" * 43)
 
 
-def test_salts_differ_by_tenant_person_and_clients_salt_and_by_nothing_else():
+def test_salts_depend_on_tenant_person_and_client_salt_only():
     secret = b"s" * 32
     base = cache_salt(secret, principal("alice"), "person", None)
     assert base == cache_salt(secret, principal("alice", role=Role.ADMIN), "person", None)
@@ -128,7 +128,7 @@ def test_salts_differ_by_tenant_person_and_clients_salt_and_by_nothing_else():
         cache_salt(secret, principal("alice", tenant="globex"), "person", None),
         cache_salt(secret, principal("alice"), "person", "mine"),
         cache_salt(b"t" * 32, principal("alice"), "person", None),
-        # No way of cutting one text into parts gives another's message.
+        # Length prefixes keep different splits of one text apart.
         cache_salt(secret, principal("lice", tenant="acmea"), "person", None),
     ]
     assert len({base, *others}) == 6

@@ -1,7 +1,7 @@
-"""The door: an ASGI middleware in front of every route, vLLM's own included.
+"""Authentication and access control: an ASGI middleware in front of every route, vLLM's included.
 
-It settles who is asking before anything reads the body, refuses whoever may not come in, and puts
-what memory did into the response's headers.  Plain ASGI, so streams pass through untouched.
+It resolves the principal before the body is read, rejects unauthorized requests, and adds the memory
+headers to responses.  Plain ASGI, so streams pass through untouched.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class AuthMiddleware:
         if need is Need.OPERATOR and principal.key_id != "local":
             if principal.tenant != self._config.operator_tenant:
                 raise Forbidden(
-                    f"{method} {path} concerns every tenant: it needs an admin key of the tenant "
+                    f"{method} {path} affects every tenant: it needs an admin key of the tenant "
                     f"`{self._config.operator_tenant}`"
                 )
             principal.require(Role.ADMIN)
@@ -75,23 +75,23 @@ class AuthMiddleware:
         return principal.as_person(person or None, headers.get(SESSION_HEADER))
 
     async def _identify(self, scope: Scope, headers: dict[str, str]) -> Principal:
-        on = self._authenticator.keys_known_on()
-        if on is None:
-            on = await asyncio.to_thread(self._authenticator.keys_are_on)
-        if not on:
+        enabled = self._authenticator.keys_enabled_cached()
+        if enabled is None:
+            enabled = await asyncio.to_thread(self._authenticator.keys_enabled)
+        if not enabled:
             peer = scope.get("client")
             return local_principal(peer[0] if peer else None, headers)
         key = bearer(headers)
         if key is None:
             raise Unauthorized("an API key is needed: send `Authorization: Bearer <key>`")
-        known = self._authenticator.cached(key)
-        if known is not None:
-            return known
+        principal = self._authenticator.cached(key)
+        if principal is not None:
+            return principal
         return await asyncio.to_thread(self._authenticator.authenticate, key)
 
 
 def _with_memory_headers(state: MutableMapping[str, Any], send: Send) -> Send:
-    async def sending(message: MutableMapping[str, Any]) -> None:
+    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         plan = state.get("memos_plan")
         if message["type"] == "http.response.start" and plan is not None:
             headers = list(message.get("headers", []))
@@ -101,7 +101,7 @@ def _with_memory_headers(state: MutableMapping[str, Any], send: Send) -> Send:
             message["headers"] = headers
         await send(message)
 
-    return sending
+    return send_with_headers
 
 
 async def _refuse(scope: Scope, send: Send, error: MemosError) -> None:
