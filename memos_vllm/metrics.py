@@ -17,4 +17,7 @@ REMEMBER_SECONDS = Histogram("memos_remember_seconds", "Time to make a turn memo
 CLAIMS = Counter("memos_claims_total", "Claims taken up, by what became of them", ["outcome"])
 STEP_FAILURES = Counter("memos_step_failures_total", "Added steps that failed", ["step"])
 EXTRACTIONS = Counter("memos_extractions_total", "Turns that a model has read", ["outcome"])
+JOBS_SET_ASIDE = Counter(
+    "memos_jobs_set_aside_total", "Jobs set aside after their last attempt", ["name"]
+)
 DENIED = Counter("memos_denied_total", "Requests refused at the door", ["status"])

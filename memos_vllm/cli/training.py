@@ -26,7 +26,7 @@ from memos_vllm.governance.principal import LOCAL_TENANT
 from memos_vllm.parametric.training.order import Progress, Question, Recipe
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill
-from memos_vllm.vault.jobs import JobState, Transform
+from memos_vllm.vault.transform_records import JobState, Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -176,7 +176,7 @@ def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool)
     base = base_model(system.config, model)
     with progress_bar("waiting") as bar:
 
-        def told(progress: Progress) -> None:
+        def show_progress(progress: Progress) -> None:
             bar.update(
                 bar.task_ids[0],
                 description=progress.phase,
@@ -184,7 +184,7 @@ def _do(system: MemorySystem, job: str | None, model: str | None, as_json: bool)
                 total=progress.total or None,
             )
 
-        runner = JobRunner(system, base, told=told)
+        runner = JobRunner(system, base, on_progress=show_progress)
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             runner.end()

@@ -31,7 +31,7 @@ from memos_vllm.engine.wiring import attach_kv, has_connector
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.learning.extract import Extractor
 from memos_vllm.learning.queue import JobQueue
-from memos_vllm.learning.remember import READ, Rememberer
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.system import MemorySystem
@@ -80,7 +80,7 @@ class MemosPlugin:
         system.served = EngineModel(vllm_config, digest or vllm_config.model_config.model)
         adapters = await _adapters(system, engine_client, state)
         routes.install(state, adapters)
-        rememberer = Rememberer(system, JobQueue(system.config, slow={READ}))
+        rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
         state.memos_pipeline = Pipeline(system, rememberer)
         state.memos_pipeline.adapters = adapters
         serving = getattr(state, "openai_serving_chat", None)

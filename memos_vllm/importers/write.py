@@ -100,9 +100,7 @@ class _Writer:
 
     def _extend(self, held: MemCube, new: NewCube) -> bool:
         """Append what the cube lacks of the new items; a frozen or expired cube stays as it is."""
-        missing = _missing(
-            _items(held), _items(new), cut_from=self._system.config.limits.chunk_tokens
-        )
+        missing = _missing(held.items, new.items, cut_from=self._system.config.limits.chunk_tokens)
         if not missing or held.meta.state not in WRITABLE:
             return False
         patch = CubePatch(append=missing, provenance=new.meta.provenance)
@@ -154,8 +152,3 @@ def _missing(held: list[Item], new: list[Item], *, cut_from: int) -> list[Item]:
 
 def _origin(item: Item) -> tuple[Any, ...]:
     return (item.speaker, item.time and to_us(item.time), item.session, item.source)
-
-
-def _items(cube: MemCube | NewCube) -> list[Item]:
-    content = cube.payload.content
-    return content if isinstance(content, list) else []

@@ -29,8 +29,9 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, NotFound
+from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal, persona_tag
+from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.claims.fold import Folded, fold
 from memos_vllm.plaintext.claims.sameness import says_the_same
 from memos_vllm.plaintext.claims.validity import holds
@@ -49,7 +50,6 @@ _PROFILE_ATTRIBUTES = (
     *("name", "age", "home", "employer", "job", "birthday", "diet", "spouse.name"),
     *("language.native", "allergy", "intolerance", "reply"),
 )
-_ATTEMPTS = 20
 _LIKE_IT = 8
 """Items that are looked at for one that says the same."""
 
@@ -77,12 +77,10 @@ class Consolidator:
             Forbidden, VaultUnavailable
         """
         fresh = [self._as_known(principal, item) for item in fresh]
-        for _ in range(_ATTEMPTS):
-            try:
-                return self._take(principal, fresh, origin)
-            except Conflict as error:
-                log.debug("claims are folded again: %s", error)
-        raise Conflict("the person's memory changes faster than it can be added to")
+        return retry_conflicts(
+            lambda: self._take(principal, fresh, origin),
+            "the person's memory changes faster than it can be added to",
+        )
 
     def _take(self, principal: Principal, fresh: Sequence[Item], origin: str) -> Folded:
         parts = self._parts(principal, fresh)
@@ -124,7 +122,7 @@ class Consolidator:
         profile = self._named(principal, _own(PROFILE, principal))
         if profile is not None and profile.meta.id not in ids:
             cubes.append(profile)
-        return {cube.meta.id: _Part(cube, _items(cube)) for cube in cubes if _is_ours(cube)}
+        return {cube.meta.id: _Part(cube, cube.items) for cube in cubes if _is_ours(cube)}
 
     def _store(
         self, principal: Principal, parts: dict[str, _Part], added: list[Item], origin: str
@@ -177,7 +175,7 @@ class Consolidator:
             number = int((headers[0].name or "#0").rpartition("#")[2])
             if headers[0].state is State.ACTIVATED:
                 cube = self._system.vault.get(principal, headers[0].id)
-                if len(_items(cube)) + len(items) <= FACTS_ITEMS:
+                if len(cube.items) + len(items) <= FACTS_ITEMS:
                     patch = CubePatch(append=items, provenance=Provenance(origin=origin))
                     self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
                     return cube.meta.id
@@ -222,8 +220,3 @@ def _is_ours(cube: MemCube) -> bool:
 def _own(kind: str, principal: Principal) -> str:
     """Its name in the person's persona."""
     return f"{kind}~{principal.persona}" if principal.persona else kind
-
-
-def _items(cube: MemCube) -> list[Item]:
-    content = cube.payload.content
-    return content if isinstance(content, list) else []

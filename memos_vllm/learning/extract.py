@@ -42,10 +42,10 @@ class Extractor:
         if principal is None:
             return None
         try:
-            content = self._system.vault.get(principal, cube).payload.content
+            items = self._system.vault.get(principal, cube).items
         except (NotFound, DamagedPayload):
             return None
-        turn = _turn(content if isinstance(content, list) else [], request_id)
+        turn = _turn(items, request_id)
         known = [each.item for each in self._system.knowledge.claims(principal)]
         found = read_fine(turn, principal.person, self._writer, self._escape, known)
         metrics.EXTRACTIONS.labels("failed" if found.failed else "read").inc()

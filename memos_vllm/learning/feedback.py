@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Literal
 
 from memos_vllm.cube.ids import new_id, now_us, to_datetime
 from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemType, Provenance
-from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.errors import BadRequest, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
 from memos_vllm.learning.consolidate import Consolidator
+from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.instructions import is_instruction
 from memos_vllm.plaintext.reader.by_rules import read_claims
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 Action = Literal["forget", "correct", "prefer"]
 MOST_FORGOTTEN = 50
-_ATTEMPTS = 5
 _LONGEST_ORDER = 300
 _WHAT = (
     r"(?:everything\s+(?:about\s+|you\s+know\s+about\s+)?|(?:the\s+fact\s+)?that\s+|about\s+"
@@ -136,8 +136,8 @@ class Feedback:
             assert item.id is not None
             cubes.setdefault(cube, set()).add(item.id)
         did = []
-        for cube, gone in cubes.items():
-            did += self._take_out(principal, cube, gone, dry_run)
+        for cube, of_cube in cubes.items():
+            did += self._take_out(principal, cube, of_cube, dry_run)
         if did and not dry_run:
             self._system.forget_conversations(principal)  # their KV holds the words, too
         return did
@@ -194,28 +194,23 @@ class Feedback:
         return did
 
     def _take_out(
-        self, principal: Principal, cube: str, gone: set[str], dry_run: bool
+        self, principal: Principal, cube: str, ids: set[str], dry_run: bool
     ) -> list[Change]:
-        for _ in range(_ATTEMPTS):
+        def take_out() -> list[Change]:
             current = self._system.vault.get(principal, cube)
-            items = current.payload.content
-            assert isinstance(items, list)
-            going = [item for item in items if item.id in gone]
+            found = [item for item in current.items if item.id in ids]
             version = None
-            if not dry_run and going:
-                left = [item for item in items if item.id not in gone]
+            if found and not dry_run:
+                left = [item for item in current.items if item.id not in ids]
                 patch = CubePatch(
                     payload=ExplicitPayload(content=left), provenance=Provenance(origin="feedback")
                 )
-                try:
-                    made = self._system.update(
-                        principal, cube, patch, if_match=current.meta.version
-                    )
-                except Conflict:
-                    continue
+                made = self._system.update(principal, cube, patch, if_match=current.meta.version)
                 version = made.meta.version
-            return [Change("forget", item.id or "", item.text, cube, version) for item in going]
-        raise Conflict("the cube changes faster than it can be forgotten from: try again")
+            return [Change("forget", item.id or "", item.text, cube, version) for item in found]
+
+        message = "the cube changes faster than items can be deleted from it: try again"
+        return retry_conflicts(take_out, message, attempts=5)
 
     def _own(self, principal: Principal) -> Iterator[IndexedItem]:
         """The person's own items."""

@@ -25,6 +25,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
+from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.claims.fold import fold
 from memos_vllm.plaintext.claims.sameness import says_the_same
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _DAY_US = 86_400_000_000
-_ATTEMPTS = 5
 
 
 def merge(system: MemorySystem, principal: Principal, source: str, into: str) -> MemCube:
@@ -48,35 +48,27 @@ def merge(system: MemorySystem, principal: Principal, source: str, into: str) ->
         Unprocessable: they cannot become one.
         Conflict: they change faster than they can be merged.
     """
-    for _ in range(_ATTEMPTS):
-        old, whole = (system.vault.get(principal, ref) for ref in (source, into))
-        _check(old, whole)
-        try:
-            made = system.update(
-                principal,
-                whole.meta.id,
-                CubePatch(
-                    payload=ExplicitPayload(content=together(_items(whole), _items(old))),
-                    provenance=Provenance(
-                        origin="merge",
-                        parents=[old.meta.id],
-                        parent_versions=[old.meta.version],
-                    ),
-                ),
-                if_match=whole.meta.version,
-            )
-            # Only as it was read: what came in between is not in the other one.
-            system.update(
-                principal,
-                old.meta.id,
-                CubePatch(state=State.MERGED),
-                if_match=old.meta.version,
-            )
-        except Conflict as error:
-            log.debug("merging again: %s", error)
-            continue
-        return made
-    raise Conflict("the cubes change faster than they can be merged: try again")
+    return retry_conflicts(
+        lambda: _merge(system, principal, source, into),
+        "the cubes change faster than they can be merged: try again",
+        attempts=5,
+    )
+
+
+def _merge(system: MemorySystem, principal: Principal, source: str, into: str) -> MemCube:
+    old, whole = (system.vault.get(principal, ref) for ref in (source, into))
+    _check(old, whole)
+    origin = Provenance(origin="merge", parents=[old.meta.id], parent_versions=[old.meta.version])
+    payload = ExplicitPayload(content=together(whole.items, old.items))
+    made = system.update(
+        principal,
+        whole.meta.id,
+        CubePatch(payload=payload, provenance=origin),
+        if_match=whole.meta.version,
+    )
+    # Items that came after `old` was read are not in `made`: the cube stays active then.
+    system.update(principal, old.meta.id, CubePatch(state=State.MERGED), if_match=old.meta.version)
+    return made
 
 
 def together(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
@@ -133,8 +125,3 @@ def _check(old: MemCube, whole: MemCube) -> None:
     if whole.meta.state not in READABLE or old.meta.state not in (*READABLE, State.MERGED):
         raise Unprocessable("both have to be active", param="into")
     check_transition(old.meta.state, State.MERGED)
-
-
-def _items(cube: MemCube) -> list[Item]:
-    content = cube.payload.content
-    return content if isinstance(content, list) else []

@@ -14,7 +14,7 @@ from memos_vllm.errors import MemosError
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.submit import distill
-from memos_vllm.vault.jobs import Promotable, Transform
+from memos_vllm.vault.transform_records import Promotable, Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

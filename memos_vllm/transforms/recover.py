@@ -13,7 +13,6 @@ from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.parametric.training.order import Context
-from memos_vllm.transforms.sources import items_of
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -105,7 +104,7 @@ def text_of_segment(
             f"version {sequence} of {cube}, of which this KV is, is not there any more"
         )
     found = system.vault.get(principal, cube, version.id)
-    if not items_of(found):
+    if not found.items:
         raise Unprocessable("this KV was computed under an adapter: it holds no text of a cube")
     if kept.digest(found) != segment.digest:
         raise Unprocessable(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from memos_vllm.cube.ids import SHARED, PersonId
-from memos_vllm.cube.model import Access, ExplicitPayload, Item, Kind, MemCube
+from memos_vllm.cube.model import Access, Item, Kind, MemCube
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
@@ -32,7 +32,7 @@ class Sources:
         return [cube.meta.id for cube in self.cubes]
 
     def items(self) -> list[Item]:
-        return [item for cube in self.cubes for item in items_of(cube)]
+        return [item for cube in self.cubes for item in cube.items]
 
     def passages(self, tokens: int) -> list[Item]:
         """Their items, the long ones cut into pieces of about so many tokens."""
@@ -65,7 +65,7 @@ def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> 
     person = next(iter(owners), SHARED)
     access = Access()
     for cube in cubes.values():
-        if cube.meta.kind is not Kind.EXPLICIT or not items_of(cube):
+        if cube.meta.kind is not Kind.EXPLICIT or not cube.items:
             what = "an adapter" if cube.meta.kind is Kind.PARAMETRIC else "empty"
             raise Unprocessable(f"{cube.meta.name or cube.meta.id} holds no text: it is {what}")
         readers = cube.meta.access.readers
@@ -84,13 +84,6 @@ def _learnt_from(vault: MemVault, principal: Principal, cube: MemCube) -> list[M
     if cube.meta.kind is not Kind.PARAMETRIC or not parents:
         return [cube]
     return [vault.get(principal, parent) for parent in parents]
-
-
-def items_of(cube: MemCube) -> list[Item]:
-    content = cube.payload.content
-    if not isinstance(cube.payload, ExplicitPayload) or isinstance(content, str):
-        return []
-    return [item for item in content if isinstance(item, Item)]
 
 
 def leaks(said: Iterable[str], hidden: Iterable[str], known: Iterable[str]) -> list[str]:

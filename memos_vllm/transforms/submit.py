@@ -14,7 +14,7 @@ from memos_vllm.transforms.recover import find_segment
 from memos_vllm.transforms.requests import Decode, Distill, Recover
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.vault.derived import Orphan
-from memos_vllm.vault.jobs import Transform
+from memos_vllm.vault.transform_records import Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

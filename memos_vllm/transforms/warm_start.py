@@ -11,7 +11,7 @@ from memos_vllm.parametric.adapter.merge import merge
 from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.parametric.training.order import JobFolder
 from memos_vllm.transforms.requests import Distill
-from memos_vllm.vault.jobs import Transform
+from memos_vllm.vault.transform_records import Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

@@ -42,12 +42,13 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, NotFound, TooLarge, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, jobs, records
+from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, records
 from memos_vllm.vault.contents import Content
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.tables import CubeRow, VersionRow
+from memos_vllm.vault.transform_records import forget_jobs_of
 
 InTransaction = Callable[[Session], None]
 
@@ -229,7 +230,7 @@ class MemVault:
     def _drop(session: Session, principal: Principal, row: CubeRow) -> None:
         check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
         items.drop_cube(session, row)
-        jobs.forget_jobs_of(session, row.id)
+        forget_jobs_of(session, row.id)
         detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
         audit.record(session, principal.tenant, principal.author, "cube.delete", row.id, detail)
         session.delete(row)

@@ -17,7 +17,7 @@ ALICE = dataclasses.replace(principal("alice"), session="s")
 @pytest.fixture
 def chat(system):
     """Says something as Alice, or somebody else, and has it remembered."""
-    rememberer = Rememberer(system, FakeQueue(system.config))
+    rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
 
     def say(text, who=ALICE, reply="I see."):
         number = now_us()

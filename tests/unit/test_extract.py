@@ -12,7 +12,7 @@ from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Unavailable
 from memos_vllm.learning.extract import Extractor, subject_of
 from memos_vllm.learning.queue import JobQueue
-from memos_vllm.learning.remember import READ, Rememberer
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
 from tests.conftest import FakeQueue, make_config, principal
 from tests.engine.harness import wait_for
@@ -50,7 +50,7 @@ MISO = found("cat.name", "Miso", "alice's cat is called Miso.")
 
 def said(system, text, reply="I see."):
     """A turn of Alice's as memory; returns what its job is about."""
-    rememberer = Rememberer(system, FakeQueue(system.config))
+    rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
     body = turn_body(
         [{"role": "user", "content": text}], reply, model="demo", request_id="r1", at_us=now_us()
     )
@@ -117,7 +117,7 @@ def test_a_slow_model_keeps_no_turn_from_becoming_memory(tmp_path):
             let_go.wait(60)
             return super().write(asks, done)
 
-    rememberer = Rememberer(system, JobQueue(system.config, slow={READ}))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     rememberer.extractor = Extractor(system, Slow(MISO), lambda text: text)
     rememberer.start()
     try:

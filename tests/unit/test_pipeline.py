@@ -39,7 +39,7 @@ class FakeModel:
 
 @pytest.fixture
 def pipeline(system):
-    return Pipeline(system, Rememberer(system, FakeQueue(system.config)))
+    return Pipeline(system, Rememberer(system, FakeQueue(system.jobs, system.config.jobs)))
 
 
 def know(system, *texts, who=ALICE, **meta):
@@ -128,7 +128,7 @@ def test_a_vault_that_is_away_means_no_memory_or_a_503(system, pipeline):
 
 def test_memory_that_is_too_slow_is_left_out(tmp_path):
     system = MemorySystem(make_config(tmp_path, prompt={"deadline_seconds": 0.1})).open()
-    pipeline = Pipeline(system, Rememberer(system, JobQueue(system.config)))
+    pipeline = Pipeline(system, Rememberer(system, JobQueue(system.jobs, system.config.jobs)))
 
     def slow(*_):
         time.sleep(0.5)
@@ -153,7 +153,7 @@ def test_a_turn_waits_for_a_locked_vault_and_is_not_lost(tmp_path):
     )
     system = MemorySystem(config).open()
 
-    pipeline = Pipeline(system, Rememberer(system, FakeQueue(config)))
+    pipeline = Pipeline(system, Rememberer(system, FakeQueue(system.jobs, config.jobs)))
     chat = Chat(ALICE, MemoryOptions(), [{"role": "user", "content": "Keep this."}], "demo")
     chat.plan.written = True
 

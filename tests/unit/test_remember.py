@@ -44,7 +44,7 @@ def remembered(system: MemorySystem, who=ALICE) -> dict[str, list[str]]:
 def rememberer(system):
     """Without workers: the tests run the job themselves."""
 
-    return Rememberer(system, FakeQueue(system.config))
+    return Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
 
 
 def test_a_job_that_runs_twice_remembers_once(system, rememberer):
@@ -84,7 +84,7 @@ def test_whatever_a_client_may_send_can_be_remembered(system, rememberer):
 
 def test_a_long_conversation_goes_on_in_another_cube(tmp_path):
     system = MemorySystem(make_config(tmp_path, remember={"items_per_cube": 4})).open()
-    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     for number in range(5):
         turn = system.turns.add(ALICE, body(f"line {number}", request_id=f"r-{number}"))
         rememberer.remember(turn)
@@ -157,7 +157,7 @@ KILLED = """
         os._exit(9)
 
     MemVault.create = die
-    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     if place == "queued":
         system.turns.add(ALICE, body("Survives."))
         os._exit(9)
@@ -186,7 +186,7 @@ def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
     system = MemorySystem(config).open()
     # After its transaction the turn is memory and crossed off; only its index is still to do.
     assert len(system.turns.waiting()) == (0 if place == "after" else 1)
-    rememberer = Rememberer(system, JobQueue(config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, config.jobs))
     rememberer.start()
     try:
         wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
@@ -199,7 +199,7 @@ def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
 def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
     system = MemorySystem(make_config(tmp_path, database={"url": postgres_url()})).open()
     assert system.config.jobs_url == system.config.database_url
-    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     rememberer.start()
     try:
         rememberer.accept(ALICE, body("On Postgres."))
@@ -212,7 +212,7 @@ def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
 
 def test_records_of_finished_jobs_are_removed_and_others_stay(tmp_path):
     system = MemorySystem(make_config(tmp_path)).open()
-    jobs = JobQueue(system.config)
+    jobs = JobQueue(system.jobs, system.config.jobs)
     rememberer = Rememberer(system, jobs)
     rememberer.start()
     try:
@@ -229,7 +229,7 @@ def test_jobs_hold_no_text(tmp_path):
     """What was said lies in the vault alone, where deleting it deletes it."""
     config = make_config(tmp_path)
     system = MemorySystem(config).open()
-    rememberer = Rememberer(system, JobQueue(config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, config.jobs))
     rememberer.start()
     rememberer.accept(ALICE, body("The ZEBRA is striped."))
     wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)

@@ -24,7 +24,7 @@ from memos_vllm.transforms.requests import Decode, Distill
 from memos_vllm.transforms.sources import leaks, read_sources
 from memos_vllm.transforms.worker import sweep
 from memos_vllm.vault import jobs
-from memos_vllm.vault.jobs import JobState
+from memos_vllm.vault.transform_records import JobState
 from tests.adapters import small
 from tests.conftest import principal
 

@@ -21,8 +21,8 @@ from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Distill, Recover
 from memos_vllm.transforms.runner import JobRunner
-from memos_vllm.transforms.sources import items_of, read_sources
-from memos_vllm.vault.jobs import JobState
+from memos_vllm.transforms.sources import read_sources
+from memos_vllm.vault.transform_records import JobState
 from tests.conftest import principal
 from tests.unit.test_transforms import adapter, text
 
@@ -38,7 +38,7 @@ class FakeKV:
         raise AssertionError
 
     def digest(self, cube):
-        return own_digest([ord(letter) for item in items_of(cube) for letter in item.text])
+        return own_digest([ord(letter) for item in cube.items for letter in item.text])
 
 
 def keep(system, cube, scope, said="The sky is green.", sequence=1):
