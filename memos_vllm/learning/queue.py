@@ -80,11 +80,16 @@ class JobQueue:
             if job is not None:
                 self._run(job)
                 continue
-            with self._changed:
-                self._changed.wait_for(
-                    lambda before=submitted: self._stopping or self._submitted[lane] != before,
-                    timeout=self._config.poll_seconds,
-                )
+            self._wait(lane, submitted)
+
+    def _wait(self, lane: Lane, submitted: int) -> None:
+        """Wait for `poll_seconds`, for `stop`, or for a submission after the first `submitted` ones."""
+
+        def woken() -> bool:
+            return self._stopping or self._submitted[lane] != submitted
+
+        with self._changed:
+            self._changed.wait_for(woken, timeout=self._config.poll_seconds)
 
     def _claim(self, lane: Lane, holder: str) -> Job | None:
         try:

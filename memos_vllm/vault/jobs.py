@@ -39,7 +39,7 @@ from memos_vllm.vault.tables import JobRow
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 30.0
+LEASE_SECONDS = 15.0
 """A running job whose lease was not extended for so long is claimed by the next worker."""
 MAX_ATTEMPTS = 8
 _BACKOFF_BASE, _BACKOFF_MAX_SECONDS = 4.0, 3600.0

@@ -9,6 +9,7 @@ import textwrap
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import CubePatch, State
@@ -18,6 +19,7 @@ from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer, cube_name
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault import jobs
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import FakeQueue, make_config, principal
 from tests.engine.harness import wait_for
@@ -144,11 +146,13 @@ KILLED = """
     from memos_vllm.learning.queue import JobQueue
     from memos_vllm.learning.remember import Rememberer
     from memos_vllm.system import MemorySystem
+    from memos_vllm.vault import jobs
     from memos_vllm.vault.vault import MemVault
     from tests.unit.test_remember import ALICE, body
 
     system = MemorySystem(load_config(sys.argv[1])).open()
     place = sys.argv[2]
+    jobs.LEASE_SECONDS = 1.0
     real = MemVault.create
 
     def die(*args, **kwargs):
@@ -171,7 +175,7 @@ KILLED = """
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["queued", "before", "after"])
 def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
-    """Killed before the job was queued, before its write, and between its write and its end."""
+    """Killed before the job was claimed, before its write, and between its write and its end."""
     config = make_config(tmp_path / "home")
     file = tmp_path / "config.yaml"
     file.write_text(f"home: {config.root}\nembedder: {{model: {config.embedder.model}}}\n")
@@ -198,7 +202,6 @@ def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
 
 def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
     system = MemorySystem(make_config(tmp_path, database={"url": postgres_url()})).open()
-    assert system.config.jobs_url == system.config.database_url
     rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     rememberer.start()
     try:
@@ -210,31 +213,40 @@ def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
         system.close()
 
 
-def test_records_of_finished_jobs_are_removed_and_others_stay(tmp_path):
+def test_done_jobs_leave_no_row_and_failed_ones_do(tmp_path, monkeypatch):
     system = MemorySystem(make_config(tmp_path)).open()
-    jobs = JobQueue(system.jobs, system.config.jobs)
-    rememberer = Rememberer(system, jobs)
+    monkeypatch.setattr(jobs, "MAX_ATTEMPTS", 1)
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
+    real = rememberer._append
+
+    def append(turn):
+        if turn.body["user"] == "Broken.":
+            raise OSError("the disk is full")
+        return real(turn)
+
+    monkeypatch.setattr(rememberer, "_append", append)
     rememberer.start()
     try:
-        rememberer.accept(ALICE, body("Hello."))
+        broken = rememberer.accept(ALICE, body("Broken.", request_id="r-1"))
+        rememberer.accept(ALICE, body("Hello.", request_id="r-2"))
+        wait_for(lambda: system.jobs.counts() == {("fast", "failed"): 1}, "both ends", 60)
+        assert remembered(system) == {"chat-s#1": ["Hello.", "I see."]}
+        assert system.turns.waiting() == [broken], "its turn is not lost"
+        monkeypatch.undo()
+        assert system.jobs.retry_failed() == 1
         wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
-        assert jobs.forget_finished() == 0, "an hour has not passed"
-        assert wait_for(lambda: jobs.forget_finished(older_than_seconds=0), "its end") == 1
+        assert len(remembered(system)["chat-s#1"]) == 4
     finally:
         rememberer.stop()
         system.close()
 
 
-def test_jobs_hold_no_text(tmp_path):
-    """What was said lies in the vault alone, where deleting it deletes it."""
-    config = make_config(tmp_path)
-    system = MemorySystem(config).open()
-    rememberer = Rememberer(system, JobQueue(system.jobs, config.jobs))
-    rememberer.start()
-    rememberer.accept(ALICE, body("The ZEBRA is striped."))
-    wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
-    rememberer.stop()
-    system.close()
-    jobs = [path for path in tmp_path.iterdir() if path.name.startswith("jobs.sqlite")]
-    assert jobs
-    assert not any(b"ZEBRA" in path.read_bytes() for path in jobs)
+def test_jobs_hold_no_text(system, rememberer):
+    """The vault's cubes and turns hold what a person said; deleting it there deletes it."""
+    turn = rememberer.accept(ALICE, body("The ZEBRA is striped."))
+    job = system.jobs.claim(jobs.Lane.FAST, "test")
+    assert job.subject == turn
+    with system.database.read() as session:
+        rows = session.execute(sa.text("SELECT * FROM jobs")).all()
+    assert len(rows) == 1
+    assert "ZEBRA" not in repr(rows)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from memos_vllm.api.app import create_app
@@ -17,14 +20,15 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.errors import Conflict, Forbidden, IndexUnavailable, NotFound, Unprocessable
 from memos_vllm.governance.principal import Role
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill
+from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import leaks, read_sources
 from memos_vllm.transforms.worker import sweep
-from memos_vllm.vault import jobs
-from memos_vllm.vault.transform_records import JobState
+from memos_vllm.vault.jobs import MAX_ATTEMPTS
+from memos_vllm.vault.transform_records import JobState, LeaseLost, Transforms
 from tests.adapters import small
 from tests.conftest import principal
 
@@ -118,16 +122,77 @@ def test_a_job_is_its_submitter_s_and_an_admin_s(system):
             system.transforms.cancel(other, job.id)
 
 
-def test_a_job_is_claimed_once_and_again_when_its_process_is_gone(system, monkeypatch):
+def end_leases(system):
+    """What time does where a process has died."""
+    with system.database.write() as session:
+        session.execute(sa.text("UPDATE jobs SET leased_until_us = 0"))
+
+
+def test_a_job_is_claimed_once_and_again_after_the_lease_of_a_dead_process(system):
     ann = principal("ann")
     job = submit.distill(system, ann, text(system, ann), Distill())
     claimed = system.transforms.claim()
     assert (claimed.id, claimed.state, claimed.principal) == (job.id, JobState.RUNNING, ann)
+    other = Transforms(system.database)
     assert system.transforms.claim() is None
-    monkeypatch.setattr(jobs, "SEEN_SECONDS", 0.0)
-    assert system.transforms.claim().id == job.id
-    system.transforms.release(job.id)
+    assert other.claim() is None
+    end_leases(system)
+    assert other.claim().id == job.id
+    other.release(job.id)
     assert system.transforms.get(ann, job.id).state is JobState.QUEUED
+
+
+def test_a_process_that_lost_its_lease_stores_nothing(system):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    system.transforms.claim()
+    end_leases(system)
+    other = Transforms(system.database)
+    assert other.claim().id == job.id
+    with pytest.raises(LeaseLost):
+        system.transforms.seen(job.id, {})
+    with pytest.raises(LeaseLost), system.database.write() as session:
+        system.transforms.still_running(job.id)(session)
+    assert not system.transforms.end(job.id, JobState.DONE, {}, None)
+    assert other.seen(job.id, {"phase": "training"})
+    assert other.end(job.id, JobState.DONE, {}, None)
+    assert system.transforms.get(ann, job.id).state is JobState.DONE
+    assert system.jobs.counts() == {}
+
+
+def test_a_transform_whose_process_dies_in_each_attempt_fails_and_says_so(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    job, next_job = (submit.distill(system, ann, cube, Distill()) for _ in range(2))
+    for _ in range(MAX_ATTEMPTS):
+        assert system.transforms.claim().id == job.id
+        end_leases(system)
+    assert system.transforms.claim().id == next_job.id
+    failed = system.transforms.get(ann, job.id)
+    assert failed.state is JobState.FAILED
+    assert "8 attempts failed" in failed.report["reasons"][0]
+
+
+def test_an_interrupted_transform_is_due_at_once_and_loses_no_attempt(system):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    for _ in range(2 * MAX_ATTEMPTS):
+        assert system.transforms.claim().id == job.id
+        system.transforms.release(job.id)
+    assert system.transforms.get(ann, job.id).state is JobState.QUEUED
+
+
+def test_a_transform_that_found_a_part_unavailable_is_tried_again(system, monkeypatch):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    runner = JobRunner(system, ("model", None))
+    away = mock.Mock(side_effect=IndexUnavailable("away"))
+    monkeypatch.setattr(runner, "_work", away)
+    with pytest.raises(IndexUnavailable):
+        runner.do(runner.claim())
+    assert system.transforms.get(ann, job.id).state is JobState.QUEUED
+    assert runner.claim() is None, "a pause comes first"
+    assert runner.claim(job.id).id == job.id, "unless it is asked for by its id"
 
 
 def test_the_oldest_job_is_done_first(system):
