@@ -108,7 +108,7 @@ class Rememberer:
         try:
             self._feedback.forget(turn.principal, what)
         except Unprocessable as error:
-            log.info("not forgotten: %s", error)
+            log.info("feedback is not carried out: %s", error)
             return False
         return True
 

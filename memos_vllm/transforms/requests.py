@@ -1,4 +1,4 @@
-"""What can be asked for: the bodies of the routes, and what a job keeps of them."""
+"""Request bodies of the transform routes, which are stored with their jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memos_vllm.parametric.training.order import Gate, Question, Recipe
 
 
 class Distill(Strict):
-    """Train an adapter that knows what cubes of text say."""
+    """Train an adapter on cubes of text."""
 
     also: list[Text] = Field(
         default_factory=list, max_length=64, description="further cubes that it learns"
@@ -44,14 +44,14 @@ class Distill(Strict):
 
 
 class Recover(Strict):
-    """Trace kept KV back to its text, and keep that as a cube."""
+    """Trace stored KV back to its text, and store that as a cube."""
 
     name: Name | None = Field(None, description="of the cube that is made")
     state: Literal[State.GENERATED, State.ACTIVATED] = State.GENERATED
 
 
 class Decode(Strict):
-    """Ask an adapter what it knows, and keep as text what it says again and again."""
+    """Ask an adapter questions, and store its consistent answers as text."""
 
     topics: list[Text] = Field(
         default_factory=list, max_length=256, description="what to ask about, beside its own words"

@@ -146,22 +146,22 @@ class JobRunner:
 
     def _work(self, job: Transform, folder: JobFolder) -> Report:
         if job.kind == DISTILL:
-            wish = Distill.model_validate(_without(job.request, "cube"))
-            refs = [job.request["cube"], *wish.also]
+            spec = Distill.model_validate(_without(job.request, "cube"))
+            refs = [job.request["cube"], *spec.also]
             sources = read_sources(self._system.vault, job.principal, refs)
-            merged = merged_start(self._system, job, wish, folder)
+            merged = merged_start(self._system, job, spec, folder)
             order = self._order(
-                wish.max_seconds,
-                passages=sources.passages(wish.recipe.passage_tokens),
-                exam=wish.exam,
-                recipe=wish.recipe,
-                gate=wish.gate,
+                spec.max_seconds,
+                passages=sources.passages(spec.recipe.passage_tokens),
+                exam=spec.exam,
+                recipe=spec.recipe,
+                gate=spec.gate,
                 sources={cube.meta.id: cube.meta.version for cube in (*sources.cubes, *merged)},
-                context=self._context(job, wish, sources, folder),
+                context=self._context(job, spec, sources, folder),
             )
             report = self._train(job, folder, order)
             if report.outcome in ("passed", "refused") and folder.adapter.exists():
-                return self._store_adapter(job, wish, sources, folder, report)
+                return self._store_adapter(job, spec, sources, folder, report)
         elif job.kind == RECOVER:
             return self._recover(job, Recover.model_validate(_without(job.request, "segment")))
         else:
@@ -173,27 +173,27 @@ class JobRunner:
         return report
 
     def _context(
-        self, job: Transform, wish: Distill, sources: Sources, folder: JobFolder
+        self, job: Transform, spec: Distill, sources: Sources, folder: JobFolder
     ) -> Context | None:
-        """KV for the teacher. Raises Unprocessable and what `KeptKV.export` raises."""
-        if wish.teacher == "text":
+        """KV for the teacher. Raises Unprocessable and the errors of `KeptKV.export`."""
+        if spec.teacher == "text":
             return None
         if folder.has_order():
             return folder.order().context
         folder.path.mkdir(parents=True, mode=0o700, exist_ok=True)
         return self._engine_kv().export(job.principal, sources.ids, folder.context)
 
-    def _recover(self, job: Transform, wish: Recover) -> Report:
-        """Trace kept KV back to its text, and store that as a cube."""
+    def _recover(self, job: Transform, spec: Recover) -> Report:
+        """Trace stored KV back to its text, and store that as a cube."""
         principal, kept = job.principal, self._engine_kv()
         segment = find_segment(self._system, principal, job.request["segment"])
         source = text_of_segment(self._system, principal, segment, kept)
         report = Report(outcome="passed")
         meta = NewMeta(
-            name=wish.name,
+            name=spec.name,
             person=source.meta.person,
             shared=source.meta.person is None,
-            state=wish.state,
+            state=spec.state,
             access=source.meta.access,
             provenance=self._provenance(job, {source.meta.id: source.meta.version}, report),
             tags=["recovered"],
@@ -247,7 +247,7 @@ class JobRunner:
         self._on_progress(progress)
 
     def _store_adapter(
-        self, job: Transform, wish: Distill, sources: Sources, folder: JobFolder, report: Report
+        self, job: Transform, spec: Distill, sources: Sources, folder: JobFolder, report: Report
     ) -> Report:
         if leaked := self._leaks(sources, report):
             report.outcome = "refused"
@@ -259,11 +259,11 @@ class JobRunner:
             return report
         payload = ParametricPayload(content=upload_of_folder(folder.adapter))
         try:
-            cube = self._store(job, wish, sources, payload, report, folder.order())
+            cube = self._store(job, spec, sources, payload, report, folder.order())
         except Conflict as error:  # the name was taken meanwhile: the cube is stored without one
             report.reasons.append(error.message)
-            wish = wish.model_copy(update={"name": None})
-            cube = self._store(job, wish, sources, payload, report, folder.order())
+            spec = spec.model_copy(update={"name": None})
+            cube = self._store(job, spec, sources, payload, report, folder.order())
         state = JobState.DONE if report.outcome == "passed" else JobState.REFUSED
         self._end(job, state, report, cube.meta.id)
         return report
@@ -271,7 +271,7 @@ class JobRunner:
     def _store(
         self,
         job: Transform,
-        wish: Distill,
+        spec: Distill,
         sources: Sources,
         payload: Payload,
         report: Report,
@@ -280,16 +280,16 @@ class JobRunner:
         provenance = self._provenance(job, order.sources, report)
         in_transaction = self._system.transforms.still_running(job.id)
         passed = report.outcome == "passed"
-        if wish.into is not None and passed:
+        if spec.into is not None and passed:
             patch = CubePatch(payload=payload, provenance=provenance)
             return self._system.update(
-                job.principal, wish.into, patch, in_transaction=in_transaction
+                job.principal, spec.into, patch, in_transaction=in_transaction
             )
         meta = NewMeta(
-            name=wish.name,
+            name=spec.name,
             person=sources.person or None,
             shared=not sources.person,
-            placement=wish.placement,
+            placement=spec.placement,
             state=State.ACTIVATED if passed else State.GENERATED,
             access=sources.access,
             provenance=provenance,
@@ -298,21 +298,21 @@ class JobRunner:
         new = NewCube(meta=meta, payload=payload)
         return self._system.create(job.principal, [new], in_transaction=in_transaction)[0]
 
-    def _decode(self, job: Transform, folder: JobFolder, wish: Decode) -> Report:
+    def _decode(self, job: Transform, folder: JobFolder, spec: Decode) -> Report:
         vault = self._system.vault
         cube = vault.get(job.principal, job.request["cube"])
         sources = list(_existing(vault, job.principal, cube.meta.provenance.parents))
         names = [cube.meta.name, *(source.meta.name for source in sources)]
         wanted = Decoding(
-            topics=[*wish.topics, *(name for name in names if name)],
-            samples=wish.samples,
-            agreement=wish.agreement,
+            topics=[*spec.topics, *(name for name in names if name)],
+            samples=spec.samples,
+            agreement=spec.agreement,
         )
         if not folder.given.exists():
             adapter = unpack(vault.file(job.principal, cube.meta.id, cube.meta.version))
             AdapterFolders(folder.path).make(folder.given.name, adapter)
         order = self._order(
-            wish.max_seconds,
+            spec.max_seconds,
             kind="decode",
             decoding=wanted,
             sources={cube.meta.id: cube.meta.version},
@@ -323,10 +323,10 @@ class JobRunner:
         truth = [item.text for source in sources for item in source.items]
         report.precision = precision(report.statements, truth) if truth else None
         meta = NewMeta(
-            name=wish.name,
+            name=spec.name,
             person=cube.meta.person,
             shared=cube.meta.person is None,
-            state=wish.state,
+            state=spec.state,
             access=cube.meta.access,
             provenance=self._provenance(job, folder.order().sources, report),
             tags=["decoded"],
@@ -336,7 +336,7 @@ class JobRunner:
         in_transaction = self._system.transforms.still_running(job.id)
         new = NewCube(meta=meta, payload=payload)
         made = self._system.create(job.principal, [new], in_transaction=in_transaction)[0]
-        if wish.kv:
+        if spec.kv:
             self._keep_kv(job, made, report)
         self._end(job, JobState.DONE, report, made.meta.id)
         return report
