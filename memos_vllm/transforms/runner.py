@@ -28,13 +28,7 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import (
-    Conflict,
-    MemosError,
-    NotFound,
-    Unavailable,
-    Unprocessable,
-)
+from memos_vllm.errors import Conflict, MemosError, NotFound, Unavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.parametric.adapter.folders import AdapterFolders
 from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
