@@ -137,6 +137,25 @@ def list_jobs(
 
 
 @app.command()
+def failed(
+    retry: Annotated[bool, typer.Option("--retry", help="Queue them again.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List background jobs of all tenants that were set aside after their last attempt."""
+    with opened(config) as system:
+        jobs = system.jobs.failed()
+        queued = system.jobs.retry_failed() if retry else 0
+    if as_json:
+        print_json([{"name": job.name, "subject": job.subject, "error": job.error} for job in jobs])
+    else:
+        rows = [(job.name, job.subject, job.error) for job in jobs]
+        print_table(("job", "subject", "last error"), rows, "no job was set aside")
+    if queued:
+        say(f"queued {queued} jobs again")
+
+
+@app.command()
 def show(
     job: JobArgument, tenant: TenantOption = LOCAL_TENANT, config: ConfigOption = None
 ) -> None:
