@@ -1,4 +1,4 @@
-"""Turns become memory once: after a kill, after a retry, from several at a time."""
+"""Turns become memory exactly once: after a kill, after a retry, concurrently."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def remembered(system: MemorySystem, who=ALICE) -> dict[str, list[str]]:
 
 @pytest.fixture
 def rememberer(system):
-    """Without workers: the tests run the job themselves."""
+    """A rememberer without workers: tests call its handler."""
 
     return Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
 
@@ -54,7 +54,7 @@ def test_a_job_that_runs_twice_remembers_once(system, rememberer):
     pending = system.turns.get(turn)
     rememberer.remember(turn)
     rememberer.remember(turn)
-    rememberer._append(pending)  # cut off after the append and before the turn was crossed off
+    rememberer._append(pending)  # as if killed before the turn was deleted
     assert remembered(system) == {"chat-s#1": ["Hello there.", "I see."]}
     assert system.turns.waiting() == []
 
@@ -73,7 +73,7 @@ def test_a_turn_has_speaker_time_and_source_and_the_version_its_provenance(syste
     assert len(provenance.prompt_sha256) == 64
 
 
-def test_whatever_a_client_may_send_can_be_remembered(system, rememberer):
+def test_odd_and_oversized_input_of_a_client_can_be_remembered(system, rememberer):
     longest = dataclasses.replace(ALICE, session="s/" * 128)
     odd = body("a\x00b" + "word " * 5000, reply="\x00", request_id="r" * 5000)
     rememberer.remember(rememberer.accept(longest, odd))
@@ -116,7 +116,7 @@ def test_a_conversation_goes_on_beside_a_cube_that_cannot_be_written(
     assert system.turns.waiting() == []
 
 
-def test_turns_of_one_session_at_once_are_all_kept(system, rememberer):
+def test_concurrent_turns_of_one_session_are_all_stored(system, rememberer):
     turns = [rememberer.accept(ALICE, body(f"line {n}", request_id=f"r-{n}")) for n in range(8)]
     threads = [threading.Thread(target=rememberer.remember, args=(turn,)) for turn in turns]
     for thread in threads:
@@ -133,7 +133,7 @@ def test_a_reader_writes_nothing(system):
         system.turns.add(principal("alice", role=Role.READER), body("Hello."))
 
 
-def test_a_session_of_any_name_gets_a_name_that_a_cube_may_have():
+def test_a_session_of_any_name_gets_a_valid_cube_name():
     assert cube_name("work-2") == "chat-work-2"
     assert cube_name("a/b") != cube_name("a/c")
     assert "/" not in cube_name("a/b")
@@ -188,7 +188,7 @@ def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
     )
     assert died.returncode == 9, died.stderr
     system = MemorySystem(config).open()
-    # After its transaction the turn is memory and crossed off; only its index is still to do.
+    # After its transaction the turn is memory and its row deleted; only indexing is left.
     assert len(system.turns.waiting()) == (0 if place == "after" else 1)
     rememberer = Rememberer(system, JobQueue(system.jobs, config.jobs))
     rememberer.start()
