@@ -1,9 +1,9 @@
 """MemLifecycle: merge cubes, and archive idle ones.
 
-    merged      its items live on in another cube, each once, with all their sources
-    archived    it is kept and not searched; `PATCH` with `"state": "activated"` brings it back
+    merged      its items are in another cube, each once, with all their sources
+    archived    stored and not searched, until `PATCH` with `"state": "activated"`
 
-Nothing is deleted here.
+Nothing is deleted.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
        ▲                 │ error: retry after a pause that grows with the attempts
        ├─────────────────┤ lease ended (its process died): the next claim takes it
        │                 ▼ error or lost lease in the last attempt
-       └──retry_failed── failed: kept, logged, counted, never claimed
+       └──retry_failed── failed: stays, logged and counted, and is not claimed
 
 A job is added in the transaction that makes it necessary (`add_in`).  It carries the id of its subject,
 never content: deleting the subject in the vault deletes it everywhere.  A claim gives a job to one
@@ -171,7 +171,7 @@ class JobStore:
 
     @staticmethod
     def extend_in(session: Session, job: Job) -> bool:
-        """False: the job is gone, or another holder has it."""
+        """False: the job was deleted, or another holder has it."""
         extended = session.execute(
             update(JobRow).where(*_held(job)).values(leased_until_us=_lease_end())
         )
@@ -278,7 +278,7 @@ class Leases:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._jobs: dict[str, Job] = {}
+        self._jobs: set[Job] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -287,7 +287,7 @@ class Leases:
     def held(self, job: Job) -> Iterator[None]:
         """The job's lease is extended inside the block."""
         with self._lock:
-            self._jobs[job.id] = job
+            self._jobs.add(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="memos-leases", daemon=True)
                 self._thread.start()
@@ -295,7 +295,7 @@ class Leases:
             yield
         finally:
             with self._lock:
-                del self._jobs[job.id]
+                self._jobs.discard(job)
 
     def stop(self) -> None:
         self._stop.set()
@@ -303,7 +303,7 @@ class Leases:
     def _run(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / 3):
             with self._lock:
-                jobs = list(self._jobs.values())
+                jobs = list(self._jobs)
             try:
                 if jobs:
                     self._store.extend(jobs)

@@ -58,7 +58,7 @@ class PlanStore:
             row = session.get(PlanRow, (principal.tenant, request_id))
             if row is None or not (row.person == principal.person or principal.can(Role.ADMIN)):
                 raise NotFound(
-                    f"no plan is kept for the request {request_id!r}; ids are those of the replies, and "
+                    f"no plan is stored for the request {request_id!r}; ids are those of the replies, and "
                     "the person who asks must be the one who chatted",
                     param="request_id",
                 )
