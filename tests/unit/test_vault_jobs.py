@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 import textwrap
@@ -12,8 +13,10 @@ from collections import Counter
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
 from memos_vllm import metrics
+from memos_vllm.cli.main import app
 from memos_vllm.config.tree import JobsConfig
 from memos_vllm.errors import IndexUnavailable, VaultUnavailable
 from memos_vllm.learning.queue import JobQueue
@@ -291,3 +294,27 @@ def test_a_turn_and_its_job_are_stored_together_or_not_at_all(database, store, m
     with pytest.raises(OSError, match="full"):
         turns.add(ALICE, {"user": "Again."})
     assert turns.waiting() == [turn]
+
+
+def test_the_command_line_lists_jobs_that_were_set_aside_and_queues_them_again(tmp_path):
+    home = tmp_path / "home"
+    file = tmp_path / "config.yaml"
+    file.write_text(f"home: {home}\n")
+    database = Database(f"sqlite:///{home / 'vault.sqlite'}")
+    database.migrate()
+    store = JobStore(database)
+    store.add(REMEMBER, "turn_1")
+    with database.write() as session:
+        session.execute(sa.text("UPDATE jobs SET state = 'failed', error = 'OSError'"))
+
+    def memos(*arguments):
+        result = CliRunner().invoke(app, ["jobs", "failed", *arguments, "--config", str(file)])
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+
+    assert "turn_1" in memos()
+    assert store.counts() == {("fast", "failed"): 1}, "a list changes nothing"
+    assert "queued 1 jobs again" in memos("--retry")
+    assert store.counts() == {("fast", "queued"): 1}
+    assert json.loads(memos("--json")) == []
+    database.dispose()
