@@ -160,7 +160,7 @@ class Rememberer:
             model=turn.body["model"][:500],
             prompt_sha256=turn.body["prompt_sha256"],
         )
-        in_transaction = self._system.turns.crossing_off(turn.id)
+        in_transaction = self._system.turns.deletion_of(turn.id)
         limit = self._system.config.remember.items_per_cube
         if current is None or len(current.items) + len(fresh) > limit:
             meta = NewMeta(

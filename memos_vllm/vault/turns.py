@@ -78,15 +78,15 @@ class PendingTurns:
             session.execute(delete(PendingTurnRow).where(PendingTurnRow.id == turn_id))
 
     @staticmethod
-    def crossing_off(turn_id: str) -> Callable[[Session], None]:
+    def deletion_of(turn_id: str) -> Callable[[Session], None]:
         """Delete the turn in the transaction that makes it memory (`MemVault.create`, `.update`)."""
 
-        def cross_off(session: Session) -> None:
+        def delete_turn(session: Session) -> None:
             done = session.execute(delete(PendingTurnRow).where(PendingTurnRow.id == turn_id))
             if done.rowcount == 0:  # type: ignore[attr-defined]  # CursorResult, for a DELETE
                 raise TurnIsMemory(turn_id)
 
-        return cross_off
+        return delete_turn
 
     def waiting(self) -> list[str]:
         """Ids of the turns that are not yet memory, oldest first."""
