@@ -19,6 +19,9 @@ REMEMBER_SECONDS = Histogram(
 CLAIMS = Counter("memos_claims_total", "Extracted claims by outcome", ["outcome"])
 STEP_FAILURES = Counter("memos_step_failures_total", "Failed pipeline steps", ["step"])
 EXTRACTIONS = Counter("memos_extractions_total", "Turns read by a model", ["outcome"])
+JOBS_SET_ASIDE = Counter(
+    "memos_jobs_set_aside_total", "Jobs set aside after their last attempt", ["name"]
+)
 DENIED = Counter(
     "memos_denied_total", "Requests refused by authentication or access control", ["status"]
 )

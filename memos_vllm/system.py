@@ -44,12 +44,14 @@ from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
 from memos_vllm.vault.idempotency import IdempotencyKey
-from memos_vllm.vault.jobs import Transforms
+from memos_vllm.vault.jobs import JobStore
 from memos_vllm.vault.keys import KeyRing
 from memos_vllm.vault.knowledge import Knowledge
+from memos_vllm.vault.legacy_jobs import take_over
 from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
+from memos_vllm.vault.transform_records import Transforms
 from memos_vllm.vault.turns import PendingTurns
 from memos_vllm.vault.vault import InTransaction, MemVault
 from memos_vllm.vault.views import OwnerState, VaultViews
@@ -96,6 +98,7 @@ class MemorySystem:
         self.keys = KeyRing(self.database)
         self.audit = AuditLog(self.database)
         self.plans = PlanStore(self.database, config.limits.plans_kept_per_tenant)
+        self.jobs = JobStore(self.database)
         self.turns = PendingTurns(self.database)
         self.outbox = Outbox(self.database)
         self.transforms = Transforms(self.database)
@@ -119,6 +122,7 @@ class MemorySystem:
             ConfigError, VaultUnavailable
         """
         self.database.migrate()
+        take_over(self.database, self.config.legacy_jobs_url)
         return self
 
     def attach_engine(self, engine: AttachedEngine) -> None:

@@ -27,9 +27,9 @@ def principal(person: str = "alice", tenant: str = "acme", role: Role = Role.WRI
 
 
 class FakeQueue(JobQueue):
-    """No workers: a test runs the job itself, at the moment that it is about."""
+    """Records jobs without running them: a test calls the handler at the moment that it tests."""
 
-    def submit(self, name: str, subject: str, attempt: int = 0) -> None: ...
+    def submit(self, name: str, subject: str) -> None: ...
 
 
 @pytest.fixture(scope="session")

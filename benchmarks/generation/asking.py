@@ -104,7 +104,7 @@ class Elsewhere:
             "prompt": {"deadline_seconds": 20},
         }
         self._system = MemorySystem(load_config(overrides=tree)).open()
-        rememberer = Rememberer(self._system, JobQueue(self._system.config))
+        rememberer = Rememberer(self._system, JobQueue(self._system.jobs, self._system.config.jobs))
         self._pipeline = Pipeline(self._system, rememberer)
         self.tokenizer = Tokenizer(self._system.embedder.count_tokens, lambda text: text, context)
 

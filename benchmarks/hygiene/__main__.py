@@ -89,7 +89,7 @@ def _measure(home: Path, cast: list[Person], claims: bool) -> dict[str, Any]:
 
 def _talk(system: MemorySystem, person: Person) -> float:
     """Have each turn remembered; returns seconds a turn."""
-    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     who = _principal(person)
     started = time.perf_counter()
     for number, turn in enumerate(person.turns):

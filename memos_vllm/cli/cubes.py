@@ -100,7 +100,7 @@ def show(
     if isinstance(found.payload, ParametricPayload):
         print_table(("adapter", "value"), list(found.payload.content.items()), "")
     else:
-        _print_items(_items(found))
+        _print_items(found.items)
 
 
 @app.command()
@@ -294,10 +294,6 @@ def _print_cube(cube: MemCube, what: str, as_json: bool) -> None:
 def _print_items(items: list[Item]) -> None:
     rows = [(item.type, moment(item.time), item.speaker, item.text, item.source) for item in items]
     print_table(("type", "time (UTC)", "speaker", "text", "source"), rows, "the cube is empty")
-
-
-def _items(cube: MemCube) -> list[Item]:
-    return cube.payload.content if isinstance(cube.payload.content, list) else []
 
 
 def _line(item: Item) -> str:

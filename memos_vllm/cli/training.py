@@ -26,7 +26,7 @@ from memos_vllm.governance.principal import LOCAL_TENANT
 from memos_vllm.parametric.training.order import Progress, Question, Recipe
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill
-from memos_vllm.vault.jobs import JobState, Transform
+from memos_vllm.vault.transform_records import JobState, Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -142,6 +142,25 @@ def list_jobs(
 
 
 @app.command()
+def failed(
+    retry: Annotated[bool, typer.Option("--retry", help="Queue them again.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List background jobs of all tenants that were set aside after their last attempt."""
+    with opened(config) as system:
+        jobs = system.jobs.failed()
+        queued = system.jobs.retry_failed() if retry else 0
+    if as_json:
+        print_json([{"name": job.name, "subject": job.subject, "error": job.error} for job in jobs])
+    else:
+        rows = [(job.name, job.subject, job.error) for job in jobs]
+        print_table(("job", "subject", "last error"), rows, "no job was set aside")
+    if queued:
+        say(f"queued {queued} jobs again")
+
+
+@app.command()
 def show(
     job: JobArgument, tenant: TenantOption = LOCAL_TENANT, config: ConfigOption = None
 ) -> None:
@@ -189,7 +208,7 @@ def _run(system: MemorySystem, job: str | None, model: str | None, as_json: bool
                 total=progress.total or None,
             )
 
-        runner = JobRunner(system, base, told=show_progress)
+        runner = JobRunner(system, base, on_progress=show_progress)
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             runner.end()

@@ -227,9 +227,13 @@ class GovernanceConfig(Section):
 
 
 class JobsConfig(Section):
-    url: str | None = Field(None, description="DBOS system database; default: beside the vault")
+    url: str | None = Field(
+        None, description="job database of version 0.1, whose waiting jobs are taken over once"
+    )
     workers: int = Field(2, ge=1, description="jobs at a time in one process")
-    poll_seconds: float = Field(0.2, gt=0, description="how often the queue is looked at")
+    poll_seconds: float = Field(
+        1.0, gt=0, description="interval of looking for other processes' jobs and for retries"
+    )
 
 
 class LimitsConfig(Section):
@@ -312,7 +316,8 @@ class Config(Section):
         return self.root / "training"
 
     @property
-    def jobs_url(self) -> str:
+    def legacy_jobs_url(self) -> str:
+        """Job database of version 0.1."""
         if self.jobs.url:
             return self.jobs.url
         if self.database.url and not self.database.url.startswith("sqlite"):

@@ -232,6 +232,11 @@ class MemCube(Strict):
     meta: Header
     payload: Payload
 
+    @property
+    def items(self) -> list[Item]:
+        """Items of a cube of text; none of the other kinds, nor of text that is not yet cut."""
+        return _items(self.payload)
+
 
 class NewMeta(Strict):
     """Header fields that a creator may set."""
@@ -252,6 +257,11 @@ class NewMeta(Strict):
 class NewCube(Strict):
     meta: NewMeta = NewMeta()
     payload: Payload
+
+    @property
+    def items(self) -> list[Item]:
+        """As `MemCube.items`."""
+        return _items(self.payload)
 
 
 class CubePatch(Strict):
@@ -282,6 +292,11 @@ class Version(Strict):
     provenance: Provenance
     payload_sha256: str
     payload_bytes: int
+
+
+def _items(payload: Payload) -> list[Item]:
+    content = payload.content
+    return content if isinstance(content, list) else []
 
 
 class VersionDiff(Strict):

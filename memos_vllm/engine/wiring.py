@@ -35,7 +35,7 @@ from memos_vllm.governance.scope import Scopes
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.extract import Extractor
 from memos_vllm.learning.queue import JobQueue
-from memos_vllm.learning.remember import READ, Rememberer
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.system import AttachedEngine, MemorySystem
@@ -265,7 +265,7 @@ def _near(
 
 
 def _queue(system: MemorySystem) -> JobQueue:
-    return JobQueue(system.config, slow={READ})
+    return JobQueue(system.jobs, system.config.jobs)
 
 
 def _start(system: MemorySystem, rememberer: Rememberer) -> None:

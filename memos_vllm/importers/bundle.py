@@ -3,8 +3,8 @@
     {"format": "memos-cubes", "version": 1, "tenant": …, "person": …, "exported": …, "cubes": N}
     {"meta": {…}, "payload": {"type": "explicit", "format": "text", "content": [items]}}
 
-What a cube holds now is exported, not its history.  Restored cubes get new ids and keep the old one
-as their parent.
+The head versions are exported, not the history.  Restored cubes get new ids, with the old one as their
+parent.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def export_bundle(
         raise BadRequest(f"cannot write {path}: {error.strerror}") from error
     finally:
         for temporary in (body, whole):
-            with suppress(OSError):
+            with suppress(OSError):  # never hides the error of the export itself
                 temporary.unlink(missing_ok=True)
     return count
 
@@ -119,11 +119,11 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 def bundle_source(path: Path, person: str | None = None) -> ImportSource:
-    """The bundle's cubes, for the persons that had them, or all for `person`.
+    """Cubes of a bundle, for their original owners, or all for `person`.
 
     Raises:
-        BadRequest: no bundle, of a newer version, cut short, or a line that is no cube; the file is
-            read to its end before the first cube is imported.
+        BadRequest: no bundle, a newer version, a truncated file, or a line that is no cube; the file
+            is read to its end before the first cube is imported.
     """
     total = sum(1 for _ in _cubes(path, person))
     return ImportSource("cubes", path, total, lambda: _cubes(path, person))
@@ -144,8 +144,8 @@ def _cubes(path: Path, person: str | None) -> Iterator[ImportedCube]:
         count += 1
     if count != expected:
         raise BadRequest(
-            f"{path}: the header announces {expected} cubes and {count} are there: the file is cut "
-            "short or was put together by hand; export again"
+            f"{path}: the header announces {expected} cubes and the file has {count}: it is truncated or "
+            "was edited by hand; export again"
         )
 
 
@@ -183,7 +183,7 @@ def _restored(cube: MemCube, person: str | None, names: set[str]) -> ImportedCub
 
 
 def _free_name(name: str | None, owner: str | None, taken: set[str]) -> str | None:
-    """Two persons' cubes of one name become one person's: the second is named after its owner."""
+    """Free name for a cube where cubes of several owners become one person's: `name (owner)`."""
     if name is None:
         return None
     free, number = name, 1

@@ -1,4 +1,4 @@
-"""A document's passages as cubes."""
+"""Importer of documents: passages as cubes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FORMAT = "document"
 def document_source(
     path: Path, person: str | None, items_per_cube: int, max_bytes: int
 ) -> ImportSource:
-    """Markdown, HTML, PDF or plain text, `items_per_cube` passages to a cube.
+    """Cubes of a Markdown, HTML, PDF or plain text file, with `items_per_cube` passages each.
 
     Args:
-        person: whose it is; None: the tenant's shared memory.
+        person: the owner; None: the tenant's shared memory.
     Raises:
-        BadRequest, TooLarge, Unprocessable: nothing has been imported then.
+        BadRequest, TooLarge, Unprocessable: nothing was imported.
     """
     items = read_document(path.name, read_bytes(path, max_bytes), max_bytes)
     cubes = [

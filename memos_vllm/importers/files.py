@@ -1,4 +1,4 @@
-"""Reading the files that are imported, with errors that name the file, the line and what to do."""
+"""Readers of imported files, with errors that name the file, the line and the remedy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def first_character(path: Path) -> str:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The file's bytes, not more than one above `most`. Raises BadRequest."""
+    """The file's first `most` + 1 bytes. Raises BadRequest."""
     try:
         with path.open("rb") as file:
             return file.read(most + 1)
@@ -55,7 +55,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def content_sha256(path: Path) -> str:
-    """Digest of the file's bytes: tells whether it changed since. Raises BadRequest."""
+    """Digest of the file's bytes, to detect changes. Raises BadRequest."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""One JSON object a line: the form that anything can be turned into.
+"""Importer of JSON lines, the generic form: one object a line.
 
 {"text": "…", "person"?, "speaker"?, "time"?, "session"?, "source"?, "tags"?, "type"?}
 """
@@ -53,17 +53,17 @@ def jsonl_source(path: Path, person: str | None, items_per_cube: int) -> ImportS
     """Lines grouped by person and session (else file), `items_per_cube` to a cube.
 
     Args:
-        person: whose the lines are that name nobody; None: the tenant's shared memory.
+        person: owner of the lines without a person; None: the tenant's shared memory.
     Raises:
-        BadRequest: a line that cannot be used; nothing has been imported then.
+        BadRequest: an invalid line; nothing was imported.
     """
-    # All lines are read before the first one is imported: a bad one stops it here.
+    # All lines are checked before the first one is imported.
     total, shared = 0, 0
     for cube in _cubes(path, person, items_per_cube):
         total += 1
         shared += cube.new.meta.person is None
     if not total:
-        raise BadRequest(f"{path}: there is no line to import")
+        raise BadRequest(f"{path}: the file has no line to import")
     notes = (
         (f"{shared} of {total} cubes name no person: everyone in the tenant will read them",)
         if shared
@@ -73,7 +73,7 @@ def jsonl_source(path: Path, person: str | None, items_per_cube: int) -> ImportS
 
 
 def _cubes(path: Path, person: str | None, items_per_cube: int) -> Iterator[ImportedCube]:
-    """A group's cube is given out as soon as it is full, so that memory stays bounded."""
+    """Yield a group's cube as soon as it is full, so that memory stays bounded."""
     open_lines: dict[_Group, list[Line]] = {}
     parts: dict[_Group, int] = {}
     for number, raw in json_lines(path):

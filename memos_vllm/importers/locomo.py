@@ -1,4 +1,4 @@
-"""LoCoMo: very long conversations between two people, with questions about them.
+"""Importer of LoCoMo: very long conversations of two people, with questions about them.
 
 Source: Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM Agents" (ACL 2024),
 `locomo10.json` of github.com/snap-research/locomo (CC BY-NC 4.0).
@@ -51,7 +51,7 @@ class Turn(BaseModel):
 
     @property
     def shown(self) -> str:
-        """What was said, and a caption of the image that went with it."""
+        """Text of the turn, and the caption of its image."""
         caption = f" [shares an image: {self.blip_caption}]" if self.blip_caption else ""
         return storable(self.text + caption)
 
@@ -72,7 +72,7 @@ class Conversation:
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """Raises BadRequest: not a LoCoMo file; names the conversation and the field at fault."""
+    """Conversations of a file. Raises BadRequest, which names the conversation and field at fault."""
     tree = read_json(path)
     if not isinstance(tree, list) or not tree:
         raise BadRequest(f"{path}: a LoCoMo file is a list of conversations (locomo10.json)")
@@ -80,7 +80,7 @@ def read_conversations(path: Path) -> list[Conversation]:
 
 
 def choose_conversation(conversations: Sequence[Conversation], which: str) -> Conversation:
-    """By `sample_id` (`conv-26`), or by number from 1. Raises BadRequest, listing what there is."""
+    """By `sample_id` (`conv-26`), or by number from 1. Raises BadRequest, which lists the ids."""
     for conversation in conversations:
         if conversation.sample_id == which:
             return conversation
@@ -189,7 +189,7 @@ def _session(talk: Mapping[str, Any], key: str, number: int) -> Session:
 
 
 def parse_time(text: str) -> datetime:
-    """`1:56 pm on 8 May, 2023`, which names no zone: taken as UTC. Raises ValueError."""
+    """Time such as `1:56 pm on 8 May, 2023`, read as UTC. Raises ValueError."""
     match = _TIME.fullmatch(text.strip())
     if match is None or match.group(5).lower() not in _MONTHS:
         raise ValueError(f"no time like '1:56 pm on 8 May, 2023': {text!r}")

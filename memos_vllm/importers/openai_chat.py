@@ -1,7 +1,7 @@
-"""Chats in OpenAI's forms: the data export (`conversations.json`) and logs of chat completions.
+"""Importer of OpenAI's formats: the data export (`conversations.json`) and chat completion logs.
 
 A log is a list, or one object a line, of `{"messages": […], "user"?, "id"?, "choices"?}`.  Requests
-repeat their whole history, so a record whose messages are the beginning of another's is left out.
+repeat their whole history, so a record whose messages are a prefix of another's is left out.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def openai_chat_source(path: Path, person: str | None, items_per_cube: int) -> I
     """Each chat as cubes of `items_per_cube` messages.
 
     Args:
-        person: whose chats these are where no `user` is named; None: the tenant's shared memory.
+        person: owner of chats that name no `user`; None: the tenant's shared memory.
     Raises:
-        BadRequest: neither form, or nothing in it that anybody said.
+        BadRequest: neither format, or no message with text.
     """
     chats = [chat for chat in read_chats(path) if chat.messages]
     if not chats:
@@ -54,7 +54,7 @@ def openai_chat_source(path: Path, person: str | None, items_per_cube: int) -> I
 
 
 def read_chats(path: Path) -> list[Chat]:
-    """Either form, told apart by what the records hold. Raises BadRequest."""
+    """Chats of either format, which the records' fields identify. Raises BadRequest."""
     records = list(_records(path))
     if not records:
         raise BadRequest(f"{path}: the file is empty")
@@ -95,7 +95,7 @@ def _exported(where: str, record: Mapping[str, Any]) -> Chat:
 
 
 def _path_from_root(where: str, mapping: Mapping[str, Any], current: Any) -> list[str]:
-    """Ids on the branch that is shown; regenerated replies and edited prompts are others."""
+    """Node ids of the shown branch, without regenerated replies and edited prompts."""
     if current not in mapping:
         leaves = [node_id for node_id, node in mapping.items() if not node.get("children")]
         current = leaves[-1] if leaves else None
@@ -161,19 +161,19 @@ def _content_text(content: Any) -> str:
 
 
 def _longest(chats: Sequence[Chat]) -> list[Chat]:
-    """Without the chats that another one contains from its beginning; of equal ones, the first."""
+    """Drop chats that are a prefix of another one; of equal chats, keep the first."""
     beginnings: set[bytes] = set()
     whole: list[bytes] = []
     for chat in chats:
         digests = list(_prefix_digests(chat))
         beginnings.update(digests[:-1])
         whole.append(digests[-1] if digests else b"")
-    kept, seen = [], set()
+    longest, seen = [], set()
     for chat, digest in zip(chats, whole, strict=True):
         if digest not in beginnings and digest not in seen:
-            kept.append(chat)
+            longest.append(chat)
         seen.add(digest)
-    return kept
+    return longest
 
 
 def _prefix_digests(chat: Chat) -> Iterator[bytes]:
@@ -211,7 +211,7 @@ def _cubes(chat: Chat, person: str | None, size: int) -> Iterator[ImportedCube]:
 
 
 def _moment(seconds: Any) -> datetime | None:
-    """Seconds since the epoch; anything else is no time."""
+    """Time from seconds since the epoch; None for other values."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
     try:

@@ -1,4 +1,4 @@
-"""How far an import has come, on disk, so that the next start continues there.
+"""Position of an import, on disk, from which an interrupted import continues.
 
 `<home>/imports/<SHA-256 of the import's identity>.json`: never beside the user's own files.
 """
@@ -22,11 +22,11 @@ _VERSION = 1
 @dataclasses.dataclass(slots=True)
 class ImportPosition:
     file: Path
-    """Where this is kept."""
+    """File with this position."""
     source: str
-    """The imported file, for people who look into `file`."""
+    """Path of the imported file, for operators."""
     content: str
-    """SHA-256 of the imported file: another content is another import."""
+    """SHA-256 of the imported file; a changed file is another import."""
     done: int = 0
     finished: bool = False
     created: int = 0
@@ -35,10 +35,13 @@ class ImportPosition:
 
     @classmethod
     def load(cls, folder: Path, source: Path, content: str, identity: Mapping[str, Any]) -> Self:
-        """The position of an earlier start, or zero when there is none for this content.
+        """Position of an earlier run with this content, or zero.
 
         Args:
-            identity: everything else that makes it this import: format, tenant, options, vault.
+            identity: what else identifies the import: format, tenant, options, vault.
+
+        Raises:
+            ConfigError: the stored position is damaged.
         """
         key = sha256(canonical_json({**identity, "path": str(source.absolute())}))
         fresh = cls(folder / f"{key}.json", str(source.absolute()), content)
@@ -59,7 +62,7 @@ class ImportPosition:
         return fresh
 
     def save(self) -> None:
-        """Durable when this returns. Raises ConfigError when it cannot be written."""
+        """Write the position durably. Raises ConfigError."""
         state = dataclasses.asdict(self) | {"version": _VERSION}
         del state["file"]
         temporary = self.file.with_name(f".{self.file.name}.{uuid4().hex}")

@@ -1,7 +1,7 @@
-"""What an importer makes of a file: a known number of cubes, in an order that never changes.
+"""Source of an import: a known number of cubes from a file, in a fixed order.
 
-The order is what makes an interrupted import resumable, and names that follow from the content are
-what makes a repeated one harmless.
+The fixed order makes an interrupted import resumable; names derived from the content make a repeated
+import idempotent.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _PLAIN = re.compile(r"[\w.:@+ -]{1,120}")
 class ImportedCube:
     new: NewCube
     state: State = State.ACTIVATED
-    """The state it ends in; a cube cannot be born archived or frozen."""
+    """Final state; a cube cannot be created archived or frozen."""
     copy_of: str | None = None
-    """Id of the cube that it restores. A restored cube is never added to."""
+    """Id of the cube that it restores. Nothing is appended to a restored cube."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class ImportSource:
     cubes: Callable[[], Iterator[ImportedCube]]
     """Starts from the beginning on each call."""
     notes: tuple[str, ...] = ()
-    """What the user should know before it starts."""
+    """Notes for the user, shown before the import starts."""
 
 
 def import_name(*parts: str) -> str:
-    """`jsonl:notes:1`: a cube's name; a part that would not do in one is replaced by its digest."""
+    """Name of an imported cube, such as `jsonl:notes:1`; an invalid part is replaced by its digest."""
     return ":".join(part if _PLAIN.fullmatch(part) else _digest(part) for part in parts)
 
 

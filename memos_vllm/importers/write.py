@@ -1,8 +1,8 @@
-"""Imported cubes into the vault, batch by batch, with the position kept after each.
+"""Writer of imported cubes, batch by batch, with the position saved after each.
 
-a name that is new       → created
-a name that is there     → its owner's cube gets the items that it lacks (a file that grew)
-nothing is lacking       → skipped
+a new name               → created
+an existing name         → its missing items are appended (a file that grew)
+no item is missing       → skipped
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Writer:
         position.created += len(made)
 
     def _held(self, cube: ImportedCube) -> MemCube | None:
-        """The owner's cube of that name, or the copy that an earlier run made of this one."""
+        """The owner's cube of that name, or the copy of this one from an earlier run."""
         owner = cube.new.meta.person or self._principal.person or None
         if cube.copy_of and (copy := self._earlier_copies().get((owner, cube.copy_of))):
             return self._system.vault.get(self._principal, copy)
@@ -99,10 +99,8 @@ class _Writer:
         return self._copies
 
     def _extend(self, held: MemCube, new: NewCube) -> bool:
-        """Append what the cube lacks of the new items; a frozen or expired cube stays as it is."""
-        missing = _missing(
-            _items(held), _items(new), cut_from=self._system.config.limits.chunk_tokens
-        )
+        """Append the new items that the cube lacks, unless it is frozen or expired."""
+        missing = _missing(held.items, new.items, cut_from=self._system.config.limits.chunk_tokens)
         if not missing or held.meta.state not in WRITABLE:
             return False
         patch = CubePatch(append=missing, provenance=new.meta.provenance)
@@ -110,7 +108,7 @@ class _Writer:
         return True
 
     def _finish_state(self, cube: ImportedCube, made: MemCube) -> None:
-        """Lead a cube from the state that it was born in to the one that it had."""
+        """Move a restored cube from the state of its creation to its original state."""
         if made.meta.state is not State.GENERATED and made.meta.state is not State.ACTIVATED:
             return
         if not _is_ours(cube, made):
@@ -154,8 +152,3 @@ def _missing(held: list[Item], new: list[Item], *, cut_from: int) -> list[Item]:
 
 def _origin(item: Item) -> tuple[Any, ...]:
     return (item.speaker, item.time and to_us(item.time), item.session, item.source)
-
-
-def _items(cube: MemCube | NewCube) -> list[Item]:
-    content = cube.payload.content
-    return content if isinstance(content, list) else []

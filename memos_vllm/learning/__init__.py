@@ -1,1 +1,1 @@
-"""A turn becomes memory: remembering, reading, consolidation, feedback, lifecycle."""
+"""Make a turn memory: job queue, remembering, reading, consolidation, feedback, lifecycle."""

@@ -1,11 +1,12 @@
-"""MemOperator's writing side: claims become what is known of a person.
+"""Consolidation of claims into a person's cubes (the writing side of MemOperator).
 
-    profile       placed at the head of every prompt: who they are and how they want to be answered;
-                  a small block that changes only when it has to, so its KV is used again and again
-    facts#1, …    everything else, and all that is over; found by search
+    profile       at the head of every prompt: identity, and how the person wants to be answered; a
+                  small block that seldom changes, so that its KV is reused
+    facts#1, …    all other claims, ended ones included; found by search
 
-Taking the same claims up twice changes nothing (`operator.claims`), so whoever was cut off begins
-again.  Several writers of one person meet at the cubes' versions, and the slower one reads again.
+Consolidating the same claims twice changes nothing (`plaintext.claims`), so an interrupted run is
+repeated.  Concurrent writers of one person conflict at the cubes' versions, and the later one reads
+again.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, NotFound
+from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal, persona_tag
+from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.claims.fold import Folded, fold
 from memos_vllm.plaintext.claims.sameness import says_the_same
 from memos_vllm.plaintext.claims.validity import holds
@@ -43,20 +45,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PROFILE, FACTS = "profile", "facts"
 PROFILE_ITEMS = 48
-"""More would cost every prompt too much: the rest is found by search."""
+"""Limit, as every prompt pays for each item; further items become facts."""
 FACTS_ITEMS = 256
 _PROFILE_ATTRIBUTES = (
     *("name", "age", "home", "employer", "job", "birthday", "diet", "spouse.name"),
     *("language.native", "allergy", "intolerance", "reply"),
 )
-_ATTEMPTS = 20
-_LIKE_IT = 8
-"""Items that are looked at for one that says the same."""
+_SAMENESS_CANDIDATES = 8
+"""Search results that are compared with a claim for sameness."""
 
 
 @dataclasses.dataclass
 class _Part:
-    """A cube as it is, and the items that it should hold."""
+    """A cube in its current version, and its new items."""
 
     cube: MemCube
     items: list[Item]
@@ -68,21 +69,19 @@ class Consolidator:
         self._system = system
 
     def take(self, principal: Principal, fresh: Sequence[Item], origin: str = "claims") -> Folded:
-        """Take claims up into what is known of the person.
+        """Consolidate claims into the person's cubes.
 
         Returns:
-            What was added, strengthened and ended.
+            Claims that were added, strengthened and ended.
         Raises:
-            Conflict: others change the same cubes faster than this one can follow.
+            Conflict: other writers changed the cubes in each attempt.
             Forbidden, VaultUnavailable
         """
         fresh = [self._as_known(principal, item) for item in fresh]
-        for _ in range(_ATTEMPTS):
-            try:
-                return self._take(principal, fresh, origin)
-            except Conflict as error:
-                log.debug("claims are folded again: %s", error)
-        raise Conflict("the person's memory changes faster than it can be added to")
+        return retry_conflicts(
+            lambda: self._take(principal, fresh, origin),
+            "other writers change the person's memory all the time: try again",
+        )
 
     def _take(self, principal: Principal, fresh: Sequence[Item], origin: str) -> Folded:
         parts = self._parts(principal, fresh)
@@ -102,21 +101,21 @@ class Consolidator:
         return folded
 
     def _as_known(self, principal: Principal, item: Item) -> Item:
-        """In the words of what is known already and says the same, so that it strengthens that.
+        """Reword a claim like the known one that says the same, so that it strengthens that one.
 
-        Only of claims without an attribute: with one, the attribute says what is the same.
+        A claim with an attribute stays unchanged: its attribute identifies it.
         """
         claim = item.claim
         if claim is None or claim.attribute is not None:
             return item
-        for found in self._system.search(principal, item.text, None, _LIKE_IT).found:
+        for found in self._system.search(principal, item.text, None, _SAMENESS_CANDIDATES).found:
             recalled = found.recalled
             if recalled.person == principal.person and says_the_same(recalled.item, item):
                 return item.model_copy(update={"text": recalled.item.text})
         return item
 
     def _parts(self, principal: Principal, fresh: Sequence[Item]) -> dict[str, _Part]:
-        """The person's cubes that what is new could have to do with, and the profile."""
+        """The person's profile, and their cubes with claims of the same keys as the new ones."""
         vault = self._system.vault
         keys = [key for item in fresh if (key := claim_key(item)) is not None]
         ids = list(self._system.knowledge.holding(principal, keys))
@@ -124,7 +123,7 @@ class Consolidator:
         profile = self._named(principal, _own(PROFILE, principal))
         if profile is not None and profile.meta.id not in ids:
             cubes.append(profile)
-        return {cube.meta.id: _Part(cube, _items(cube)) for cube in cubes if _is_ours(cube)}
+        return {cube.meta.id: _Part(cube, cube.items) for cube in cubes if _is_ours(cube)}
 
     def _store(
         self, principal: Principal, parts: dict[str, _Part], added: list[Item], origin: str
@@ -132,19 +131,19 @@ class Consolidator:
         name = _own(PROFILE, principal)
         profile = next((p for p in parts.values() if p.cube.meta.name == name), None)
         is_free = profile is not None or self._named(principal, name) is None
-        over = []
+        ended = []
         moment = to_datetime(now_us())
         if profile is not None:
-            over = [item for item in profile.items if not holds(item, moment)]
-            if over:
-                profile.items = [item for item in profile.items if item not in over]
+            ended = [item for item in profile.items if not holds(item, moment)]
+            if ended:
+                profile.items = [item for item in profile.items if item not in ended]
                 profile.changed = True
         room = PROFILE_ITEMS - (len(profile.items) if profile is not None else 0)
         own = [item for item in added if is_profile(item) and holds(item, moment)]
         own = own[: max(0, room) if is_free else 0]
-        # Whoever was cut off after the facts and before the profile has moved it already.
+        # A run that was killed between the facts and the profile has moved them already.
         moved = {(i.text, i.source) for p in parts.values() if p is not profile for i in p.items}
-        rest = [item for item in over if (item.text, item.source) not in moved]
+        rest = [item for item in ended if (item.text, item.source) not in moved]
         rest += [item for item in added if item not in own]
         touched = [self._update(principal, p, origin) for p in parts.values() if p is not profile]
         if rest:
@@ -168,7 +167,7 @@ class Consolidator:
         return meta.id
 
     def _append(self, principal: Principal, items: list[Item], origin: str) -> str:
-        """To the newest part that has room."""
+        """Append to the newest part of the facts, or to a new part if that is full; returns its id."""
         kind = _own(FACTS, principal)
         where = CubeFilter(person=principal.person, name_prefix=f"{kind}#")
         headers, _ = self._system.views.page(principal, where, limit=1)
@@ -177,7 +176,7 @@ class Consolidator:
             number = int((headers[0].name or "#0").rpartition("#")[2])
             if headers[0].state is State.ACTIVATED:
                 cube = self._system.vault.get(principal, headers[0].id)
-                if len(_items(cube)) + len(items) <= FACTS_ITEMS:
+                if len(cube.items) + len(items) <= FACTS_ITEMS:
                     patch = CubePatch(append=items, provenance=Provenance(origin=origin))
                     self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
                     return cube.meta.id
@@ -204,7 +203,7 @@ class Consolidator:
 
 
 def is_profile(item: Item) -> bool:
-    """Whether it is about who somebody is, or how they want things."""
+    """Whether an item states the person's identity or a preference."""
     if item.type is ItemType.PREFERENCE:
         return True
     attribute = (item.claim.attribute if item.claim else None) or ""
@@ -212,7 +211,7 @@ def is_profile(item: Item) -> bool:
 
 
 def _is_ours(cube: MemCube) -> bool:
-    """Not one that somebody made by hand, or froze."""
+    """Whether consolidation made the cube and may change it: not made by hand, not frozen."""
     kind = (cube.meta.name or "").partition("#")[0].partition("~")[0]
     return (
         cube.meta.state is State.ACTIVATED and kind in (PROFILE, FACTS) and kind in cube.meta.tags
@@ -220,10 +219,5 @@ def _is_ours(cube: MemCube) -> bool:
 
 
 def _own(kind: str, principal: Principal) -> str:
-    """Its name in the person's persona."""
+    """Name of the person's cube of a kind, in their persona."""
     return f"{kind}~{principal.persona}" if principal.persona else kind
-
-
-def _items(cube: MemCube) -> list[Item]:
-    content = cube.payload.content
-    return content if isinstance(content, list) else []

@@ -1,6 +1,6 @@
-"""A turn, read by a model in the background (`reader.mode: fine`), after it has become memory.
+"""Extraction of claims by a model, in the background (`reader.mode: fine`), after a turn became memory.
 
-What the model finds is taken up like what rules find; where it fails, the turn stands as it was said.
+Its claims are consolidated like those of the rules; where the model fails, the turn itself remains.
 """
 
 from __future__ import annotations
@@ -21,37 +21,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _BEFORE = 2
-"""Items of the conversation that are shown before the turn: what "yes" means."""
+"""Items of the conversation shown before the turn as context: to what "yes" refers."""
 
 
 def subject_of(cube: str, request_id: str) -> str:
-    """What a job is about: ids, never text."""
+    """Subject of a `read` job: ids, never text."""
     return f"{cube}:{request_id}"
 
 
 class Extractor:
     def __init__(self, system: MemorySystem, writer: Writer, escape: Escape) -> None:
-        """Args: escape: breaks up the tokenizer's control strings in what is shown."""
+        """Extractor by a writer.
+
+        Args:
+            escape: breaks up the tokenizer's control strings in shown text.
+        """
         self._system, self._writer, self._escape = system, writer, escape
         self._consolidator = Consolidator(system)
 
     def read(self, subject: str) -> Extraction | None:
-        """The job; doing it again changes nothing. None: the turn is gone."""
+        """Extract the claims of a turn and consolidate them; idempotent. None: the turn was deleted."""
         cube, _, request_id = subject.partition(":")
         principal = self._system.knowledge.owner(cube)
         if principal is None:
             return None
         try:
-            content = self._system.vault.get(principal, cube).payload.content
+            items = self._system.vault.get(principal, cube).items
         except (NotFound, DamagedPayload):
             return None
-        turn = _turn(content if isinstance(content, list) else [], request_id)
+        turn = _turn(items, request_id)
         known = [each.item for each in self._system.knowledge.claims(principal)]
         found = read_fine(turn, principal.person, self._writer, self._escape, known)
         metrics.EXTRACTIONS.labels("failed" if found.failed else "read").inc()
         metrics.CLAIMS.labels("unsupported").inc(found.dropped)
         if found.failed:
-            log.warning("a turn stays as it was said: %s", found.failed)
+            log.warning("no claims are extracted from a turn: %s", found.failed)
         own = [item for item in found.items if (item.source or "").startswith(f"{request_id}:")]
         if own:
             self._consolidator.take(principal, own, origin="chat:fine")
@@ -59,7 +63,8 @@ class Extractor:
 
 
 def _turn(items: list[Item], request_id: str) -> list[Item]:
-    places = [i for i, item in enumerate(items) if (item.source or "").startswith(f"{request_id}:")]
-    if not places:
+    """Items of the turn, and those before it as context."""
+    found = [i for i, item in enumerate(items) if (item.source or "").startswith(f"{request_id}:")]
+    if not found:
         return []
-    return items[max(0, places[0] - _BEFORE) : places[-1] + 1]
+    return items[max(0, found[0] - _BEFORE) : found[-1] + 1]

@@ -1,12 +1,11 @@
-"""What people say about their memory: forget that, it is not so, I want it like this.
+"""Feedback of a person on their own memory: forget, correct, prefer.
 
-    forget    what says it is taken out of the person's own cubes, the words of the conversation
-              included; each cube gets a new version, and KV of the old one is wiped
-    correct   what is said now supersedes what was known of the same thing
-    prefer    it is noted for every prompt to come
+    forget    delete the items that say it from the person's cubes, turns of conversations included;
+              each cube gets a new version, and KV of the old one is wiped
+    correct   the new statement supersedes the known one on the same subject
+    prefer    store a preference, which every later prompt gets
 
-Read by rules, in English; by ids it works in any language.  Nobody's memory but the person's own is
-touched.
+Sentences are read by rules, in English; with item ids it works in any language.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Literal
 
 from memos_vllm.cube.ids import new_id, now_us, to_datetime
 from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemType, Provenance
-from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.errors import BadRequest, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
 from memos_vllm.learning.consolidate import Consolidator
+from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.instructions import is_instruction
 from memos_vllm.plaintext.reader.by_rules import read_claims
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Action = Literal["forget", "correct", "prefer"]
 MOST_FORGOTTEN = 50
-_ATTEMPTS = 5
 _LONGEST_ORDER = 300
 _WHAT = (
     r"(?:everything\s+(?:about\s+|you\s+know\s+about\s+)?|(?:the\s+fact\s+)?that\s+|about\s+"
@@ -61,12 +60,12 @@ class Change:
     item: str
     text: str
     cube: str | None
-    """None: it was not changed yet (a dry run), or was known already."""
+    """None: nothing changed (a dry run, or known already)."""
     version: str | None
 
 
 def wants_forgotten(text: str) -> str | None:
-    """What a message asks to forget: "Forget that I live in Paris"; None: it asks nothing such."""
+    """Content that a message asks to forget ("Forget that I live in Paris"), or None."""
     said = " ".join(text.split())
     if len(said) > _LONGEST_ORDER:
         return None
@@ -83,11 +82,11 @@ class Feedback:
         self._consolidator = Consolidator(system)
 
     def say(self, principal: Principal, text: str, dry_run: bool = False) -> list[Change]:
-        """Act on a sentence.
+        """Carry out a sentence.
 
         Raises:
-            Unprocessable: it says nothing that can be acted on, or too much would go.
-            Forbidden: without a person, or without the right to write.
+            Unprocessable: it contains no feedback, or would delete too many items.
+            Forbidden: the principal names no person, or may not write.
         """
         _check(principal)
         what = wants_forgotten(text)
@@ -103,15 +102,17 @@ class Feedback:
         return self._take(principal, claims, dry_run)
 
     def forget(self, principal: Principal, what: str, dry_run: bool = False) -> list[Change]:
-        """All of the person's own items that say it. Raises Unprocessable: nearly everything would go."""
+        """Delete all of the person's own items that say it. Raises Unprocessable: too many match."""
         _check(principal)
         words = set(tokenize(what)) - set(tokenize(principal.person))
         if not words:
-            raise Unprocessable("it names nothing that could be forgotten", param="text")
+            raise Unprocessable("it names nothing to forget", param="text")
         ways = [words, *_in_other_words(principal, what, words)]
         own = list(self._own(principal))
-        said = {item.id: item.source or "" for item in own if _says(ways, set(tokenize(item.turn)))}
-        # A reply says it once more, in other words: it goes with the turn that it answers.
+        said = {
+            item.id: item.source or "" for item in own if _matches(ways, set(tokenize(item.turn)))
+        }
+        # A reply repeats the content in other words: it is deleted with the turn that it answers.
         replies = {
             source.removesuffix(":user") + ":reply"
             for source in said.values()
@@ -120,7 +121,7 @@ class Feedback:
         ids = [item.id for item in own if item.id in said or item.source in replies]
         if len(ids) > MOST_FORGOTTEN:
             raise Unprocessable(
-                f"{len(ids)} items say something of it; at most {MOST_FORGOTTEN} go at once: be more "
+                f"{len(ids)} items mention it; at most {MOST_FORGOTTEN} are deleted at once: be more "
                 "specific, name `items`, or delete the cubes",
                 param="text",
             )
@@ -129,21 +130,21 @@ class Feedback:
     def forget_items(
         self, principal: Principal, ids: Sequence[str], dry_run: bool = False
     ) -> list[Change]:
-        """Raises NotFound: one of them is not there, or not the person's own."""
+        """Delete items. Raises NotFound: an item does not exist or is not the person's own."""
         _check(principal)
         cubes: dict[str, set[str]] = {}
         for cube, item in self._located(principal, ids):
             assert item.id is not None
             cubes.setdefault(cube, set()).add(item.id)
-        did = []
-        for cube, gone in cubes.items():
-            did += self._take_out(principal, cube, gone, dry_run)
-        if did and not dry_run:
+        changes = []
+        for cube, of_cube in cubes.items():
+            changes += self._take_out(principal, cube, of_cube, dry_run)
+        if changes and not dry_run:
             self._system.forget_conversations(principal)  # their KV holds the words, too
-        return did
+        return changes
 
     def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> list[Change]:
-        """The item ends now, and the text holds in its place. Raises NotFound, Unprocessable."""
+        """End an item now, and store the text in its place. Raises NotFound, Unprocessable."""
         _check(principal)
         ((cube, old),) = self._located(principal, [item_id])
         owner = self._system.knowledge.owner(cube)
@@ -151,14 +152,14 @@ class Feedback:
         claims = read_claims([self._said(principal, text)], principal.person)
         if old.claim is None and not claims:
             raise Unprocessable(
-                "that is what was said, word by word, and stays: forget it, or state the fact in the "
+                "the item is a quotation and is not corrected: forget it, or state the fact in the "
                 "first person",
                 param="text",
             )
         return self._take(principal, claims or [self._in_place_of(principal, old, text)], dry_run)
 
     def prefer(self, principal: Principal, text: str, dry_run: bool) -> list[Change]:
-        """Whatever it says is noted for every prompt to come."""
+        """Store a text as a preference, which every later prompt gets."""
         _check(principal)
         said = self._said(principal, text)
         claims = read_claims([said], principal.person)
@@ -183,39 +184,36 @@ class Feedback:
         self._consolidator.take(principal, claims, origin="feedback")
         at = to_datetime(now_us())
         found = {each.item.text: each for each in self._system.knowledge.claims(principal)}
-        did = []
+        changes = []
         for item in claims:
             each = found.get(item.text)
             is_open = each is not None and holds(each.item, at)
             cube = self._system.vault.get(principal, each.cube).meta if each else None
             version = cube.version if cube is not None else None
             ident = (each.item.id or "") if each is not None and is_open else ""
-            did.append(Change(_action(item), ident, item.text, cube.id if cube else None, version))
-        return did
+            changes.append(
+                Change(_action(item), ident, item.text, cube.id if cube else None, version)
+            )
+        return changes
 
     def _take_out(
-        self, principal: Principal, cube: str, gone: set[str], dry_run: bool
+        self, principal: Principal, cube: str, ids: set[str], dry_run: bool
     ) -> list[Change]:
-        for _ in range(_ATTEMPTS):
+        def take_out() -> list[Change]:
             current = self._system.vault.get(principal, cube)
-            items = current.payload.content
-            assert isinstance(items, list)
-            going = [item for item in items if item.id in gone]
+            found = [item for item in current.items if item.id in ids]
             version = None
-            if not dry_run and going:
-                left = [item for item in items if item.id not in gone]
+            if found and not dry_run:
+                left = [item for item in current.items if item.id not in ids]
                 patch = CubePatch(
                     payload=ExplicitPayload(content=left), provenance=Provenance(origin="feedback")
                 )
-                try:
-                    made = self._system.update(
-                        principal, cube, patch, if_match=current.meta.version
-                    )
-                except Conflict:
-                    continue
+                made = self._system.update(principal, cube, patch, if_match=current.meta.version)
                 version = made.meta.version
-            return [Change("forget", item.id or "", item.text, cube, version) for item in going]
-        raise Conflict("the cube changes faster than it can be forgotten from: try again")
+            return [Change("forget", item.id or "", item.text, cube, version) for item in found]
+
+        message = "the cube changes faster than items can be deleted from it: try again"
+        return retry_conflicts(take_out, message, attempts=5)
 
     def _own(self, principal: Principal) -> Iterator[IndexedItem]:
         """The person's own items."""
@@ -261,7 +259,7 @@ class Feedback:
             raise BadRequest("`text` is empty", param="text")
         if is_instruction(text):
             raise Unprocessable(
-                "it would change what the assistant may do, or leave a secret in memory",
+                "it would change the permissions of the assistant, or store a secret in memory",
                 param="text",
             )
         return Item(
@@ -274,8 +272,8 @@ class Feedback:
 
 
 def _in_other_words(principal: Principal, what: str, words: set[str]) -> Iterator[set[str]]:
-    """What is to be forgotten, as somebody else would say it: "my cat is called Miso" is also what says
-    Miso and cat, or Miso and name."""
+    """Sets of words that paraphrase a content to forget: of "my cat is called Miso" also Miso and cat,
+    and Miso and name."""
     order = Item(type=ItemType.EPISODE, text=what, speaker=principal.person, source="order")
     for item in read_claims([order], principal.person):
         assert item.claim is not None
@@ -289,7 +287,7 @@ def _in_other_words(principal: Principal, what: str, words: set[str]) -> Iterato
             yield value | (attribute & words)
 
 
-def _says(ways: Sequence[set[str]], words: set[str]) -> bool:
+def _matches(ways: Sequence[set[str]], words: set[str]) -> bool:
     return any(way <= words for way in ways)
 
 

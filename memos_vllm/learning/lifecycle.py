@@ -1,9 +1,9 @@
-"""MemLifecycle at work: cubes that are merged into others, and what fades because nobody needs it.
+"""MemLifecycle: merge cubes, and archive idle ones.
 
-    merged      its items live on in another cube, each once, with all their sources
-    archived    it is kept and not searched; `PATCH` with `"state": "activated"` brings it back
+    merged      its items are in another cube, each once, with all their sources
+    archived    stored and not searched, until `PATCH` with `"state": "activated"`
 
-Nothing is deleted here.
+Nothing is deleted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
+from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.claims.fold import fold
 from memos_vllm.plaintext.claims.sameness import says_the_same
 
@@ -33,54 +34,45 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _DAY_US = 86_400_000_000
-_ATTEMPTS = 5
 
 
 def merge(system: MemorySystem, principal: Principal, source: str, into: str) -> MemCube:
-    """Fold a cube's items into another of the same owner; the first becomes `merged`.
+    """Merge a cube's items into another cube of the same owner; the first one becomes `merged`.
 
-    Cut off between the two, doing it again changes nothing.
+    A run that was killed between the two writes is repeated without harm.
 
     Returns:
-        The cube that holds both now.
+        The cube with the items of both.
     Raises:
         NotFound, Forbidden
-        Unprocessable: they cannot become one.
-        Conflict: they change faster than they can be merged.
+        Unprocessable: the two cannot be merged.
+        Conflict: other writers changed them in each attempt.
     """
-    for _ in range(_ATTEMPTS):
-        old, whole = (system.vault.get(principal, ref) for ref in (source, into))
-        _check(old, whole)
-        try:
-            made = system.update(
-                principal,
-                whole.meta.id,
-                CubePatch(
-                    payload=ExplicitPayload(content=together(_items(whole), _items(old))),
-                    provenance=Provenance(
-                        origin="merge",
-                        parents=[old.meta.id],
-                        parent_versions=[old.meta.version],
-                    ),
-                ),
-                if_match=whole.meta.version,
-            )
-            # Only as it was read: what came in between is not in the other one.
-            system.update(
-                principal,
-                old.meta.id,
-                CubePatch(state=State.MERGED),
-                if_match=old.meta.version,
-            )
-        except Conflict as error:
-            log.debug("merging again: %s", error)
-            continue
-        return made
-    raise Conflict("the cubes change faster than they can be merged: try again")
+    return retry_conflicts(
+        lambda: _merge(system, principal, source, into),
+        "other writers change the cubes all the time: try again",
+        attempts=5,
+    )
+
+
+def _merge(system: MemorySystem, principal: Principal, source: str, into: str) -> MemCube:
+    old, whole = (system.vault.get(principal, ref) for ref in (source, into))
+    _check(old, whole)
+    origin = Provenance(origin="merge", parents=[old.meta.id], parent_versions=[old.meta.version])
+    payload = ExplicitPayload(content=together(whole.items, old.items))
+    made = system.update(
+        principal,
+        whole.meta.id,
+        CubePatch(payload=payload, provenance=origin),
+        if_match=whole.meta.version,
+    )
+    # Items that came after `old` was read are not in `made`: the cube stays active then.
+    system.update(principal, old.meta.id, CubePatch(state=State.MERGED), if_match=old.meta.version)
+    return made
 
 
 def together(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
-    """Both, in the order of their times; what says the same stands once."""
+    """Items of both, ordered by time if all have one; duplicates are left out."""
     plain = [item for item in items if item.claim is None]
     for item in others:
         if item.claim is None and not any(_is_copy(item, each) for each in plain):
@@ -94,7 +86,7 @@ def together(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
 
 
 def archive_idle(system: MemorySystem, at_us: int | None = None) -> int:
-    """Archive what was not needed for `lifecycle.archive_after_days`; returns how many cubes."""
+    """Archive cubes that were idle for `lifecycle.archive_after_days`; returns how many."""
     days = system.config.lifecycle.archive_after_days
     if not days:
         return 0
@@ -110,7 +102,7 @@ def archive_idle(system: MemorySystem, at_us: int | None = None) -> int:
 
 
 def _is_copy(one: Item, other: Item) -> bool:
-    """Said by the same in the same words, or nearly, at one time: two turns are two turns."""
+    """Whether both have the same time, speaker and words: equal words at two times are two turns."""
     return one.time == other.time and says_the_same(one, other)
 
 
@@ -120,21 +112,15 @@ def _check(old: MemCube, whole: MemCube) -> None:
     for cube in (old, whole):
         if cube.meta.kind is not Kind.EXPLICIT:
             raise Unprocessable(
-                f"{cube.meta.id} is `{cube.meta.kind}`: only text is merged; adapters become one by "
+                f"{cube.meta.id} is `{cube.meta.kind}`: only text is merged; adapters are combined by "
                 "`memos train` with all of them",
                 param="into",
             )
     if (old.meta.person, old.meta.access) != (whole.meta.person, whole.meta.access):
         raise Unprocessable(
-            "they belong to different people, or others may read them: merging would show one to "
-            "the other's readers",
+            "the cubes differ in owner or readers: merging would show one to the other's readers",
             param="into",
         )
     if whole.meta.state not in READABLE or old.meta.state not in (*READABLE, State.MERGED):
         raise Unprocessable("both have to be active", param="into")
     check_transition(old.meta.state, State.MERGED)
-
-
-def _items(cube: MemCube) -> list[Item]:
-    content = cube.payload.content
-    return content if isinstance(content, list) else []

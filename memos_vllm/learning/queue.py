@@ -1,109 +1,125 @@
-"""A durable queue, by DBOS. A job is recorded before it runs, and runs again after a kill.
+"""Workers of the durable queue: threads that claim jobs from the vault and run their handlers.
 
-Jobs carry ids, never content: what a job works on lies in the vault, so that deleting it there is
-deleting it.  Arguments are stored as JSON (DBOS's portable form), never pickled.  A handler may run
-twice and must then change nothing.
+A job that this process submits wakes a worker at once; jobs of other processes, retries and jobs of
+dead processes are found by polling.  A handler may run twice and must then change nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 
-from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowSerializationFormat
-from dbos import error as dbos_error
-from sqlalchemy.exc import SQLAlchemyError
-
-from memos_vllm.config.tree import Config
-from memos_vllm.errors import VaultUnavailable
+from memos_vllm.config.tree import JobsConfig
+from memos_vllm.errors import MemosError, VaultUnavailable
+from memos_vllm.vault.jobs import LANES, Job, JobStore, Lane, Leases, new_holder
 
 log = logging.getLogger(__name__)
-_QUEUE, _SLOW_QUEUE = "memos", "memos-slow"
-_VERSION = "1"  # raised when a job's meaning changes; jobs of other versions are left to them
-
-_ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
-_BATCH = 1000
 
 Handler = Callable[[str], None]
+"""Is given the job's subject."""
 
 
 class JobQueue:
-    """One per process: DBOS keeps a global of its own."""
+    """Runs jobs of the lanes `fast` and `slow`."""
 
-    def __init__(self, config: Config, slow: Collection[str] = ()) -> None:
-        """Args: slow: jobs that wait for a model: one at a time, and the others never wait for them."""
-        self._config = config
-        self._slow = frozenset(slow)
-        self._workflows: dict[str, Callable[[str], None]] = {}
-        self._launched = False
+    def __init__(self, store: JobStore, config: JobsConfig) -> None:
+        self._store, self._config = store, config
+        self._handlers: dict[str, Handler] = {}
+        self._leases = Leases(store)
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()
+        self._submitted: Counter[Lane] = Counter()  # guarded by _changed
+        self._stopping = False
 
-    def start(self, handlers: dict[str, Handler]) -> None:
-        """Launch the workers; jobs that an earlier process left are taken up again."""
-        settings: DBOSConfig = {
-            "name": "memos",
-            "system_database_url": self._config.jobs_url,
-            "application_version": _VERSION,
-            # One name for all: any process may take up what another left. Handlers are idempotent.
-            "executor_id": "memos",
-            "log_level": "WARNING",
-        }
-        with _translated():
-            DBOS(config=settings)
-            for name, handler in handlers.items():
-                self._workflows[name] = _workflow(name, handler)
-            DBOS.launch()
-            for queue, workers in ((_QUEUE, self._config.jobs.workers), (_SLOW_QUEUE, 1)):
-                DBOS.register_queue(
-                    queue,
-                    worker_concurrency=workers,
-                    polling_interval_sec=self._config.jobs.poll_seconds,
-                )
-        self._launched = True
+    def start(self, handlers: Mapping[str, Handler]) -> None:
+        """Start `jobs.workers` threads for the lane `fast` and one for `slow`.
 
-    def submit(self, name: str, subject: str, attempt: int = 0) -> None:
-        """Queue a job for a subject. The same name, subject and attempt queue one job only."""
-        queue = _SLOW_QUEUE if name in self._slow else _QUEUE
-        with _translated(), SetWorkflowID(f"{name}:{subject}:{attempt}"):
-            DBOS.enqueue_workflow(queue, self._workflows[name], subject)
+        Args:
+            handlers: by job name.
+        """
+        self._handlers = dict(handlers)
+        workers = {Lane.FAST: self._config.workers, Lane.SLOW: 1}
+        for lane in {LANES[name] for name in handlers}:
+            for number in range(workers[lane]):
+                name = f"memos-jobs-{lane}-{number}"
+                thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
-    def forget_finished(self, older_than_seconds: float = 3600.0) -> int:
-        """Remove records of jobs that ended a while ago, a batch at a time; returns how many."""
-        before = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-        with _translated():
-            finished = DBOS.list_workflows(
-                status=_ENDED,
-                queue_name=[_QUEUE, _SLOW_QUEUE],
-                completed_before=before.isoformat(),
-                limit=_BATCH,
-                load_input=False,
-                load_output=False,
+    def submit(self, name: str, subject: str) -> None:
+        """Queue a job, once per name and subject. Raises VaultUnavailable."""
+        self._store.add(name, subject)
+        self.wake(name)
+
+    def wake(self, name: str) -> None:
+        """Have a worker look for a job that was added in another transaction."""
+        with self._changed:
+            self._submitted[LANES[name]] += 1
+            self._changed.notify_all()
+
+    def stop(self, wait_seconds: float = 5.0) -> None:
+        """Let running jobs end, for at most `wait_seconds` together; queued ones stay queued."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + wait_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._leases.stop()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _work(self, lane: Lane) -> None:
+        holder = new_holder()
+        while not self._stopping:
+            submitted = self._submitted[lane]
+            job = self._claim(lane, holder)
+            if job is not None:
+                self._run(job)
+                continue
+            self._wait(lane, submitted)
+
+    def _wait(self, lane: Lane, submitted: int) -> None:
+        """Wait for `poll_seconds`, for `stop`, or for a submission after the first `submitted` ones."""
+
+        def woken() -> bool:
+            return self._stopping or self._submitted[lane] != submitted
+
+        with self._changed:
+            self._changed.wait_for(woken, timeout=self._config.poll_seconds)
+
+    def _claim(self, lane: Lane, holder: str) -> Job | None:
+        try:
+            return self._store.claim(lane, holder)
+        except VaultUnavailable as error:
+            log.warning("jobs cannot be claimed, retrying: %s", error)
+            return None
+
+    def _run(self, job: Job) -> None:
+        try:
+            with self._leases.held(job):
+                error = self._error_of(job)
+            if error is None:
+                self._store.done(job)
+            else:
+                self._store.retry(job, error)
+        except VaultUnavailable as problem:
+            log.warning("job %s %s runs again after its lease: %s", job.name, job.subject, problem)
+
+    def _error_of(self, job: Job) -> str | None:
+        """Run a job; class name of its error, or None."""
+        try:
+            self._handlers[job.name](job.subject)
+        except (MemosError, OSError) as error:
+            log.warning(
+                "job %s %s failed in attempt %d: %s", job.name, job.subject, job.attempts, error
             )
-            if finished:
-                DBOS.delete_workflows([workflow.workflow_id for workflow in finished])
-        return len(finished)
-
-    def stop(self, wait_seconds: int = 5) -> None:
-        """Let running jobs end; queued ones stay for the next start."""
-        if self._launched:
-            DBOS.destroy(workflow_completion_timeout_sec=wait_seconds)
-            self._launched = False
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (dbos_error.DBOSException, SQLAlchemyError, OSError) as error:
-        raise VaultUnavailable(f"the job queue does not answer: {error}") from error
-
-
-def _workflow(name: str, handler: Handler) -> Callable[[str], None]:
-    """DBOS registers plain functions only, so a bound method gets one of its own."""
-
-    def run(subject: str) -> None:
-        handler(subject)
-
-    run.__qualname__ = f"memos.{name}"
-    return DBOS.workflow(name=name, serialization_type=WorkflowSerializationFormat.PORTABLE)(run)
+            return type(error).__name__
+        except Exception as error:
+            # The top of a thread: an unknown error of one job must not end the worker of all others.
+            log.exception("job %s %s failed in attempt %d", job.name, job.subject, job.attempts)
+            return type(error).__name__
+        return None

@@ -1,10 +1,11 @@
-"""After the reply: a turn becomes memory, in the background, once.
+"""Make a turn memory after its reply, in the background, exactly once.
 
-    answered → pending turn in the vault (before the reply's end is sent) → job → one transaction:
-    items of the session's cube, one new version, the pending turn crossed off → index (the outbox)
+    answered → pending turn and its job, one transaction (before the end of the reply is sent) → job
+    → one transaction: items of the session's cube, one new version, the pending turn deleted
+    → index (the outbox)
 
-A kill anywhere loses nothing that was acknowledged and doubles nothing: pending turns without a job
-get one at start, and a job that was cut off runs again.
+A kill at any point loses no acknowledged turn and doubles none: the job of a dead process runs again
+when its lease ends, and finds the turn deleted if it had become memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import hashlib
 import logging
 import re
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,22 +29,23 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, DamagedPayload, Unprocessable, VaultUnavailable
+from memos_vllm.errors import DamagedPayload, Unprocessable, VaultUnavailable
 from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.extract import Extractor, subject_of
 from memos_vllm.learning.feedback import Feedback, wants_forgotten
 from memos_vllm.learning.lifecycle import archive_idle
+from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault.jobs import READ, REMEMBER
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
 from memos_vllm.vault.views import CubeFilter
 
 log = logging.getLogger(__name__)
-_JOB, READ = "remember", "read"
-_SWEEP_SECONDS = 30.0
+_LIFECYCLE_SECONDS = 30.0
 _PLAIN = re.compile(r"^[\w.:@+ -]{1,120}$")
 
 
@@ -67,9 +68,8 @@ class Rememberer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._jobs.start({_JOB: self.remember, READ: self._read})
-        self._resubmit(self._system.turns.waiting())
-        self._thread = threading.Thread(target=self._sweep, name="memos-sweeper", daemon=True)
+        self._jobs.start({REMEMBER: self.remember, READ: self._read})
+        self._thread = threading.Thread(target=self._age, name="memos-lifecycle", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -77,16 +77,13 @@ class Rememberer:
         self._jobs.stop()
 
     def accept(self, principal: Principal, body: Mapping[str, Any]) -> str:
-        """Make a turn durable and queue its job; returns the turn's id."""
+        """Store a turn with its job and wake a worker; returns the turn's id."""
         turn_id = self._system.turns.add(principal, dict(body))
-        try:
-            self._jobs.submit(_JOB, turn_id)
-        except VaultUnavailable as error:
-            log.warning("a turn is stored and gets its job later: %s", error)
+        self._jobs.wake(REMEMBER)
         return turn_id
 
     def remember(self, turn_id: str) -> None:
-        """The job: append the turn to its session's cube."""
+        """Handler of the job `remember`: append the turn to its session's cube."""
         turn = self._system.turns.get(turn_id)
         if turn is None:
             return
@@ -104,25 +101,26 @@ class Rememberer:
                 self._jobs.submit(READ, subject_of(cube.meta.id, turn.body["request_id"]))
 
     def _read(self, subject: str) -> None:
+        """Handler of the job `read`."""
         if self._extractor is not None:
             self._extractor.read(subject)
 
     def _forgets(self, turn: PendingTurn) -> bool:
-        """ "Forget that …": done, and the turn itself is not kept, whatever was found: it says it once
-        more, and after a kill the second run finds nothing."""
+        """Act on "Forget that …". True: the turn itself is not stored either, as it repeats the words;
+        after a kill the second run finds nothing."""
         what = wants_forgotten(turn.body["user"])
         if what is None or not turn.principal.person:
             return False
         try:
             self._feedback.forget(turn.principal, what)
         except Unprocessable as error:
-            log.info("not forgotten: %s", error)
+            log.info("feedback is not carried out: %s", error)
             return False
         return True
 
     def _claim(self, turn: PendingTurn) -> None:
-        """What the person says of themselves. Before the turn is crossed off: doing it again after a
-        kill changes nothing."""
+        """Take up what the person says of themselves. It runs before the turn is deleted, as a second
+        run after a kill changes nothing."""
         person = turn.principal.person
         if not self._system.config.remember.claims or not person:
             return
@@ -140,14 +138,17 @@ class Rememberer:
         if not fresh:
             self._system.turns.done(turn.id)
             return None
-        while True:
+
+        def append() -> MemCube:
             part, current = self._latest_part(turn.principal, session)
-            try:
-                return self._append_to(turn, session, part, current, fresh)
-            except Conflict:
-                continue  # another turn of the same session was faster: read again
-            except TurnIsMemory:
-                return None
+            return self._append_to(turn, session, part, current, fresh)
+
+        try:
+            return retry_conflicts(
+                append, "other turns of the session change its cube all the time"
+            )
+        except TurnIsMemory:
+            return None
 
     def _append_to(
         self,
@@ -165,10 +166,9 @@ class Rememberer:
             model=turn.body["model"][:500],
             prompt_sha256=turn.body["prompt_sha256"],
         )
-        in_transaction = self._system.turns.crossing_off(turn.id)
-        held = _items(current) if current else []
+        in_transaction = self._system.turns.deletion_of(turn.id)
         limit = self._system.config.remember.items_per_cube
-        if current is None or len(held) + len(fresh) > limit:
+        if current is None or len(current.items) + len(fresh) > limit:
             meta = NewMeta(
                 name=f"{cube_name(session, principal.persona)}#{part + 1}",
                 tags=["chat", *persona_tag(principal.persona)],
@@ -189,10 +189,10 @@ class Rememberer:
         )
 
     def _latest_part(self, principal: Principal, session: str) -> tuple[int, MemCube | None]:
-        """Number and cube of the session's newest part; 0 when it has none.
+        """Number and cube of the session's newest part; (0, None): the session is new.
 
-        A part that cannot be written to (damaged, frozen, archived, expired) is left as it is: its
-        number comes without a cube, and the session goes on in a new one.
+        A part that cannot be written to (damaged, frozen, archived, expired) comes as its number
+        without a cube: the session continues in a new part.
         """
         where = CubeFilter(
             person=principal.person, name_prefix=f"{cube_name(session, principal.persona)}#"
@@ -206,32 +206,20 @@ class Rememberer:
         try:
             return part, self._system.vault.get(principal, headers[0].id)
         except DamagedPayload as error:
-            log.error("a conversation goes on in a new cube: %s", error)
+            log.error("a conversation continues in a new cube: %s", error)
             return part, None
 
-    def _sweep(self) -> None:
-        """Turns whose job failed, or that another replica accepted and never finished; and what fades."""
-        while not self._stop.wait(_SWEEP_SECONDS):
+    def _age(self) -> None:
+        while not self._stop.wait(_LIFECYCLE_SECONDS):
             try:
-                self._resubmit(self._system.turns.waiting(older_than_seconds=2 * _SWEEP_SECONDS))
-                self._jobs.forget_finished()
                 archive_idle(self._system)
             except VaultUnavailable as error:
-                log.warning("unfinished turns are looked for later: %s", error)
-
-    def _resubmit(self, turn_ids: list[str]) -> None:
-        for turn_id in turn_ids:
-            self._jobs.submit(_JOB, turn_id, attempt=int(time.time()))
+                log.warning("idle cubes are archived later: %s", error)
 
 
 def cube_name(session: str, persona: str | None = None) -> str:
-    """`chat-<session>`; a session that would not do as a name is named by its digest."""
+    """`chat-<session>`, by the digest of a session that is not a valid name."""
     if not _PLAIN.match(session):
         session = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    # No session's own name has a tilde.
+    # _PLAIN allows no tilde in a session.
     return f"chat-{session}~{persona}" if persona else f"chat-{session}"
-
-
-def _items(cube: MemCube) -> list[Item]:
-    content = cube.payload.content
-    return content if isinstance(content, list) else []

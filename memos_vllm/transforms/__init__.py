@@ -1,1 +1,1 @@
-"""One kind of memory made from another, each by a job with its provenance (the paper's Figure 5)."""
+"""Transforms between the kinds of memory, as jobs with provenance (Figure 5 of MemOS)."""

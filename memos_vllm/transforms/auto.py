@@ -1,7 +1,6 @@
-"""MemScheduler's rule for text → adapter: what is read often, has not changed for long and is large.
+"""Promotion of text to adapters: MemScheduler's rule for large, stable cubes that are often read.
 
-Off unless the configuration says so (`training.promote`); `memos plan promote --dry-run` shows what it
-would do.
+Off by default (`training.promote`); `memos plan promote --dry-run` lists the cubes that it selects.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from memos_vllm.errors import MemosError
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.submit import distill
-from memos_vllm.vault.jobs import Promotable, Transform
+from memos_vllm.vault.transform_records import Promotable, Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -24,9 +23,9 @@ _DAY_US = 86_400_000_000
 
 
 def promotable(system: MemorySystem, tenant: str | None = None) -> list[Promotable]:
-    """Cubes of text that the rule would make adapters of, the most read first.
+    """Cubes of text that the rule selects, most read first.
 
-    One that was made an adapter of, or that a job has read, is left alone, whatever came of it.
+    A cube from which something was made, or that a job has read, is never selected again.
     """
     rule = system.config.training
     before = now_us() - round(rule.promote_after_days * _DAY_US)
@@ -36,12 +35,12 @@ def promotable(system: MemorySystem, tenant: str | None = None) -> list[Promotab
 
 
 def promote(system: MemorySystem, tenant: str | None = None) -> list[Transform]:
-    """Queue a job for each of them."""
+    """Queue a distillation of each selected cube."""
     jobs = []
     for cube in promotable(system, tenant):
         principal = Principal(cube.tenant, Role.ADMIN, "scheduler", cube.person)
         try:
             jobs.append(distill(system, principal, cube.id, Distill()))
         except MemosError as error:
-            log.warning("%s is not made an adapter of: %s", cube.id, error)
+            log.warning("cube %s is not promoted: %s", cube.id, error)
     return jobs

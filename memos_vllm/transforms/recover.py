@@ -1,4 +1,4 @@
-"""What jobs need of kept KV: built, handed to the process that trains, and traced back to its text."""
+"""Stored KV for transforms: build it, export it to the training process, trace it back to its text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.parametric.training.order import Context
-from memos_vllm.transforms.sources import items_of
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -23,11 +22,11 @@ class KeptKV(Protocol):
     """A running engine with a KV tier."""
 
     def build(self, principal: Principal, cube: str) -> None:
-        """Raises Unprocessable, SegmentsUnavailable."""
+        """Compute and store a cube's KV. Raises Unprocessable, SegmentsUnavailable."""
         ...
 
     def export(self, principal: Principal, cubes: Sequence[str], file: Path) -> Context:
-        """The KV of a prompt that begins with these cubes, built if it is not there, as one file.
+        """Write the KV of a prompt that begins with these cubes to a file, computing what is missing.
 
         Raises:
             Unprocessable, SegmentsUnavailable, DamagedPayload
@@ -35,41 +34,41 @@ class KeptKV(Protocol):
         ...
 
     def digest(self, cube: MemCube) -> str:
-        """Of the tokens that the cube's text is at the head of a prompt."""
+        """Digest of the tokens of the cube's text at the head of a prompt."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A kept segment, as far as its own header tells."""
+    """A stored KV segment, described by its header."""
 
     name: SegmentName
     digest: str
     """Of its own tokens."""
     cubes: tuple[str, ...]
-    """`id@sequence` of what stands in it or before it."""
+    """`id@sequence` of the cubes in it and before it."""
 
     @property
     def own(self) -> tuple[str, int]:
-        """The cube that stands last, and the sequence of its version."""
+        """Its last cube, and the sequence of that cube's version."""
         cube, _, sequence = self.cubes[-1].rpartition("@")
         return cube, int(sequence)
 
 
 def find_segment(system: MemorySystem, principal: Principal, key: str) -> Segment:
-    """A segment that serves the principal, by its key.
+    """Segment of the principal's scopes, by its key.
 
     Raises:
-        NotFound: there is none, or it is somebody else's.
+        NotFound: it does not exist, or belongs to another scope.
         DamagedPayload
-        Unprocessable: nothing tells which text it was computed from.
+        Unprocessable: its header names no cube.
     """
     from memos_vllm.activation import files  # torch: the command line starts without it
 
     scopes = (system.scopes.person(principal), system.scopes.tenant(principal))
-    mine = {short(scope) for scope in scopes}
+    allowed = {short(scope) for scope in scopes}
     for name in system.segments.named(key):
-        if name.scope not in mine:
+        if name.scope not in allowed:
             continue
         try:
             with files.SegmentReader(system.segments.disk.path(str(name))) as reader:
@@ -80,7 +79,7 @@ def find_segment(system: MemorySystem, principal: Principal, key: str) -> Segmen
         if not cubes:
             raise Unprocessable(
                 "no cube stands in this KV: it is of a template's head or of a conversation, and of "
-                "those a digest of the tokens is kept, never the text"
+                "those a digest of the tokens is stored, never the text"
             )
         return Segment(name, about["digest"], cubes)
     raise NotFound(f"there is no kept KV {key!r} here", param="key")
@@ -89,12 +88,11 @@ def find_segment(system: MemorySystem, principal: Principal, key: str) -> Segmen
 def text_of_segment(
     system: MemorySystem, principal: Principal, segment: Segment, kept: KeptKV
 ) -> MemCube:
-    """The version of a cube that a segment was computed from, by its provenance; the digest of the
-    segment's tokens proves it.
+    """Version of a cube from which a segment was computed, proven by the digest of its tokens.
 
     Raises:
         NotFound, DamagedPayload
-        Unprocessable: it holds something else than the cube's text.
+        Unprocessable: the segment holds other tokens than the cube's text.
     """
     cube, sequence = segment.own
     version = next(
@@ -102,14 +100,14 @@ def text_of_segment(
     )
     if version is None:
         raise Unprocessable(
-            f"version {sequence} of {cube}, of which this KV is, is not there any more"
+            f"version {sequence} of {cube}, from which this KV was computed, does not exist any more"
         )
     found = system.vault.get(principal, cube, version.id)
-    if not items_of(found):
+    if not found.items:
         raise Unprocessable("this KV was computed under an adapter: it holds no text of a cube")
     if kept.digest(found) != segment.digest:
         raise Unprocessable(
-            "this KV is of what was said behind the cube, or of the cube under another name: its "
-            "tokens are not those of the cube's text, and no other text is kept of it"
+            "this KV is of a conversation after the cube, or of the cube under another name: its "
+            "tokens are not those of the cube's text, and no other text of it is stored"
         )
     return found

@@ -1,4 +1,4 @@
-"""What can be asked for: the bodies of the routes, and what a job keeps of them."""
+"""Request bodies of the transform routes, which are stored with their jobs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from memos_vllm.parametric.training.order import Gate, Question, Recipe
 
 
 class Distill(Strict):
-    """Train an adapter that knows what cubes of text say."""
+    """Train an adapter on cubes of text."""
 
     also: list[Text] = Field(
         default_factory=list, max_length=64, description="further cubes that it learns"
     )
     name: Name | None = Field(None, description="of the cube that is made")
     into: Text | None = Field(
-        None, max_length=200, description="a parametric cube that gets a new version instead"
+        None,
+        max_length=200,
+        description="a parametric cube that gets a new version instead of a new cube",
     )
     placement: Placement = Field(
         Placement.RETRIEVED, description="stable: attached to every request of its readers"
@@ -30,13 +32,13 @@ class Distill(Strict):
     )
     merge: Literal["cat", "svd", "ties", "dare_ties"] | None = Field(
         None,
-        description="begin with the merged weights of the adapters that are named, by this method: "
-        "merging alone forgets, and a short training mends it",
+        description="start from the merged weights of the named adapters, by this method: merging alone forgets, "
+        "and a short training restores what it forgot",
     )
     teacher: Literal["text", "kv"] = Field(
         "text",
-        description="what stands before the teacher: the text, or its kept KV (built if it is not "
-        "there), which needs a server with a KV tier",
+        description="context of the teacher: the text, or its stored KV (computed if it is missing), "
+        "which needs a server with a KV tier",
     )
     recipe: Recipe = Recipe()
     gate: Gate = Gate()
@@ -44,27 +46,32 @@ class Distill(Strict):
 
 
 class Recover(Strict):
-    """Trace kept KV back to its text, and keep that as a cube."""
+    """Trace stored KV back to its text, and store that as a cube."""
 
     name: Name | None = Field(None, description="of the cube that is made")
     state: Literal[State.GENERATED, State.ACTIVATED] = State.GENERATED
 
 
 class Decode(Strict):
-    """Ask an adapter what it knows, and keep as text what it says again and again."""
+    """Ask an adapter questions, and store its consistent answers as text."""
 
     topics: list[Text] = Field(
-        default_factory=list, max_length=256, description="what to ask about, beside its own words"
+        default_factory=list,
+        max_length=256,
+        description="topics to ask about, beside the adapter's own",
     )
     name: Name | None = Field(None, description="of the cube that is made")
     state: Literal[State.GENERATED, State.ACTIVATED] = Field(
-        State.GENERATED, description="activated: it may stand in prompts without a person's review"
+        State.GENERATED, description="activated: prompts may use it without a person's review"
     )
     kv: bool = Field(
         False, description="build its KV, too; needs `state: activated` and a server with a KV tier"
     )
-    samples: int = Field(5, ge=2, le=32, description="times that each question is asked")
+    samples: int = Field(5, ge=2, le=32, description="answers per question")
     agreement: float = Field(
-        0.6, gt=0, le=1, description="share of them that must say the same for it to be kept"
+        0.6,
+        gt=0,
+        le=1,
+        description="share of the answers that must agree for a statement to be stored",
     )
     max_seconds: float | None = Field(None, gt=0, description="default: `training.max_seconds`")

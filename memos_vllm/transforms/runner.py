@@ -1,7 +1,7 @@
-"""A job, done: the process that trains is started and watched, and what comes of it becomes a cube.
+"""Runner of transforms: start and watch the training process, and store its product as a cube.
 
-An adapter that does not pass its gate is stored, too, with the reasons, in the state `generated`: it
-serves nobody until somebody who may write it says that it should.
+An adapter that does not pass its gate is stored, too, with the reasons, in the state `generated`: no
+request uses it until a writer of the cube activates it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,7 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import (
-    Conflict,
-    MemosError,
-    NotFound,
-    Unavailable,
-    Unprocessable,
-)
+from memos_vllm.errors import Conflict, MemosError, NotFound, Unavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.parametric.adapter.folders import AdapterFolders
 from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
@@ -53,10 +47,10 @@ from memos_vllm.prompt.quoting import Escape
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.recover import KeptKV, find_segment, text_of_segment
 from memos_vllm.transforms.requests import Decode, Distill, Recover
-from memos_vllm.transforms.sources import Sources, items_of, leaks, read_sources
+from memos_vllm.transforms.sources import Sources, leaks, read_sources
 from memos_vllm.transforms.submit import DISTILL, RECOVER
 from memos_vllm.transforms.warm_start import merged_start
-from memos_vllm.vault.jobs import JobIsGone, JobState, Transform
+from memos_vllm.vault.transform_records import JobIsGone, JobState, LeaseLost, Transform
 from memos_vllm.vault.vault import MemVault
 from memos_vllm.writer.base import Writer
 
@@ -66,17 +60,18 @@ _NOTE_CHARACTERS = 2000
 
 
 class Interrupted(Exception):
-    """It was cancelled, or what it reads was deleted, or this process ends."""
+    """The job was cancelled, a cube that it reads was deleted, or this process ends."""
 
 
 class JobRunner:
-    """Does one job at a time.
+    """Runs one transform at a time.
 
     Args:
-        writer: the served model by its engine; None: the process that trains writes the lessons itself.
-        told: is given the progress now and then.
-        kept: the engine's KV tier; None: none is there.
-        threads: on a CPU, where the configuration says nothing; None: one for each core.
+        model: base model and its revision.
+        writer: the served model by its engine; None: the training process writes the lessons.
+        on_progress: callback, about twice a second.
+        kept: the engine's KV tier; None: no engine with one runs here.
+        threads: CPU threads unless `training.threads` is set; None: one for each core.
     """
 
     def __init__(
@@ -84,11 +79,12 @@ class JobRunner:
         system: MemorySystem,
         model: tuple[str, str | None],
         writer: tuple[Writer, Escape] | None = None,
-        told: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
         kept: KeptKV | None = None,
         threads: int | None = None,
     ) -> None:
-        self._system, self._model, self._writer, self._told = system, model, writer, told
+        self._system, self._model, self._writer = system, model, writer
+        self._on_progress = on_progress
         self._kept, self._threads = kept, threads
         self._ending = threading.Event()
 
@@ -97,53 +93,69 @@ class JobRunner:
         return self._system
 
     def claim(self, job: str | None = None) -> Transform | None:
-        """A job that waits. Args: job: only this one."""
+        """Claim a job that waits.
+
+        Args:
+            job: claim only this one.
+        """
         return self._system.transforms.claim(job)
 
     def end(self) -> None:
-        """Stop what is done now; the job stays, and somebody else goes on with it."""
+        """Interrupt the running job; the next worker continues it."""
         self._ending.set()
 
     def do(self, job: Transform) -> Report | None:
-        """None: it was interrupted, and nothing is stored."""
+        """Run a claimed job to its end.
+
+        Returns:
+            None: it was interrupted, and nothing is stored.
+        Raises:
+            Unavailable: a part does not answer; the job is queued again.
+        """
         folder = self._folder(job)
         try:
-            report = self._work(job, folder)
+            with self._system.transforms.leased(job.id):
+                report = self._work(job, folder)
+        except LeaseLost:
+            log.warning("job %s was taken by another process", job.id)
+            return None  # the folder is that process's
         except (Interrupted, JobIsGone):
             if self._ending.is_set():
                 self._system.transforms.release(job.id)
                 return None
             report = None
-        except Unavailable:
-            raise  # it is taken up again
+        except Unavailable as error:
+            self._system.transforms.retry(job.id, type(error).__name__)
+            raise
         except MemosError as error:
             report = Report(outcome="failed", reasons=[error.message])
             self._end(job, JobState.FAILED, report, None)
         except Exception:
-            log.exception("job %s", job.id)
-            report = Report(outcome="failed", reasons=["an error of ours: the log tells more"])
+            # The top of a worker: an unknown error fails this job, and the worker does the next one.
+            log.exception("job %s failed", job.id)
+            report = Report(outcome="failed", reasons=["internal error: see the server's log"])
             self._end(job, JobState.FAILED, report, None)
         shutil.rmtree(folder.path, ignore_errors=True)
         return report
 
     def _work(self, job: Transform, folder: JobFolder) -> Report:
         if job.kind == DISTILL:
-            wish = Distill.model_validate(_without(job.request, "cube"))
-            refs = [job.request["cube"], *wish.also]
+            spec = Distill.model_validate(_without(job.request, "cube"))
+            refs = [job.request["cube"], *spec.also]
             sources = read_sources(self._system.vault, job.principal, refs)
-            merged = merged_start(self._system, job, wish, folder)
+            merged = merged_start(self._system, job, spec, folder)
             order = self._order(
-                wish.max_seconds,
-                passages=sources.passages(wish.recipe.passage_tokens),
-                exam=wish.exam,
-                recipe=wish.recipe,
-                gate=wish.gate,
+                spec.max_seconds,
+                passages=sources.passages(spec.recipe.passage_tokens),
+                exam=spec.exam,
+                recipe=spec.recipe,
+                gate=spec.gate,
                 sources={cube.meta.id: cube.meta.version for cube in (*sources.cubes, *merged)},
-                context=self._context(job, wish, sources, folder),
+                context=self._context(job, spec, sources, folder),
             )
             report = self._train(job, folder, order)
             if report.outcome in ("passed", "refused") and folder.adapter.exists():
-                return self._store_adapter(job, wish, sources, folder, report)
+                return self._store_adapter(job, spec, sources, folder, report)
         elif job.kind == RECOVER:
             return self._recover(job, Recover.model_validate(_without(job.request, "segment")))
         else:
@@ -155,32 +167,32 @@ class JobRunner:
         return report
 
     def _context(
-        self, job: Transform, wish: Distill, sources: Sources, folder: JobFolder
+        self, job: Transform, spec: Distill, sources: Sources, folder: JobFolder
     ) -> Context | None:
-        """KV for the teacher. Raises Unprocessable and what `KeptKV.export` raises."""
-        if wish.teacher == "text":
+        """KV for the teacher. Raises Unprocessable and the errors of `KeptKV.export`."""
+        if spec.teacher == "text":
             return None
         if folder.has_order():
             return folder.order().context
         folder.path.mkdir(parents=True, mode=0o700, exist_ok=True)
         return self._engine_kv().export(job.principal, sources.ids, folder.context)
 
-    def _recover(self, job: Transform, wish: Recover) -> Report:
-        """Kept KV → text."""
+    def _recover(self, job: Transform, spec: Recover) -> Report:
+        """Trace stored KV back to its text, and store that as a cube."""
         principal, kept = job.principal, self._engine_kv()
         segment = find_segment(self._system, principal, job.request["segment"])
         source = text_of_segment(self._system, principal, segment, kept)
         report = Report(outcome="passed")
         meta = NewMeta(
-            name=wish.name,
+            name=spec.name,
             person=source.meta.person,
             shared=source.meta.person is None,
-            state=wish.state,
+            state=spec.state,
             access=source.meta.access,
             provenance=self._provenance(job, {source.meta.id: source.meta.version}, report),
             tags=["recovered"],
         )
-        new = NewCube(meta=meta, payload=ExplicitPayload(content=items_of(source)))
+        new = NewCube(meta=meta, payload=ExplicitPayload(content=source.items))
         in_transaction = self._system.transforms.still_running(job.id)
         made = self._system.create(principal, [new], in_transaction=in_transaction)[0]
         self._end(job, JobState.DONE, report, made.meta.id)
@@ -204,7 +216,7 @@ class JobRunner:
             while child.runs():
                 self._look(job, folder.progress())
                 time.sleep(_LOOK_SECONDS)
-        except BaseException:
+        except BaseException:  # also KeyboardInterrupt: no training process outlives its job
             child.stop("interrupted")
             raise
         return child.report()
@@ -216,7 +228,7 @@ class JobRunner:
             seconds = round(time.monotonic() - started, 1)
             self._look(job, Progress(phase="studying", done=count, total=total, seconds=seconds))
             if seconds > max_seconds:
-                raise Unprocessable(f"its time is over ({max_seconds:g} s)")
+                raise Unprocessable(f"the time limit of {max_seconds:g} s is over")
 
         return done
 
@@ -226,26 +238,26 @@ class JobRunner:
             raise Interrupted
         if not self._system.transforms.seen(job.id, progress.model_dump(mode="json")):
             raise Interrupted
-        self._told(progress)
+        self._on_progress(progress)
 
     def _store_adapter(
-        self, job: Transform, wish: Distill, sources: Sources, folder: JobFolder, report: Report
+        self, job: Transform, spec: Distill, sources: Sources, folder: JobFolder, report: Report
     ) -> Report:
         if leaked := self._leaks(sources, report):
             report.outcome = "refused"
             report.reasons.append(
-                f"leak: it says {len(leaked)} runs of words that stand in memory which not all of its "
-                "readers may read, and in nothing that it learnt; it is not kept"
+                f"leak: it says {len(leaked)} runs of words from memory that not all of its readers may "
+                "read, and that its sources do not contain; it is not stored"
             )
             self._end(job, JobState.REFUSED, report, None)
             return report
         payload = ParametricPayload(content=upload_of_folder(folder.adapter))
         try:
-            cube = self._store(job, wish, sources, payload, report, folder.order())
-        except Conflict as error:  # somebody took the name meanwhile: the work is kept without it
+            cube = self._store(job, spec, sources, payload, report, folder.order())
+        except Conflict as error:  # the name was taken meanwhile: the cube is stored without one
             report.reasons.append(error.message)
-            wish = wish.model_copy(update={"name": None})
-            cube = self._store(job, wish, sources, payload, report, folder.order())
+            spec = spec.model_copy(update={"name": None})
+            cube = self._store(job, spec, sources, payload, report, folder.order())
         state = JobState.DONE if report.outcome == "passed" else JobState.REFUSED
         self._end(job, state, report, cube.meta.id)
         return report
@@ -253,7 +265,7 @@ class JobRunner:
     def _store(
         self,
         job: Transform,
-        wish: Distill,
+        spec: Distill,
         sources: Sources,
         payload: Payload,
         report: Report,
@@ -262,16 +274,16 @@ class JobRunner:
         provenance = self._provenance(job, order.sources, report)
         in_transaction = self._system.transforms.still_running(job.id)
         passed = report.outcome == "passed"
-        if wish.into is not None and passed:
+        if spec.into is not None and passed:
             patch = CubePatch(payload=payload, provenance=provenance)
             return self._system.update(
-                job.principal, wish.into, patch, in_transaction=in_transaction
+                job.principal, spec.into, patch, in_transaction=in_transaction
             )
         meta = NewMeta(
-            name=wish.name,
+            name=spec.name,
             person=sources.person or None,
             shared=not sources.person,
-            placement=wish.placement,
+            placement=spec.placement,
             state=State.ACTIVATED if passed else State.GENERATED,
             access=sources.access,
             provenance=provenance,
@@ -280,21 +292,21 @@ class JobRunner:
         new = NewCube(meta=meta, payload=payload)
         return self._system.create(job.principal, [new], in_transaction=in_transaction)[0]
 
-    def _decode(self, job: Transform, folder: JobFolder, wish: Decode) -> Report:
+    def _decode(self, job: Transform, folder: JobFolder, spec: Decode) -> Report:
         vault = self._system.vault
         cube = vault.get(job.principal, job.request["cube"])
-        sources = list(_still_there(vault, job.principal, cube.meta.provenance.parents))
+        sources = list(_existing(vault, job.principal, cube.meta.provenance.parents))
         names = [cube.meta.name, *(source.meta.name for source in sources)]
         wanted = Decoding(
-            topics=[*wish.topics, *(name for name in names if name)],
-            samples=wish.samples,
-            agreement=wish.agreement,
+            topics=[*spec.topics, *(name for name in names if name)],
+            samples=spec.samples,
+            agreement=spec.agreement,
         )
         if not folder.given.exists():
             adapter = unpack(vault.file(job.principal, cube.meta.id, cube.meta.version))
             AdapterFolders(folder.path).make(folder.given.name, adapter)
         order = self._order(
-            wish.max_seconds,
+            spec.max_seconds,
             kind="decode",
             decoding=wanted,
             sources={cube.meta.id: cube.meta.version},
@@ -302,13 +314,13 @@ class JobRunner:
         report = self._train(job, folder, order)
         if report.outcome != "passed":
             return report
-        told = [item.text for source in sources for item in items_of(source)]
-        report.precision = precision(report.statements, told) if told else None
+        truth = [item.text for source in sources for item in source.items]
+        report.precision = precision(report.statements, truth) if truth else None
         meta = NewMeta(
-            name=wish.name,
+            name=spec.name,
             person=cube.meta.person,
             shared=cube.meta.person is None,
-            state=wish.state,
+            state=spec.state,
             access=cube.meta.access,
             provenance=self._provenance(job, folder.order().sources, report),
             tags=["decoded"],
@@ -318,7 +330,7 @@ class JobRunner:
         in_transaction = self._system.transforms.still_running(job.id)
         new = NewCube(meta=meta, payload=payload)
         made = self._system.create(job.principal, [new], in_transaction=in_transaction)[0]
-        if wish.kv:
+        if spec.kv:
             self._keep_kv(job, made, report)
         self._end(job, JobState.DONE, report, made.meta.id)
         return report
@@ -330,18 +342,22 @@ class JobRunner:
             report.reasons.append(f"its KV is not built: {error.message}")
 
     def _provenance(self, job: Transform, parents: dict[str, str], report: Report) -> Provenance:
-        """Args: parents: cube → the version that was read."""
-        told = report.model_dump(
+        """Provenance of a product.
+
+        Args:
+            parents: cube → the version that was read.
+        """
+        measured = report.model_dump(
             mode="json", include={"outcome", "reasons", "recall", "precision"}, exclude_none=True
         )
-        told |= {"perplexity_ratio": report.perplexity_ratio, "lessons": report.lessons}
+        measured |= {"perplexity_ratio": report.perplexity_ratio, "lessons": report.lessons}
         return Provenance(
             origin=f"transform:{job.kind}",
             message_ids=[job.id],
             model=self._model[0][-500:],
             parents=list(parents),
             parent_versions=list(parents.values()),
-            note=json.dumps(told)[:_NOTE_CHARACTERS],
+            note=json.dumps(measured)[:_NOTE_CHARACTERS],
         )
 
     def _leaks(self, sources: Sources, report: Report) -> list[str]:
@@ -373,7 +389,7 @@ class JobRunner:
         return JobFolder(self._system.config.training_path / job.id)
 
 
-def _still_there(vault: MemVault, principal: Principal, refs: list[str]) -> Iterator[MemCube]:
+def _existing(vault: MemVault, principal: Principal, refs: list[str]) -> Iterator[MemCube]:
     for ref in refs:
         with contextlib.suppress(NotFound):
             yield vault.get(principal, ref)

@@ -1,4 +1,4 @@
-"""What a job reads: cubes, whose they are together, and what of them is said aloud to others."""
+"""Source cubes of a transform: their common owner and readers, and the check for leaks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from memos_vllm.cube.ids import SHARED, PersonId
-from memos_vllm.cube.model import Access, ExplicitPayload, Item, Kind, MemCube
+from memos_vllm.cube.model import Access, Item, Kind, MemCube
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
@@ -24,7 +24,7 @@ _LEAK_WORDS = 8
 class Sources:
     cubes: tuple[MemCube, ...]
     person: PersonId
-    """Whose all of them together are: the narrowest of their owners."""
+    """Owner of the product: the narrowest of the sources' owners."""
     access: Access
 
     @property
@@ -32,10 +32,10 @@ class Sources:
         return [cube.meta.id for cube in self.cubes]
 
     def items(self) -> list[Item]:
-        return [item for cube in self.cubes for item in items_of(cube)]
+        return [item for cube in self.cubes for item in cube.items]
 
     def passages(self, tokens: int) -> list[Item]:
-        """Their items, the long ones cut into pieces of about so many tokens."""
+        """Their items, cut into pieces of about so many tokens."""
         return [
             item.model_copy(update={"text": piece, "id": None})
             for item in self.items()
@@ -44,10 +44,11 @@ class Sources:
 
 
 def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> Sources:
-    """Cubes of text that one job may read together; an adapter stands for those that it learnt.
+    """Cubes of text that one job may read together; an adapter stands for its own sources.
 
     Raises:
-        NotFound, Forbidden: one of them is not there, or its owner's memory is not theirs to write.
+        NotFound: a cube does not exist.
+        Forbidden: the principal may not write memory of the owner.
         Unprocessable: they belong to different people, or one holds no text.
     """
     cubes = {
@@ -59,13 +60,12 @@ def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> 
     owners = people - {SHARED}
     if len(owners) > 1:
         raise Unprocessable(
-            f"the cubes belong to {len(owners)} people: nobody could be given what is made of them "
-            "together"
+            f"the cubes belong to {len(owners)} people: no reader may have what is made from all of them"
         )
     person = next(iter(owners), SHARED)
     access = Access()
     for cube in cubes.values():
-        if cube.meta.kind is not Kind.EXPLICIT or not items_of(cube):
+        if cube.meta.kind is not Kind.EXPLICIT or not cube.items:
             what = "an adapter" if cube.meta.kind is Kind.PARAMETRIC else "empty"
             raise Unprocessable(f"{cube.meta.name or cube.meta.id} holds no text: it is {what}")
         readers = cube.meta.access.readers
@@ -73,33 +73,26 @@ def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> 
             both = readers if access.readers is None else access.readers
             access = Access(readers=[reader for reader in readers if reader in both])
     if person and access.readers is not None and person not in access.readers:
-        raise Unprocessable(f"{person} may not read all of them")
+        raise Unprocessable(f"{person} may not read all of the sources")
     check_write(principal, person, "admin")
     return Sources(tuple(cubes.values()), person, Access() if person else access)
 
 
 def _learnt_from(vault: MemVault, principal: Principal, cube: MemCube) -> list[MemCube]:
-    """The cubes of text that an adapter was trained from; a cube of text itself."""
+    """The cubes of text on which an adapter was trained; a cube of text itself."""
     parents = cube.meta.provenance.parents
     if cube.meta.kind is not Kind.PARAMETRIC or not parents:
         return [cube]
     return [vault.get(principal, parent) for parent in parents]
 
 
-def items_of(cube: MemCube) -> list[Item]:
-    content = cube.payload.content
-    if not isinstance(cube.payload, ExplicitPayload) or isinstance(content, str):
-        return []
-    return [item for item in content if isinstance(item, Item)]
-
-
 def leaks(said: Iterable[str], hidden: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Runs of words that were said and that stand in a hidden text and in no known one.
+    """Runs of eight words in an adapter's answers from hidden texts, and in none of its sources.
 
     Args:
-        said: what an adapter answers.
+        said: answers of the adapter.
         hidden: texts that not all of its readers may read.
-        known: what it was taught.
+        known: texts of its sources.
     """
     runs = {run for text in said for run in _runs(text)}
     runs -= {run for text in known for run in _runs(text)} if runs else set()

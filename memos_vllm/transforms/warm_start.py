@@ -1,4 +1,4 @@
-"""Several adapters as the beginning of one: their merged weights, which a short training then mends."""
+"""Warm start of training from the merged weights of several adapters."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from memos_vllm.parametric.adapter.merge import merge
 from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.parametric.training.order import JobFolder
 from memos_vllm.transforms.requests import Distill
-from memos_vllm.vault.jobs import Transform
+from memos_vllm.vault.transform_records import Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
 
 
 def merged_start(
-    system: MemorySystem, job: Transform, wish: Distill, folder: JobFolder
+    system: MemorySystem, job: Transform, spec: Distill, folder: JobFolder
 ) -> list[MemCube]:
-    """Put the merged weights of the adapters that the wish names where training begins.
+    """Write the merged weights of the requested adapters as the start of training.
 
     Returns:
-        Those adapters; none where the wish is not to merge.
+        Those adapters; none without `merge`.
     Raises:
         NotFound, DamagedPayload
         Unprocessable: there are fewer than two.
     """
-    if wish.merge is None:
+    if spec.merge is None:
         return []
     vault = system.vault
-    cubes = [vault.get(job.principal, ref) for ref in (job.request["cube"], *wish.also)]
+    cubes = [vault.get(job.principal, ref) for ref in (job.request["cube"], *spec.also)]
     cubes = [cube for cube in cubes if cube.meta.kind is Kind.PARAMETRIC]
     if len(cubes) < 2:
         raise Unprocessable("`merge` needs two adapters at least", param="merge")
@@ -40,7 +40,7 @@ def merged_start(
             unpack(vault.file(job.principal, cube.meta.id, cube.meta.version)) for cube in cubes
         ]
         most = system.served.max_rank if system.served is not None else None
-        rank = sum(a.config.r for a in adapters) if wish.merge == "cat" else wish.recipe.rank
-        whole = merge(adapters, wish.merge, min(rank, most or rank))
+        rank = sum(a.config.r for a in adapters) if spec.merge == "cat" else spec.recipe.rank
+        whole = merge(adapters, spec.merge, min(rank, most or rank))
         AdapterFolders(folder.path).make(folder.start.name, whole)
     return cubes

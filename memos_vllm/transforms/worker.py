@@ -1,4 +1,4 @@
-"""A server's thread that does jobs one after the other, while it serves."""
+"""Worker thread of a server: runs transforms one after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
 
 log = logging.getLogger(__name__)
-_POLL_SECONDS = 1.0
 _STOP_SECONDS = 90.0
 _PROMOTE_SECONDS = 600.0
 _DAY_US = 86_400_000_000
@@ -36,7 +35,7 @@ class TransformWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """A job that runs is left to whoever comes next, with what it has done."""
+        """Interrupt the running job; the next worker continues it from its last checkpoint."""
         self._stop.set()
         self._runner.end()
         if self._thread.is_alive():
@@ -49,7 +48,7 @@ class TransformWorker:
             promote(system)
 
     def _run(self) -> None:
-        while not self._stop.wait(_POLL_SECONDS):
+        while not self._stop.wait(self._runner.system.config.jobs.poll_seconds):
             try:
                 self._promote()
                 job = self._runner.claim()
@@ -57,11 +56,11 @@ class TransformWorker:
                     self._runner.do(job)
                     sweep(self._runner.system)
             except (MemosError, OSError) as error:
-                log.warning("jobs wait: %s", error)
+                log.warning("job worker failed, retrying: %s", error)
 
 
 def base_model(config: Config, given: str | None = None) -> tuple[str, str | None]:
-    """Weights to train on where no engine runs in this process. Raises ConfigError."""
+    """Base model and revision for training without an engine in this process. Raises ConfigError."""
     model = given or config.training.model or config.serve.model
     if model is None:
         raise ConfigError("no base model is named: give --model, or set `training.model`")
@@ -69,11 +68,11 @@ def base_model(config: Config, given: str | None = None) -> tuple[str, str | Non
 
 
 def sweep(system: MemorySystem) -> None:
-    """Remove folders of jobs that have ended or are gone with what they read, and rows of old ones."""
+    """Delete the folders of jobs that have ended or were deleted, and old records."""
     kept_us = round(system.config.training.jobs_kept_days * _DAY_US)
     system.transforms.forget_ended(now_us() - kept_us)
     root: Path = system.config.training_path
-    wanted = system.transforms.ids()
+    used = system.transforms.ids()
     for path in root.iterdir() if root.is_dir() else ():
-        if path.name not in wanted:
+        if path.name not in used:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""MemVault: the truth about every cube. Records in SQL, payloads in content-addressed files."""
+"""MemVault: storage of all cubes. Records in SQL, payloads in content-addressed files."""

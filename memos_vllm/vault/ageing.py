@@ -1,4 +1,4 @@
-"""Cubes that nobody has needed for long: what decay looks at."""
+"""Query for idle cubes, which decay archives."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ class Ageing:
         self._database = database
 
     def idle(self, before_us: int, limit: int = 100) -> list[tuple[Principal, CubeId]]:
-        """Persons' retrieved text that was neither read nor changed since then, the longest idle first.
+        """Persons' retrieved cubes of text, neither read nor changed since a time, longest idle first.
 
-        With whoever may archive it. What has a priority is kept, and so are claims: the next one about
-        the same thing has to find them.
+        Cubes with a priority are left out, and so are cubes of facts: consolidation of the next claim
+        about the same subject has to find them.
+
+        Returns:
+            (owner, cube) pairs.
         """
         used = func.coalesce(CubeRow.last_read_us, CubeRow.updated_us)
         query = (

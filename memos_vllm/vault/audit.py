@@ -1,7 +1,7 @@
-"""The audit log: one hash chain per tenant, written in the transaction of what it records.
+"""Audit log: one hash chain per tenant, written in the transaction of the change that it records.
 
-`digest = SHA-256(previous digest + the record)`.  A record that was changed, removed or slipped in
-breaks the chain from there on, and `verify` names the place.
+`digest = SHA-256(previous digest + the record)`.  A record that was changed, removed or inserted later
+breaks the chain, and `verify` returns its `seq`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ class AuditLog:
             return [_public(row) for row in rows]
 
     def verify(self, principal: Principal) -> int | None:
-        """None when the chain is whole, else the `seq` of the first record that does not fit.
+        """Check the chain.
 
-        A chain cut at its end is seen too: its last digest must be the tenant's. 0 says so.
+        Returns:
+            None: it is whole. 0: records are missing at its end (the last digest is not the tenant's).
+            Else the `seq` of the first record that does not fit.
         """
         principal.require(Role.ADMIN)
         previous = ""

@@ -1,4 +1,4 @@
-"""What a change does to a cube's header and items; refuses what is not legal."""
+"""Apply a patch to a cube's header and items; refuse illegal changes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from memos_vllm.vault.tables import CubeRow
 def apply(
     row: CubeRow, patch: CubePatch, current: Callable[[], Content], most_items: int
 ) -> tuple[str, Content | None]:
-    """Change the header by the patch; returns the action and the new content (None: unchanged)."""
+    """Patch the header; returns the action and the new content (None: unchanged)."""
     if patch.payload is not None and patch.append is not None:
         raise BadRequest(
-            "`payload` replaces what `append` would add to: give one of them", param="append"
+            "`payload` replaces the items that `append` would add to: give one of them",
+            param="append",
         )
     state = records.effective_state(row)
     if patch.state is not None:
@@ -75,6 +76,6 @@ def expiry(meta: NewMeta, created_us: int) -> int | None:
 def check_current(row: CubeRow, if_match: str | None) -> None:
     if if_match is not None and if_match != row.head_version:
         raise Conflict(
-            f"the cube has moved on: its current version is {row.head_version}; read it and try again",
+            f"the cube was changed meanwhile: its current version is {row.head_version}; read it and try again",
             param="If-Match",
         )

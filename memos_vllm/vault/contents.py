@@ -1,4 +1,4 @@
-"""What a version holds, whatever its kind: items of text, or an adapter's file."""
+"""Content of a version: items of text, or the file of an adapter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Content:
         return records.payload_bytes(records.identify(cube, list(self.items)))
 
     def payload(self, cube: CubeId) -> Payload:
-        """As the Memory API shows it."""
+        """Payload in the Memory API's form."""
         if self.kind is Kind.PARAMETRIC:
             summary = unpack(self.adapter).summary(sha256(self.adapter), len(self.adapter))
             return ParametricPayload(content=summary)
@@ -35,11 +35,12 @@ class Content:
 
 
 def of_payload(payload: Payload, most_items: int) -> Content:
-    """What somebody wants to store; text has been cut and adapters checked by the caller.
+    """Content of a payload that a client sent; the caller has cut text and checked adapters.
 
     Raises:
-        NotBuilt: a kind that nobody stores from outside.
+        NotBuilt: a kind that only the server itself makes.
         TooLarge
+        Unprocessable: an adapter that was not checked.
     """
     if isinstance(payload, ParametricPayload):
         if payload._file is None:
@@ -48,7 +49,7 @@ def of_payload(payload: Payload, most_items: int) -> Content:
     if not isinstance(payload, ExplicitPayload):
         raise NotBuilt(
             f"memory of the kind `{payload.type}` is made by the server itself: store `explicit` text, "
-            "and its KV is kept when it is used (or at once: POST \u2026/activate)"
+            "and its KV is stored when it is used (or at once: POST \u2026/activate)"
         )
     content = payload.content
     if isinstance(content, str):
@@ -61,14 +62,14 @@ def of_payload(payload: Payload, most_items: int) -> Content:
 
 
 def of_file(kind: str, data: bytes, cube: str) -> Content:
-    """Raises DamagedPayload."""
+    """Content of a payload file. Raises DamagedPayload."""
     if kind == Kind.PARAMETRIC:
         return Content(Kind.PARAMETRIC, adapter=data)
     return Content(Kind.EXPLICIT, records.payload_items(data, cube))
 
 
 def appended(content: Content, items: Sequence[Item]) -> Content:
-    """Raises Unprocessable."""
+    """Content with further items. Raises Unprocessable: it is no text."""
     if content.kind is not Kind.EXPLICIT:
         raise Unprocessable("only text can be appended to: replace the `payload`", param="append")
     return dataclasses.replace(content, items=[*content.items, *items])

@@ -1,7 +1,7 @@
 """One database, SQLite (WAL) or Postgres by URL: connections, transactions, migrations.
 
-Reads never wait for writers.  A write on SQLite takes the write lock at its beginning, so that a
-transaction never fails half-way because another one was faster.
+Reads never wait for writers.  A write on SQLite takes the write lock at its beginning, so that no
+transaction fails half-way because of another one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Database:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(
-                    f"cannot create {folder}: {error.strerror}; set `home` to a folder of yours"
+                    f"cannot create {folder}: {error.strerror}; set `home` to a folder that you may write to"
                 ) from error
         engine = create_engine(
             self.url,
@@ -67,7 +67,7 @@ class Database:
 
         @event.listens_for(engine, "connect")
         def prepare(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None  # we say BEGIN ourselves
+            connection.isolation_level = None  # `begin` below sends BEGIN
             for pragma in (
                 "journal_mode=WAL",
                 "synchronous=FULL",
@@ -99,8 +99,8 @@ class Database:
 
     @contextmanager
     def _write_slot(self) -> Iterator[None]:
-        """SQLite has one writer at a time, and who waits for it there looks again after pauses of up
-        to 100 ms, holding a connection: reads would wait for one of those. So writers queue here."""
+        """Queue of SQLite's writers. SQLite's own queue polls with pauses of up to 100 ms while each
+        waiter holds a connection, which readers would then lack."""
         if not self.is_sqlite:
             yield
             return
@@ -160,7 +160,7 @@ class Database:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """A database that does not answer is `VaultUnavailable`; a wrong statement stays what it is."""
+    """Translate errors of an unreachable database to `VaultUnavailable`; others rise unchanged."""
     try:
         yield
     except (OperationalError, PoolTimeout) as error:

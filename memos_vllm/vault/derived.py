@@ -1,7 +1,6 @@
-"""Which cube was made from which: what is stale when a source changes, and who may read what was made.
+"""Derivation of cubes: staleness when a source changes, and readers of the derived cubes.
 
-Called inside the transaction of the change, so that no cube is ever made from something and not known
-to be.
+Runs inside the transaction of the change, so that each derived cube has its record.
 """
 
 from __future__ import annotations
@@ -24,34 +23,34 @@ from memos_vllm.vault.tables import CubeRow, DerivedRow, TransformRow, VersionRo
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Orphan:
-    """A cube that was deleted because one that it was made from was."""
+    """A derived cube that was deleted with one of its sources."""
 
     cube: str
     name: str | None
     person: str
     sources: tuple[str, ...]
-    """What it was made from that is still there."""
+    """Its sources that still exist."""
     job: dict[str, Any] | None
-    """What the job that made it was asked."""
+    """Request of the job that made it."""
 
 
 @dataclasses.dataclass
 class Deletion:
     cube: CubeId
     stale: list[str] = dataclasses.field(default_factory=list)
-    """What was made from it, and from that, as far as whoever deletes may read it."""
+    """Cubes derived from it, directly or not, that the caller may read."""
     gone: list[Orphan] = dataclasses.field(default_factory=list)
-    """All of it, where it was deleted too."""
+    """Derived cubes that were deleted, too (`cascade`)."""
 
 
 def record(session: Session, principal: Principal, cube: CubeRow, made_of: Provenance) -> None:
-    """A version of the cube was made from these parents.
+    """Record the parents of a cube's new version.
 
-    What older versions were made from stays known: they can come back.  Parents that whoever writes
-    cannot read (of an import, of another vault) are only told of in the provenance.
+    Parents of older versions stay recorded: a rollback can restore those versions.  Parents that the
+    principal cannot read (of an import, of another vault) are in the provenance only.
     """
     read = dict(zip(made_of.parents, made_of.parent_versions, strict=False))
-    # Locked: none of them is deleted between this and the end of the transaction.
+    # Locked, so that no parent is deleted before the end of the transaction.
     rows = session.scalars(
         select(CubeRow)
         .where(CubeRow.id.in_(set(made_of.parents)), CubeRow.tenant == cube.tenant)
@@ -63,7 +62,7 @@ def record(session: Session, principal: Principal, cube: CubeRow, made_of: Prove
         if source.id == cube.id or not records.readable(principal, source):
             continue
         version = read.get(source.id, source.head_version)
-        if not _says_the_same(session, version, source.head_version):
+        if not _same_payload(session, version, source.head_version):
             stale.append(source.id)
         session.merge(DerivedRow(cube_id=cube.id, source_id=source.id, version=version))
     session.flush()
@@ -72,10 +71,12 @@ def record(session: Session, principal: Principal, cube: CubeRow, made_of: Prove
 
 
 def narrow(session: Session, source: CubeRow) -> list[str]:
-    """The source may be read by fewer: so may be what was made from it, and from that.
+    """Narrow the readers of all cubes derived from a source to the readers of the source.
 
-    A person's own that they may not read any more serves them no more: it is archived.
-    Returns the ids of what was changed.
+    A person's derived cube is archived when that person may not read the source any more.
+
+    Returns:
+        Ids of the changed cubes.
     """
     readers = source.access.get("readers")
     if source.person or readers is None:
@@ -87,8 +88,8 @@ def narrow(session: Session, source: CubeRow) -> list[str]:
             if cube.person not in readers and cube.state in READABLE:
                 cube.state = State.ARCHIVED
         else:
-            theirs = cube.access.get("readers")
-            both = readers if theirs is None else [each for each in theirs if each in readers]
+            current = cube.access.get("readers")
+            both = readers if current is None else [each for each in current if each in readers]
             cube.access = {**cube.access, "readers": both}
         if (dict(cube.access), cube.state) != before:
             changed.append(cube.id)
@@ -96,8 +97,7 @@ def narrow(session: Session, source: CubeRow) -> list[str]:
 
 
 def mark(session: Session, source: CubeRow) -> list[CubeRow]:
-    """The source holds something else now, or goes: what was made from it is stale, and what was made
-    from that. Returns all of it."""
+    """Mark all cubes derived from a source as stale, as it changes or is deleted; returns them."""
     marked = _made_from(session, source)
     for cube in marked:
         if source.id not in cube.stale:
@@ -105,12 +105,16 @@ def mark(session: Session, source: CubeRow) -> list[CubeRow]:
     return marked
 
 
-def orphan(session: Session, cube: CubeRow, going: Sequence[str]) -> Orphan:
-    """What making it again takes. Args: going: cubes that are deleted now."""
+def orphan(session: Session, cube: CubeRow, deleted: Sequence[str]) -> Orphan:
+    """Record from which a deleted derived cube can be made again.
+
+    Args:
+        deleted: ids of the cubes that this transaction deletes.
+    """
     sources = session.scalars(
         select(CubeRow.id)
         .join(DerivedRow, DerivedRow.source_id == CubeRow.id)
-        .where(DerivedRow.cube_id == cube.id, CubeRow.id.not_in(going))
+        .where(DerivedRow.cube_id == cube.id, CubeRow.id.not_in(deleted))
         .order_by(CubeRow.id)
     )
     request = session.scalar(
@@ -120,7 +124,7 @@ def orphan(session: Session, cube: CubeRow, going: Sequence[str]) -> Orphan:
 
 
 def check_readers(session: Session, cube: CubeRow) -> None:
-    """Raise Unprocessable when the cube can be read by somebody who may not read what it was made of."""
+    """Raise Unprocessable when a reader of the cube may not read one of its sources."""
     sources = session.scalars(
         select(CubeRow)
         .join(DerivedRow, DerivedRow.source_id == CubeRow.id)
@@ -144,7 +148,7 @@ def check_readers(session: Session, cube: CubeRow) -> None:
 
 
 def _made_from(session: Session, source: CubeRow) -> list[CubeRow]:
-    """What was made from it, and from that."""
+    """All cubes derived from a source, directly or not."""
     found: dict[str, CubeRow] = {}
     sources = [source.id]
     while sources:
@@ -161,7 +165,7 @@ def _made_from(session: Session, source: CubeRow) -> list[CubeRow]:
     return list(found.values())
 
 
-def _says_the_same(session: Session, one: str, other: str) -> bool:
+def _same_payload(session: Session, one: str, other: str) -> bool:
     versions = [session.get(VersionRow, version) for version in (one, other)]
     digests = {version.payload_sha256 for version in versions if version is not None}
     return one == other or (None not in versions and len(digests) == 1)

@@ -1,6 +1,6 @@
-"""The graph of what items name: who and what there is in somebody's memory, and what leads where.
+"""Entity graph of an owner's memory, for one-hop search.
 
-Its nodes are names, inside one owner's items; its edges are the items themselves, with their times.
+Nodes are names of people, places and things; edges are the items that name them, with their times.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from memos_vllm.vault.database import Database
 from memos_vllm.vault.tables import CubeRow, ItemRow, MentionRow
 
 RARE = 12
-"""An entity that more items name tells nothing about any one of them."""
+"""An entity that more items name is too frequent to link them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Known:
-    """A node."""
+    """A node of the graph."""
 
     name: str
-    """As it is written most often."""
+    """Its most frequent spelling."""
     kind: EntityKind
     items: int
     first: datetime | None
@@ -40,13 +40,13 @@ class Known:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Link:
-    """An item that one hop leads to."""
+    """An item one hop away."""
 
     item_id: str
     via: str
-    """The name that both have."""
+    """The shared name."""
     weight: float
-    """More for a rarer name, and for more of them."""
+    """Sum over shared names of 1 / items with that name."""
 
 
 class Entities:
@@ -56,7 +56,7 @@ class Entities:
     def known(
         self, principal: Principal, kind: EntityKind | None = None, limit: int = 100
     ) -> list[Known]:
-        """What the person's memory names, what most items name first."""
+        """Entities of the person's memory, most frequent first."""
         query = (
             select(
                 MentionRow.entity,
@@ -81,7 +81,7 @@ class Entities:
         return sorted(wanted, key=lambda node: (-node.items, node.name))[:limit]
 
     def naming(self, principal: Principal, name: str, limit: int = 50) -> list[tuple[str, Item]]:
-        """(cube, item) of the person's own that name it, the newest first."""
+        """The person's own items that name an entity, as (cube, item), newest first."""
         query = (
             select(ItemRow, CubeRow)
             .join(MentionRow, MentionRow.item_id == ItemRow.id)
@@ -104,13 +104,13 @@ class Entities:
     def beside(
         self, principal: Principal, items: Sequence[str], besides: AbstractSet[str], limit: int
     ) -> list[Link]:
-        """One hop: items that share a rare name with these, by what they share.
+        """Items one hop away: they share a rare name with the start items.
 
-        What may not be seen is not left out here: look each up under the principal.
+        The result is not filtered by permission: look each item up under the principal.
 
         Args:
-            items: where to start, the best first; the principal's to read.
-            besides: keys of names that lead nowhere new (they were asked for).
+            items: start items, best first, which the principal may read.
+            besides: keys of names to ignore, as the question has them.
         """
         with self._database.read() as session:
             start = session.execute(
@@ -136,10 +136,10 @@ class Entities:
 
 
 def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, int | None]:
-    """(item, entity, time) of at most one item more than is rare, for each of the entities.
+    """(item, entity, time) of the newest `RARE + 1` items of each entity.
 
-    Of shared cubes only those that the whole tenant reads: how rare a name is tells nothing of what
-    this principal cannot read.
+    Shared cubes with a list of readers are left out, so that the rarity of a name reveals nothing of
+    cubes that the principal cannot read.
     """
     number = func.row_number().over(
         partition_by=MentionRow.entity, order_by=(ItemRow.time_us.desc(), ItemRow.id)
@@ -163,7 +163,7 @@ def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, i
 
 
 def _for_all() -> ColumnElement[bool]:
-    """A person's own, or shared with the whole tenant: a cube with readers of its own is neither."""
+    """SQL for items of a person, or shared with the whole tenant: not of cubes with a reader list."""
     readers = CubeRow.access["readers"].as_string()
     return or_(MentionRow.person != SHARED, readers.is_(None))
 
@@ -177,8 +177,8 @@ def _node(rows: Sequence[tuple[str, str, int, int | None, int | None]]) -> Known
     kinds = Counter[str]()
     for _, kind, count, _, _ in rows:
         kinds[kind] += count
-    told = {kind: count for kind, count in kinds.items() if kind != "thing"}
-    kind = max(told or kinds, key=lambda each: kinds[each])
+    specific = {kind: count for kind, count in kinds.items() if kind != "thing"}
+    kind = max(specific or kinds, key=lambda each: kinds[each])
     times = [moment for row in rows for moment in row[3:] if moment is not None]
     return Known(
         name,

@@ -1,7 +1,7 @@
-"""Idempotency keys: a POST that is sent twice is done once.
+"""Idempotency keys: a POST that is sent twice creates its cubes once.
 
-The key is looked up and stored in the transaction that creates the cubes, so two copies of a request
-that arrive together cannot both win.
+The key is looked up and stored in the transaction that creates the cubes, so that of two concurrent
+copies of a request only one creates them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class IdempotencyKey:
 
 
 def recall(session: Session, principal: Principal, key: IdempotencyKey) -> list[str] | None:
-    """Cubes that the first request with this key made, or None when this is the first.
+    """Cubes that the first request with this key created; None: this is the first.
 
     Raises:
         Conflict: the key was used with another request.
@@ -62,5 +62,5 @@ def _oldest() -> int:
 
 
 def _scoped(principal: Principal, key: IdempotencyKey) -> str:
-    """Keys of one API key and person never meet those of another."""
+    """Scope a key to its API key and person."""
     return f"{principal.key_id}:{principal.person}:{key.key}"[:300]

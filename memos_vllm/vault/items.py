@@ -1,6 +1,6 @@
-"""Items of the head versions, as rows: what indexes are built from and what search results become.
+"""Item rows of the head versions: the source of the indexes, and the lookup of search results.
 
-Called inside the transaction that makes a version, so rows, owner revision and outbox always agree.
+Runs inside the transaction that makes a version, so that rows, owner revision and outbox agree.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Owner:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IndexedItem:
-    """One item as indexes see it: alone (`turn`) and behind the item before it (`window`)."""
+    """One item in the form that is indexed: alone (`turn`) and with the item before it (`window`)."""
 
     id: str
     cube_id: str
@@ -43,17 +43,17 @@ class IndexedItem:
     time_us: int | None
     source: str | None = None
     sources: tuple[str, ...] = ()
-    """Of a claim: the messages that say it."""
+    """Messages that state a claim."""
     ends_us: int | None = None
-    """Of a claim that no longer holds: since when."""
+    """End of a claim's validity; None: it holds, or the item is no claim."""
     names: tuple[str, str] | None = None
-    """Of a claim about what something is called: (`cat`, `Miso`)."""
+    """Thing and name in a claim about a name: (`cat`, `Miso`)."""
     persona: str | None = None
-    """Whose own its cube is; None: it is there in all of them."""
+    """Persona of its cube; None: it belongs to all personas."""
 
 
 class PartKey(NamedTuple):
-    """Items of a cube are the same for as long as this is."""
+    """Cache key of a cube's items."""
 
     cube_id: str
     version: str
@@ -63,48 +63,48 @@ class PartKey(NamedTuple):
 class CubeItems(NamedTuple):
     key: PartKey
     items: list[IndexedItem] | None
-    """None: whoever asked has them."""
+    """None: the caller has them."""
 
 
 def turn_text(speaker: str | None, text: str) -> str:
-    """`Speaker: text`: naming the speaker lifts recall (benchmarks/locomo_retrieval: 28.8 →
-    45.4 dense)."""
+    """`Speaker: text`. The speaker's name lifts recall (benchmarks/locomo_retrieval: 28.8 → 45.4
+    dense)."""
     return f"{speaker}: {text}" if speaker else text
 
 
 def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
-    """Make the rows of a cube equal to `items`, and tell the outbox what changed."""
+    """Make the rows of a cube equal to `items`, and queue the differences in the outbox."""
     old = {
         row.id: row for row in session.scalars(select(ItemRow).where(ItemRow.cube_id == cube.id))
     }
     previous = ""
-    kept: set[str] = set()
+    present: set[str] = set()
     added: list[Item] = []
     for ordinal, item in enumerate(items):
         assert item.id is not None, "items are identified before they are stored"
-        kept.add(item.id)
+        present.add(item.id)
         turn = turn_text(item.speaker, item.text)
         window = sha256(f"{previous}\x00{turn}".encode())
         row = old.get(item.id)
         if row is None:
             session.add(_new_row(cube, item, ordinal, window))
             added.append(item)
-            _tell_outbox(session, "upsert", cube, item.id)
+            _queue(session, "upsert", cube, item.id)
         else:
             row.ordinal = ordinal
             row.claim, row.claim_key = _claim(item), claim_key(item)
             if row.window_sha256 != window:
                 row.window_sha256 = window
-                _tell_outbox(session, "upsert", cube, item.id)
+                _queue(session, "upsert", cube, item.id)
         previous = turn
-    for gone in set(old) - kept:
-        session.delete(old[gone])
-        _tell_outbox(session, "delete", cube, gone)
-    _note_mentions(session, cube, added)
+    for removed in set(old) - present:
+        session.delete(old[removed])
+        _queue(session, "delete", cube, removed)
+    _add_mentions(session, cube, added)
     touch_owner(session, cube, items=len(items) - len(old))
 
 
-def _note_mentions(session: Session, cube: CubeRow, added: Sequence[Item]) -> None:
+def _add_mentions(session: Session, cube: CubeRow, added: Sequence[Item]) -> None:
     rows = [
         {
             "item_id": item.id,
@@ -118,7 +118,7 @@ def _note_mentions(session: Session, cube: CubeRow, added: Sequence[Item]) -> No
         for entity in entities_of(item)
     ]
     if rows:
-        session.flush()  # they refer to the items
+        session.flush()  # mentions refer to item rows
         session.execute(insert(MentionRow), rows)
 
 
@@ -127,13 +127,13 @@ def drop_cube(session: Session, cube: CubeRow) -> None:
     count = session.scalar(select(func.count()).where(ItemRow.cube_id == cube.id)) or 0
     session.execute(delete(ItemRow).where(ItemRow.cube_id == cube.id))
     session.execute(delete(OutboxRow).where(OutboxRow.cube_id == cube.id))
-    _tell_outbox(session, "drop", cube, "")
+    _queue(session, "drop", cube, "")
     touch_owner(session, cube, items=-count, cubes=-1)
 
 
 def content_changed(session: Session, cube: CubeRow) -> None:
-    """The outbox removes what was made from the cube's older versions, though no item changed."""
-    _tell_outbox(session, "changed", cube, "")
+    """Have the outbox delete derived data of older versions (KV, copies of adapters)."""
+    _queue(session, "changed", cube, "")
 
 
 def touch_owner(session: Session, cube: CubeRow, items: int = 0, cubes: int = 0) -> None:
@@ -154,10 +154,10 @@ def touch_owner(session: Session, cube: CubeRow, items: int = 0, cubes: int = 0)
 
 
 def load_cubes(session: Session, owner: Owner, known: Set[PartKey]) -> list[CubeItems]:
-    """All cubes of an owner whose items can be found, in their order.
+    """All searchable cubes of an owner, oldest first.
 
     Args:
-        known: whose items are not read again.
+        known: cubes whose items the caller has; they are not read again.
     """
     cubes = session.execute(
         select(CubeRow.id, CubeRow.head_version, CubeRow.tags)
@@ -188,7 +188,7 @@ def load_cubes(session: Session, owner: Owner, known: Set[PartKey]) -> list[Cube
 
 
 def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> list[IndexedItem]:
-    """The named items of one cube (those that still exist), with their windows."""
+    """Those of the items that still exist in the cube, with their windows."""
     rows = session.scalars(
         select(ItemRow).where(ItemRow.cube_id == cube_id).order_by(ItemRow.ordinal)
     )
@@ -204,7 +204,7 @@ def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> lis
 
 def _indexed(row: ItemRow, turn: str, window: str, persona: str | None = None) -> IndexedItem:
     claim = row.claim or {}
-    # An event that is over is no less true.
+    # A past event stays true.
     ends = claim.get("ends") if row.type != ItemType.EVENT else None
     return IndexedItem(
         row.id,
@@ -260,7 +260,7 @@ def _new_row(cube: CubeRow, item: Item, ordinal: int, window: str) -> ItemRow:
 
 
 def claim_key(item: Item) -> str | None:
-    """Of what an item claims something about: its subject and attribute, or its words without one."""
+    """Digest of a claim's subject and attribute, or subject and text without one; None: no claim."""
     if item.claim is None:
         return None
     about = item.claim.attribute or plain(item.text)
@@ -271,7 +271,7 @@ def _claim(item: Item) -> dict[str, Any] | None:
     return item.claim.model_dump(mode="json", exclude_defaults=True) if item.claim else None
 
 
-def _tell_outbox(session: Session, op: str, cube: CubeRow, item_id: str) -> None:
+def _queue(session: Session, op: str, cube: CubeRow, item_id: str) -> None:
     session.add(
         OutboxRow(
             op=op,

@@ -1,304 +1,347 @@
-"""Jobs that make one kind of memory from another: queued, claimed by one process, ended once.
+"""The durable queue: one row per job that waits, runs under a lease, or was set aside.
 
-A job whose process is gone (it has not been seen for a while) is claimed by another, which goes on with
-it.  It is its submitter's: nobody else of the tenant sees it but an admin.  Deleting a cube that it
-reads deletes the job with all that it says.
+    queued ──claim──▶ running ──done──▶ (row deleted)
+       ▲                 │ error: retry after a pause that grows with the attempts
+       ├─────────────────┤ lease ended (its process died): the next claim takes it
+       │                 ▼ error or lost lease in the last attempt
+       └──retry_failed── failed: stays, logged and counted, and is not claimed
+
+A job is added in the transaction that makes it necessary (`add_in`).  It carries the id of its subject,
+never content: deleting the subject in the vault deletes it everywhere.  A claim gives a job to one
+holder for `LEASE_SECONDS`; the holder extends the lease while it works (`Leases`).  A job can still run
+twice (a process that paused for longer than its lease), so handlers are idempotent.
+
+The columns hold the class of the last error, not its message, which may quote memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from datetime import datetime
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from memos_vllm.cube.ids import PersonId, TenantId, new_id, now_us, to_datetime
-from memos_vllm.cube.model import Kind, State
-from memos_vllm.errors import Conflict, NotFound
-from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.vault import audit
+from memos_vllm import metrics
+from memos_vllm.cube.ids import new_id, now_us
+from memos_vllm.errors import VaultUnavailable
 from memos_vllm.vault.database import Database
-from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, TransformRow, TransformSourceRow
+from memos_vllm.vault.tables import JobRow
 
-SEEN_SECONDS = 30.0
-"""A running job that nobody has seen for so long is taken up by another process."""
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 15.0
+"""A running job whose lease was not extended for so long is claimed by the next worker."""
+MAX_ATTEMPTS = 8
+_BACKOFF_BASE, _BACKOFF_MAX_SECONDS = 4.0, 3600.0
+"""Pauses of 1, 4, 16, … seconds, at most an hour: eight attempts bridge an outage of 80 minutes."""
+LOST = "lease lost"
+"""Stands for the error of an attempt whose process died."""
+
+REMEMBER, READ, TRANSFORM = "remember", "read", "transform"
 
 
-class JobState(StrEnum):
+class Lane(StrEnum):
+    """Jobs of one lane never wait for those of another."""
+
+    FAST = "fast"
+    SLOW = "slow"
+    """Jobs that wait for a model: one at a time in each process."""
+    TRANSFORM = "transform"
+
+
+LANES = {REMEMBER: Lane.FAST, READ: Lane.SLOW, TRANSFORM: Lane.TRANSFORM}
+
+
+class JobRowState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
-    DONE = "done"
-    REFUSED = "refused"
-    """What was made did not pass; it is kept and does not serve."""
-    CANCELLED = "cancelled"
     FAILED = "failed"
 
 
-ENDED = frozenset({JobState.DONE, JobState.REFUSED, JobState.CANCELLED, JobState.FAILED})
-
-
-class JobIsGone(Exception):
-    """It was cancelled, or what it reads was deleted; whatever it was about to store is undone."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class Transform:
-    id: str
-    principal: Principal
-    """Whoever asked for it."""
-    kind: str
-    state: JobState
-    sources: tuple[str, ...]
-    request: dict[str, Any]
-    progress: dict[str, Any]
-    report: dict[str, Any] | None
-    made: str | None
-    """The cube that came of it."""
-    created: datetime
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Promotable:
-    """A cube of text that is worth being an adapter."""
+class Job:
+    """A claimed or failed job."""
 
     id: str
-    tenant: TenantId
-    person: PersonId
-    name: str | None
-    reads: int
-    characters: int
-    updated: datetime
+    name: str
+    subject: str
+    attempts: int
+    """Claims so far, this one included."""
+    holder: str
+    error: str
+    """Class of the last attempt's error; empty: none failed."""
+
+    @property
+    def exhausted(self) -> bool:
+        return self.attempts > MAX_ATTEMPTS
 
 
-class Transforms:
+class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(
-        self, principal: Principal, kind: str, sources: Sequence[str], request: dict[str, Any]
-    ) -> Transform:
-        row = TransformRow(
-            id=new_id("job"),
-            tenant=principal.tenant,
-            person=principal.person,
-            role=principal.role,
-            key_id=principal.key_id,
-            kind=kind,
-            state=JobState.QUEUED,
-            request=request,
-            progress={},
-            created_us=now_us(),
-            seen_us=0,
-        )
+    # -- adding -----------------------------------------------------------------------------------
+
+    def add(self, name: str, subject: str) -> None:
+        """Queue a job, once per name and subject: a job that exists already stays as it is."""
         with self._database.write() as session:
-            session.add(row)
-            session.flush()
-            for source in sources:
-                session.add(TransformSourceRow(transform_id=row.id, cube_id=source))
-            audit.record(
-                session,
-                principal.tenant,
-                principal.author,
-                f"transform.{kind}",
-                row.id,
-                {"sources": list(sources)},
-            )
-        return self.get(principal, row.id)
-
-    def count_open(self, principal: Principal) -> int:
-        """Jobs of the tenant that wait or run."""
-        query = select(func.count()).where(
-            TransformRow.tenant == principal.tenant, TransformRow.state.not_in(ENDED)
-        )
-        with self._database.read() as session:
-            return session.scalar(query) or 0
-
-    def get(self, principal: Principal, job: str) -> Transform:
-        """Raises NotFound."""
-        with self._database.read() as session:
-            return _model(session, self._find(session, principal, job))
-
-    def page(self, principal: Principal, limit: int = 50) -> list[Transform]:
-        """The newest first."""
-        query = select(TransformRow).where(_visible(principal)).order_by(TransformRow.id.desc())
-        with self._database.read() as session:
-            return [_model(session, row) for row in session.scalars(query.limit(limit))]
-
-    def cancel(self, principal: Principal, job: str) -> Transform:
-        """Whoever runs it ends soon. Raises NotFound, Conflict: it has ended."""
-        principal.require(Role.WRITER)
-        with self._database.write() as session:
-            row = self._find(session, principal, job)
-            if row.state in ENDED:
-                raise Conflict(f"the job has ended: it is {row.state}")
-            row.state = JobState.CANCELLED
-            audit.record(
-                session, principal.tenant, principal.author, "transform.cancel", row.id, {}
-            )
-        return self.get(principal, job)
-
-    # -- for whoever runs them ------------------------------------------------------------------------
-
-    def claim(self, job: str | None = None) -> Transform | None:
-        """The oldest that waits, or that a process left behind. Args: job: only this one."""
-        stale = now_us() - round(SEEN_SECONDS * 1_000_000)
-        query = (
-            select(TransformRow)
-            .where(
-                or_(
-                    TransformRow.state == JobState.QUEUED,
-                    and_(TransformRow.state == JobState.RUNNING, TransformRow.seen_us < stale),
-                )
-            )
-            .order_by(TransformRow.id)
-            .limit(1)
-        )
-        if job is not None:
-            query = query.where(TransformRow.id == job)
-        with self._database.write() as session:
-            row = session.scalar(query.with_for_update(skip_locked=True))
-            if row is None:
-                return None
-            row.state, row.seen_us = JobState.RUNNING, now_us()
-            return _model(session, row)
-
-    def seen(self, job: str, progress: dict[str, Any]) -> bool:
-        """It is still worked on. False: it was cancelled, or deleted with what it reads."""
-        with self._database.write() as session:
-            row = session.get(TransformRow, job)
-            if row is None or row.state != JobState.RUNNING:
-                return False
-            row.progress, row.seen_us = progress, now_us()
-            return True
-
-    def release(self, job: str) -> None:
-        """Not worked on any more, and not ended: the next process goes on with it."""
-        with self._database.write() as session:
-            row = session.get(TransformRow, job)
-            if row is not None and row.state == JobState.RUNNING:
-                row.state = JobState.QUEUED
-
-    def end(self, job: str, state: JobState, report: dict[str, Any], made: str | None) -> bool:
-        """False: it was cancelled or deleted meanwhile, and nothing was noted."""
-        with self._database.write() as session:
-            row = session.get(TransformRow, job)
-            if row is None or row.state != JobState.RUNNING:
-                return False
-            row.state, row.report, row.made = state, report, made
-            return True
-
-    def still_running(self, job: str) -> Callable[[Session], None]:
-        """For the transaction that stores what came of it; raises JobIsGone."""
-
-        def check(session: Session) -> None:
-            row = session.get(TransformRow, job, with_for_update=True)
-            if row is None or row.state != JobState.RUNNING:
-                raise JobIsGone(job)
-
-        return check
-
-    def forget_ended(self, before_us: int) -> int:
-        """Remove the rows of jobs that were asked for before and have ended; returns how many.
-
-        Those whose cube is still there stay: they say how it can be made again.
-        """
-        made = select(CubeRow.id).where(CubeRow.id == TransformRow.made)
-        with self._database.write() as session:
-            gone = session.execute(
-                delete(TransformRow).where(
-                    TransformRow.state.in_(ENDED),
-                    TransformRow.created_us < before_us,
-                    ~made.exists(),
-                )
-            )
-            return int(gone.rowcount)  # type: ignore[attr-defined]  # CursorResult, for a DELETE
-
-    def ids(self) -> set[str]:
-        """Of all jobs that have not ended: whose folders are still wanted."""
-        query = select(TransformRow.id).where(TransformRow.state.not_in(ENDED))
-        with self._database.read() as session:
-            return set(session.scalars(query))
-
-    def promotable(
-        self, before_us: int, least_reads: int, least_characters: int, tenant: str | None = None
-    ) -> list[Promotable]:
-        """Cubes of text that have not changed since, are read so often and are so large, and that
-        nothing was made of and no job has read; the most read first."""
-        characters = func.sum(func.length(ItemRow.text)).label("characters")
-        query = (
-            select(CubeRow, characters)
-            .join(ItemRow, ItemRow.cube_id == CubeRow.id)
-            .where(
-                CubeRow.kind == Kind.EXPLICIT,
-                CubeRow.state == State.ACTIVATED,
-                CubeRow.updated_us < before_us,
-                CubeRow.reads >= least_reads,
-                CubeRow.id.not_in(select(DerivedRow.source_id)),
-                CubeRow.id.not_in(select(TransformSourceRow.cube_id)),
-            )
-            .group_by(CubeRow.id)
-            .having(characters >= least_characters)
-            .order_by(CubeRow.reads.desc(), CubeRow.id)
-        )
-        if tenant is not None:
-            query = query.where(CubeRow.tenant == tenant)
-        with self._database.read() as session:
-            return [
-                Promotable(
-                    row.id,
-                    TenantId(row.tenant),
-                    PersonId(row.person),
-                    row.name,
-                    row.reads,
-                    int(size),
-                    to_datetime(row.updated_us),
-                )
-                for row, size in session.execute(query)
-                if row.expires_us is None
-            ]
+            self.add_in(session, name, subject)
 
     @staticmethod
-    def _find(session: Session, principal: Principal, job: str) -> TransformRow:
-        row = session.scalar(
-            select(TransformRow).where(_visible(principal), TransformRow.id == job)
+    def add_in(session: Session, name: str, subject: str) -> None:
+        """`add`, as part of the caller's transaction."""
+        values: dict[str, Any] = {
+            "id": new_id("task"),
+            "lane": LANES[name],
+            "name": name,
+            "subject": subject,
+            "state": JobRowState.QUEUED,
+            "attempts": 0,
+            "not_before_us": 0,
+            "leased_until_us": 0,
+            "holder": "",
+            "error": "",
+            "created_us": now_us(),
+        }
+        insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+        session.execute(
+            insert(JobRow).values(values).on_conflict_do_nothing(index_elements=["name", "subject"])
         )
+
+    # -- for workers ------------------------------------------------------------------------------
+
+    def has_due(self, lane: Lane) -> bool:
+        """Whether a job can be claimed now. A read: polling an idle queue takes no write lock."""
+        with self._database.read() as session:
+            return session.scalar(select(JobRow.id).where(*_due(lane)).limit(1)) is not None
+
+    def claim(self, lane: Lane, holder: str) -> Job | None:
+        """Lease the lane's oldest job that is due, or None.
+
+        A job whose process died in its last attempt is set aside on the way.
+        """
+        if not self.has_due(lane):
+            return None
+        with self._database.write() as session:
+            while (job := self.claim_in(session, lane, holder)) is not None and job.exhausted:
+                self.fail_in(session, job)
+        return job
+
+    @staticmethod
+    def claim_in(
+        session: Session, lane: Lane, holder: str, subject: str | None = None
+    ) -> Job | None:
+        """`claim`, as part of the caller's transaction; the caller sets `exhausted` jobs aside.
+
+        Args:
+            subject: claim the job of this subject only, and do not wait for its pause to end.
+        """
+        query = (
+            select(JobRow)
+            .where(*_due(lane, subject))
+            .order_by(JobRow.created_us, JobRow.id)
+            .limit(1)
+        )
+        row = session.scalar(query.with_for_update(skip_locked=True))
         if row is None:
-            raise NotFound(f"there is no job {job!r} here", param="job")
-        return row
+            return None
+        if row.state == JobRowState.RUNNING:
+            row.error = LOST
+        row.state, row.holder = JobRowState.RUNNING, holder
+        row.leased_until_us = _lease_end()
+        row.attempts += 1
+        session.flush()
+        return _model(row)
+
+    def extend(self, jobs: list[Job]) -> None:
+        """Lease the jobs for another `LEASE_SECONDS`, unless another holder has taken them."""
+        with self._database.write() as session:
+            for job in jobs:
+                self.extend_in(session, job)
+
+    @staticmethod
+    def extend_in(session: Session, job: Job) -> bool:
+        """False: the job was deleted, or another holder has it."""
+        extended = session.execute(
+            update(JobRow).where(*_held(job)).values(leased_until_us=_lease_end())
+        )
+        return bool(extended.rowcount)  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
+
+    def done(self, job: Job) -> None:
+        with self._database.write() as session:
+            session.execute(delete(JobRow).where(*_held(job)))
+
+    def retry(self, job: Job, error: str) -> None:
+        """Queue a job again after a pause, or set it aside after `MAX_ATTEMPTS`."""
+        with self._database.write() as session:
+            self.retry_in(session, job, error)
+
+    @classmethod
+    def retry_in(cls, session: Session, job: Job, error: str) -> bool:
+        """`retry`, as part of the caller's transaction. False: it was set aside, or the lease is lost."""
+        if job.attempts >= MAX_ATTEMPTS:
+            cls.fail_in(session, dataclasses.replace(job, error=error))
+            return False
+        queued = session.execute(
+            update(JobRow)
+            .where(*_held(job))
+            .values(
+                state=JobRowState.QUEUED,
+                not_before_us=now_us() + round(backoff_seconds(job.attempts) * 1_000_000),
+                leased_until_us=0,
+                holder="",
+                error=error,
+            )
+        )
+        return bool(queued.rowcount)  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
+
+    @staticmethod
+    def fail_in(session: Session, job: Job) -> None:
+        """Set a job aside: it stays visible in `failed` until `retry_failed` queues it again."""
+        failed = session.execute(
+            update(JobRow)
+            .where(*_held(job))
+            .values(state=JobRowState.FAILED, leased_until_us=0, holder="", error=job.error)
+        )
+        if failed.rowcount:  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
+            metrics.JOBS_SET_ASIDE.labels(job.name).inc()
+            log.error(
+                "job %s %s is set aside after %d attempts: %s",
+                job.name,
+                job.subject,
+                min(job.attempts, MAX_ATTEMPTS),
+                job.error,
+            )
+
+    @staticmethod
+    def release_in(session: Session, job: Job) -> bool:
+        """Queue an interrupted job at once, without counting its attempt. False: the lease is lost."""
+        released = session.execute(
+            update(JobRow)
+            .where(*_held(job))
+            .values(
+                state=JobRowState.QUEUED,
+                attempts=JobRow.attempts - 1,
+                not_before_us=0,
+                leased_until_us=0,
+                holder="",
+            )
+        )
+        return bool(released.rowcount)  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
+
+    @staticmethod
+    def drop_in(session: Session, name: str, subject: str) -> None:
+        """Delete the job of a subject that has ended or was deleted, leased or not."""
+        session.execute(delete(JobRow).where(JobRow.name == name, JobRow.subject == subject))
+
+    # -- for operators ----------------------------------------------------------------------------
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Jobs by lane and state."""
+        query = select(JobRow.lane, JobRow.state, func.count()).group_by(JobRow.lane, JobRow.state)
+        with self._database.read() as session:
+            return {(lane, state): count for lane, state, count in session.execute(query)}
+
+    def failed(self) -> list[Job]:
+        """Jobs that were set aside, oldest first."""
+        query = (
+            select(JobRow)
+            .where(JobRow.state == JobRowState.FAILED)
+            .order_by(JobRow.created_us, JobRow.id)
+        )
+        with self._database.read() as session:
+            return [_model(row) for row in session.scalars(query)]
+
+    def retry_failed(self) -> int:
+        """Queue all jobs again that were set aside; returns how many."""
+        with self._database.write() as session:
+            queued = session.execute(
+                update(JobRow)
+                .where(JobRow.state == JobRowState.FAILED)
+                .values(state=JobRowState.QUEUED, attempts=0, not_before_us=0)
+            )
+            return int(queued.rowcount)  # type: ignore[attr-defined]  # CursorResult
 
 
-def forget_jobs_of(session: Session, cube: str) -> None:
-    """Jobs that read a cube go with it, with whatever they say of it."""
-    reading = select(TransformSourceRow.transform_id).where(TransformSourceRow.cube_id == cube)
-    session.execute(delete(TransformRow).where(TransformRow.id.in_(reading)))
+class Leases:
+    """A thread that extends the leases of jobs which this process runs, three times per lease."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._jobs: set[Job] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def held(self, job: Job) -> Iterator[None]:
+        """The job's lease is extended inside the block."""
+        with self._lock:
+            self._jobs.add(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="memos-leases", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._jobs.discard(job)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(LEASE_SECONDS / 3):
+            with self._lock:
+                jobs = list(self._jobs)
+            try:
+                if jobs:
+                    self._store.extend(jobs)
+            except VaultUnavailable as error:
+                log.warning("leases of %d jobs are not extended: %s", len(jobs), error)
 
 
-def _visible(principal: Principal) -> ColumnElement[bool]:
-    mine = TransformRow.tenant == principal.tenant
-    return (
-        mine if principal.can(Role.ADMIN) else and_(mine, TransformRow.person == principal.person)
-    )
+def new_holder() -> str:
+    """Name of a holder of leases, unique for each worker of each process."""
+    return f"{socket.gethostname()[:64]}:{os.getpid()}:{secrets.token_hex(8)}"
 
 
-def _model(session: Session, row: TransformRow) -> Transform:
-    sources = session.scalars(
-        select(TransformSourceRow.cube_id)
-        .where(TransformSourceRow.transform_id == row.id)
-        .order_by(TransformSourceRow.cube_id)
-    )
-    return Transform(
-        id=row.id,
-        principal=Principal(TenantId(row.tenant), Role(row.role), row.key_id, PersonId(row.person)),
-        kind=row.kind,
-        state=JobState(row.state),
-        sources=tuple(sources),
-        request=dict(row.request),
-        progress=dict(row.progress),
-        report=dict(row.report) if row.report is not None else None,
-        made=row.made,
-        created=to_datetime(row.created_us),
-    )
+def backoff_seconds(attempts: int) -> float:
+    """Pause after a job has failed so many times."""
+    return float(min(_BACKOFF_BASE ** (attempts - 1), _BACKOFF_MAX_SECONDS))
+
+
+def _lease_end() -> int:
+    return now_us() + round(LEASE_SECONDS * 1_000_000)
+
+
+def _due(lane: Lane, subject: str | None = None) -> list[ColumnElement[bool]]:
+    moment = now_us()
+    waits = JobRow.state == JobRowState.QUEUED
+    if subject is None:
+        waits = and_(waits, JobRow.not_before_us <= moment)
+    abandoned = and_(JobRow.state == JobRowState.RUNNING, JobRow.leased_until_us <= moment)
+    due = [JobRow.lane == lane, or_(waits, abandoned)]
+    return due if subject is None else [*due, JobRow.subject == subject]
+
+
+def _held(job: Job) -> list[ColumnElement[bool]]:
+    return [
+        JobRow.id == job.id,
+        JobRow.holder == job.holder,
+        JobRow.state == JobRowState.RUNNING,
+    ]
+
+
+def _model(row: JobRow) -> Job:
+    return Job(row.id, row.name, row.subject, row.attempts, row.holder, row.error)

@@ -1,4 +1,4 @@
-"""API keys in the vault: made, found, listed, revoked."""
+"""API keys in the vault: create, authenticate, list, revoke."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class KeyRing:
     def create(
         self, tenant: str, role: Role, *, label: str = "", ttl_seconds: int | None = None
     ) -> tuple[KeyRecord, str]:
-        """A new key; the string is returned this once and stored only as a digest."""
+        """Create a key; the vault stores only its digest, so its string is returned this once."""
         if not _TENANT.match(tenant):
             raise BadRequest(
                 "a tenant is named by 1 to 63 letters, digits, dots, dashes and underscores",
@@ -59,7 +59,7 @@ class KeyRing:
         return _record(row), fresh.key
 
     def authenticate(self, key: str) -> Principal:
-        """Who this key is.
+        """Principal of a key.
 
         Raises:
             Unauthorized: unknown, revoked or expired; the three look the same.
@@ -67,14 +67,14 @@ class KeyRing:
         key_id = secrets.key_id(key)
         with self._database.read() as session:
             row = session.get(KeyRow, key_id) if key_id else None
-        # An unknown id is compared too, with a digest that nothing has, so that both take as long.
+        # An unknown id is compared, too, with a digest that matches no key: both take equal time.
         known = secrets.matches(key, row.digest if row else "0" * 64)
         if row is None or not known or row.revoked_us or _expired(row):
             raise Unauthorized("the API key is not valid: it is unknown, revoked or expired")
         return Principal(TenantId(row.tenant), Role(row.role), row.id)
 
     def any(self) -> bool:
-        """Whether keys are on: one that was ever made switches them on for good, revoked or not."""
+        """Whether any key was ever created, revoked or not: from then on every request needs one."""
         with self._database.read() as session:
             return bool(session.scalar(select(func.count()).select_from(KeyRow)))
 

@@ -1,4 +1,4 @@
-"""What is claimed of whom: looked up by subject and attribute, now or at some time in the past."""
+"""Lookup of claims by subject and attribute, at present or at a time in the past."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ class Knowledge:
         self._database = database
 
     def holding(self, principal: Principal, keys: Iterable[str]) -> list[CubeId]:
-        """Cubes of the person's own, in their persona, that hold claims with these keys, the oldest
-        first."""
+        """The person's own cubes, in their persona, with claims of these keys, oldest first."""
         query = (
             select(CubeRow)
             .join(ItemRow, ItemRow.cube_id == CubeRow.id)
@@ -50,7 +49,7 @@ class Knowledge:
             ]
 
     def owner(self, cube: str) -> Principal | None:
-        """Whose own a cube is, for jobs on it; None: it is gone, or nobody's own."""
+        """Owner of a person's cube, as the principal of jobs on it; None: deleted, or shared."""
         with self._database.read() as session:
             row = session.get(CubeRow, cube)
             if row is None or not row.person:
@@ -66,11 +65,11 @@ class Knowledge:
         at: datetime | None = None,
         limit: int = 200,
     ) -> list[Claimed]:
-        """What is claimed, the newest first; with what has ended.
+        """Claims of the person's memory, newest first, ended ones included.
 
         Args:
-            attribute: this one, or all that begin with it and a colon or a full stop.
-            at: only what holds then.
+            attribute: this attribute, and those that begin with it and a colon or a full stop.
+            at: only claims that are valid at this time.
         """
         query = (
             select(ItemRow, CubeRow)

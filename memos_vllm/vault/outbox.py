@@ -1,7 +1,7 @@
-"""The outbox: what Chroma and the payload store still have to do.
+"""Outbox: pending writes to Chroma and deletions of payload files and KV.
 
-Rows are written in the transaction of the change that causes them and removed after the work is
-done, so a kill in between repeats the work; all of it is idempotent.
+A row is written in the transaction of the change that causes it and deleted after its work is done, so
+a kill in between repeats the work, which is idempotent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SQL_BATCH = 500
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Work:
-    """Everything outstanding for one cube, folded: the last word on each item counts."""
+    """Pending work of one cube, folded: one upsert or delete per item."""
 
     owner: Owner
     cube: CubeId
@@ -31,7 +31,7 @@ class Work:
     deletes: tuple[str, ...]
     drop: bool
     sequence: int | None
-    """Of the cube's current version; None: there is no such cube any more."""
+    """Of the cube's current version; None: the cube was deleted."""
     rows: tuple[int, ...]
 
 
@@ -40,7 +40,11 @@ class Outbox:
         self._database = database
 
     def pending(self, cubes: Sequence[str] | None = None, limit: int = 512) -> list[Work]:
-        """Outstanding work, oldest first; of the named cubes only, if any are named."""
+        """Pending work, oldest first.
+
+        Args:
+            cubes: of these cubes only; None: of all.
+        """
         query = select(OutboxRow).order_by(OutboxRow.seq).limit(limit)
         if cubes is not None:
             query = query.where(OutboxRow.cube_id.in_(cubes))
@@ -106,7 +110,7 @@ class Outbox:
         return count
 
     def index_signature(self) -> str | None:
-        """What the index was built with (embedder, layout); None before the first build."""
+        """Embedder and layout with which the index was built; None before the first build."""
         with self._database.read() as session:
             row = session.get(SettingRow, "index_signature")
             return row.value if row else None

@@ -1,8 +1,8 @@
 """Payload files: written to a temporary name, fsynced, renamed, checked on every read.
 
-A file is named by the SHA-256 of its bytes and lies in its cube's own folder, so that deleting a
-cube is deleting a folder and no two tenants ever share, or can time, a file.  Any fsspec URL works;
-stores other than a local disk put whole objects, which is their form of a rename.
+A file is named by the SHA-256 of its bytes and lies in its cube's own folder: deleting a cube deletes a
+folder, and no two tenants share a file or can time one another's.  Any fsspec URL works; stores other
+than a local disk write whole objects, which are as atomic as a rename.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plans that `explain` shows."""
+"""Store of the plans that `explain` shows."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class PlanStore:
         with self._database.write() as session:
             known = session.get(PlanRow, (row.tenant, row.request_id))
             if known is not None and known.person != row.person:
-                return  # a request id that another person used first stays theirs
+                return  # a request id belongs to the person who used it first
             session.merge(row)
             if self._writes % _TRIM_EVERY == 0:
-                oldest_kept = session.scalar(
+                oldest_stored = session.scalar(
                     select(PlanRow.created_us)
                     .where(PlanRow.tenant == principal.tenant)
                     .order_by(PlanRow.created_us.desc())
                     .offset(self._keep)
                     .limit(1)
                 )
-                if oldest_kept is not None:
+                if oldest_stored is not None:
                     session.execute(
                         delete(PlanRow).where(
-                            PlanRow.tenant == principal.tenant, PlanRow.created_us <= oldest_kept
+                            PlanRow.tenant == principal.tenant, PlanRow.created_us <= oldest_stored
                         )
                     )
 
@@ -58,7 +58,7 @@ class PlanStore:
             row = session.get(PlanRow, (principal.tenant, request_id))
             if row is None or not (row.person == principal.person or principal.can(Role.ADMIN)):
                 raise NotFound(
-                    f"no plan is kept for the request {request_id!r}; ids are those of the replies, and "
+                    f"no plan is stored for the request {request_id!r}; ids are those of the replies, and "
                     "the person who asks must be the one who chatted",
                     param="request_id",
                 )

@@ -1,4 +1,4 @@
-"""Between rows and models, and the one place that says which rows a principal can see."""
+"""Conversion between rows and models, and the one rule for which rows a principal can see."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from memos_vllm.vault.tables import CubeRow, ItemRow, VersionRow
 
 
 def visible_to(principal: Principal) -> ColumnElement[bool]:
-    """SQL for `may_read`, less the access list, which the row's JSON decides afterwards."""
+    """SQL for `may_read` without the access list, which `readable` checks in the row's JSON."""
     if not principal.tenant:
         return false()
     if principal.can(Role.ADMIN):
@@ -69,15 +69,15 @@ def usable(principal: Principal, row: CubeRow) -> bool:
 
 
 def has_place(principal: Principal, row: CubeRow) -> bool:
-    """Whether it does without being named: its persona is the one that the person acts in, if it has
-    one. That is no matter of permission."""
+    """Whether a cube may stand in a prompt without being named: it is usable, and its persona, if it
+    has one, is the principal's. The persona is no matter of permission."""
     persona = persona_of(row.tags)
     fits = persona is None or principal.persona in (persona, EVERY_PERSONA)
     return fits and usable(principal, row)
 
 
 def effective_state(row: CubeRow, at_us: int | None = None) -> State:
-    """A cube past its `expires` is expired, whether or not a sweep has written so yet."""
+    """State with `expires` applied: a cube past it is expired, though its row may not say so yet."""
     moment = now_us() if at_us is None else at_us
     if row.expires_us is not None and row.expires_us <= moment:
         return State.EXPIRED
@@ -149,7 +149,7 @@ def identify(cube: CubeId, items: list[Item]) -> list[Item]:
     for item in items:
         body = _item_json(item)
         body.pop("id")
-        body.pop("claim", None)  # said once more, or no longer true: it is the same item
+        body.pop("claim", None)  # repeated, or ended: it is the same item
         key = sha256(canonical_json([cube, body]))
         digest = sha256(f"{key}#{seen[key]}".encode()) if seen[key] else key
         seen[key] += 1

@@ -5,15 +5,16 @@
     api_keys      digests of keys, never keys
     cubes         headers; `head_version` points into versions
     versions      immutable; the payload lies in a file named by its SHA-256
-    items         what the head versions hold, one row each: the source of every index
+    items         items of the head versions, one row each: the source of every index
     mentions      which entity each item names: with the items, a graph of people, places and things
     owners        per (tenant, person): a revision that changes with every change of its items
-    outbox        what Chroma and the payload store still have to do, written with the change itself
+    outbox        pending writes to Chroma and the payload store, written with the change itself
     idempotency   replies that a repeated request gets again
     pending_turns turns of conversation that are not yet memory
     plans         what `explain` shows
-    transforms    jobs that make one kind of memory from another
-    transform_sources  what each of them reads; it goes when one of them is deleted
+    jobs          the durable queue: jobs that wait, run or were set aside
+    transforms    requests to make one kind of memory from another, with progress and report
+    transform_sources  cubes that each of them reads; deleting one deletes the transform
     derived       which cube was made from which
     audit         hash-chained log of every change
 
@@ -127,7 +128,7 @@ class ItemRow(Base):
     window_sha256: Mapped[str] = mapped_column(String(64))
     claim: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     claim_key: Mapped[str | None] = mapped_column(String(64))
-    """Of what it claims something about: claims that could supersede each other share it."""
+    """Digest of subject and attribute: claims that could supersede each other share it."""
 
 
 class MentionRow(Base):
@@ -206,7 +207,25 @@ class TransformRow(Base):
     report: Mapped[dict[str, Any] | None]
     made: Mapped[str | None] = mapped_column(String(64))
     created_us: Mapped[int]
-    seen_us: Mapped[int]
+
+
+class JobRow(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("name", "subject", name="uq_jobs_subject"),
+        Index("ix_jobs_lane", "lane", "state", "created_us"),
+    )
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    lane: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(600))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int]
+    not_before_us: Mapped[int]
+    leased_until_us: Mapped[int]
+    holder: Mapped[str] = mapped_column(String(128))
+    error: Mapped[str] = mapped_column(String(200))
+    created_us: Mapped[int]
 
 
 class TransformSourceRow(Base):

@@ -1,7 +1,7 @@
-"""Turns of conversation that have been answered and are not yet memory.
+"""Turns of conversation that were answered and are not yet memory.
 
-A turn is written here before the end of its reply is sent; a job makes it memory later.  The row
-goes in the same transaction that decides it is done, so a job that runs twice does its work once.
+A turn and its `remember` job are written in one transaction before the end of the reply is sent.  The
+transaction that makes the turn memory deletes its row, so a job that runs twice does its work once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 from memos_vllm.cube.ids import PersonId, TenantId, new_id, now_us
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.vault.database import Database
+from memos_vllm.vault.jobs import REMEMBER, JobStore
 from memos_vllm.vault.tables import PendingTurnRow
 
 
 class TurnIsMemory(Exception):
-    """Another run of the job was faster; whatever this one began is undone."""
+    """Another run of the job was faster; the transaction of this one is rolled back."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class PendingTurns:
         self._database = database
 
     def add(self, principal: Principal, body: dict[str, Any]) -> str:
-        """Store a turn durably; returns its id, which sorts by time."""
+        """Store a turn and queue its `remember` job; returns the turn's id, which sorts by time."""
         principal.require(Role.WRITER)
         row = PendingTurnRow(
             id=new_id("turn"),
@@ -52,10 +53,11 @@ class PendingTurns:
         )
         with self._database.write() as session:
             session.add(row)
+            JobStore.add_in(session, REMEMBER, row.id)
         return row.id
 
     def get(self, turn_id: str) -> PendingTurn | None:
-        """The turn, or None when it has become memory (or was forgotten) already."""
+        """The turn, or None: it has become memory already, or was forgotten."""
         with self._database.read() as session:
             row = session.get(PendingTurnRow, turn_id)
             if row is None:
@@ -71,28 +73,22 @@ class PendingTurns:
             return PendingTurn(row.id, principal, dict(row.body), row.created_us)
 
     def done(self, turn_id: str) -> None:
-        """Cross off a turn that leaves nothing to remember."""
+        """Delete a turn that leaves nothing to remember."""
         with self._database.write() as session:
             session.execute(delete(PendingTurnRow).where(PendingTurnRow.id == turn_id))
 
     @staticmethod
-    def crossing_off(turn_id: str) -> Callable[[Session], None]:
-        """For the transaction that makes the turn memory (`MemVault.create`, `MemVault.update`)."""
+    def deletion_of(turn_id: str) -> Callable[[Session], None]:
+        """Delete the turn in the transaction that makes it memory (`MemVault.create`, `.update`)."""
 
-        def cross_off(session: Session) -> None:
+        def delete_turn(session: Session) -> None:
             done = session.execute(delete(PendingTurnRow).where(PendingTurnRow.id == turn_id))
             if done.rowcount == 0:  # type: ignore[attr-defined]  # CursorResult, for a DELETE
                 raise TurnIsMemory(turn_id)
 
-        return cross_off
+        return delete_turn
 
-    def waiting(self, older_than_seconds: float = 0.0) -> list[str]:
-        before = now_us() - round(older_than_seconds * 1_000_000)
+    def waiting(self) -> list[str]:
+        """Ids of the turns that are not yet memory, oldest first."""
         with self._database.read() as session:
-            return list(
-                session.scalars(
-                    select(PendingTurnRow.id)
-                    .where(PendingTurnRow.created_us <= before)
-                    .order_by(PendingTurnRow.id)
-                )
-            )
+            return list(session.scalars(select(PendingTurnRow.id).order_by(PendingTurnRow.id)))

@@ -1,10 +1,10 @@
 """MemVault: cubes and their versions.
 
-Every method takes the `Principal` that asks; there is no other way to a cube.  A version is
-immutable and content-addressed; a cube is a header that points to its head version.  A change
-writes, in one transaction: the version, the head, the item rows, the owner's revision, the outbox
-(what Chroma still has to do) and the audit record.  The payload file is durable before that
-transaction begins to commit, so a kill at any point leaves either the old state or the new one.
+Every method takes the caller's `Principal`.  A version is immutable and content-addressed; a cube is a
+header that points to its head version.  A change writes, in one transaction: the version, the head, the
+item rows, the owner's revision, the outbox (pending writes to Chroma) and the audit record.  The
+payload file is durable before that transaction commits, so a kill at any point leaves either the old
+state or the new one.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, NotFound, TooLarge, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, jobs, records
+from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, records
 from memos_vllm.vault.contents import Content
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.tables import CubeRow, VersionRow
+from memos_vllm.vault.transform_records import forget_jobs_of
 
 InTransaction = Callable[[Session], None]
 
@@ -77,7 +78,7 @@ class MemVault:
         return MemCube(meta=header, payload=payload)
 
     def file(self, principal: Principal, ref: str, version: str | None = None) -> bytes:
-        """The payload as it is kept. Raises NotFound, DamagedPayload."""
+        """Bytes of the payload file. Raises NotFound, DamagedPayload."""
         with self._database.read() as session:
             row = self._find(session, principal, ref)
             chosen = self._version(session, row, version or row.head_version)
@@ -114,10 +115,10 @@ class MemVault:
     def create(
         self, principal: Principal, new: NewCube, in_transaction: InTransaction | None = None
     ) -> MemCube:
-        """Make a cube. Its text has been cut into items by the caller.
+        """Create a cube, whose text the caller has cut into items.
 
         Args:
-            in_transaction: what else belongs into the transaction; what it raises undoes all of it.
+            in_transaction: called inside the transaction; an error that it raises rolls back all.
         """
         return self.create_many(principal, [new], in_transaction=in_transaction)[0]
 
@@ -128,10 +129,10 @@ class MemVault:
         idempotency_key: idempotency.IdempotencyKey | None = None,
         in_transaction: InTransaction | None = None,
     ) -> list[MemCube]:
-        """Make all of them, or none; with `idempotency_key`, a repeated call gives the first call's cubes.
+        """Create all cubes or none; a repeated call with `idempotency_key` returns the first call's.
 
         Raises:
-            Conflict: a name that this owner has already, or a key used for something else.
+            Conflict: the owner has a cube of that name, or the key was used for another request.
         """
         try:
             with self._database.write() as session:
@@ -173,11 +174,11 @@ class MemVault:
         """A new version with the fields of `patch`.
 
         Args:
-            if_match: the version that the caller saw; None updates whatever is current.
-            in_transaction: what else belongs into the transaction; what it raises undoes all of it.
+            if_match: the version that the caller saw; None: any.
+            in_transaction: called inside the transaction; an error that it raises rolls back all.
         Raises:
-            Conflict: the cube has moved on; the message names the current version.
-            Unprocessable: an illegal change, or of a frozen cube.
+            Conflict: the cube was changed meanwhile; the message names the current version.
+            Unprocessable: an illegal change, or the cube is frozen.
         """
 
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
@@ -190,7 +191,7 @@ class MemVault:
     def rollback(
         self, principal: Principal, ref: str, version: str, *, if_match: str | None = None
     ) -> MemCube:
-        """A new version that holds what an older one held; nothing in between is lost."""
+        """Make a new version with the content of an older one; the versions in between stay."""
 
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             check_writable(records.effective_state(row))
@@ -203,12 +204,12 @@ class MemVault:
     def delete(
         self, principal: Principal, ref: str, *, if_match: str | None = None, cascade: bool = False
     ) -> Deletion:
-        """Remove a cube, all of its versions and items; the outbox removes vectors and files.
+        """Delete a cube with all versions and items; the outbox deletes its vectors and files.
 
         Args:
-            cascade: with all that was made from it; else that is marked as stale.
+            cascade: delete the cubes derived from it, too; else they are marked as stale.
         Raises:
-            Forbidden: also of something that goes with it; nothing was deleted.
+            Forbidden: of this cube or a derived one; nothing was deleted.
         """
         with self._database.write() as session:
             row = self._find(session, principal, ref, lock=True)
@@ -216,10 +217,10 @@ class MemVault:
             deletion = Deletion(CubeId(row.id))
             made = derived.mark(session, row)
             deletion.stale = [child.id for child in made if records.readable(principal, child)]
-            going = made if cascade else []
-            ids = [row.id, *(child.id for child in going)]
-            deletion.gone = [derived.orphan(session, child, ids) for child in going]
-            for each in (*going, row):
+            children = made if cascade else []
+            ids = [row.id, *(child.id for child in children)]
+            deletion.gone = [derived.orphan(session, child, ids) for child in children]
+            for each in (*children, row):
                 self._drop(session, principal, each)
             return deletion
 
@@ -229,7 +230,7 @@ class MemVault:
     def _drop(session: Session, principal: Principal, row: CubeRow) -> None:
         check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
         items.drop_cube(session, row)
-        jobs.forget_jobs_of(session, row.id)
+        forget_jobs_of(session, row.id)
         detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
         audit.record(session, principal.tenant, principal.author, "cube.delete", row.id, detail)
         session.delete(row)
@@ -311,9 +312,9 @@ class MemVault:
                     derived.record(session, principal, row, provenance)
                 derived.check_readers(session, row)
                 if narrowed := derived.narrow(session, row):
-                    told = {"cubes": narrowed}
+                    cubes = {"cubes": narrowed}
                     audit.record(
-                        session, principal.tenant, principal.author, "cube.narrow", row.id, told
+                        session, principal.tenant, principal.author, "cube.narrow", row.id, cubes
                     )
                 header = records.header(row, version)
                 payload = content.payload(CubeId(row.id))

@@ -1,7 +1,7 @@
-"""Reading many cubes at once: lists, prompts' stable cubes, search results.
+"""Queries over many cubes: lists, stable cubes of prompts, search results.
 
-The only door through which a query reaches the vault; it takes a `Principal`, and whatever a search
-engine returned is looked up here again before anybody sees it.
+All queries of requests take a `Principal`; results of a search engine are looked up here again before
+they are used.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class StableCube:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AdapterCube:
-    """A parametric cube that may serve the principal who asked."""
+    """A parametric cube that the principal may use."""
 
     cube_id: str
     name: str | None
@@ -88,12 +88,12 @@ class AdapterCube:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ForPrompts:
-    """What every prompt of somebody gets, or this one by name."""
+    """Cubes of a prompt: placed in all prompts of the principal, or named in this request."""
 
     texts: list[StableCube]
     """For the head of the prompt, in its order."""
     named: int
-    """So many of them, the first, were asked for by name."""
+    """Number of named ones; they come first in `texts`."""
     adapters: list[AdapterCube]
 
 
@@ -136,7 +136,7 @@ class VaultViews:
         return headers, _encode(page[limit - 1]) if more else None
 
     def owners(self, principal: Principal) -> list[OwnerState]:
-        """Whose memory may stand in this principal's prompt: their own and the tenant's, if any."""
+        """Owners whose memory this principal's prompts may hold: the person and the tenant."""
         people = {principal.person, SHARED}
         with self._database.read() as session:
             rows = session.scalars(
@@ -155,13 +155,16 @@ class VaultViews:
             ]
 
     def owner_cubes(self, owner: Owner, known: Set[PartKey] = frozenset()) -> list[CubeItems]:
-        """What an index of this owner holds, without the items of cubes that are known already.
-        For index builders only: it shows text to nobody."""
+        """Items of an owner, for index builders only: permissions of readers are not checked.
+
+        Args:
+            known: cubes whose items the caller has.
+        """
         with self._database.read() as session:
             return items.load_cubes(session, owner, known)
 
     def recall(self, principal: Principal, ids: Sequence[str]) -> dict[str, Recalled]:
-        """Of these items, those that still exist and may stand in this principal's prompt."""
+        """Those of the items that exist and that this principal's prompts may hold."""
         with self._database.read() as session:
             return {
                 item_id: _recalled(item, cube)
@@ -208,14 +211,14 @@ class VaultViews:
             )
 
     def adapters(self, principal: Principal) -> list[AdapterCube]:
-        """All parametric cubes that may serve this principal."""
+        """All parametric cubes that this principal may use."""
         query = _adapters_for(principal).order_by(CubeRow.created_us, CubeRow.id)
         with self._database.read() as session:
             rows = session.scalars(query)
             return _adapters(session, [row for row in rows if records.usable(principal, row)])
 
     def adapter(self, principal: Principal, ref: str) -> AdapterCube | None:
-        """One of them, by id or name: the person's own before the tenant's."""
+        """Parametric cube by id or name: the person's own before the tenant's."""
         query = _adapters_for(principal).where(or_(CubeRow.id == ref, CubeRow.name == ref))
         with self._database.read() as session:
             rows = session.scalars(query.order_by(CubeRow.person.desc()))
@@ -225,8 +228,7 @@ class VaultViews:
     def learnt_together(
         self, principal: Principal, cubes: Sequence[AdapterCube]
     ) -> AdapterCube | None:
-        """An adapter that learnt all that these did, and as little else as possible; None: there is
-        none that may serve the principal."""
+        """Smallest adapter that was trained on all sources of these; None: the principal may use none."""
         ids = [cube.cube_id for cube in cubes]
         query, of = select(DerivedRow.cube_id, DerivedRow.source_id), select(DerivedRow.source_id)
         with self._database.read() as session:
@@ -234,10 +236,10 @@ class VaultViews:
             for cube, source in session.execute(query.where(DerivedRow.cube_id.in_(ids))):
                 learnt[cube].add(source)
             if not all(learnt.values()):
-                return None  # one of them was not learnt here
+                return None  # an adapter without recorded sources
             wanted = set[str]().union(*learnt.values())
-            told = select(DerivedRow.cube_id).where(DerivedRow.source_id.in_(wanted))
-            rows = session.scalars(_adapters_for(principal).where(CubeRow.id.in_(told)))
+            candidates = select(DerivedRow.cube_id).where(DerivedRow.source_id.in_(wanted))
+            rows = session.scalars(_adapters_for(principal).where(CubeRow.id.in_(candidates)))
             found = []
             for row in rows:
                 if row.id not in ids and records.usable(principal, row) and not row.stale:
@@ -247,7 +249,7 @@ class VaultViews:
             return _adapters(session, [min(found)[-1]])[0] if found else None
 
     def adapter_payloads(self) -> set[tuple[TenantId, Sha256]]:
-        """Every version of every adapter. For whoever keeps copies: it shows nothing to anybody."""
+        """Digests of all versions of all adapters, for the cache of unpacked copies."""
         query = (
             select(CubeRow.tenant, VersionRow.payload_sha256)
             .join(VersionRow, VersionRow.cube_id == CubeRow.id)
@@ -257,7 +259,7 @@ class VaultViews:
             return {(TenantId(t), Sha256(digest)) for t, digest in session.execute(query)}
 
     def adapter_bytes(self, principal: Principal) -> int:
-        """All versions of all adapters of the principal's tenant."""
+        """Size of all versions of all adapters of the principal's tenant."""
         query = (
             select(func.sum(VersionRow.payload_bytes))
             .join(CubeRow, VersionRow.cube_id == CubeRow.id)
@@ -269,10 +271,11 @@ class VaultViews:
     def hidden_texts(
         self, tenant: str, person: str, readers: Sequence[str] | None
     ) -> Iterator[str]:
-        """Text of the tenant that these readers may not all read. For checks: it is shown to nobody.
+        """Texts of the tenant that not all of these readers may read, for the leak check only.
 
         Args:
-            person: the one reader; empty: the tenant's people, or of them `readers`.
+            person: the one reader; empty: `readers`.
+            readers: persons; None: everyone in the tenant.
         """
         reading = {person} if person else None if readers is None else set(readers)
         query = (
@@ -297,7 +300,7 @@ class VaultViews:
             return {row.id for row in rows if records.usable(principal, row)} == wanted
 
     def count_reads(self, cube_ids: Iterable[str]) -> None:
-        """Usage counters of the headers; off the request's path."""
+        """Increment the usage counters of the headers; not on the request's path."""
         with self._database.write() as session:
             for cube_id in cube_ids:
                 session.execute(

@@ -1,4 +1,4 @@
-"""What several of these tests say and do."""
+"""Fixtures of several unit tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ALICE = dataclasses.replace(principal("alice"), session="s")
 
 @pytest.fixture
 def chat(system):
-    """Says something as Alice, or somebody else, and has it remembered."""
-    rememberer = Rememberer(system, FakeQueue(system.config))
+    """Sends a message as a person, Alice by default, and has the turn remembered."""
+    rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
 
     def say(text, who=ALICE, reply="I see."):
         number = now_us()

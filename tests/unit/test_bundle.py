@@ -1,4 +1,4 @@
-"""Bundles: a vault's cubes out and in again, whole, and nothing else taken for one."""
+"""Bundles: export and import of a vault's cubes, and refusal of damaged files."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_export_replaces_a_file_only_when_told_to(system: MemorySystem, bundle: 
     assert [path.name for path in bundle.parent.glob(".*")] == []
 
 
-def test_export_into_a_folder_that_is_not_there_is_said(
+def test_export_into_a_missing_folder_is_a_bad_request(
     tmp_path: Path, system: MemorySystem
 ) -> None:
     with pytest.raises(BadRequest, match="cannot write"):
@@ -176,7 +176,7 @@ def test_export_into_a_folder_that_is_not_there_is_said(
         ('"name": "rules"', '"name": "a/b"', ":2: no cube: `name`"),
     ],
 )
-def test_what_is_no_whole_bundle_is_refused_before_anything_is_imported(
+def test_an_incomplete_bundle_is_refused_before_the_import(
     bundle: Path, old: str, new: str, said: str
 ) -> None:
     text = bundle.read_text()

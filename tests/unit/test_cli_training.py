@@ -29,7 +29,7 @@ from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.transforms.worker import base_model
-from memos_vllm.vault.jobs import JobIsGone, JobState
+from memos_vllm.vault.transform_records import JobIsGone, JobState
 from tests.adapters import small
 from tests.conftest import make_config, principal
 from tests.training import tiny_model

@@ -1,4 +1,4 @@
-"""Claims become what is known of a person: a profile for every prompt, and facts to be found."""
+"""Consolidation of claims: a profile in every prompt, and facts that search finds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def known(system, at=DAY + timedelta(days=999), **where):
     return {each.item.claim.attribute: each.item.claim.value for each in found}
 
 
-def test_who_somebody_is_stands_in_every_prompt_and_the_rest_is_found(system, consolidator):
+def test_identity_is_in_the_profile_and_other_claims_are_facts(system, consolidator):
     consolidator.take(ALICE, [claimed("home", "Paris"), claimed("cat.name", "Miso")])
     assert texts(system, "profile") == ["alice: home is Paris"]
     assert texts(system, "facts#1") == ["alice: cat.name is Miso"]
@@ -61,7 +61,7 @@ def test_who_somebody_is_stands_in_every_prompt_and_the_rest_is_found(system, co
     assert system.views.stable(principal("bob"), []).texts == []
 
 
-def test_what_is_over_leaves_the_profile_and_answers_about_the_past(system, consolidator):
+def test_an_ended_claim_leaves_the_profile_and_stays_a_fact(system, consolidator):
     consolidator.take(ALICE, [claimed("home", "Paris")])
     consolidator.take(ALICE, [claimed("home", "Berlin", day=9)])
     assert texts(system, "profile") == ["alice: home is Berlin"]
@@ -71,14 +71,14 @@ def test_what_is_over_leaves_the_profile_and_answers_about_the_past(system, cons
     assert len(system.knowledge.claims(ALICE, attribute="home")) == 2
 
 
-def test_what_is_told_late_and_was_over_long_ago_is_in_no_prompt(system, consolidator):
+def test_a_claim_that_had_ended_before_it_was_told_is_not_in_the_profile(system, consolidator):
     consolidator.take(ALICE, [claimed("home", "Berlin", day=9)])
     consolidator.take(ALICE, [claimed("home", "Paris")])
     assert texts(system, "profile") == ["alice: home is Berlin"]
     assert texts(system, "facts#1") == ["alice: home is Paris"]
 
 
-def test_said_again_changes_no_word_of_the_prompt(system, consolidator):
+def test_a_repeated_claim_changes_no_word_of_the_prompt(system, consolidator):
     consolidator.take(ALICE, [claimed("home", "Paris")])
     before = system.vault.get(ALICE, "profile").payload.content
     consolidator.take(ALICE, [claimed("home", "Paris", day=3)])
@@ -110,7 +110,7 @@ def test_a_claim_in_an_older_part_is_superseded_there(system, consolidator):
     assert (old.value, old.ends) == ("Miso", DAY + timedelta(days=9))
 
 
-def test_two_people_s_facts_never_meet(system, consolidator):
+def test_facts_of_two_people_stay_apart(system, consolidator):
     bob = principal("bob")
     consolidator.take(ALICE, [claimed("home", "Paris")])
     consolidator.take(bob, [claimed("home", "Rome", day=9)])
@@ -132,7 +132,7 @@ def test_a_cube_made_by_hand_or_frozen_is_left_alone(system, consolidator):
     assert "alice: age is 41" in texts(system, "facts#1")
 
 
-def test_deleted_it_is_known_no_more(system, consolidator):
+def test_a_deleted_profile_is_not_known_any_more(system, consolidator):
     consolidator.take(ALICE, [claimed("home", "Paris"), claimed("cat.name", "Miso")])
     system.delete(ALICE, "profile")
     assert known(system) == {"cat.name": "Miso"}
@@ -142,7 +142,7 @@ def test_deleted_it_is_known_no_more(system, consolidator):
     assert texts(system, "profile") == ["alice: home is Rome"]
 
 
-def test_many_at_once_lose_nothing(system, consolidator):
+def test_concurrent_consolidation_loses_no_claim(system, consolidator):
     with ThreadPoolExecutor(4) as pool:
         jobs = [
             pool.submit(consolidator.take, ALICE, [claimed(f"x{n}", "y", day=n)]) for n in range(12)

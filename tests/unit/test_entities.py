@@ -1,4 +1,4 @@
-"""Names in memory as a graph: who is in it, and what one hop leads to."""
+"""Entity graph of memory: its nodes, and items one hop away."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_kinds_come_from_claims_and_from_the_words_around():
     assert entities_of(Item(text="I see.", speaker="assistant")) == []
 
 
-def test_the_graph_follows_what_is_kept(system):
+def test_the_graph_follows_changes_of_items(system):
     cube = keep(system, ALICE, SISTER, WORK)
     known = {each.name: each for each in system.entities.known(ALICE)}
     assert known["Maria"].items == 2
@@ -90,8 +90,8 @@ def test_the_graph_follows_what_is_kept(system):
     assert system.entities.known(ALICE) == []
 
 
-def test_items_that_were_here_before_the_graph_are_in_it(database_url, tmp_path):
-    """On both databases: the migration reads their names, and a hop works on them."""
+def test_the_migration_adds_existing_items_to_the_graph(database_url, tmp_path):
+    """On both databases, and a hop works on them."""
     system = MemorySystem(make_config(tmp_path, database={"url": database_url})).open()
     keep(system, ALICE, SISTER)
     keep(system, ALICE, WORK)
@@ -110,7 +110,7 @@ def test_items_that_were_here_before_the_graph_are_in_it(database_url, tmp_path)
     system.close()
 
 
-def test_one_hop_leads_to_what_shares_no_word_with_the_question(system):
+def test_one_hop_finds_an_item_that_shares_no_word_with_the_question(system):
     keep(system, ALICE, SISTER)
     keep(system, ALICE, WORK)
     keep(system, ALICE, Item(text="Bread is good with butter."))
@@ -119,13 +119,13 @@ def test_one_hop_leads_to_what_shares_no_word_with_the_question(system):
     assert linked(system, "Is bread good?") == []
 
 
-def test_a_name_that_is_everywhere_leads_nowhere(system):
+def test_a_frequent_name_links_no_items(system):
     keep(system, ALICE, SISTER)
     keep(system, ALICE, *(Item(text=f"Number {n}: we saw Maria again.") for n in range(RARE + 1)))
     assert linked(system, "Do I have a sister?") == []
 
 
-def test_what_is_over_is_no_hop_away(system):
+def test_an_ended_claim_is_not_reached_by_a_hop(system):
     over = Claim(subject="Maria", attribute="employer", value="Siemens")
     over.ends = datetime(2020, 1, 1, tzinfo=UTC)
     keep(system, ALICE, SISTER)
@@ -133,7 +133,7 @@ def test_what_is_over_is_no_hop_away(system):
     assert linked(system, "Where does my sister work?") == []
 
 
-def test_nobody_hops_into_somebody_else_s_memory(system):
+def test_a_hop_stays_in_the_person_s_own_memory(system):
     admin = dataclasses.replace(ALICE, role=Role.ADMIN, person="")
     keep(system, ALICE, SISTER)
     keep(system, BOB, WORK)
@@ -145,16 +145,16 @@ def test_nobody_hops_into_somebody_else_s_memory(system):
     assert linked(system, "Where does my sister work?") == [(WORK.text, "Maria")]
 
 
-def test_a_cube_for_few_readers_names_nobody_to_a_key_without_a_person(system):
+def test_names_in_a_cube_with_a_reader_list_are_hidden_from_a_key_without_a_person(system):
     admin = dataclasses.replace(ALICE, role=Role.ADMIN, person="")
     keep(system, admin, WORK, shared=True, access=Access(readers=["bob"]))
     keep(system, admin, Item(text="We met Tom in Rome."), shared=True)
-    nobody = dataclasses.replace(ALICE, role=Role.READER, person="")
-    assert {each.name for each in system.entities.known(nobody)} == {"Rome", "Tom"}
-    assert system.entities.naming(nobody, "Maria") == []
+    key_only = dataclasses.replace(ALICE, role=Role.READER, person="")
+    assert {each.name for each in system.entities.known(key_only)} == {"Rome", "Tom"}
+    assert system.entities.naming(key_only, "Maria") == []
 
 
-def test_over_http(system):
+def test_entities_over_http(system):
     keep(system, ALICE, SISTER, WORK)
     app = create_app(system)
 

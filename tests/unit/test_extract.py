@@ -1,4 +1,4 @@
-"""Turns that a model reads in the background: taken up once, and never instead of what was said."""
+"""Extraction by a model in the background: idempotent, and in addition to the turn itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Unavailable
 from memos_vllm.learning.extract import Extractor, subject_of
 from memos_vllm.learning.queue import JobQueue
-from memos_vllm.learning.remember import READ, Rememberer
+from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
 from tests.conftest import FakeQueue, make_config, principal
 from tests.engine.harness import wait_for
@@ -21,7 +21,7 @@ ALICE = dataclasses.replace(principal("alice"), session="s")
 
 
 class FakeWriter:
-    """A model that finds what the test says, in whatever it is shown."""
+    """A model that returns the test's items for every prompt."""
 
     def __init__(self, *found: dict[str, str], broken: str | None = None):
         self.found, self.broken, self.asked = list(found), broken, []
@@ -49,8 +49,8 @@ MISO = found("cat.name", "Miso", "alice's cat is called Miso.")
 
 
 def said(system, text, reply="I see."):
-    """A turn of Alice's as memory; returns what its job is about."""
-    rememberer = Rememberer(system, FakeQueue(system.config))
+    """Have a turn of Alice's remembered; returns the subject of its `read` job."""
+    rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
     body = turn_body(
         [{"role": "user", "content": text}], reply, model="demo", request_id="r1", at_us=now_us()
     )
@@ -66,13 +66,13 @@ def values(system):
     return {c.item.claim.attribute: c.item.claim.value for c in system.knowledge.claims(ALICE)}
 
 
-def test_what_the_model_finds_and_the_turn_says_is_known(system):
+def test_claims_of_the_model_that_the_turn_states_are_consolidated(system):
     subject = said(system, "So Miso, the cat that we have, is asleep again.")
-    assert values(system) == {}, "no rule reads that"
+    assert values(system) == {}, "no rule extracts it"
     writer = FakeWriter(MISO, found("home", "Paris", "alice lives in Paris."))
     extraction = read(system, subject, writer)
     assert values(system) == {"cat.name": "Miso"}
-    assert extraction.dropped == 1, "nobody said Paris"
+    assert extraction.dropped == 1, "the turn does not say Paris"
     (claim,) = system.knowledge.claims(ALICE)
     assert claim.item.claim.sources == ["r1:user"]
     version = system.vault.get(ALICE, claim.cube).meta.version
@@ -81,7 +81,7 @@ def test_what_the_model_finds_and_the_turn_says_is_known(system):
 
 
 @pytest.mark.parametrize("broken", ["away", "no JSON", '{"items": [{"type": "poem"}]}'])
-def test_where_it_fails_the_turn_stands_as_it_was_said(system, broken):
+def test_a_failing_model_leaves_the_turn_as_it_was_said(system, broken):
     subject = said(system, "So Miso, the cat that we have, is asleep again.")
     extraction = read(system, subject, FakeWriter(broken=broken))
     assert extraction.failed
@@ -90,7 +90,7 @@ def test_where_it_fails_the_turn_stands_as_it_was_said(system, broken):
     assert items[0].text == "So Miso, the cat that we have, is asleep again."
 
 
-def test_a_turn_that_was_deleted_meanwhile_is_read_by_nobody(system):
+def test_a_deleted_turn_is_not_read_by_the_model(system):
     subject = said(system, "So Miso, the cat that we have, is asleep again.")
     system.delete(ALICE, "chat-s#1")
     writer = FakeWriter(MISO)
@@ -118,7 +118,7 @@ def test_a_slow_model_keeps_no_turn_from_becoming_memory(tmp_path):
             return super().write(asks, done)
 
     extractor = Extractor(system, Slow(MISO), lambda text: text)
-    rememberer = Rememberer(system, JobQueue(system.config, slow={READ}), extractor=extractor)
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs), extractor=extractor)
     rememberer.start()
     try:
         for number in range(4):

@@ -1,4 +1,4 @@
-"""Importers: what they read, in which order and under which names, and what they say about bad files."""
+"""Importers: content, order and names of their cubes, and errors for bad files."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_locomo_error_names_conversation_and_field(
         read_conversations(write(tmp_path / "l.json", [talk]))
 
 
-def test_locomo_unknown_conversation_lists_what_there_is(tmp_path: Path) -> None:
+def test_locomo_unknown_conversation_lists_the_known_ones(tmp_path: Path) -> None:
     file = write(tmp_path / "l.json", [locomo_conversation("conv-7", "Ann", "Bob")])
     with pytest.raises(BadRequest, match="1 to 1, or one of conv-7"):
         locomo_source(file, "2")
@@ -194,7 +194,7 @@ def test_jsonl_bad_line_is_named_before_anything_is_imported(
         jsonl_source(file, None, 8)
 
 
-def test_jsonl_empty_and_unreadable_files_are_said(tmp_path: Path) -> None:
+def test_jsonl_empty_and_unreadable_files_are_bad_requests(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="there is no line to import"):
         jsonl_source(write_lines(tmp_path / "e.jsonl", ""), None, 8)
     with pytest.raises(BadRequest, match=r"cannot read .*No such file"):
@@ -204,7 +204,7 @@ def test_jsonl_empty_and_unreadable_files_are_said(tmp_path: Path) -> None:
         jsonl_source(tmp_path / "latin.jsonl", None, 8)
 
 
-def test_names_that_would_not_do_become_digests() -> None:
+def test_invalid_names_become_digests() -> None:
     assert import_name("jsonl", "notes 2024", "1") == "jsonl:notes 2024:1"
     odd = import_name("jsonl", "a/b\n", "1")
     assert "/" not in odd

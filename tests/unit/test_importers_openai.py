@@ -1,4 +1,4 @@
-"""Chats in OpenAI's forms: the data export and logs of chat completions."""
+"""Chats in OpenAI's formats: the data export and logs of chat completions."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_openai_log_keeps_only_the_longest_of_growing_histories(tmp_path: Path) 
         ('[{"messages":', "not valid JSON"),
     ],
 )
-def test_openai_errors_say_what_is_wrong(tmp_path: Path, content: str, said: str) -> None:
+def test_openai_errors_name_the_fault(tmp_path: Path, content: str, said: str) -> None:
     file = tmp_path / "c.json"
     file.write_text(content)
     with pytest.raises(BadRequest, match=said):

@@ -1,6 +1,6 @@
 """Imports into a real vault: interrupted, repeated, and of files that grew.
 
-The index is held by somebody else, as beside a running server: the vault and its outbox are tested.
+Another process holds the index, as beside a running server: the vault and its outbox are tested.
 """
 
 from __future__ import annotations

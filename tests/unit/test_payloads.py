@@ -46,7 +46,7 @@ def test_a_write_that_is_cut_off_leaves_no_file_under_the_final_name(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_full_disk_is_said(tmp_path):
+def test_a_full_disk_raises_vault_unavailable(tmp_path):
     store = PayloadStore(str(tmp_path))
     full = OSError(28, "No space left on device")
     with (

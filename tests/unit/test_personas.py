@@ -1,4 +1,4 @@
-"""One person in several roles, and several people in one conversation: whose memory is where."""
+"""Personas of one person, and several people in one conversation: separate memories."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def names(system, who=ALICE):
     return {header.name for header in headers}
 
 
-def test_what_is_said_in_a_role_is_found_in_that_role_alone(system, chat):
+def test_turns_of_a_persona_are_found_in_that_persona_only(system, chat):
     chat("The ward has twelve beds.", NURSE)
     chat("The school has twelve rooms.", PARENT)
     chat("The sea has twelve islands.")
@@ -60,7 +60,7 @@ def test_each_role_has_a_profile_beside_the_person_s_own(system, chat):
     assert stable(system, PARENT) == {home, firm}
     chat("I work at City Hospital.", NURSE)
     assert stable(system, NURSE) == {home, "alice works at City Hospital"}
-    assert stable(system, PARENT) == {home, firm}, "no other role's is superseded"
+    assert stable(system, PARENT) == {home, firm}, "claims of other personas are not superseded"
 
 
 def test_a_persona_is_a_cube_that_stands_in_its_prompts(system):
@@ -71,9 +71,9 @@ def test_a_persona_is_a_cube_that_stands_in_its_prompts(system):
     assert stable(system, NURSE) == {text}
     assert stable(system, ALICE) == stable(system, PARENT) == set()
     (named,) = system.views.stable(PARENT, [cube.meta.id]).texts
-    assert named.cube_id == cube.meta.id, "what is named is there whatever the persona"
+    assert named.cube_id == cube.meta.id, "a named cube is used in every persona"
     bob = principal("bob").in_persona("nurse")
-    assert stable(system, bob) == set(), "a persona is one person's"
+    assert stable(system, bob) == set(), "a persona belongs to one person"
     assert persona_of(["chat", *persona_tag("nurse")]) == "nurse"
 
 
@@ -97,7 +97,7 @@ def test_forgetting_reaches_every_role_and_correcting_stays_in_one(system, chat)
     assert "alice's dog is called Bello" in found(system, "dog called", PARENT)
 
 
-def test_several_people_in_one_conversation_keep_what_is_theirs(system, chat):
+def test_people_in_one_conversation_have_separate_memories(system, chat):
     bob = dataclasses.replace(principal("bob"), session="s")
     chat("I live in Paris.")
     chat("I live in Rome.", bob)
@@ -106,7 +106,7 @@ def test_several_people_in_one_conversation_keep_what_is_theirs(system, chat):
     assert "I live in Rome." not in found(system, "live in Rome Paris", ALICE)
 
 
-def test_how_it_is_asked_for(system, chat):
+def test_a_persona_over_http(system, chat):
     assert read_options({"persona": "nurse"}).persona == "nurse"
     for wrong in ("", "*", "a b", "x" * 65):
         with pytest.raises(BadRequest, match=r"memory\.persona"):

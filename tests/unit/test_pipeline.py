@@ -58,7 +58,7 @@ def pipeline(system):
 
 
 def make_pipeline(system, queue=None):
-    rememberer = Rememberer(system, queue or FakeQueue(system.config))
+    rememberer = Rememberer(system, queue or FakeQueue(system.jobs, system.config.jobs))
     return Pipeline(system, rememberer, BackgroundTasks())
 
 
@@ -143,7 +143,7 @@ def test_a_vault_that_is_away_means_no_memory_or_a_503(system, pipeline):
 
 def test_memory_that_is_too_slow_is_left_out(tmp_path):
     system = MemorySystem(make_config(tmp_path, prompt={"deadline_seconds": 0.1})).open()
-    pipeline = make_pipeline(system, JobQueue(system.config))
+    pipeline = make_pipeline(system, JobQueue(system.jobs, system.config.jobs))
 
     def slow(*_):
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Turns become memory once: after a kill, after a retry, from several at a time."""
+"""Turns become memory exactly once: after a kill, after a retry, concurrently."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import textwrap
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import CubePatch, State
@@ -18,6 +19,7 @@ from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer, cube_name
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault import jobs
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import FakeQueue, make_config, principal
 from tests.engine.harness import wait_for
@@ -42,9 +44,9 @@ def remembered(system: MemorySystem, who=ALICE) -> dict[str, list[str]]:
 
 @pytest.fixture
 def rememberer(system):
-    """Without workers: the tests run the job themselves."""
+    """A rememberer without workers: tests call its handler."""
 
-    return Rememberer(system, FakeQueue(system.config))
+    return Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
 
 
 def test_a_job_that_runs_twice_remembers_once(system, rememberer):
@@ -52,7 +54,7 @@ def test_a_job_that_runs_twice_remembers_once(system, rememberer):
     pending = system.turns.get(turn)
     rememberer.remember(turn)
     rememberer.remember(turn)
-    rememberer._append(pending)  # cut off after the append and before the turn was crossed off
+    rememberer._append(pending)  # as if killed before the turn was deleted
     assert remembered(system) == {"chat-s#1": ["Hello there.", "I see."]}
     assert system.turns.waiting() == []
 
@@ -71,7 +73,7 @@ def test_a_turn_has_speaker_time_and_source_and_the_version_its_provenance(syste
     assert len(provenance.prompt_sha256) == 64
 
 
-def test_whatever_a_client_may_send_can_be_remembered(system, rememberer):
+def test_odd_and_oversized_input_of_a_client_can_be_remembered(system, rememberer):
     longest = dataclasses.replace(ALICE, session="s/" * 128)
     odd = body("a\x00b" + "word " * 5000, reply="\x00", request_id="r" * 5000)
     rememberer.remember(rememberer.accept(longest, odd))
@@ -84,7 +86,7 @@ def test_whatever_a_client_may_send_can_be_remembered(system, rememberer):
 
 def test_a_long_conversation_goes_on_in_another_cube(tmp_path):
     system = MemorySystem(make_config(tmp_path, remember={"items_per_cube": 4})).open()
-    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     for number in range(5):
         turn = system.turns.add(ALICE, body(f"line {number}", request_id=f"r-{number}"))
         rememberer.remember(turn)
@@ -114,7 +116,7 @@ def test_a_conversation_goes_on_beside_a_cube_that_cannot_be_written(
     assert system.turns.waiting() == []
 
 
-def test_turns_of_one_session_at_once_are_all_kept(system, rememberer):
+def test_concurrent_turns_of_one_session_are_all_stored(system, rememberer):
     turns = [rememberer.accept(ALICE, body(f"line {n}", request_id=f"r-{n}")) for n in range(8)]
     threads = [threading.Thread(target=rememberer.remember, args=(turn,)) for turn in turns]
     for thread in threads:
@@ -131,7 +133,7 @@ def test_a_reader_writes_nothing(system):
         system.turns.add(principal("alice", role=Role.READER), body("Hello."))
 
 
-def test_a_session_of_any_name_gets_a_name_that_a_cube_may_have():
+def test_a_session_of_any_name_gets_a_valid_cube_name():
     assert cube_name("work-2") == "chat-work-2"
     assert cube_name("a/b") != cube_name("a/c")
     assert "/" not in cube_name("a/b")
@@ -144,11 +146,13 @@ KILLED = """
     from memos_vllm.learning.queue import JobQueue
     from memos_vllm.learning.remember import Rememberer
     from memos_vllm.system import MemorySystem
+    from memos_vllm.vault import jobs
     from memos_vllm.vault.vault import MemVault
     from tests.unit.test_remember import ALICE, body
 
     system = MemorySystem(load_config(sys.argv[1])).open()
     place = sys.argv[2]
+    jobs.LEASE_SECONDS = 1.0
     real = MemVault.create
 
     def die(*args, **kwargs):
@@ -157,7 +161,7 @@ KILLED = """
         os._exit(9)
 
     MemVault.create = die
-    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     if place == "queued":
         system.turns.add(ALICE, body("Survives."))
         os._exit(9)
@@ -171,7 +175,7 @@ KILLED = """
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["queued", "before", "after"])
 def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
-    """Killed before the job was queued, before its write, and between its write and its end."""
+    """Killed before the job was claimed, before its write, and between its write and its end."""
     config = make_config(tmp_path / "home")
     file = tmp_path / "config.yaml"
     file.write_text(f"home: {config.root}\nembedder: {{model: {config.embedder.model}}}\n")
@@ -184,9 +188,9 @@ def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
     )
     assert died.returncode == 9, died.stderr
     system = MemorySystem(config).open()
-    # After its transaction the turn is memory and crossed off; only its index is still to do.
+    # After its transaction the turn is memory and its row deleted; only indexing is left.
     assert len(system.turns.waiting()) == (0 if place == "after" else 1)
-    rememberer = Rememberer(system, JobQueue(config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, config.jobs))
     rememberer.start()
     try:
         wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
@@ -198,8 +202,7 @@ def test_a_kill_loses_no_turn_and_doubles_none(tmp_path, place):
 
 def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
     system = MemorySystem(make_config(tmp_path, database={"url": postgres_url()})).open()
-    assert system.config.jobs_url == system.config.database_url
-    rememberer = Rememberer(system, JobQueue(system.config))
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     rememberer.start()
     try:
         rememberer.accept(ALICE, body("On Postgres."))
@@ -210,31 +213,40 @@ def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
         system.close()
 
 
-def test_records_of_finished_jobs_are_removed_and_others_stay(tmp_path):
+def test_done_jobs_leave_no_row_and_failed_ones_do(tmp_path, monkeypatch):
     system = MemorySystem(make_config(tmp_path)).open()
-    jobs = JobQueue(system.config)
-    rememberer = Rememberer(system, jobs)
+    monkeypatch.setattr(jobs, "MAX_ATTEMPTS", 1)
+    rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
+    real = rememberer._append
+
+    def append(turn):
+        if turn.body["user"] == "Broken.":
+            raise OSError("the disk is full")
+        return real(turn)
+
+    monkeypatch.setattr(rememberer, "_append", append)
     rememberer.start()
     try:
-        rememberer.accept(ALICE, body("Hello."))
+        broken = rememberer.accept(ALICE, body("Broken.", request_id="r-1"))
+        rememberer.accept(ALICE, body("Hello.", request_id="r-2"))
+        wait_for(lambda: system.jobs.counts() == {("fast", "failed"): 1}, "both ends", 60)
+        assert remembered(system) == {"chat-s#1": ["Hello.", "I see."]}
+        assert system.turns.waiting() == [broken], "its turn is not lost"
+        monkeypatch.undo()
+        assert system.jobs.retry_failed() == 1
         wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
-        assert jobs.forget_finished() == 0, "an hour has not passed"
-        assert wait_for(lambda: jobs.forget_finished(older_than_seconds=0), "its end") == 1
+        assert len(remembered(system)["chat-s#1"]) == 4
     finally:
         rememberer.stop()
         system.close()
 
 
-def test_jobs_hold_no_text(tmp_path):
-    """What was said lies in the vault alone, where deleting it deletes it."""
-    config = make_config(tmp_path)
-    system = MemorySystem(config).open()
-    rememberer = Rememberer(system, JobQueue(config))
-    rememberer.start()
-    rememberer.accept(ALICE, body("The ZEBRA is striped."))
-    wait_for(lambda: system.turns.waiting() == [], "the turn becoming memory", 60)
-    rememberer.stop()
-    system.close()
-    jobs = [path for path in tmp_path.iterdir() if path.name.startswith("jobs.sqlite")]
-    assert jobs
-    assert not any(b"ZEBRA" in path.read_bytes() for path in jobs)
+def test_jobs_hold_no_text(system, rememberer):
+    """The vault's cubes and turns hold what a person said; deleting it there deletes it."""
+    turn = rememberer.accept(ALICE, body("The ZEBRA is striped."))
+    job = system.jobs.claim(jobs.Lane.FAST, "test")
+    assert job.subject == turn
+    with system.database.read() as session:
+        rows = session.execute(sa.text("SELECT * FROM jobs")).all()
+    assert len(rows) == 1
+    assert "ZEBRA" not in repr(rows)

@@ -122,7 +122,7 @@ def test_a_learn_step_can_drop_claims(tmp_path, monkeypatch):
     for names, known in (((), 1), (("secret",), 0)):
         config = make_config(tmp_path / str(known), pipeline={"learn": names})
         system = MemorySystem(config).open()
-        rememberer = Rememberer(system, FakeQueue(system.config))
+        rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
         messages = [{"role": "user", "content": "I live in Paris."}]
         body = turn_body(messages, "I see.", model="demo", request_id="r", at_us=now_us())
         rememberer.remember(rememberer.accept(who, body))

@@ -1,4 +1,4 @@
-"""What is folded into one, what is merged, and what fades: nothing is ever lost by it."""
+"""Sameness, merging and archiving of memory, without loss of items."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def state(system, ref, who=ALICE):
     return system.vault.get(who, ref).meta.state
 
 
-# -- the same in other words ---------------------------------------------------------------------------
+# -- sameness ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def state(system, ref, who=ALICE):
         ("alice met Tom", "alice met tom", False),
     ],
 )
-def test_only_the_same_words_say_the_same(one, other, same):
+def test_sameness_needs_the_same_words(one, other, same):
     assert says_the_same(Item(text=one), Item(text=other)) is same
     assert says_the_same(Item(text=other), Item(text=one)) is same
 
 
-def test_of_whom_and_when_it_is_said_tells_two_apart():
+def test_items_of_other_subjects_or_times_are_not_the_same():
     one = claimed("it rained all day")
     assert says_the_same(one, claimed("It rained all day.", "m2"))
     assert not says_the_same(one, one.model_copy(update={"speaker": "bob"}))
@@ -95,7 +95,7 @@ def test_a_fact_in_other_words_strengthens_the_one_that_is_known(system):
     assert len(system.knowledge.claims(BOB)) == 1
 
 
-# -- merged --------------------------------------------------------------------------------------------
+# -- merging -------------------------------------------------------------------------------------------
 
 
 def test_merging_keeps_every_item_once_and_where_it_comes_from(system):
@@ -116,7 +116,7 @@ def test_merging_keeps_every_item_once_and_where_it_comes_from(system):
     assert {each.recalled.cube_id for each in found} == {into.meta.id}
 
 
-def test_cut_off_in_the_middle_it_is_done_again_and_changes_nothing(system, monkeypatch):
+def test_a_merge_that_was_killed_is_repeated_without_harm(system, monkeypatch):
     keep(system, claimed("alice's cat is Miso", "m1", "cat.name", "Miso"), name="old")
     keep(system, Item(text="Bread is good."), name="new")
     whole, killed = system.update, RuntimeError("killed")
@@ -136,7 +136,7 @@ def test_cut_off_in_the_middle_it_is_done_again_and_changes_nothing(system, monk
     assert state(system, "old") is State.MERGED
 
 
-def test_what_comes_in_while_it_is_merged_is_not_left_behind(system, monkeypatch):
+def test_items_added_during_a_merge_are_merged_too(system, monkeypatch):
     keep(system, Item(text="Bread is good."), name="old")
     keep(system, Item(text="Tea is good."), name="new")
     whole, late = system.update, [Item(text="Soup is good.")]
@@ -161,7 +161,7 @@ def test_what_comes_in_while_it_is_merged_is_not_left_behind(system, monkeypatch
         lifecycle.merge(system, ALICE, "third", "new")
 
 
-def test_what_cannot_become_one_is_refused(system):
+def test_cubes_that_cannot_be_merged_are_refused(system):
     keep(system, Item(text="Bread."), name="mine")
     shared = keep(system, Item(text="Tea."), who=ADMIN, shared=True, name="ours")
     few = keep(system, Item(text="Salt."), who=ADMIN, shared=True, access=Access(readers=["alice"]))
@@ -179,7 +179,7 @@ def test_what_cannot_become_one_is_refused(system):
         lifecycle.merge(system, ALICE, "other", "mine")
 
 
-def test_over_http(system):
+def test_a_merge_over_http(system):
     keep(system, Item(text="Bread."), name="old")
     keep(system, Item(text="Tea."), name="new")
     _, key = system.keys.create("acme", Role.WRITER)
@@ -195,7 +195,7 @@ def test_over_http(system):
     assert refused.json()["error"]["param"] == "into"
 
 
-# -- faded ---------------------------------------------------------------------------------------------
+# -- archiving -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def fading(tmp_path):
     opened.close()
 
 
-def test_what_nobody_needs_is_archived_and_comes_back(fading):
+def test_an_idle_cube_is_archived_and_can_be_activated_again(fading):
     read = keep(fading, Item(text="Bread is good."), name="read")
     keep(fading, Item(text="Soup is good."), name="idle")
     keep(fading, Item(text="Tea is good."), name="placed", placement=Placement.STABLE)
@@ -231,6 +231,6 @@ def test_what_nobody_needs_is_archived_and_comes_back(fading):
     assert state(fading, "ours", ADMIN) is State.ACTIVATED
 
 
-def test_nothing_fades_unless_somebody_wants_it(system):
+def test_no_cube_is_archived_by_default(system):
     keep(system, Item(text="Soup is good."), name="idle")
     assert lifecycle.archive_idle(system, now_us() + 10_000 * DAY_US) == 0

@@ -1,8 +1,11 @@
-"""Jobs that make memory from memory: who may ask, who sees them, what goes with what they read."""
+"""Transforms: permissions, visibility, leases, derived cubes, leaks, the API."""
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from memos_vllm.api.app import create_app
@@ -17,14 +20,15 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.errors import Conflict, Forbidden, IndexUnavailable, NotFound, Unprocessable
 from memos_vllm.governance.principal import Role
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill
+from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import leaks, read_sources
 from memos_vllm.transforms.worker import sweep
-from memos_vllm.vault import jobs
-from memos_vllm.vault.jobs import JobState
+from memos_vllm.vault.jobs import MAX_ATTEMPTS
+from memos_vllm.vault.transform_records import JobState, LeaseLost, Transforms
 from tests.adapters import small
 from tests.conftest import principal
 
@@ -44,23 +48,23 @@ def adapter(system, who, parents, **meta):
     return system.create(who, [new])[0].meta.id
 
 
-# -- whose is what several cubes make together ---------------------------------------------------------
+# -- owner and readers of a product --------------------------------------------------------------------
 
 
-def test_the_narrowest_owner_gets_it(system):
+def test_the_narrowest_owner_of_the_sources_owns_the_product(system):
     shared = text(system, ADMIN, shared=True)
     own = text(system, principal("ann"))
     assert read_sources(system.vault, ADMIN, [shared]).person == ""
     assert read_sources(system.vault, principal("ann"), [shared, own]).person == "ann"
 
 
-def test_two_people_s_memory_is_never_learnt_together(system):
+def test_sources_of_two_people_are_refused(system):
     ids = [text(system, principal(person)) for person in ("ann", "bob")]
     with pytest.raises(Unprocessable, match="2 people"):
         read_sources(system.vault, ADMIN, ids)
 
 
-def test_only_those_who_may_read_every_source_may_read_what_is_made(system):
+def test_only_readers_of_every_source_may_read_the_product(system):
     ids = [
         text(system, ADMIN, shared=True, access=Access(readers=readers))
         for readers in (["ann", "bob"], ["bob", "cid"], None)
@@ -79,7 +83,7 @@ def test_a_reader_trains_nothing_and_a_writer_not_for_the_tenant(system):
         submit.distill(system, principal("ann"), shared, Distill())
 
 
-def test_what_cannot_work_is_said_before_it_is_trained(system):
+def test_an_impossible_request_is_refused_before_training(system):
     ann = principal("ann")
     own = text(system, ann, name="notes")
     lora = adapter(system, ann, [], name="lora")
@@ -101,7 +105,7 @@ def test_what_cannot_work_is_said_before_it_is_trained(system):
 # -- jobs ----------------------------------------------------------------------------------------------
 
 
-def test_a_job_is_its_submitter_s_and_an_admin_s(system):
+def test_a_job_is_visible_to_its_submitter_and_to_admins_only(system):
     ann = principal("ann")
     job = submit.distill(system, ann, text(system, ann), Distill(name="known"))
     assert system.transforms.get(ann, job.id).request["name"] == "known"
@@ -118,16 +122,77 @@ def test_a_job_is_its_submitter_s_and_an_admin_s(system):
             system.transforms.cancel(other, job.id)
 
 
-def test_a_job_is_claimed_once_and_again_when_its_process_is_gone(system, monkeypatch):
+def end_leases(system):
+    """End all leases, as if their processes had died."""
+    with system.database.write() as session:
+        session.execute(sa.text("UPDATE jobs SET leased_until_us = 0"))
+
+
+def test_a_job_is_claimed_once_and_again_after_the_lease_of_a_dead_process(system):
     ann = principal("ann")
     job = submit.distill(system, ann, text(system, ann), Distill())
     claimed = system.transforms.claim()
     assert (claimed.id, claimed.state, claimed.principal) == (job.id, JobState.RUNNING, ann)
+    other = Transforms(system.database)
     assert system.transforms.claim() is None
-    monkeypatch.setattr(jobs, "SEEN_SECONDS", 0.0)
-    assert system.transforms.claim().id == job.id
-    system.transforms.release(job.id)
+    assert other.claim() is None
+    end_leases(system)
+    assert other.claim().id == job.id
+    other.release(job.id)
     assert system.transforms.get(ann, job.id).state is JobState.QUEUED
+
+
+def test_a_process_that_lost_its_lease_stores_nothing(system):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    system.transforms.claim()
+    end_leases(system)
+    other = Transforms(system.database)
+    assert other.claim().id == job.id
+    with pytest.raises(LeaseLost):
+        system.transforms.seen(job.id, {})
+    with pytest.raises(LeaseLost), system.database.write() as session:
+        system.transforms.still_running(job.id)(session)
+    assert not system.transforms.end(job.id, JobState.DONE, {}, None)
+    assert other.seen(job.id, {"phase": "training"})
+    assert other.end(job.id, JobState.DONE, {}, None)
+    assert system.transforms.get(ann, job.id).state is JobState.DONE
+    assert system.jobs.counts() == {}
+
+
+def test_a_transform_whose_process_dies_in_each_attempt_fails_and_says_so(system):
+    ann = principal("ann")
+    cube = text(system, ann)
+    job, next_job = (submit.distill(system, ann, cube, Distill()) for _ in range(2))
+    for _ in range(MAX_ATTEMPTS):
+        assert system.transforms.claim().id == job.id
+        end_leases(system)
+    assert system.transforms.claim().id == next_job.id
+    failed = system.transforms.get(ann, job.id)
+    assert failed.state is JobState.FAILED
+    assert "8 attempts failed" in failed.report["reasons"][0]
+
+
+def test_an_interrupted_transform_is_due_at_once_and_loses_no_attempt(system):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    for _ in range(2 * MAX_ATTEMPTS):
+        assert system.transforms.claim().id == job.id
+        system.transforms.release(job.id)
+    assert system.transforms.get(ann, job.id).state is JobState.QUEUED
+
+
+def test_a_transform_that_found_a_part_unavailable_is_tried_again(system, monkeypatch):
+    ann = principal("ann")
+    job = submit.distill(system, ann, text(system, ann), Distill())
+    runner = JobRunner(system, ("model", None))
+    away = mock.Mock(side_effect=IndexUnavailable("away"))
+    monkeypatch.setattr(runner, "_work", away)
+    with pytest.raises(IndexUnavailable):
+        runner.do(runner.claim())
+    assert system.transforms.get(ann, job.id).state is JobState.QUEUED
+    assert runner.claim() is None, "a pause comes first"
+    assert runner.claim(job.id).id == job.id, "a claim by id does not wait"
 
 
 def test_the_oldest_job_is_done_first(system):
@@ -150,7 +215,7 @@ def test_a_cancelled_job_is_noticed_and_ends_nothing_else(system):
         system.transforms.cancel(ann, job.id)
 
 
-def test_deleting_what_it_reads_deletes_the_job_and_its_folder(system):
+def test_deleting_a_source_deletes_the_job_and_its_folder(system):
     ann = principal("ann")
     cube = text(system, ann)
     job = submit.distill(system, ann, cube, Distill())
@@ -167,7 +232,7 @@ def test_deleting_what_it_reads_deletes_the_job_and_its_folder(system):
     assert not folder.exists()
 
 
-def test_one_tenant_does_not_make_all_others_wait(system):
+def test_open_jobs_of_a_tenant_are_limited(system):
     ann = principal("ann")
     cube = text(system, ann)
     jobs = [submit.distill(system, ann, cube, Distill()) for _ in range(16)]
@@ -179,7 +244,7 @@ def test_one_tenant_does_not_make_all_others_wait(system):
     submit.distill(system, ann, cube, Distill())
 
 
-def test_whoever_deletes_is_told_of_what_they_may_read(system):
+def test_a_deletion_names_only_stale_cubes_that_the_caller_may_read(system):
     source = text(system, ADMIN, shared=True, access=Access(writers="tenant"))
     adapter(system, principal("bob"), [source])
     mine = adapter(system, principal("ann"), [source])
@@ -187,10 +252,10 @@ def test_whoever_deletes_is_told_of_what_they_may_read(system):
     assert deletion.stale == [mine]
 
 
-# -- what was made from what ---------------------------------------------------------------------------
+# -- derived cubes -------------------------------------------------------------------------------------
 
 
-def test_a_change_of_a_source_marks_what_was_made_from_it(system):
+def test_a_changed_source_marks_derived_cubes_as_stale(system):
     ann = principal("ann")
     source = text(system, ann)
     made = adapter(system, ann, [source], name="lora")
@@ -198,7 +263,7 @@ def test_a_change_of_a_source_marks_what_was_made_from_it(system):
     other = text(system, ann, "The sea is red.")
     assert system.vault.get(ann, "lora").meta.stale == []
     system.update(ann, source, CubePatch(tags=["seen"]))
-    assert system.vault.get(ann, "lora").meta.stale == [], "it says the same"
+    assert system.vault.get(ann, "lora").meta.stale == [], "the text is unchanged"
     system.update(ann, source, CubePatch(append=[Item(text="The grass is blue.")]))
     assert system.vault.get(ann, "lora").meta.stale == [source]
     assert system.vault.get(ann, of_that).meta.stale == [source]
@@ -209,7 +274,7 @@ def test_a_change_of_a_source_marks_what_was_made_from_it(system):
     assert system.update(ann, "lora", again).meta.stale == []
 
 
-def test_deleting_a_source_marks_and_with_cascade_deletes(system):
+def test_deleting_a_source_marks_derived_cubes_and_cascade_deletes_them(system):
     ann = principal("ann")
     source, kept = text(system, ann), text(system, ann, "The sea is red.")
     made = adapter(system, ann, [source, kept])
@@ -233,7 +298,7 @@ def test_a_cascade_that_is_not_allowed_deletes_nothing(system):
     assert system.vault.get(ADMIN, made).meta.stale == []
 
 
-def test_an_adapter_of_several_is_made_again_from_what_is_left(system):
+def test_an_adapter_of_several_sources_is_made_again_from_the_rest(system):
     ann = principal("ann")
     source, kept = text(system, ann), text(system, ann, "The sea is red.")
     wish = Distill(also=[kept], name="lora", recipe={"rank": 4})
@@ -250,7 +315,7 @@ def test_an_adapter_of_several_is_made_again_from_what_is_left(system):
     assert [submit.again(system, ann, orphan) for orphan in deletion.gone] == []
 
 
-def test_what_was_made_is_not_given_to_more_readers_than_its_sources_have(system):
+def test_a_derived_cube_has_no_more_readers_than_its_sources(system):
     source = text(system, ADMIN, shared=True, access=Access(readers=["ann", "bob"]))
     with pytest.raises(Unprocessable, match="not all of its readers"):
         adapter(system, ADMIN, [source], shared=True)
@@ -263,7 +328,7 @@ def test_what_was_made_is_not_given_to_more_readers_than_its_sources_have(system
         adapter(system, ADMIN, [own], person="bob")
 
 
-def test_when_fewer_may_read_a_source_fewer_may_read_what_was_made_from_it(system):
+def test_narrowing_a_source_narrows_its_derived_cubes(system):
     source = text(system, ADMIN, shared=True)
     shared = adapter(system, ADMIN, [source], shared=True)
     words = text(system, ADMIN, shared=True, provenance=Provenance(parents=[shared]))
@@ -277,7 +342,7 @@ def test_when_fewer_may_read_a_source_fewer_may_read_what_was_made_from_it(syste
     assert system.vault.get(ADMIN, mine).meta.state is State.ACTIVATED
 
 
-def test_what_an_older_version_was_made_from_is_not_forgotten(system):
+def test_sources_of_older_versions_stay_recorded(system):
     ann = principal("ann")
     first, second = text(system, ann), text(system, ann, "The sea is red.")
     made = adapter(system, ann, [first])
@@ -287,7 +352,7 @@ def test_what_an_older_version_was_made_from_is_not_forgotten(system):
     assert [orphan.cube for orphan in deletion.gone] == [made], "a rollback would bring it back"
 
 
-def test_naming_a_parent_tells_nobody_whether_it_is_there(system):
+def test_naming_a_parent_does_not_reveal_whether_it_exists(system):
     hidden = text(system, principal("ann"))
     made = text(system, principal("bob"), provenance=Provenance(parents=[hidden, "cube_none"]))
     system.update(principal("ann"), hidden, CubePatch(append=[Item(text="More.")]))
@@ -297,18 +362,18 @@ def test_naming_a_parent_tells_nobody_whether_it_is_there(system):
 # -- leaks ---------------------------------------------------------------------------------------------
 
 
-def test_a_run_of_somebody_else_s_words_is_found():
+def test_a_run_of_words_of_a_hidden_text_is_found():
     secret = "The code of the safe behind the painting is four seven one one."
     said = ["Well. The code of the safe behind the painting is four seven."]
     assert len(leaks(said, [secret], ["Nothing of it."])) == 3
-    assert leaks(said, [secret], [secret]) == [], "it was taught"
-    assert leaks(["The code of the safe."], [secret], []) == [], "a few words are anybody's"
+    assert leaks(said, [secret], [secret]) == [], "the sources have it"
+    assert leaks(["The code of the safe."], [secret], []) == [], "a run is eight words"
 
 
 def test_hidden_texts_are_those_that_not_all_readers_may_read(system):
     text(system, principal("ann"), "Ann's.")
     text(system, principal("bob"), "Bob's.")
-    text(system, ADMIN, "Everybody's.", shared=True)
+    text(system, ADMIN, "The tenant's.", shared=True)
     text(system, ADMIN, "Ann's and Bob's.", shared=True, access=Access(readers=["ann", "bob"]))
     text(system, principal("ann", "globex"), "Elsewhere.")
 
@@ -350,7 +415,7 @@ def test_jobs_over_http(http, system):
     assert "rank" in wrong.json()["error"]["message"]
 
 
-def test_a_cascade_over_http_says_what_went(http, system):
+def test_a_cascade_over_http_names_the_deleted_cubes(http, system):
     ann = principal("ann")
     source = text(system, ann)
     made = adapter(system, ann, [source])

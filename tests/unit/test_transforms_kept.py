@@ -1,4 +1,4 @@
-"""Kept KV as a source, adapters that stand for their sources, and what is left of jobs."""
+"""Stored KV as a source, adapters that stand for their sources, records of ended jobs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Distill, Recover
 from memos_vllm.transforms.runner import JobRunner
-from memos_vllm.transforms.sources import items_of, read_sources
-from memos_vllm.vault.jobs import JobState
+from memos_vllm.transforms.sources import read_sources
+from memos_vllm.vault.transform_records import JobState
 from tests.conftest import principal
 from tests.unit.test_transforms import adapter, text
 
-# -- kept KV and its text ------------------------------------------------------------------------------
+# -- stored KV and its text ----------------------------------------------------------------------------
 
 
 class FakeKV:
@@ -38,11 +38,11 @@ class FakeKV:
         raise AssertionError
 
     def digest(self, cube):
-        return own_digest([ord(letter) for item in items_of(cube) for letter in item.text])
+        return own_digest([ord(letter) for item in cube.items for letter in item.text])
 
 
 def keep(system, cube, scope, said="The sky is green.", sequence=1):
-    """A kept segment, as a worker keeps it. Returns its key."""
+    """Store a segment as a worker does; returns its key."""
     keeper = TensorStore(system.config.kv, system.config.kv_path)
     key = hashlib.sha256(f"{cube}{scope}{said}".encode()).hexdigest()[:40]
     shape = Shape(1, 2, 1, 4, torch.float32)
@@ -87,7 +87,7 @@ def test_kv_without_text_is_refused_with_a_reason(system):
     assert "version 7" in report.reasons[0]
 
 
-def test_kv_of_somebody_else_looks_like_none_at_all(system):
+def test_kv_of_another_person_looks_like_absent_kv(system):
     ann = principal("ann")
     key = keep(system, text(system, ann), system.scopes.person(ann))
     for name in (key, "0" * 40):
@@ -105,10 +105,10 @@ def test_without_an_engine_jobs_that_need_kept_kv_say_so(system, monkeypatch):
     assert system.transforms.get(ann, job.id).state is JobState.FAILED
 
 
-# -- what is left of jobs ------------------------------------------------------------------------------
+# -- records of ended jobs -----------------------------------------------------------------------------
 
 
-def test_rows_of_old_jobs_go_unless_what_they_made_is_there(system):
+def test_records_of_old_jobs_are_deleted_unless_their_product_exists(system):
     ann = principal("ann")
     cube = text(system, ann)
     jobs = [submit.distill(system, ann, cube, Distill()) for _ in range(3)]
@@ -121,10 +121,10 @@ def test_rows_of_old_jobs_go_unless_what_they_made_is_there(system):
     assert {job.id for job in system.transforms.page(ann)} == {jobs[1].id, jobs[2].id}
 
 
-# -- several adapters, learnt together -----------------------------------------------------------------
+# -- adapters of several sources -----------------------------------------------------------------------
 
 
-def test_an_adapter_stands_for_what_it_learnt(system):
+def test_an_adapter_stands_for_its_sources(system):
     ann = principal("ann")
     one, two = text(system, ann, "One."), text(system, ann, "Two.")
     first, second = adapter(system, ann, [one]), adapter(system, ann, [two])
@@ -133,7 +133,7 @@ def test_an_adapter_stands_for_what_it_learnt(system):
         read_sources(system.vault, ann, [adapter(system, ann, [])])
 
 
-def test_one_that_learnt_all_of_it_is_found_in_their_place(system):
+def test_an_adapter_of_all_sources_replaces_the_adapters_of_each(system):
     ann = principal("ann")
     texts = [text(system, ann, f"Text {number}.") for number in range(3)]
     parts = [adapter(system, ann, [each]) for each in texts]
@@ -147,7 +147,7 @@ def test_one_that_learnt_all_of_it_is_found_in_their_place(system):
     everything = adapter(system, ann, texts)
     assert found() == everything
     both = adapter(system, ann, texts[:2])
-    assert found() == both, "as little else as possible"
+    assert found() == both, "the smallest one"
     assert found(count=3) == everything
     assert found(principal("bob")) is None
     system.update(ann, texts[0], CubePatch(payload=ExplicitPayload(content="Another.")))

@@ -140,7 +140,7 @@ def test_writers_at_once_lose_nothing(vault):
     assert [v.sequence for v in vault.history(ALICE, made.meta.id)] == list(range(13, 0, -1))
 
 
-def test_nobody_else_finds_it_and_absent_looks_the_same(vault):
+def test_another_person_s_cube_looks_like_an_absent_one(vault):
     made = vault.create(ALICE, cube("secret", name="mine"))
     for who in (BOB, STRANGER, principal("")):
         for ref in (made.meta.id, "mine"):
@@ -166,7 +166,7 @@ def test_shared_cubes_are_read_by_their_readers_and_written_by_admins(vault):
     assert vault.update(ALICE, open_.meta.id, CubePatch(priority=1)).meta.priority == 1
 
 
-def test_a_writer_cannot_make_a_cube_for_somebody_else(vault):
+def test_a_writer_cannot_make_a_cube_for_another_person(vault):
     with pytest.raises(Forbidden):
         vault.create(ALICE, cube("planted", person="bob"))
     assert vault.create(ADMIN, cube("given", person="bob")).meta.person == "bob"
@@ -248,7 +248,7 @@ def test_an_expired_cube_is_in_no_prompt(vault, database):
     assert vault.get(ALICE, made.meta.id).meta.state == State.EXPIRED
 
 
-def test_kinds_that_nobody_stores_say_so(vault):
+def test_storing_activation_memory_is_refused_with_a_reason(vault):
     with pytest.raises(NotBuilt, match="activation"):
         vault.create(ALICE, NewCube(payload=ActivationPayload(type="activation")))
     with pytest.raises(Unprocessable, match="checked"):
@@ -274,7 +274,7 @@ def test_deleting_leaves_no_row_and_no_byte(vault, database, tmp_path):
     assert not [path for path in files if b"ZEBRA" in path.read_bytes()]
 
 
-def test_the_audit_log_proves_what_happened(vault, database):
+def test_the_audit_log_detects_a_changed_record(vault, database):
     made = vault.create(ALICE, cube("x"))
     vault.delete(ALICE, made.meta.id)
     log = AuditLog(database)
@@ -290,7 +290,7 @@ def test_the_audit_log_proves_what_happened(vault, database):
     assert log.verify(ADMIN) == records[0]["seq"]
 
 
-def test_an_audit_log_that_was_cut_at_its_end_is_seen(vault, database):
+def test_the_audit_log_detects_records_missing_at_its_end(vault, database):
     vault.create(ALICE, cube("x"))
     vault.create(ALICE, cube("y"))
     with database.write() as session:
@@ -325,7 +325,7 @@ def test_a_database_from_the_future_is_refused_and_untouched(database_url):
         assert session.scalar(sa.text("SELECT version_num FROM alembic_version")) == "9999"
 
 
-def test_a_locked_vault_says_so(tmp_path):
+def test_a_locked_vault_raises_vault_unavailable(tmp_path):
     url = f"sqlite:///{tmp_path / 'v.sqlite'}"
     holder, waiter = Database(url), Database(url, DatabaseConfig(busy_timeout_seconds=0.1))
     holder.migrate()

@@ -1,7 +1,7 @@
 """Any sequence of create, update, roll back, delete and kill keeps the vault's invariants.
 
 A kill is an exception at a random place inside the operation, after which the vault is opened anew,
-as after `kill -9`: whatever was not committed is gone, whatever was committed is there.
+as after `kill -9`: uncommitted changes are gone, committed ones are there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEXTS = st.lists(
 
 
 class Killed(BaseException):
-    """Not an Exception, so that nothing of ours can catch it."""
+    """A BaseException, so that no handler of the product catches it."""
 
 
 # Places inside a change at which the process may die.
@@ -115,7 +115,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule()
     def index_some(self) -> None:
-        """The outbox's work, done on a plain set in Chroma's place."""
+        """Process the outbox, with a plain set in place of Chroma."""
         outbox = Outbox(self.database)
         for work in outbox.pending(limit=5):
             held = self.indexed.setdefault(work.cube, set())

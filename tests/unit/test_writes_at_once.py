@@ -1,4 +1,4 @@
-"""Many writes at the same time: indexed together, each with its own outcome, and no read waits."""
+"""Concurrent writes: indexed together, each with its own outcome; reads do not wait."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def remember(system: MemorySystem, who: Principal, text: str) -> str:
 
 
 def meet(system: MemorySystem, *writes: Callable[[], object]) -> None:
-    """Run these, each in a thread, all waiting for the indexer at the same time."""
+    """Run writes in threads that all wait for the indexer at the same time."""
     threads = [threading.Thread(target=write) for write in writes]
     with system.indexer._lock:
         for thread in threads:
@@ -42,7 +42,7 @@ def meet(system: MemorySystem, *writes: Callable[[], object]) -> None:
         thread.join()
 
 
-def test_writes_that_come_together_are_embedded_together(system):
+def test_concurrent_writes_are_embedded_in_one_batch(system):
     people = [principal(f"p{n}") for n in range(6)]
 
     def write(who: Principal) -> Callable[[], object]:
@@ -58,8 +58,8 @@ def test_writes_that_come_together_are_embedded_together(system):
         assert len(system.index.ids_of(Owner(who.tenant, who.person), "turn")) == 1
 
 
-def test_forgetting_does_not_fail_with_what_is_written_beside_it(system):
-    """What is written needs the embedder, which is broken; what is deleted does not."""
+def test_a_deletion_does_not_fail_with_a_concurrent_write(system):
+    """A write needs the embedder, which is broken; a deletion does not."""
     gone = remember(system, ALICE, "To be forgotten.")
     settled: list[bool] = []
     with mock.patch.object(Embedder, "_encode", side_effect=EmbedderUnavailable("broken")):
@@ -71,12 +71,12 @@ def test_forgetting_does_not_fail_with_what_is_written_beside_it(system):
     assert settled == [True]
     assert system.outbox.size() == 1
     remember(system, ALICE, "Another.")
-    assert system.outbox.size() == 0, "what is left over goes along with the next write"
+    assert system.outbox.size() == 0, "the next write processes the rest of the outbox"
     assert len(system.index.ids_of(Owner(ALICE.tenant, ALICE.person), "turn")) == 2
 
 
 def test_reads_do_not_wait_for_writers_that_wait(tmp_path):
-    """Waiting in SQLite itself, each would hold one of the pool's 24 connections."""
+    """Writers that waited in SQLite itself would each hold one of the pool's 24 connections."""
     database = Database(make_config(tmp_path).database_url)
     database.migrate()
 
@@ -99,7 +99,7 @@ def test_reads_do_not_wait_for_writers_that_wait(tmp_path):
     database.dispose()
 
 
-def test_a_writer_whose_turn_does_not_come_is_told(tmp_path):
+def test_a_writer_that_waits_too_long_gets_vault_unavailable(tmp_path):
     config = make_config(tmp_path, database={"busy_timeout_seconds": 0.1})
     database = Database(config.database_url, config.database)
     database.migrate()
@@ -118,7 +118,7 @@ def test_a_writer_whose_turn_does_not_come_is_told(tmp_path):
     database.dispose()
 
 
-def test_what_goes_into_one_collection_goes_there_in_one_call(system):
+def test_rows_of_one_collection_are_written_in_one_call(system):
     owner = Owner(ALICE.tenant, ALICE.person)
     vectors, parts = np.eye(4, dtype=np.float32), []
     for number in range(4):

@@ -19,7 +19,6 @@ from memos_vllm.errors import SegmentsUnavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.parametric.training.order import Context
 from memos_vllm.prompt.layout import quote_cube
-from memos_vllm.transforms.sources import items_of
 
 
 class EngineKV:
@@ -45,7 +44,7 @@ class EngineKV:
 
     def digest(self, cube: MemCube) -> str:
         renderer = self._activator.renderer
-        text = quote_cube(cube.meta.name, items_of(cube), renderer.tokenizer.escape)
+        text = quote_cube(cube.meta.name, cube.items, renderer.tokenizer.escape)
         tokens = renderer.inner_tokenizer.encode(f"{text}\n", add_special_tokens=False)
         return own_digest(tokens)
 

@@ -1,4 +1,4 @@
-"""Transformations between kinds of memory, and what was made from what.
+"""Transforms between kinds of memory, and the derivation of cubes.
 
 Revision 0002.
 """

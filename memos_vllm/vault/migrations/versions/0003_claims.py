@@ -1,4 +1,4 @@
-"""Items carry what was read out of something said; a `turn` is an `episode`.
+"""Items with extracted claims; the item type `turn` is renamed `episode`.
 
 Revision 0003.
 """

@@ -1,4 +1,4 @@
-"""Which entities items name; those of items that are here already are read out of them.
+"""Mentions of entities in items; those of existing items are read from their text.
 
 Revision 0004.
 """
