@@ -276,7 +276,7 @@ class MemorySystem:
             near_kl=round(qualities[0].kl, 4) if qualities else None,
             near_refused=sum(q.kl > self.config.kv.near_max_kl for q in qualities),
         )
-        return usage, qualities, [name.rpartition("/")[2] for name in sizes]
+        return usage, qualities, list(dict.fromkeys(name.key for name in sizes))
 
     def forget_conversations(self, owner: Principal) -> None:
         """Wipe all KV that is the person's own: it holds what they said, whichever cube that became.

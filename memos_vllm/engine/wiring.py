@@ -67,7 +67,7 @@ def attach_kv(
     activator = EngineActivator(memory, pipeline, builder, near, system.segments, system.scopes)
     if config.kv.prefetch:
         memory.prefetcher = Prefetcher(
-            TensorStore(config.kv, config.kv_path),
+            TensorStore(system.segments),
             names,
             system.segments.recent,
             system.scopes,

@@ -10,9 +10,9 @@ import torch
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import Shape
+from memos_vllm.activation.names import Namer
 from memos_vllm.activation.orders import Source
 from memos_vllm.activation.shared_prompts import SharedPrompts
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.governance.scope import Scopes
@@ -50,7 +50,7 @@ class Kept:
             digest = own_digest(tokens[start : segment.end])
             about = {"digest": digest, "start": str(start), "scope": short(segment.scope)}
             for name in names[:ranks]:
-                if self.keeper.where(name) is None:
+                if self.keeper.segments.where(name) is None:
                     assert self.keeper.add(name, SHAPE, layers_of(SHAPE), segment.cubes, about)
         return [names[0].key for names in named]
 
@@ -86,7 +86,7 @@ def test_reach_counts_what_is_kept_exactly_from_the_first_on(kept):
 def test_reach_ends_at_a_gap(kept):
     kept.keep("HABC")
     (name,) = kept.namer.names(*chain("HABC"))[1]
-    kept.keeper.wipe_segment(str(name))
+    kept.keeper.segments.wipe_segment(name)
     assert kept.reach("HABC") == 1
 
 
@@ -132,9 +132,9 @@ def test_the_same_text_of_another_cube_shares_nothing_before_it(kept):
 def test_a_file_that_comes_back_is_a_context_again(kept):
     kept.keep("HAB")
     (name,) = kept.namer.names(*chain("HAB"))[2]
-    path = kept.keeper.disk.path(str(name))
+    path = kept.keeper.segments.disk.path(str(name))
     content = path.read_bytes()
-    kept.keeper.wipe_segment(str(name))
+    kept.keeper.segments.wipe_segment(name)
     assert kept.closest("HB") == []
     path.write_bytes(content)
     assert len(kept.closest("HB")) == 1

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.names import Namer, SegmentName
 from memos_vllm.activation.recent import RecentSegments
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.kv_plan.planner import Prompt
 from memos_vllm.engine.kv_plan.prefetch import Prefetcher
@@ -46,11 +46,11 @@ def test_a_damaged_note_is_no_habit(tmp_path, damage):
 
 def test_a_person_who_is_forgotten_has_no_habits(tmp_path):
     keeper = open_keeper(tmp_path)
-    keeper.make_folders()
-    keeper.habits.note(short(SCOPES.person(ALICE)), ["a"])
-    keeper.habits.note(short(SCOPES.person(BOB)), ["b"])
-    keeper.forget_scope(SCOPES.person(ALICE))
-    again = open_keeper(tmp_path).habits
+    keeper.segments.make_folders()
+    keeper.segments.recent.note(short(SCOPES.person(ALICE)), ["a"])
+    keeper.segments.recent.note(short(SCOPES.person(BOB)), ["b"])
+    keeper.segments.forget_scope(SCOPES.person(ALICE))
+    again = open_keeper(tmp_path).segments.recent
     assert again.of(short(SCOPES.person(ALICE))) == []
     assert again.of(short(SCOPES.person(BOB))) == [["b"]]
 
@@ -62,12 +62,12 @@ def test_what_is_used_comes_up_while_there_is_room_and_pushes_nothing_out(tmp_pa
     keeper = open_keeper(tmp_path, ram_bytes=3 * FILE_BYTES)
     for i in range(5):
         keep(keeper, named(f"k{i}"))
-    keeper.empty_memory()
+    keeper.segments.empty_memory()
     keeper = open_keeper(tmp_path, ram_bytes=3 * FILE_BYTES)
     warmed = [keeper.warm(str(named(f"k{i}"))) for i in range(5)]
     assert warmed[0]
     assert not warmed[-1]
-    assert [i for i in range(5) if keeper.where(named(f"k{i}")) == "ram"] == [
+    assert [i for i in range(5) if keeper.segments.where(named(f"k{i}")) == "ram"] == [
         i for i in range(5) if warmed[i]
     ]
     assert keeper.warm("no/such/segment"), "one that is gone says nothing about the room"
@@ -77,9 +77,9 @@ def test_the_last_used_comes_first_and_every_worker_its_own(tmp_path):
     keeper = open_keeper(tmp_path)
     for key, rank in (("old", ""), ("other", "1of2"), ("young", "")):
         keep(keeper, named(key).__class__(named(key).model, named(key).scope, key, rank))
-    keeper.disk.used(str(named("old")))
-    assert [name.rpartition("/")[2] for name in keeper.warmest("")] == ["old", "young"]
-    assert [name.rpartition("/")[2] for name in keeper.warmest("1of2")] == ["other.1of2"]
+    keeper.segments.disk.used(str(named("old")))
+    assert [SegmentName.parse(name).key for name in keeper.warmest("")] == ["old", "young"]
+    assert [SegmentName.parse(name).key for name in keeper.warmest("1of2")] == ["other"]
 
 
 async def test_a_new_session_reads_ahead_once_and_a_turn_brings_up_what_its_person_used(
@@ -90,18 +90,18 @@ async def test_a_new_session_reads_ahead_once_and_a_turn_brings_up_what_its_pers
     names = [each[0] for each in Namer(MODEL).names(tokens, segments)]
     for name in names:
         keep(keeper, name)
-    keeper.empty_memory()
+    keeper.segments.empty_memory()
     tasks: list[asyncio.Task] = []
 
     def prefetcher() -> Prefetcher:
         spawn = lambda work: tasks.append(asyncio.ensure_future(work))  # noqa: E731
-        return Prefetcher(keeper, Namer(MODEL), keeper.habits, SCOPES, spawn)
+        return Prefetcher(keeper, Namer(MODEL), keeper.segments.recent, SCOPES, spawn)
 
     first = prefetcher()
     first.arrived(ALICE)
     first.answered(ALICE, Prompt("", tokens, None), tuple(segments))
     await asyncio.gather(*tasks)
-    assert [keeper.where(name) for name in names] == ["ram", "ram"]
+    assert [keeper.segments.where(name) for name in names] == ["ram", "ram"]
     assert len(kept_in(tmp_path)) == 4
 
     read = []

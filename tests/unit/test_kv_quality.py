@@ -80,7 +80,7 @@ def test_a_context_that_costs_too_much_gives_way_to_a_worse_matching_one(tmp_pat
         (other, 0.3, []),
     ):
         names = kept.namer.names(*chain("HAB" if key == closest else "HXYB"))
-        kept.keeper.quality.write(str(names[-1][0]), Quality(3, kl, 1.0))
+        kept.keeper.segments.quality.write(names[-1][0], Quality(3, kl, 1.0))
         assert found() == expected
 
 
@@ -88,11 +88,11 @@ def test_what_was_measured_goes_with_the_segment(tmp_path):
     kept = kept_with(tmp_path)
     kept.keep("HAB")
     (name,) = kept.namer.names(*chain("HAB"))[-1]
-    kept.keeper.quality.write(str(name), Quality(3, 0.1, 1.0, "B", 1))
-    names = kept.keeper.sizes("B")
+    kept.keeper.segments.quality.write(name, Quality(3, 0.1, 1.0, "B", 1))
+    names = kept.keeper.segments.sizes("B")
     assert list(names) == [str(name)]
-    assert [q.kl for q in kept.keeper.qualities("B", names)] == [0.1]
-    assert kept.keeper.qualities("A", names) == []
-    assert kept.keeper.sizes("B", ["somebody else"]) == {}
-    kept.keeper.forget("B")
-    assert kept.keeper.quality.read(str(name)) is None
+    assert [q.kl for q in kept.keeper.segments.qualities("B", names)] == [0.1]
+    assert kept.keeper.segments.qualities("A", names) == []
+    assert kept.keeper.segments.sizes("B", ["somebody else"]) == {}
+    kept.keeper.segments.forget("B")
+    assert kept.keeper.segments.quality.read(name) is None

@@ -12,8 +12,8 @@ import torch
 
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import Shape
+from memos_vllm.activation.names import Namer
 from memos_vllm.activation.orders import Orders, Source
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.parametric.adapter.folders import engine_name
@@ -24,6 +24,7 @@ pytest.importorskip("vllm", reason="what the two sides say to each other is vLLM
 
 from memos_vllm.engine.kv.messages import Load, Piece, Save
 from memos_vllm.engine.kv.scheduler_side import SchedulerSide
+from memos_vllm.engine.kv.states import Match, When
 
 LEAST = 32
 TOKENS = list(range(500, 700))
@@ -76,7 +77,7 @@ class Engine:
 
     def matched(self, request: FakeRequest, computed: int = 0) -> int:
         self.side.arrived(request)
-        return self.side.matched_tokens(request, computed)[0]
+        return self.side.match(request, computed).tokens
 
     def load(self, request: FakeRequest, computed: int = 0) -> Load:
         matched = self.matched(request, computed)
@@ -94,7 +95,7 @@ class Engine:
 
 def engine_with(folder, namer: Namer = NAMER, **options) -> Engine:
     keeper, config = open_keeper(folder), settings(folder, segment_tokens=LEAST, **options)
-    return Engine(keeper, SchedulerSide(keeper, namer, config))
+    return Engine(keeper, SchedulerSide(keeper.segments, namer, config))
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_what_computing_has_sooner_is_not_loaded(engine):
     rates.learn({"read_tokens_ram": 1000, "read_seconds_ram": 0.1})
     rates.learn({"read_tokens_disk": 1000, "read_seconds_disk": 9.0})
     assert engine.matched(FakeRequest()) == 140
-    engine.keeper.ram.wipe(str(NAMER.names(TOKENS, CHAIN)[2][0]))
+    engine.keeper.segments.ram.wipe(str(NAMER.names(TOKENS, CHAIN)[2][0]))
     assert engine.matched(FakeRequest()) == 80, "the last one lies on a slow disk"
     rates.learn({"read_tokens_disk": 1e6, "read_seconds_disk": 9.0})
     assert engine.matched(FakeRequest()) == 140, "which has become faster"
@@ -163,7 +164,7 @@ def test_the_last_token_is_always_computed_and_segments_behind_it_are_left_out(e
     for length, end, last in ((141, 140, 140), (140, 139, 140), (139, 80, 80), (80, 79, 80)):
         load = engine.load(of_length(length))
         assert (load.start, load.end, load.pieces[-1].end) == (0, end, last)
-    engine.keeper.forget("a")
+    engine.keeper.segments.forget("a")
     assert [piece.end for piece in engine.saves(of_length(139))[0].pieces] == [80]
 
 
@@ -188,7 +189,7 @@ def test_requests_without_orders_or_whose_tokens_do_not_say_everything_are_left_
         assert engine.matched(request) == 0
         engine.side.allocated(request, BLOCKS, 0)
         assert engine.side.take_orders({}).loads == []
-    engine.keeper.forget("a")
+    engine.keeper.segments.forget("a")
     assert engine.saves(FakeRequest(mm_features=["an image"])) == []
     assert engine.saves(FakeRequest(lora_request=SimpleNamespace(lora_name="somebody-s"))) == []
 
@@ -201,7 +202,7 @@ def test_kv_under_an_adapter_is_the_adapter_s_alone(engine):
     keys = {namer.names(TOKENS, ORDERS.segments)[0][0] for namer in names}
     assert len(keys) == 3
     for request in (FakeRequest(), FakeRequest(lora_request=adapters[0])):
-        engine.keeper.forget("a")
+        engine.keeper.segments.forget("a")
         (save,) = engine.saves(request)
         expected = NAMER if request.lora_request is None else NAMER.under(adapters[0].lora_name)
         assert save.pieces[-1].name == expected.names(TOKENS, ORDERS.segments)[-1][0]
@@ -211,14 +212,14 @@ def test_alone_a_request_is_loaded_at_once_and_in_company_meanwhile(engine):
     engine.keep()
     first, second = FakeRequest(), FakeRequest()
     engine.side.arrived(first)
-    assert engine.side.matched_tokens(first, 0) == (140, False)
-    assert engine.load(first).at_once
+    assert engine.side.match(first, 0) == Match(140, When.IN_STEP)
+    assert engine.load(first).when is When.IN_STEP
     engine.side.arrived(second)
     for request in (first, second):
-        assert engine.side.matched_tokens(request, 0) == (140, True)
-        assert not engine.load(request).at_once
+        assert engine.side.match(request, 0) == Match(140, When.BETWEEN_STEPS)
+        assert engine.load(request).when is When.BETWEEN_STEPS
     engine.side.finished(first, BLOCKS)
-    assert engine.side.matched_tokens(second, 0) == (140, False)
+    assert engine.side.match(second, 0) == Match(140, When.IN_STEP)
 
 
 def test_a_load_that_fails_is_tried_again_only_so_often(engine):
@@ -266,7 +267,7 @@ def test_near_kv_is_loaded_from_elsewhere_and_moved(engine):
 
 def test_near_kv_that_is_gone_is_computed(engine):
     orders = _near(engine)
-    engine.keeper.forget("b")
+    engine.keeper.segments.forget("b")
     assert engine.matched(FakeRequest(orders)) == 80
 
 

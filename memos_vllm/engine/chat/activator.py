@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.store import SegmentName, SegmentStore
+from memos_vllm.activation.names import SegmentName
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.api.activation import SegmentView, Speed, UseView
 from memos_vllm.engine.chat.handler import ChatMemory
 from memos_vllm.engine.kv.stats import TOTALS

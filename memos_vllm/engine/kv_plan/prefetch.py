@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.names import Namer
 from memos_vllm.activation.recent import RecentSegments
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.kv_plan.planner import Prompt
