@@ -1,4 +1,4 @@
-"""Whose KV may serve whom: other contexts of a text, shared system messages, scopes."""
+"""Sharing of KV: other contexts of a text, shared system messages, scopes."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def test_a_client_s_salt_narrows_and_never_widens():
     salted = {salt: SCOPES.person(ALICE, salt) for salt in ("one", "two", SCOPES.person(BOB))}
     assert len({plain, SCOPES.person(BOB), *salted.values()}) == 5
     assert {scope.partition("/")[0] for scope in salted.values()} == {plain}
-    assert "one" not in salted["one"], "it is a digest, whatever the client sends"
+    assert "one" not in salted["one"], "it is a digest of the client's salt"
     assert SCOPES.person(ALICE, "") == SCOPES.person(ALICE, None) == plain
     assert SCOPES.person(BOB, "one") != salted["one"]
     assert SCOPES.tenant(ALICE, "one").partition("/")[0] == SCOPES.tenant(ALICE)

@@ -290,7 +290,7 @@ def _other_start(tree):
 
 
 def _other_cubes(tree):
-    tree["__metadata__"]["cubes"] = "somebody-else@1"
+    tree["__metadata__"]["cubes"] = "other@1"
 
 
 def _endless(tree):

@@ -1,4 +1,4 @@
-"""Loading layer by layer beside a step that computes: what it waits for, and what a damaged file costs."""
+"""Loading layer by layer while a step computes: its waits, and the cost of a damaged file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAYERS, TOKENS, BLOCK = 3, 16, 4
 
 
 class Cache:
-    """In place of the engine's paged cache: the same tokens, in one tensor."""
+    """A fake of the engine's paged cache: all tokens in one tensor."""
 
     layers, block_size, device = LAYERS, BLOCK, torch.device("cpu")
 
@@ -90,7 +90,7 @@ def cache() -> Cache:
 
 @pytest.fixture(params=[0, 4096, 1 << 20], ids=["one by one", "in pairs", "all together"])
 def together(request, monkeypatch) -> None:
-    """How much of a layer is put in place in one go; a segment's is 2,048 bytes."""
+    """Bytes of a layer that are written together; a segment's layer has 2,048."""
     monkeypatch.setattr("memos_vllm.engine.kv.loading._RUN_BYTES", request.param)
 
 
@@ -113,7 +113,7 @@ def kept(count: int) -> torch.Tensor:
     return torch.cat([torch.stack(layers_of(shape, i)) for i in range(count)], dim=2)
 
 
-def test_all_layers_of_all_segments_come_to_their_places(loader, cache):
+def test_all_layers_of_all_segments_are_written(loader, cache):
     counts = Counter()
     assert loader.load(load_of(3, start=5), counts) == 3 * TOKENS
     assert torch.equal(cache.kv[:, :, 5:48], kept(3)[:, :, 5:])
@@ -138,7 +138,7 @@ def test_more_segments_than_may_be_open_at_once(loader, cache, monkeypatch):
 
 @pytest.mark.parametrize("layer", range(LAYERS))
 @pytest.mark.parametrize("damaged", range(3))
-def test_what_stands_before_a_damaged_segment_is_whole(loader, keeper, cache, damaged, layer):
+def test_segments_before_a_damaged_one_are_loaded(loader, keeper, cache, damaged, layer):
     path = keeper.segments.disk.path(str(pieces_of(3)[damaged].name))
     content = bytearray(path.read_bytes())
     layer_bytes = cache.shape(TOKENS).layer_bytes
@@ -152,7 +152,7 @@ def test_what_stands_before_a_damaged_segment_is_whole(loader, keeper, cache, da
     assert keeper.segments.disk.path(str(pieces_of(3)[(damaged + 1) % 3].name)).exists()
 
 
-def test_keys_that_move_are_turned_each_by_its_own_way(keeper, cache, together):
+def test_keys_are_rotated_by_the_shift_of_their_segment(keeper, cache, together):
     class Rotation:
         def by(self, shift: int):
             return lambda keys: keys + shift
@@ -173,7 +173,7 @@ def test_keys_that_move_are_turned_each_by_its_own_way(keeper, cache, together):
     loader.close()
 
 
-def test_what_lies_on_disk_is_read_past_the_system_s_cache(keeper, cache):
+def test_segments_on_disk_are_read_past_the_page_cache(keeper, cache):
     paths = [keeper.segments.disk.path(str(piece.name)) for piece in pieces_of(3)]
     for path in paths:
         forget_pages(path)
@@ -189,7 +189,7 @@ def test_what_lies_on_disk_is_read_past_the_system_s_cache(keeper, cache):
     assert [share(path) for path in paths] == [0, 0, 0]
 
 
-def test_small_segments_of_one_tier_come_together(keeper, cache, monkeypatch):
+def test_small_segments_of_one_tier_are_written_together(keeper, cache, monkeypatch):
     monkeypatch.setattr("memos_vllm.engine.kv.loading._RUN_BYTES", 4096)
     seen = []
     cache.before_layer = seen.append
@@ -199,12 +199,12 @@ def test_small_segments_of_one_tier_come_together(keeper, cache, monkeypatch):
     loader.close()
 
 
-def test_a_segment_that_went_meanwhile_ends_the_load_there(loader, keeper):
+def test_a_segment_that_is_wiped_meanwhile_ends_the_load(loader, keeper):
     keeper.segments.wipe_segment(pieces_of(3)[1].name)
     assert loader.load(load_of(3), Counter()) == TOKENS
 
 
-def test_a_layer_waits_for_itself_alone():
+def test_attention_waits_for_its_own_layer_alone():
     progress, passed = Progress(), []
 
     def layer(number: int) -> None:
@@ -223,10 +223,10 @@ def test_a_layer_waits_for_itself_alone():
     with pytest.raises(OSError, match="broken"), finishing(progress):
         raise OSError("broken")
     threads[2].join(5)
-    assert passed == [1, 0, 2], "nobody waits for a load that failed"
+    assert passed == [1, 0, 2], "a load that failed ends every wait"
 
 
-def test_layers_are_loaded_side_by_side(keeper, cache):
+def test_layers_are_loaded_in_parallel(keeper, cache):
     both = threading.Barrier(2, timeout=5)
     cache.before_layer = lambda layer: both.wait() if layer < 2 else None
     loader = Loader(keeper, cache, lambda piece: piece.name, None, threads=2)
@@ -235,7 +235,7 @@ def test_layers_are_loaded_side_by_side(keeper, cache):
     loader.close()
 
 
-def test_what_fails_in_one_layer_is_not_tried_in_the_others(loader, cache):
+def test_a_bug_in_one_layer_ends_the_load(loader, cache):
     tried = []
 
     def breaks(layer: int) -> None:
@@ -251,7 +251,7 @@ def test_what_fails_in_one_layer_is_not_tried_in_the_others(loader, cache):
     assert open_segments() == []
 
 
-def test_what_fails_while_it_is_opened_leaves_no_file_open(loader, cache, monkeypatch):
+def test_a_bug_while_segments_are_opened_leaves_no_file_open(loader, cache, monkeypatch):
     def breaks(block_ids, start, end):
         if start:  # the first segment is open already
             raise RuntimeError("unforeseen")
@@ -297,7 +297,9 @@ def test_a_step_computes_while_later_layers_are_loaded(worker, cache):
     assert torch.equal(cache.kv[:, :, :48], kept(3))
 
 
-def test_where_attention_does_not_wait_nothing_is_believed_and_loads_come_first(worker, cache):
+def test_where_attention_does_not_wait_the_step_is_computed_again_and_later_loads_come_first(
+    worker, cache
+):
     worker.begin(orders())
     worker.wait_for_layer("0")
     worker.step_ends()
@@ -309,7 +311,7 @@ def test_where_attention_does_not_wait_nothing_is_believed_and_loads_come_first(
     assert worker.take_bad_blocks() == set()
 
 
-def test_blocks_of_what_could_not_be_loaded_are_named(worker, keeper):
+def test_blocks_of_a_failed_load_are_reported(worker, keeper):
     keeper.segments.wipe_segment(pieces_of(3)[1].name)
     worker.begin(orders())
     for name in ("0", "1", "2"):
@@ -321,7 +323,7 @@ def test_blocks_of_what_could_not_be_loaded_are_named(worker, keeper):
     assert counts["loaded_tokens_disk"] == TOKENS
 
 
-def test_steps_are_timed_where_they_only_compute(worker):
+def test_only_steps_without_a_load_are_timed(worker):
     worker.take_counts()
     step = SimpleNamespace(loads=[], saves=[], prefill_tokens=100)
     worker.step_begins(step)
@@ -335,7 +337,7 @@ def test_steps_are_timed_where_they_only_compute(worker):
     assert "prefill_tokens" not in worker.take_counts()
 
 
-def test_a_layer_without_kv_of_its_own_waits_for_all_that_it_might_attend_to(worker, cache):
+def test_a_layer_that_shares_kv_waits_for_the_whole_load(worker, cache):
     worker.begin(orders())
     worker.wait_for_layer("shared")
     assert torch.equal(cache.kv[:, :, :48], kept(3))
@@ -369,7 +371,9 @@ def test_a_bug_in_a_load_costs_its_tokens_and_not_the_engine(
 
 
 @pytest.mark.parametrize("prefetches", [True, False])
-def test_what_lies_on_disk_comes_up_when_the_engine_starts(tmp_path, keeper, cache, prefetches):
+def test_segments_on_disk_are_prefetched_when_the_engine_starts(
+    tmp_path, keeper, cache, prefetches
+):
     keeper = open_keeper(tmp_path)
     worker = WorkerSide(keeper, cache, "", None, prefetches=prefetches)
     deadline = time.monotonic() + 10
@@ -384,7 +388,7 @@ def test_what_lies_on_disk_comes_up_when_the_engine_starts(tmp_path, keeper, cac
 # -- the connector ---------------------------------------------------------------------------------
 
 
-def test_what_workers_measure_decides_what_is_loaded_alone_or_among_several():
+def test_rates_are_learnt_from_workers_with_one_connector_or_several():
     counts = KVStats(data={"prefill_tokens": 100, "prefill_seconds": 2.0})
     for stats in (counts, MultiKVConnectorStats(data={"MemosConnector": counts, "Other": counts})):
         connector = MemosConnector.__new__(MemosConnector)

@@ -1,4 +1,4 @@
-"""KV on its way up before it is asked for, and the order that makes prompts begin alike."""
+"""Prefetching KV into memory, and the order of cubes that makes prompts begin alike."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ ALICE, BOB = principal("alice"), principal("bob")
 SCOPES = Scopes(b"secret", "person")
 
 
-# -- what somebody used --------------------------------------------------------------------------------
+# -- recent segments -----------------------------------------------------------------------------------
 
 
 def test_the_last_prompts_are_known_after_a_restart_and_longer_ones_replace_their_beginnings(
     tmp_path,
 ):
-    habits = RecentSegments(tmp_path)
-    assert habits.of("alice") == []
+    recent = RecentSegments(tmp_path)
+    assert recent.of("alice") == []
     for names in (["a"], ["a", "b"], ["x"], ["y"], ["z"], ["x"], ["a", "b", "c"]):
-        habits.note("alice", names)
+        recent.note("alice", names)
     expected = [["a", "b", "c"], ["x"], ["z"], ["y"]]
-    assert habits.of("alice") == expected
+    assert recent.of("alice") == expected
     assert RecentSegments(tmp_path).of("alice") == expected
-    assert habits.of("bob") == []
+    assert recent.of("bob") == []
 
 
 @pytest.mark.parametrize("damage", ["", "{", "7", "[7]"])
-def test_a_damaged_note_is_no_habit(tmp_path, damage):
+def test_a_damaged_note_counts_as_empty(tmp_path, damage):
     (tmp_path / "alice").write_text(damage)
     assert RecentSegments(tmp_path).of("alice") == []
 
 
-def test_a_person_who_is_forgotten_has_no_habits(tmp_path):
+def test_a_person_who_is_forgotten_has_no_recent_segments(tmp_path):
     keeper = open_keeper(tmp_path)
     keeper.segments.make_folders()
     keeper.segments.recent.note(short(SCOPES.person(ALICE)), ["a"])
@@ -58,7 +58,7 @@ def test_a_person_who_is_forgotten_has_no_habits(tmp_path):
 # -- bringing it up --------------------------------------------------------------------------------------
 
 
-def test_what_is_used_comes_up_while_there_is_room_and_pushes_nothing_out(tmp_path):
+def test_warming_fills_free_memory_and_evicts_nothing(tmp_path):
     keeper = open_keeper(tmp_path, ram_bytes=3 * FILE_BYTES)
     for i in range(5):
         keep(keeper, named(f"k{i}"))

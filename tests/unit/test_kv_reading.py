@@ -1,4 +1,4 @@
-"""Reading past the system's cache of files: the same bytes, by whichever way they come."""
+"""Reading with O_DIRECT: the same bytes as through the page cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def path(tmp_path_factory) -> Path:
 
 
 def uncached(path: Path) -> Path:
-    """A file whose pages the system was told to forget."""
+    """A file without pages in the page cache."""
     forget_pages(path)
     return path
 

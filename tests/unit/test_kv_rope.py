@@ -222,7 +222,11 @@ FULL = "FullAttentionSpec"
 def refusal(
     kv_dtype: str = "auto", spec: str | None = None, groups: int = 1, contexts: int = 1, **more: Any
 ) -> str | None:
-    """Args: spec: of the KV cache; None: the model's own configuration is all there is."""
+    """A configuration.
+
+    Args:
+        spec: of the KV cache; None: only the model's configuration is known.
+    """
     interface = pytest.importorskip(
         "vllm.v1.kv_cache_interface", reason="the specs are vLLM's: make venv"
     )

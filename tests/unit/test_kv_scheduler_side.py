@@ -1,4 +1,4 @@
-"""What the engine's scheduler is told about a request: what can be loaded, what is worth saving."""
+"""The scheduler side: matches of a request, and its loads and saves."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Engine:
         self.side.arrived(request)
         stays = self.side.finished(request, BLOCKS)
         saves = self.side.take_orders({}).saves
-        assert stays == bool(saves), "blocks stay exactly while somebody reads them"
+        assert stays == bool(saves), "blocks stay exactly while a save reads them"
         return saves
 
 
@@ -183,7 +183,7 @@ def test_requests_without_orders_or_whose_tokens_do_not_say_everything_are_left_
         FakeRequest(None),
         FakeRequest(None, kv_transfer_params={"another": 1}),
         FakeRequest(mm_features=["an image"]),
-        FakeRequest(lora_request=SimpleNamespace(lora_name="somebody-s")),
+        FakeRequest(lora_request=SimpleNamespace(lora_name="not-ours")),
         FakeRequest(prompt_token_ids=None),
     ):
         assert engine.matched(request) == 0
@@ -191,7 +191,7 @@ def test_requests_without_orders_or_whose_tokens_do_not_say_everything_are_left_
         assert engine.side.take_orders({}).loads == []
     engine.keeper.segments.forget("a")
     assert engine.saves(FakeRequest(mm_features=["an image"])) == []
-    assert engine.saves(FakeRequest(lora_request=SimpleNamespace(lora_name="somebody-s"))) == []
+    assert engine.saves(FakeRequest(lora_request=SimpleNamespace(lora_name="not-ours"))) == []
 
 
 def test_kv_under_an_adapter_is_the_adapter_s_alone(engine):

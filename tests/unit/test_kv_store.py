@@ -1,4 +1,4 @@
-"""The store of segments: who finds what, and that what is forgotten is nowhere, on any tier."""
+"""The store of segments: lookups, damage, and deletion on every tier."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def settings(folder: Path, **options) -> KVConfig:
 
 
 def open_keeper(folder: Path, **options) -> TensorStore:
-    """As an engine worker has it; a second one on the folder is another process's."""
+    """A store as in an engine worker; a second one on the folder is another process's."""
     return TensorStore(SegmentStore(settings(folder, **options), folder / "kv"))
 
 
 def open_store(folder: Path) -> SegmentStore:
-    """As the API process has it."""
+    """A store as in the API process."""
     return SegmentStore(settings(folder), folder / "kv")
 
 
@@ -78,10 +78,10 @@ def keeper(tmp_path) -> TensorStore:
     return open_keeper(tmp_path)
 
 
-# -- keeping and finding ----------------------------------------------------------------------------
+# -- saving and finding -----------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_found_on_both_tiers_and_read_as_it_was(keeper, tmp_path):
+def test_a_segment_is_found_on_both_tiers_and_read_unchanged(keeper, tmp_path):
     assert keeper.segments.where(named("k")) is None
     assert keep(keeper, named("k"))
     assert kept_in(tmp_path) == ["k", "k"]
@@ -104,7 +104,7 @@ def test_without_shared_memory_the_disk_serves(tmp_path, options):
     assert read(keeper, named("k"))[1] == "disk"
 
 
-def test_what_another_process_kept_is_found_and_wiped_for_both(keeper, tmp_path):
+def test_a_segment_of_another_process_is_found_and_wiped_for_both(keeper, tmp_path):
     other = open_keeper(tmp_path)
     keep(keeper, named("k"))
     assert other.segments.where(named("k")) == open_store(tmp_path).where(named("k")) == "ram"
@@ -115,7 +115,7 @@ def test_what_another_process_kept_is_found_and_wiped_for_both(keeper, tmp_path)
     assert other.segments.where(named("k")) is None
 
 
-def test_a_segment_is_there_when_every_worker_s_share_is(keeper):
+def test_a_segment_is_complete_with_the_share_of_every_worker(keeper):
     segments = [Segment(16, "alice")]
     ((first, second),) = Namer(MODEL, ("0of2", "1of2")).names(range(16), segments)
     keep(keeper, first)
@@ -194,11 +194,11 @@ def test_a_forgotten_cube_takes_its_own_and_following_chains_with_it(keeper, tmp
     assert len(held) == 2
     for file in held:
         with file:
-            assert not any(file.read()), "nothing is left for whoever holds the file"
+            assert not any(file.read()), "a process that holds the file reads zeros"
     assert open_store(tmp_path).forget("a") == 0
 
 
-def test_a_new_version_refuses_what_older_ones_left_on_their_way(keeper, tmp_path):
+def test_a_new_version_refuses_saves_of_older_ones_in_flight(keeper, tmp_path):
     keep(keeper, named("k"), ("b@1", "a@2"))
     open_store(tmp_path).forget("a", 3)
     for late in ("a@2", "a@1"):
@@ -256,7 +256,7 @@ def test_forgetting_a_scope_wipes_that_scope_only(keeper, tmp_path):
     assert keep(keeper, named("alice"), generation=again), "a person that comes back is served"
 
 
-def test_a_save_on_its_way_brings_nothing_of_a_forgotten_scope_back(keeper, tmp_path):
+def test_a_save_in_flight_brings_nothing_of_a_forgotten_scope_back(keeper, tmp_path):
     planned = keeper.segments.generation("alice")
 
     def slow():
@@ -303,7 +303,7 @@ def test_uses_count_from_the_first_one_after_a_restart(keeper, tmp_path):
     assert again.segments.ram.hits(str(named("k"))) == 2
 
 
-def test_memory_that_was_given_back_is_made_again(keeper, tmp_path):
+def test_shared_memory_that_was_removed_is_made_again(keeper, tmp_path):
     keep(keeper, named("k"))
     keeper.segments.empty_memory()
     for _ in range(2):

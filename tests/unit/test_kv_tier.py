@@ -1,4 +1,4 @@
-"""A tier's room: what goes first when it is full, what stays, and what is used again goes up."""
+"""Eviction from a tier, pins, and promotion of segments that are used again."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_pins_do_not_take_more_room_than_there_is_and_do_not_keep_what_is_forgot
     assert on_disk(tmp_path) == {"a0", "a1", "a2", "a3"}
     assert small.segments.forget("a", 2) == 4
     assert keep(small, named("k"), ("b@1",))
-    assert small.segments.has_pin("a"), "whatever its version"
+    assert small.segments.has_pin("a"), "in every version"
     small.segments.forget("a")
     assert not small.segments.has_pin("a")
 
@@ -235,5 +235,5 @@ def test_shared_memory_is_given_back_and_the_disk_has_it_all(tmp_path):
     assert read(keeper, named("k"))[1] == "disk"
     assert keep(keeper, named("l"))
     assert keeper.segments.where(named("l")) == "ram"
-    open_keeper(tmp_path, ram_bytes=0).empty_memory()
+    open_keeper(tmp_path, ram_bytes=0).segments.empty_memory()
     assert keeper.segments.where(named("l")) == "ram"
