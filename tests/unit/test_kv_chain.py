@@ -1,4 +1,4 @@
-"""Chains: what a key depends on, where a prompt is cut, and that neither is ever a guess."""
+"""Chains: inputs of a key, and exact cuts of a prompt."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_orders_come_through_the_engines_serializers_as_they_were():
         assert read_orders(params) == orders
 
 
-def test_what_stands_on_approximate_kv_is_never_saved():
+def test_kv_behind_approximate_kv_is_never_saved():
     near = (Source(1, "f", "k", 7),)
     orders = read_orders(Orders(CHAIN, save=True, near=near).to_params())
     assert orders is not None

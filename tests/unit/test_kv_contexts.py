@@ -76,7 +76,7 @@ def kept(tmp_path) -> Kept:
 # -- contexts ---------------------------------------------------------------------------------------
 
 
-def test_reach_counts_what_is_kept_exactly_from_the_first_on(kept):
+def test_reach_counts_exact_segments_from_the_first_on(kept):
     assert kept.reach("HABC") == 0
     kept.keep("HAB")
     assert [kept.reach(texts) for texts in ("HABC", "HAB", "HA", "HBA", "GAB")] == [3, 3, 2, 1, 0]
@@ -149,7 +149,7 @@ def test_of_two_that_are_as_close_the_later_one_is_taken(kept, tmp_path, late):
     assert kept.closest("HB")[0].key == keys[late]
 
 
-def test_what_comes_closest_ends_where_there_is_none(kept):
+def test_closest_ends_at_a_segment_without_another_context(kept):
     kept.keep("HABC")
     assert [source.segment for source in kept.closest("HCNA")] == [1]
     assert kept.closest("HNCA") == []
@@ -171,7 +171,7 @@ def test_a_client_s_salt_is_part_of_the_scope_though_the_folder_is_the_same(kept
     assert kept.closest("HB", scopes=("tenant/salt",))
 
 
-def test_what_stands_behind_a_cube_that_may_not_be_read_is_never_used(kept):
+def test_a_context_behind_an_unreadable_cube_is_never_used(kept):
     kept.keep("HCAB")
     open_to_all = kept.keep("HXB")
     asked: list[tuple[str, ...]] = []
@@ -193,7 +193,7 @@ def test_another_model_s_kv_is_never_used(kept, tmp_path):
     assert other.reach(*chain("HAB")) == 0
 
 
-def test_what_is_wiped_is_not_found_even_where_it_was_seen_before(kept, tmp_path):
+def test_a_wiped_context_is_not_found_though_its_header_is_cached(kept, tmp_path):
     kept.keep("HAB")
     kept.keep("HCB")
     assert len(kept.closest("HB")) == 1
@@ -239,7 +239,7 @@ def test_messages_and_tenants_are_counted_apart(tmp_path):
     assert not prompts.is_shared("globex", "b", "Be brief.")
 
 
-def test_nobody_does_not_count(tmp_path):
+def test_a_request_without_a_person_does_not_count(tmp_path):
     prompts = SharedPrompts(tmp_path, 2)
     assert not any(prompts.is_shared("acme", "", "Be brief.") for _ in range(3))
     assert not prompts.is_shared("acme", "a", "Be brief.")
@@ -247,7 +247,7 @@ def test_nobody_does_not_count(tmp_path):
     assert prompts.is_shared("acme", "", "Be brief.")
 
 
-def test_who_sent_what_outlives_the_process_as_digests_only(tmp_path):
+def test_senders_of_messages_outlive_the_process_as_digests(tmp_path):
     for person in ("alice", "bob"):
         assert not SharedPrompts(tmp_path, 3).is_shared("acme", person, "Help Alice.")
     assert SharedPrompts(tmp_path, 3).is_shared("acme", "carol", "Help Alice.")

@@ -82,7 +82,7 @@ def test_the_last_used_comes_first_and_every_worker_its_own(tmp_path):
     assert [SegmentName.parse(name).key for name in keeper.warmest("1of2")] == ["other"]
 
 
-async def test_a_new_session_reads_ahead_once_and_a_turn_brings_up_what_its_person_used(
+async def test_a_new_session_reads_ahead_once_and_a_turn_warms_its_person_s_segments(
     tmp_path, monkeypatch
 ):
     keeper = open_keeper(tmp_path)

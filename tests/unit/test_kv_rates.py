@@ -35,7 +35,7 @@ def test_a_whole_file_is_read_even_where_few_of_its_tokens_are_needed():
     assert rates(1, 0.2, 0.5).most_saving([SegmentRead(300, 1000, "ram")]) == 1
 
 
-def test_a_rate_follows_what_is_measured_and_forgets():
+def test_a_rate_follows_new_measurements():
     rate = Rate()
     assert rate.each is None
     for _ in range(60):
@@ -49,5 +49,5 @@ def test_a_rate_follows_what_is_measured_and_forgets():
     assert rate.each == pytest.approx(0.03, rel=0.01)
 
 
-def test_seconds_saved_are_what_computing_takes_less_what_loading_took():
+def test_seconds_saved_are_those_of_prefill_less_those_of_loading():
     assert rates(1, 0.1, 0.2).saved_seconds(SegmentRead(500, 1000, "disk")) == pytest.approx(0.3)

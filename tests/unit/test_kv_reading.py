@@ -53,7 +53,7 @@ def test_a_part_behind_the_end_is_damage(path, start, more, past_cache):
         file.read(start, SIZE - start + more, Scratch())
 
 
-def test_what_the_system_has_in_memory_is_known(path):
+def test_the_share_of_a_file_in_the_page_cache_is_known(path):
     if share(uncached(path)) > 0:
         pytest.skip("this file system keeps files in memory")
     path.read_bytes()

@@ -121,7 +121,7 @@ def test_tokens_are_matched_up_to_the_first_segment_that_is_missing(engine):
     assert engine.matched(FakeRequest(), computed=64) == 76
 
 
-def test_what_computing_has_sooner_is_not_loaded(engine):
+def test_tokens_that_prefill_has_sooner_are_not_loaded(engine):
     engine.keep()
     rates = engine.side.rates
     rates.learn({"prefill_tokens": 1000, "prefill_seconds": 1.0})
@@ -138,7 +138,7 @@ def test_tokens_of_prompts_are_told_from_those_of_replies(engine):
     assert engine.side.take_orders({"a": 1, "b": 200, "c": 4}).prefill_tokens == 200
 
 
-def test_what_is_loaded_is_named_with_its_places(engine):
+def test_a_load_names_its_segments_and_their_positions(engine):
     engine.keep()
     request = FakeRequest()
     load = engine.load(request)
@@ -151,7 +151,7 @@ def test_what_is_loaded_is_named_with_its_places(engine):
     assert (load.start, load.end) == (0, 140)
 
 
-def test_only_segments_behind_what_is_computed_are_loaded(engine):
+def test_only_segments_behind_the_prefix_cache_are_loaded(engine):
     engine.keep()
     for computed, ends in ((32, [40, 80, 140]), (48, [80, 140]), (80, [140]), (96, [140])):
         load = engine.load(FakeRequest(), computed)
@@ -271,7 +271,7 @@ def test_near_kv_that_is_gone_is_computed(engine):
     assert engine.matched(FakeRequest(orders)) == 80
 
 
-def test_the_end_of_what_is_near_may_be_computed_all_the_same(tmp_path):
+def test_the_end_of_a_near_load_may_be_recomputed(tmp_path):
     engine = engine_with(tmp_path, near_recompute_tokens=8)
     orders = _near(engine)
     load = engine.load(FakeRequest(orders))
@@ -289,7 +289,7 @@ def test_near_orders_are_never_saved(engine):
 # -- saving ----------------------------------------------------------------------------------------
 
 
-def test_what_is_not_kept_yet_is_saved(engine):
+def test_segments_that_the_store_lacks_are_saved(engine):
     engine.keep(only=0)
     request = FakeRequest()
     (save,) = engine.saves(request)
@@ -314,7 +314,7 @@ def test_without_a_reply_nothing_is_saved(engine):
     assert len(engine.saves(FakeRequest(num_output_tokens=1))) == 1
 
 
-def test_what_is_on_its_way_is_not_saved_twice(engine):
+def test_a_segment_in_flight_is_not_saved_twice(engine):
     first = FakeRequest(Orders(CHAIN[:2]))
     assert len(engine.saves(first)[0].pieces) == 2
     (second,) = engine.saves(FakeRequest())

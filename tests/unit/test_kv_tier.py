@@ -44,7 +44,7 @@ def test_the_oldest_goes_first_and_no_more_than_has_to(small, tmp_path):
     assert "k0" not in on_disk(tmp_path)
 
 
-def test_what_is_used_outlives_what_is_newer(small, tmp_path):
+def test_a_used_segment_outlives_a_newer_one(small, tmp_path):
     for i in range(4):
         keep(small, named(f"k{i}"))
     read(small, named("k0"))
@@ -53,7 +53,7 @@ def test_what_is_used_outlives_what_is_newer(small, tmp_path):
     assert "k1" not in on_disk(tmp_path)
 
 
-def test_what_is_used_twice_as_often_outlives_what_is_used_a_little_later(small, tmp_path):
+def test_a_segment_used_twice_as_often_outlives_one_used_a_little_later(small, tmp_path):
     for i in range(4):
         keep(small, named(f"k{i}"))
     for key in ("k3", "k3", "k3", "k0", "k1", "k2"):
@@ -79,9 +79,7 @@ def test_a_pinned_cube_s_segments_stay_until_it_is_unpinned(small, tmp_path):
     assert not {"own", "behind"} & on_disk(tmp_path)
 
 
-def test_pins_do_not_take_more_room_than_there_is_and_do_not_keep_what_is_forgotten(
-    small, tmp_path
-):
+def test_pins_respect_the_bound_and_do_not_outlive_a_deletion(small, tmp_path):
     small.segments.pin("a")
     for i in range(4):
         keep(small, named(f"a{i}"), ("a@1",))
@@ -94,7 +92,7 @@ def test_pins_do_not_take_more_room_than_there_is_and_do_not_keep_what_is_forgot
     assert not small.segments.has_pin("a")
 
 
-def test_what_never_fits_is_refused_and_pushes_nothing_out(tmp_path, monkeypatch):
+def test_a_segment_that_never_fits_is_refused_and_evicts_nothing(tmp_path, monkeypatch):
     keeper = open_keeper(tmp_path, max_bytes=4 * FILE_BYTES, ram_bytes=0)
     keep(keeper, named("k"))
     large = dataclasses.replace(SHAPE, tokens=5 * SHAPE.tokens)

@@ -130,7 +130,7 @@ def request(talk: Conversation | None = TALK, **fields: Any) -> FakeRequest:
     return FakeRequest(Orders((), conversation=talk) if talk else None, **fields)
 
 
-def test_whole_chunks_in_front_of_what_was_retrieved_are_given_once(engine):
+def test_whole_chunks_before_the_retrieved_text_are_saved_once(engine):
     _, save = engine.run(request())
     assert (save.start, save.end) == (0, 96), "of 200 tokens, 100 are the conversation's"
     assert save.block_ids == BLOCKS[: 96 // BLOCK]
@@ -141,7 +141,7 @@ def test_whole_chunks_in_front_of_what_was_retrieved_are_given_once(engine):
     assert (more.start, more.end) == (96, 144)
 
 
-def test_what_it_has_is_loaded_behind_what_the_engine_has(engine):
+def test_a_match_is_loaded_behind_the_prefix_cache(engine):
     salt = ConversationKV(TALK).salt
     engine.adapter.has[salt] = 96
     load, save = engine.run(request(), computed=24)
@@ -158,7 +158,7 @@ def test_what_it_has_is_loaded_behind_what_the_engine_has(engine):
 
 
 @pytest.mark.parametrize("computed", [80, 96, 199])
-def test_it_is_not_asked_for_what_is_hardly_worth_it(engine, computed):
+def test_a_lookup_that_is_not_worth_it_is_not_sent(engine, computed):
     engine.adapter.has[ConversationKV(TALK).salt] = 96
     engine.run(request(), computed)
     assert [call for call in engine.adapter.calls if call[0] == "ask"] == []
@@ -231,7 +231,7 @@ def test_a_deleted_cube_s_conversation_is_neither_given_nor_loaded(engine):
     assert engine.side.finished(asking, BLOCKS) is False, "deleted while it ran"
 
 
-def test_what_is_deleted_on_its_way_is_noted_and_deleted_again(engine, monkeypatch):
+def test_a_save_in_flight_of_a_deleted_cube_is_recorded_and_deleted_again(engine, monkeypatch):
     taken: list[Any] = []
     monkeypatch.setattr(engine.store.remote, "delete", taken.extend)
     asking = request()
@@ -248,7 +248,7 @@ def test_what_is_deleted_on_its_way_is_noted_and_deleted_again(engine, monkeypat
     assert len(taken) == 6
 
 
-def test_what_was_not_saved_or_is_lost_is_given_again(engine):
+def test_chunks_that_lmcache_lost_are_saved_again(engine):
     asking = request()
     engine.side.match(asking, 0)
     engine.side.finished(asking, BLOCKS)
