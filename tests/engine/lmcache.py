@@ -144,7 +144,7 @@ class Setup(Tier):
         known = set(self.lmcache.objects())
         reply = self.kept(person, talk)
         made = wait_for(lambda: set(self.lmcache.objects()) - known, "objects")
-        self.lmcache.kill()  # what its memory holds is not damaged
+        self.lmcache.kill()  # the objects in its memory are not damaged
         for path in made:
             flip(path)
         self.lmcache.start()

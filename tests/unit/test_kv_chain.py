@@ -34,7 +34,7 @@ PARTS = (Part("x", "> one\n"), Part("a", "> two\n"), Part("b", "> three\n"))
 
 
 def encoder(*merges: str):
-    """Characters as tokens, but for strings that merge into one wherever they stand, as BPE does."""
+    """Characters as tokens, but for strings that merge into one token, as in BPE."""
     pieces = re.compile("|".join([*map(re.escape, merges), "."]), re.DOTALL)
 
     def encode(text: str) -> list[int]:
@@ -207,7 +207,7 @@ SPECIAL = frozenset({0, 1})
 
 @given(CONVERSATION, STARTS, LEASTS, st.integers(0, 60), st.integers(0, 60))
 def test_cuts_of_a_growing_conversation_stay_where_they_are(tokens, start, least, length, limit):
-    """Neither what follows nor a later limit moves a cut: the next turn finds the same."""
+    """Neither later tokens nor a later limit move a cut: the next turn finds the same."""
     cuts = history_cuts(tokens, SPECIAL, start, len(tokens), least)
     earlier = history_cuts(tokens[:length], SPECIAL, start, len(tokens), least)
     assert earlier == [cut for cut in cuts if cut < length]

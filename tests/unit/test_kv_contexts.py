@@ -219,7 +219,7 @@ def test_a_context_serves_when_every_worker_has_its_share(tmp_path):
     assert [source.key for source in kept.closest("HB")] == [keys[2]]
 
 
-# -- whose a system message is ----------------------------------------------------------------------
+# -- shared system messages -------------------------------------------------------------------------
 
 
 def test_a_message_is_the_tenant_s_once_several_people_have_sent_it(tmp_path):

@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, bytes, int]:
-    """A place for changed copies, a whole file's bytes, and how many of them are header."""
+    """A path for changed copies, the bytes of a whole file, and the length of its header."""
     path = tmp_path_factory.mktemp("files") / "one"
     size = files.write(path, SHAPE, layers_of(), METADATA)
     return path, path.read_bytes(), size - SHAPE.bytes
@@ -102,7 +102,7 @@ def test_a_copy_is_the_same_file(path, tmp_path):
 
 
 def _is_refused(path: Path, data: bytes) -> bool:
-    """Whether these bytes are refused; what is not must be the very tensor that was written."""
+    """Whether these bytes are refused; if not, they must hold the tensor that was written."""
     path.write_bytes(data)
     try:
         _, shape, tensor = read(path)

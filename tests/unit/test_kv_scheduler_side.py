@@ -40,7 +40,7 @@ BLOCKS = (7, 8, 9)
 
 @dataclasses.dataclass
 class FakeRequest:
-    """What is looked at of vLLM's request."""
+    """A fake of vLLM's request, with the attributes that we read."""
 
     orders: dataclasses.InitVar[Orders | None] = ORDERS
     prompt_token_ids: list[int] | None = dataclasses.field(default_factory=TOKENS.copy)

@@ -36,7 +36,7 @@ def expand() -> torch.Tensor:
 
 
 def by_hand(inputs: torch.Tensor, weights: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Row by row, in words: an adapter's row is its product; the base model's is what it was."""
+    """A reference, row by row: an adapter's row is its product; the base model's does not change."""
     rows = [
         inputs[row] @ weights[index, 0].T if index >= 0 else before[row]
         for row, index in enumerate(ROWS)
