@@ -21,7 +21,8 @@ from benchmarks.record import Record, output_arguments
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.store import Namer, SegmentName
+from memos_vllm.activation.names import Namer, SegmentName
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.config.tree import KVConfig
 
@@ -60,7 +61,7 @@ def main() -> None:
 
 def opened(folder: Path) -> TensorStore:
     config = KVConfig(ram_path=folder / "ram", ram_bytes=0, max_bytes=1 << 50)
-    return TensorStore(config, folder / "kv")
+    return TensorStore(SegmentStore(config, folder / "kv"))
 
 
 def fill(folder: Path, made: int, size: int) -> int:
@@ -72,10 +73,10 @@ def fill(folder: Path, made: int, size: int) -> int:
         made = SEGMENTS
     for number in range(made, size):
         name = SegmentName.of(MODEL, f"person-{number % 1000}", f"{number:040x}")
-        path = keeper.disk.path(str(name))
+        path = keeper.segments.disk.path(str(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(64))
-        mark = keeper.mark(f"cube-{number % 5000}@1", name)
+        mark = keeper.segments.mark(f"cube-{number % 5000}@1", name)
         mark.parent.mkdir(exist_ok=True)
         mark.touch()
     return size
@@ -106,7 +107,7 @@ def measure(folder: Path, repetitions: int) -> dict[str, Any]:
 
     def plan() -> None:
         for found in NAMER.names(tokens, segments):
-            assert keeper.has_all(found)
+            assert keeper.segments.has_all(found)
 
     def load() -> None:
         with keeper.open(names[0]) as (reader, _):
@@ -114,13 +115,13 @@ def measure(folder: Path, repetitions: int) -> dict[str, Any]:
                 pass
 
     def forget() -> None:
-        keeper.forget("nobody's")
+        keeper.segments.forget("no-such-cube")
 
-    path = keeper.disk.path(str(names[0]))
+    path = keeper.segments.disk.path(str(names[0]))
     return {
         "plan_ms": milliseconds(plan, repetitions),
         "load_ms": milliseconds(load, repetitions),
-        "list_all_ms": milliseconds(lambda: opened(folder).disk.totals(), 3),
+        "list_all_ms": milliseconds(lambda: opened(folder).segments.disk.totals(), 3),
         "forget_ms": milliseconds(forget, 9),
         "bytes_per_token": round(path.stat().st_size / TOKENS),
     }

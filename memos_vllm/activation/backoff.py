@@ -1,8 +1,8 @@
-"""Context backoff: in which other contexts a cube's KV is kept, and which comes closest.
+"""Context backoff: find a cube's KV that was computed in another context, the most similar first.
 
 Like back-off in an n-gram model, with cubes as the words: the longest run of the same cubes right
 before it wins, then the most recently used.  The index is a folder per text, with one entry per
-segment, made by whoever keeps the segment.
+segment, made by the process that saves the segment.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Container, Iterable, MutableMapping, Sequence
+
+from cachetools import LRUCache
 
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import SegmentReader
+from memos_vllm.activation.names import Namer, SegmentName
 from memos_vllm.activation.orders import Source
-from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.errors import DamagedPayload
 
@@ -34,19 +36,25 @@ class Context:
     scope: str
     """Digest of the whole scope, a client's own salt included."""
     cubes: tuple[str, ...]
-    """`id@sequence` of what stood before it, and itself."""
+    """`id@sequence` of the cubes before it, and of itself."""
 
 
 class ContextIndex:
     def __init__(self, store: SegmentStore, namer: Namer, most_kl: float = math.inf) -> None:
-        """Args: most_kl: a context that was measured to cost more, nats, is not used."""
+        """
+        Args:
+            store: segments and their contexts.
+            namer: of the served model.
+            most_kl: nats; a context that was measured to cost more is not used.
+        """
         self._store = store
         self._namer = namer
         self._most_kl = most_kl
-        self._headers: OrderedDict[str, Context | None] = OrderedDict()
+        self._headers: MutableMapping[SegmentName, Context | None] = LRUCache(_CACHED_HEADERS)
+        self._lock = threading.Lock()
 
     def reach(self, tokens: Sequence[int], segments: Sequence[Segment]) -> int:
-        """How many of these segments, from the first on, are kept exactly."""
+        """How many of these segments, from the first on, are in the store."""
         count = 0
         for names in self._namer.names(tokens, segments):
             if not self._store.has_all(names):
@@ -63,12 +71,12 @@ class ContextIndex:
         may_read: Callable[[Sequence[str]], bool],
         without: Container[str] = (),
     ) -> list[Source]:
-        """For each segment from `first` on, the best other context; ends where there is none.
+        """For each segment from `first` on, the best other context; ends at a segment that has none.
 
         Args:
-            scopes: those that the person asking may be served from.
-            may_read: whether they may read all of these cubes (`id@sequence`).
-            without: keys of segments that are no other context.
+            scopes: whose segments the caller may use.
+            may_read: whether the caller may read all of these cubes (`id@sequence`).
+            without: keys of segments that do not count as another context.
         """
         allowed = {short(scope) for scope in scopes}
         found = []
@@ -92,42 +100,42 @@ class ContextIndex:
         return found
 
     def _kl(self, context: Context) -> float | None:
-        """What its KV cost in other places, as far as that was measured."""
-        known = self._store.quality.read(str(self._namer.at(context.name.scope, context.name.key)))
+        """Measured cost of its KV in other contexts, nats; None: not measured yet."""
+        known = self._store.quality.read(self._namer.at(context.name.scope, context.name.key))
         return known.kl if known else None
 
     def _contexts(self, digest: str) -> list[Context]:
-        """Of one text under the served model, the latest first."""
+        """Contexts of one text under the served model, the latest first."""
         entries = self._store.contexts(digest)[:_CONSIDERED]
         known = (self._context(name) for name in entries)
         return [context for context in known if context is not None]
 
-    def _context(self, text: str) -> Context | None:
-        if text in self._headers:
-            self._headers.move_to_end(text)
-            context = self._headers[text]
-        else:
+    def _context(self, name: SegmentName) -> Context | None:
+        """The context of a segment; None: it is another model's, damaged, or not complete."""
+        with self._lock:
+            is_read = name in self._headers
+            context = self._headers.get(name)
+        if not is_read:
             try:
-                context = self._headers[text] = self._read(text)
+                context = self._read(name)
             except OSError:
-                return None  # not there at the moment
-            if len(self._headers) > _CACHED_HEADERS:
-                self._headers.popitem(last=False)
+                return None  # evicted or forgotten: the next lookup tries again
+            with self._lock:
+                self._headers[name] = context
         if context is None or not self._store.has_all(self._ranks(context.name)):
             return None
         return context
 
-    def _read(self, text: str) -> Context | None:
-        model, scope, key = text.split("/")
-        key, _, rank = key.partition(".")
-        if model != self._namer.model.hex()[:16] or rank not in ("", self._namer.ranks[0]):
+    def _read(self, name: SegmentName) -> Context | None:
+        if name.model != self._namer.model.hex()[:16]:
             return None
-        path: Path = self._store.disk.path(text)
+        if name.rank not in ("", self._namer.ranks[0]):
+            return None
         with contextlib.suppress(DamagedPayload, KeyError, ValueError):
-            with SegmentReader(path) as reader:
+            with SegmentReader(self._store.disk.path(str(name))) as reader:
                 about = reader.metadata
             return Context(
-                SegmentName(model, scope, key),
+                dataclasses.replace(name, rank=""),
                 int(about["start"]),
                 about["scope"],
                 tuple(about["cubes"].split()),

@@ -1,4 +1,4 @@
-"""The segment chain: how a prompt's head is cut, and the key of each piece's KV.
+"""The segment chain: the cuts of a prompt's head, and the key of each segment's KV.
 
     [template header + client's system message] [cube] [cube] … [history] [history] …
                                                cut    cut      cut       cut
@@ -25,20 +25,20 @@ KEY_BYTES = 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of the prompt whose KV is kept: the tokens from the segment before it to `end`."""
+    """A piece of the prompt whose KV is saved: the tokens from the segment before it to `end`."""
 
     end: int
     scope: str
-    """Who may be served from it: the narrowest scope among this and the segments before."""
+    """The narrowest scope among this segment and those before it; only its requests use the KV."""
     cubes: tuple[str, ...] = ()
-    """`id@sequence` of every cube whose text stands in or before this segment."""
+    """`id@sequence` of every cube in or before this segment."""
     generation: int = 0
     """How often its scope had been forgotten when it was planned."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """The text of one cube as it stands at the head of the prompt, its line end included."""
+    """The text of one cube at the head of the prompt, its line end included."""
 
     cube: str
     text: str
@@ -73,7 +73,7 @@ def chain_keys(fingerprint: bytes, tokens: Sequence[int], segments: Iterable[Seg
 
 
 def own_digest(tokens: Sequence[int]) -> str:
-    """Digest of a segment's own tokens, whatever stands before them."""
+    """Digest of a segment's own tokens, independent of its prefix."""
     return hashlib.sha256(token_bytes(tokens)).hexdigest()[: 2 * KEY_BYTES]
 
 
@@ -87,18 +87,20 @@ def token_bytes(tokens: Sequence[int]) -> bytes:
 def locate(
     prompt: str, tokens: Sequence[int], opening: str, parts: Sequence[Part], encode: Encode
 ) -> Located:
-    """Where the parts, one after another behind `opening`, stand among the prompt's tokens.
+    """Locate the parts, one after another behind `opening`, among the prompt's tokens.
 
     Args:
         prompt: the text that the engine's tokenizer turned into `tokens`.
-        opening: text right before the first part; what stands before it is the head.
+        opening: text right before the first part; the head is the text before it.
+        parts: in prompt order.
+        encode: of the engine's tokenizer.
     """
     block = opening + "".join(part.text for part in parts)
     start = prompt.find(block)
     if start < 0:
         return Located(0, (), problem="the chat template changed the text of memory")
     if prompt.find(block, start + 1) >= 0:
-        return Located(0, (), problem="the same memory stands in the prompt twice")
+        return Located(0, (), problem="the prompt contains the same memory twice")
     position = _match(tokens, 0, encode(prompt[: start + len(opening)]))
     if position is None:
         return Located(0, (), problem="tokens merge across the border of memory")
@@ -118,7 +120,7 @@ def history_cuts(
 ) -> list[int]:
     """Cuts between `start` and `limit`, at special tokens (no merge crosses one), `least` apart.
 
-    They depend on the tokens before them alone: the next turn of the conversation finds the same.
+    A cut depends on the tokens before it alone, so the next turn of the conversation finds it again.
     """
     cuts, last = [], start
     for position in range(start, min(limit, len(tokens))):

@@ -1,9 +1,8 @@
-"""Bytes of a file into memory of one's own, past the system's cache of files where that has not them.
+"""Read files with O_DIRECT, unless they are in the page cache.
 
-A copy through that cache costs the processor more than the disk costs time: on two cores that are
-computing attention, 140 MB of KV took six times the processor's time of a read that goes straight
-into place (`O_DIRECT`).  What the cache has already is copied out of it, and so is everything where
-the file system knows no such reads.
+A read through the page cache costs more processor time than disk time: on two cores that compute
+attention, 140 MB of KV took six times the processor time of a direct read.  Pages that the cache has
+are copied out of it, and so is every file where the file system has no direct reads.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ import torch
 from memos_vllm.errors import DamagedPayload
 
 _BLOCK = 4096
-"""No disk in use has larger logical blocks; where one has, the read is refused and goes the other way."""
+"""No known disk has larger logical blocks; if one has, it refuses the read, and the cache serves it."""
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.EFAULT)
 _CACHED = 0.5
-"""Of a file's pages: so many in the system's cache are worth copying the rest through it, too."""
+"""Share of a file's pages in the page cache from which on the whole file is read through it."""
 _LOOKED_AT = 1 << 20
 _RATE_CHUNK = 1 << 20
 _RATE_CHUNKS = 16
@@ -36,14 +35,14 @@ _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 class Scratch:
-    """Memory for one layer, kept between uses: fresh pages cost more than reading does."""
+    """Memory for one layer, reused: the page faults of fresh memory cost more than a read."""
 
     def __init__(self, pinned: bool = False) -> None:
         self._pinned = pinned
         self._tensor = torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int) -> torch.Tensor:
-        """(size,) bytes from the start of a page; whatever was taken before is overwritten."""
+        """(size,) bytes from the start of a page; they overwrite those of the last call."""
         start = -self._tensor.data_ptr() % _BLOCK
         if self._tensor.numel() < start + size:
             room = size + _BLOCK
@@ -53,30 +52,33 @@ class Scratch:
 
 
 class FileBytes(contextlib.AbstractContextManager["FileBytes"]):
-    """An open file. Several threads may read at a time, each into a scratch of its own."""
+    """An open file. Several threads may read at a time, each into its own scratch."""
 
     def __init__(self, path: Path, past_cache: bool = False) -> None:
-        """Raises OSError: it is not there.
+        """
+        Args:
+            path: of the file.
+            past_cache: it is on a disk, and its bytes are not read again soon: use O_DIRECT.
 
-        Args: past_cache: the file lies on a disk, and what is read of it is not read again soon.
+        Raises:
+            OSError: the file does not exist or cannot be opened.
         """
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._direct: int | None = None
-        try:
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.close)
             self.size = os.fstat(self._file).st_size
             if past_cache and cached_share(self._file, self.size) < _CACHED:
-                with contextlib.suppress(OSError):  # not on this file system
+                with contextlib.suppress(OSError):  # the file system has no direct reads
                     self._direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-        except BaseException:
-            self.close()
-            raise
+            on_error.pop_all()
 
     def read(self, start: int, size: int, scratch: Scratch) -> torch.Tensor:
-        """(size,) bytes of the file from `start` on; gone at the next use of `scratch`.
+        """(size,) bytes of the file from `start` on, valid until the next use of `scratch`.
 
         Raises:
-            DamagedPayload: the file ends before.
-            OSError: it cannot be read.
+            DamagedPayload: the file is shorter.
+            OSError: the file cannot be read.
         """
         if self._direct is not None:
             try:
@@ -94,7 +96,7 @@ class FileBytes(contextlib.AbstractContextManager["FileBytes"]):
         return raw
 
     def will_need(self, start: int, size: int) -> None:
-        """Have the system read this while something else is being used."""
+        """Have the system read these bytes into the page cache in the background."""
         if self._direct is None:
             os.posix_fadvise(self._file, start, size, os.POSIX_FADV_WILLNEED)
 
@@ -108,7 +110,7 @@ class FileBytes(contextlib.AbstractContextManager["FileBytes"]):
 
     @staticmethod
     def _read_direct(file: int, start: int, size: int, scratch: Scratch) -> torch.Tensor:
-        """By whole blocks, which is the only way; the file's end comes as a part of one."""
+        """Read whole blocks, as O_DIRECT requires; the last block of the file may be short."""
         before = start % _BLOCK
         raw = scratch.take(-(-(before + size) // _BLOCK) * _BLOCK)
         view, done = plain(raw), 0
@@ -121,9 +123,9 @@ class FileBytes(contextlib.AbstractContextManager["FileBytes"]):
 
 
 def cached_share(file: int, size: int) -> float:
-    """The share of an open file's pages that the system has in memory, from 0 to 1; 1: no telling.
+    """Share of an open file's pages in the page cache, from 0 to 1; 1 where it is unknown.
 
-    Looks at its middle: the beginning is there once anybody has read the header.
+    Looks at the middle of the file: reading the header brings in the beginning.
     """
     start = (
         max(size - _LOOKED_AT, 0) // 2 // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -131,20 +133,20 @@ def cached_share(file: int, size: int) -> float:
     size = min(size - start, _LOOKED_AT)
     try:
         pages = mmap.mmap(file, size, mmap.MAP_PRIVATE, offset=start)
-    except (OSError, ValueError):  # nothing to map
+    except (OSError, ValueError):  # an empty file, or one that cannot be mapped
         return 1.0
-    with pages:  # asked about, never touched: a file that is cut meanwhile does no harm
+    with pages:  # never touched: a file that is truncated meanwhile does no harm
         first = ctypes.c_char.from_buffer(pages)
         known = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
         try:
             failed = _mincore(ctypes.addressof(first), size, known)
         finally:
-            del first  # or the mapping could not be closed
+            del first  # it keeps the mapping from being closed
     return 1.0 if failed else sum(page & 1 for page in known) / len(known)
 
 
 def forget_pages(path: Path) -> None:
-    """Have the system drop a file from its cache, so that it is read from the disk. Raises OSError."""
+    """Drop a file from the page cache, so that it is read from the disk. Raises OSError."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -154,7 +156,7 @@ def forget_pages(path: Path) -> None:
 
 
 def read_rate(folder: Path) -> tuple[int, float]:
-    """(bytes, seconds) of reading from a folder, past the system's cache of files. Raises OSError."""
+    """(bytes, seconds) of a read from a folder, past the page cache. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = Scratch()
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as file:
@@ -170,6 +172,6 @@ def read_rate(folder: Path) -> tuple[int, float]:
 
 
 def plain(raw: torch.Tensor) -> memoryview:
-    """The bytes of a tensor of uint8 on the CPU, where they lie."""
+    """View the bytes of a tensor of uint8 on the CPU, without a copy."""
     array: Any = raw.numpy()
     return memoryview(array)

@@ -1,7 +1,7 @@
-"""Removing files for good, and what killed writers left.
+"""Overwrite and remove files, and find unfinished files of killed writers.
 
-Wiping zeroes a file's first eight bytes before the rest, so whoever copies from it meanwhile sees
-that by looking at them once more.
+Wiping zeroes a file's first eight bytes before the rest, so a reader that copies from it meanwhile
+notices when it reads them again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WIPE_CHUNK = 1 << 22
 
 
 def wipe(path: Path) -> bool:
-    """Overwrite a file with zeros, header first, and remove it; False when it was not there."""
+    """Overwrite a file with zeros, header first, and remove it; False: it does not exist."""
     try:
         with path.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
@@ -37,7 +37,7 @@ def leftovers(folder: Path) -> Iterator[Path]:
 
 
 def sync(path: str) -> None:
-    """Bring a file, or a folder's entries, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

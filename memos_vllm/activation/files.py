@@ -1,10 +1,10 @@
 """One segment's KV as a safetensors file: one tensor `kv`, (layers, 2, tokens, kv_heads, head_dim).
 
-The form on disk is token by token, whatever the engine's own block layout, so that another block
-size, another backend or another process can use it.  Layer by layer, both ways: a layer is read into
-one small buffer, its checksum is checked and it is put in its place while it is still in the
-processor's cache.  Files are read, never mapped: a disk that fails, or a file that is cut while it is
-read, is an error here and not a signal that ends the engine.
+The layout on disk is token by token, independent of the engine's block layout, so that another block
+size, another backend or another process can use it.  Layers are read and written one by one: a layer
+is read into one small buffer, its checksum is checked, and it is copied into the paged cache while it
+is still in the processor's cache.  Files are read, never mapped: a disk that fails, or a file that is
+truncated meanwhile, is an error here and not a signal that ends the engine.
 
 A file is never changed, only made and wiped.
 """
@@ -60,28 +60,31 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
 
     Raises:
         DamagedPayload: the file is not a whole segment.
-        OSError: it is not there or cannot be read.
+        OSError: the file does not exist or cannot be read.
     """
 
     def __init__(self, path: Path, past_cache: bool = False) -> None:
-        """Args: past_cache: as for `FileBytes`."""
+        """
+        Args:
+            path: of the file.
+            past_cache: as for `FileBytes`.
+        """
         self._file = FileBytes(path, past_cache)
-        try:
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self._file.close)
             self.metadata, self.shape, self._checksums = self._read_header()
             self._data = self._file.size - self.shape.bytes
-        except BaseException:
-            self._file.close()
-            raise
+            on_error.pop_all()
 
     def layers(self, scratch: Scratch) -> Iterator[torch.Tensor]:
-        """Each layer in turn, as `layer` gives it."""
+        """Every layer in order, as `layer` gives it."""
         for index in range(self.shape.layers):
             yield self.layer(index, scratch)
 
     def layer(self, index: int, scratch: Scratch) -> torch.Tensor:
-        """One layer, (2, tokens, heads, head_dim), checked; gone at the next use of `scratch`.
+        """One layer, (2, tokens, heads, head_dim), checked; valid until the next use of `scratch`.
 
-        Several threads may read at a time, each with a scratch of its own.
+        Several threads may read at a time, each with its own scratch.
         """
         size = self.shape.layer_bytes
         raw = self._file.read(self._data + index * size, size, scratch)
@@ -90,7 +93,7 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
         return raw.view(self.shape.dtype).view(self.shape.sizes()[1:])
 
     def will_need(self, index: int) -> None:
-        """Have the system read a layer while others are being used."""
+        """Have the system read a layer into the page cache in the background."""
         if index < self.shape.layers:
             size = self.shape.layer_bytes
             self._file.will_need(self._data + index * size, size)
@@ -103,7 +106,7 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
         start = bytes(plain(self._file.read(0, min(_USUAL_HEADER, size), scratch)))
         length = int.from_bytes(start[:LENGTH_BYTES], "little")
         if not 2 <= length <= min(_LONGEST_HEADER, size - LENGTH_BYTES):
-            raise DamagedPayload("there is no header")
+            raise DamagedPayload("the file has no header")
         text = start[LENGTH_BYTES : LENGTH_BYTES + length]
         if len(text) < length:
             text = bytes(plain(self._file.read(LENGTH_BYTES, length, scratch)))
@@ -128,12 +131,16 @@ class SegmentReader(contextlib.AbstractContextManager["SegmentReader"]):
 def write(
     path: Path, shape: Shape, layers: Iterable[torch.Tensor], metadata: Mapping[str, str]
 ) -> int:
-    """Make a file, whole or not at all; returns its size in bytes. Durable when it returns.
+    """Write a file, whole or not at all; returns its size in bytes. Durable when it returns.
 
     Args:
+        path: of the new file.
+        shape: of the segment.
         layers: each (2, tokens, heads, head_dim) on the CPU; may reuse its memory for the next.
+        metadata: for the header.
+
     Raises:
-        OSError: no space, no right; nothing is left behind.
+        OSError: no space, no permission; no file is left behind.
     """
     checksums: list[str] = []
     with _NewFile(path) as file:
@@ -152,12 +159,12 @@ def write(
 
 
 def file_bytes(shape: Shape, metadata: Mapping[str, str]) -> int:
-    """How long the file of a segment is."""
+    """Size of a segment's file."""
     return len(_unfinished_header(shape, metadata)) + shape.bytes
 
 
 def copy(source: Path, target: Path) -> int:
-    """The same file in another place, whole or not at all. Raises OSError."""
+    """Copy a file, whole or not at all; returns its size in bytes. Raises OSError."""
     with source.open("rb") as original, _NewFile(target) as file:
         while chunk := original.read(_COPIED_AT_ONCE):
             _write(file, chunk)
@@ -186,25 +193,25 @@ def _header(shape: Shape, metadata: Mapping[str, str], checksums: list[str]) -> 
 
 
 def _unfinished_header(shape: Shape, metadata: Mapping[str, str]) -> bytes:
-    """As long as the real one."""
+    """A header of the final length, without the checksums."""
     return _header(shape, metadata, ["0" * _CHECKSUM_CHARACTERS] * shape.layers)
 
 
 def _digest(shape: Shape, metadata: Mapping[str, str]) -> str:
-    """What the header says, so that a changed bit in it is noticed, too."""
-    said = [shape.sizes(), _NAMES[shape.dtype], sorted(metadata.items())]
-    return xxh3_128_hexdigest(json.dumps(said).encode())
+    """Checksum of the header."""
+    fields = [shape.sizes(), _NAMES[shape.dtype], sorted(metadata.items())]
+    return xxh3_128_hexdigest(json.dumps(fields).encode())
 
 
 def _write(file: BinaryIO, data: bytes | memoryview) -> None:
-    """All of it: a raw file may take less at a time."""
+    """Write all of the data: a raw file may take a part at a time."""
     view, done = memoryview(data), 0
     while done < len(view):
         done += file.write(view[done:])
 
 
 class _NewFile(contextlib.AbstractContextManager[BinaryIO]):
-    """A file that appears under its name, and on the disk, when the block ends well."""
+    """A file that appears under its name, and on the disk, when the block ends without an error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,11 +1,11 @@
-"""What of LMCache's holds whose KV: records, and the way to delete by them.
+"""Records of the objects in LMCache, by cube and scope, and deletion by these records.
 
     <kv>/lmcache/cubes/<cube>/<salt>      one line per object: its key, as LMCache's HTTP frontend
     <kv>/lmcache/scopes/<scope>/<salt>    takes it
 
-LMCache finds an object by its whole key and not by what stands in it, and most of its adapters list
-nothing.  So the engine writes down what it hands over, before it does, and deleting a cube deletes
-what its records name: in the server's memory and in every adapter behind it.
+LMCache finds an object by its whole key and not by its contents, and most of its adapters cannot list
+objects.  So the engine records each object before it hands it over, and deleting a cube deletes the
+objects in its records: in the server's memory and in every adapter behind it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from memos_vllm.config.tree import KVConfig
 
 _BATCH = 1000
 _LOCKED_SECONDS = 10.0
-"""How long an object that is being read or written may stay: a lock of a client that died is older."""
+"""Wait for objects that are being read or written; a lock that is older is of a client that died."""
 _ADAPTER_SECONDS = 35.0
 """LMCache's adapters have 30 s for a deletion."""
 _TAKEN = ".taken"
@@ -30,7 +30,11 @@ _TAKEN = ".taken"
 
 class RemoteKV:
     def __init__(self, config: KVConfig, folder: Path) -> None:
-        """Args: folder: of the records; it is made with the first one."""
+        """
+        Args:
+            config: addresses and time limits of LMCache.
+            folder: of the records; it is made with the first one.
+        """
         self._config = config
         self._cubes = folder / "cubes"
         self._scopes = folder / "scopes"
@@ -40,13 +44,14 @@ class RemoteKV:
     def note(
         self, cubes: Iterable[str], scope: str, salt: str, keys: Sequence[dict[str, Any]]
     ) -> None:
-        """Write down which objects hold KV of these cubes and this scope.
+        """Record the objects that hold KV of these cubes and this scope.
 
         Args:
             cubes, scope: names as `SegmentStore` shortens them.
             keys: of LMCache's objects, in the form of its HTTP frontend.
+
         Raises:
-            OSError: it could not be written; then nothing may be handed over.
+            OSError: the record could not be written; the objects must not be handed over.
         """
         lines = "".join(f"{json.dumps(key)}\n" for key in keys)
         for path in self._records(cubes, scope, salt):
@@ -55,7 +60,7 @@ class RemoteKV:
                 file.write(lines)
 
     def has(self, cubes: Iterable[str], scope: str, salt: str) -> bool:
-        """Whether what was noted is still noted: nobody deleted it since."""
+        """Whether the records still exist: a deletion removes them."""
         return all(path.exists() for path in self._records(cubes, scope, salt))
 
     def _records(self, cubes: Iterable[str], scope: str, salt: str) -> list[Path]:
@@ -72,7 +77,7 @@ class RemoteKV:
         return self._forget(self._cubes / cube)
 
     def forget_scope(self, scope: str) -> int:
-        """The same for all of a person's or a tenant's."""
+        """Delete every object that holds KV of a person's or a tenant's scope; see `forget_cube`."""
         return self._forget(self._scopes / scope)
 
     def _forget(self, folder: Path) -> int:
@@ -99,11 +104,11 @@ class RemoteKV:
                     for start in range(0, len(keys), _BATCH):
                         _delete_batch(http, adapters, keys[start : start + _BATCH])
             except (httpx.HTTPError, KeyError, ValueError) as error:
-                raise ConnectionError(f"LMCache deletes nothing at {url}: {error}") from error
+                raise ConnectionError(f"LMCache at {url} does not delete: {error}") from error
 
 
 def _delete_batch(http: httpx.Client, adapters: list[str], keys: list[dict[str, Any]]) -> None:
-    """From memory first: what is not there any more is not written to an adapter."""
+    """Delete from memory first: LMCache writes objects in its memory to the adapters."""
     deadline = time.monotonic() + _LOCKED_SECONDS
     while _call(http, keys, tier="l1", force=time.monotonic() > deadline)["skipped"]:
         time.sleep(0.1)
@@ -120,13 +125,13 @@ def _call(http: httpx.Client, keys: list[dict[str, Any]], **how: Any) -> dict[st
 
 
 def _take(folder: Path) -> Iterator[Path]:
-    """The records of a folder under another name: what is noted from now on is another file."""
+    """Rename the records of a folder, so that later notes go to new files."""
     for path in list(folder.glob("*")):
         if path.name.endswith(_TAKEN):
             yield path
             continue
         taken = path.with_name(path.name + _TAKEN)
-        if taken.exists():  # of a deletion that failed: together they are deleted now
+        if taken.exists():  # of a deletion that failed: this one deletes both
             with taken.open("a") as file:
                 file.write(path.read_text())
             path.unlink()

@@ -1,4 +1,4 @@
-"""What the API process tells the engine about one request, inside `kv_transfer_params`."""
+"""Orders of the API process to the engine about one request, inside `kv_transfer_params`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class Source:
     """Folder of the file (`SegmentName.scope`)."""
     key: str
     start: int
-    """Token at which it stood where it was computed."""
+    """Token position at which it was computed."""
     shared: int = 0
-    """Cubes right before it that are the same here."""
+    """Cubes right before it that are the same in this prompt."""
     behind: int = 0
-    """Cubes that stood before it there."""
+    """Cubes before it where it was computed."""
     kl: float | None = None
-    """What its KV cost in other places, nats; None: not measured yet."""
+    """Measured cost of its KV in other contexts, nats; None: not measured yet."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Conversation:
-    """What of the prompt the tier for conversations may keep, and whose it is."""
+    """The part of a prompt that the tier for conversations may save, and its scope."""
 
     end: int
-    """Tokens from the start of the prompt; behind it stands what the next turn does not have."""
+    """Tokens from the start of the prompt; the next turn's prompt lacks the rest."""
     scope: str
     cubes: tuple[str, ...] = ()
-    """`id@sequence` of every cube whose text stands in it."""
+    """`id@sequence` of every cube in it."""
     generation: int = 0
     """How often the scope had been forgotten when this was planned."""
 
@@ -47,14 +47,14 @@ class Conversation:
 class Orders:
     segments: tuple[Segment, ...]
     save: bool = True
-    """Whether what this request computes may be kept."""
+    """Whether KV that this request computes may be saved."""
     near: tuple[Source, ...] = ()
-    """Where the segments behind the exact ones come from; without a gap."""
+    """Sources of the segments behind the exact ones, without a gap."""
     conversation: Conversation | None = None
-    """None: it is kept in segments, or not at all."""
+    """None: the conversation is saved in segments, or not at all."""
 
     def to_params(self) -> dict[str, Any]:
-        """Plain values, which any of the engine's serializers carries."""
+        """The orders as plain values, which every serializer of the engine carries."""
         return {
             FIELD: {
                 "segments": [[s.end, s.scope, list(s.cubes), s.generation] for s in self.segments],
@@ -66,7 +66,7 @@ class Orders:
 
 
 def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
-    """The orders in a request's `kv_transfer_params`; None where there are none of ours."""
+    """Read the orders in a request's `kv_transfer_params`; None: it has none from us."""
     raw = (params or {}).get(FIELD)
     if not isinstance(raw, Mapping):
         return None

@@ -1,6 +1,6 @@
-"""What approximate KV costs: how far replies on it were from those on exact KV, context by context.
+"""Cost of approximate KV: divergence of replies on it from replies on exact KV, per segment.
 
-<folder>/<model>.<scope>.<key>     what was measured of one segment's KV, put into other places
+<folder>/<model>+<scope>+<key>     measured cost of one segment's KV in other contexts
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
+
+from memos_vllm.activation.names import SegmentName
 
 _SURE = 1e-6
 
@@ -40,31 +42,31 @@ class QualityNotes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, name: str) -> Quality | None:
-        """Of a segment (`str(SegmentName)`); None: not measured yet."""
+    def read(self, name: SegmentName) -> Quality | None:
+        """Quality of a segment; None: not measured yet."""
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             return Quality(**json.loads(self._path(name).read_text()))
         return None
 
-    def write(self, name: str, quality: Quality) -> None:
+    def write(self, name: SegmentName, quality: Quality) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = self._path(name).with_suffix(".tmp")
         unfinished.write_text(json.dumps(dataclasses.asdict(quality)))
         unfinished.replace(self._path(name))
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: SegmentName) -> None:
         self._path(name).unlink(missing_ok=True)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / name.replace("/", "+")
+    def _path(self, name: SegmentName) -> Path:
+        return self.folder / name.mark
 
 
 def divergence(exact: Mapping[Hashable, float], other: Mapping[Hashable, float]) -> float:
-    """KL of one distribution over tokens against another, nats, from the likeliest tokens of both.
+    """KL divergence of two distributions over tokens, nats, from the likeliest tokens of each.
 
-    Of what is not listed only the mass is known, so this is the larger of two lower bounds: one that
-    takes all tokens that are not listed in both as one event, and one that takes a token that `other`
-    does not list as being as likely there as the last that is.
+    Of unlisted tokens only the mass is known, so this is the larger of two lower bounds: one takes all
+    tokens that are not listed in both as one event; the other takes a token that `other` does not list
+    to be as likely there as the last one that it lists.
 
     Args:
         exact, other: token to log-probability, the likeliest of each.

@@ -1,16 +1,19 @@
-"""Whether what a client puts in front of memory (its system message) is the tenant's or a person's.
+"""Classify a client's system message as the tenant's or a person's.
 
-An application's system prompt is the same for everyone, and KV behind it is worth sharing.  One that
-names a single person ("You help Alice, who …") is not: whoever could guess it could time it.  The
-two look alike, so a message counts as the tenant's once several people of the tenant have sent it.
+An application's system prompt is the same for every person of a tenant, and KV behind it is worth
+sharing.  One that names a single person ("You help Alice, who …") is not: a person who guesses it
+could confirm the guess by timing.  The two look alike, so a message counts as the tenant's once several
+people of the tenant have sent it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections.abc import MutableMapping
 from pathlib import Path
+
+from cachetools import LRUCache
 
 from memos_vllm.activation.tombstones import short
 
@@ -19,39 +22,37 @@ _DECLARED = "declared"
 
 
 class SharedPrompts:
-    def __init__(self, folder: Path, people: int) -> None:
+    def __init__(self, folder: Path, least_senders: int) -> None:
         """
         Args:
-            folder: remembers who sent what, as digests, for other processes and the next start.
-            people: how many have to have sent a message; 0: it is never shared, 1: always.
+            folder: digests of messages and their senders, for other processes and the next start.
+            least_senders: people that make a message shared; 0: it is never shared, 1: always.
         """
         self._folder = folder
-        self._people = people
-        self._shared: OrderedDict[str, None] = OrderedDict()
+        self._least_senders = least_senders
+        self._shared: MutableMapping[str, bool] = LRUCache(_CACHED)
         self._lock = threading.Lock()
 
     def declare(self, tenant: str, text: str) -> None:
-        """Whoever may speak for the tenant says that this system message is its own."""
+        """Share this system message from now on; the caller speaks for the tenant."""
         (self._senders(self._message(tenant, text)) / _DECLARED).touch()
 
     def is_shared(self, tenant: str, person: str, text: str) -> bool:
         """Also counts this person among the message's senders."""
-        if self._people <= 1:
-            return self._people == 1
+        if self._least_senders <= 1:
+            return self._least_senders == 1
         message = self._message(tenant, text)
         with self._lock:
-            if message in self._shared:
+            if self._shared.get(message):  # a use, which keeps it from eviction
                 return True
         folder = self._senders(message)
-        if person:  # without one it is nobody's in particular, so it may be anybody's
+        if person:  # a request without a person is not evidence of another sender
             (folder / short(f"{message}\0{person}")).touch()
         senders = {path.name for path in folder.iterdir()}
-        if _DECLARED not in senders and len(senders) < self._people:
+        if _DECLARED not in senders and len(senders) < self._least_senders:
             return False
         with self._lock:
-            self._shared[message] = None
-            if len(self._shared) > _CACHED:
-                self._shared.popitem(last=False)
+            self._shared[message] = True
         return True
 
     def _senders(self, message: str) -> Path:

@@ -1,7 +1,7 @@
 """A bounded folder of segment files: shared memory or disk.
 
-The folder is the truth: any process may add, read or wipe, and a lookup asks the file system.  What
-is kept in memory (sizes, times, hits) only decides what goes first when the folder is full.
+The folder is the truth: any process may add, read or wipe, and a lookup asks the file system.  The
+sizes, times and hits in memory only decide what is evicted when the folder is full.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ _HIT_SECONDS = 600.0
 """A segment that was used twice as often outlives one that was used this much later."""
 _LOW_WATER = 0.9
 _LEFT_FREE = 64 << 20
-"""Bytes that are left to others, however much `max_bytes` allows."""
+"""Free bytes of the file system that are left to other programs, in spite of `max_bytes`."""
 
 
 @dataclasses.dataclass(slots=True)
-class Kept:
+class Entry:
+    """Size and uses of a segment's file."""
+
     bytes: int
     used: float
     hits: int = 0
 
     @property
     def value(self) -> float:
+        """Rank for eviction, lowest first: last use, raised by the logarithm of the hits."""
         return self.used + _HIT_SECONDS * math.log2(1 + self.hits)
 
 
@@ -45,47 +48,47 @@ class Tier:
         self.name = name
         self.folder = folder
         self.max_bytes = max_bytes
-        self._kept: dict[str, Kept] = {}
+        self._entries: dict[str, Entry] = {}
         self._scanned = -math.inf
         self._lock = threading.Lock()
 
     def path(self, name: str) -> Path:
-        """Of a segment; `name` is `<model>/<scope>/<key>[.rank]`."""
+        """File of a segment; `name` is `str(SegmentName)`."""
         return self.folder / f"{name}{SUFFIX}"
 
     def has(self, name: str) -> bool:
         return self.path(name).exists()
 
     def used(self, name: str) -> None:
-        """Count a use; across restarts the file's access time remembers the last one."""
+        """Count a use; the file's access time carries the last one across restarts."""
         moment = time.time()
         with contextlib.suppress(OSError):
             path = self.path(name)
             status = path.stat()
             os.utime(path, (moment, status.st_mtime))
             with self._lock:  # another process may have added it
-                kept = self._kept.setdefault(name, Kept(status.st_size, moment))
-                kept.used, kept.hits = moment, kept.hits + 1
+                entry = self._entries.setdefault(name, Entry(status.st_size, moment))
+                entry.used, entry.hits = moment, entry.hits + 1
 
     def added(self, name: str, size: int) -> None:
         with self._lock:
-            self._kept[name] = Kept(size, time.time())
+            self._entries[name] = Entry(size, time.time())
 
     def hits(self, name: str) -> int:
         with self._lock:
-            kept = self._kept.get(name)
-            return kept.hits if kept else 0
+            entry = self._entries.get(name)
+            return entry.hits if entry else 0
 
     def wipe(self, name: str) -> bool:
         with self._lock:
-            self._kept.pop(name, None)
+            self._entries.pop(name, None)
         return wipe(self.path(name))
 
     def make_room(self, size: int, pinned: Callable[[], set[str]] = set) -> bool:
-        """Wipe what is worth least until `size` bytes fit; False when they never will.
+        """Evict segments by last use and hits until `size` bytes fit; False when they cannot.
 
         Args:
-            pinned: names of segments that stay; asked only when something has to go.
+            pinned: names of segments that are not evicted; called only before an eviction.
         """
         if size > self.max_bytes:
             return False
@@ -93,14 +96,14 @@ class Tier:
         self._rescan(_RESCAN_SECONDS)
         if self._missing(size, self.max_bytes) <= 0:
             return True
-        self._rescan(0)  # what other processes took meanwhile need not go
+        self._rescan(0)  # other processes may have wiped enough meanwhile
         with self._lock:
-            order = sorted(self._kept, key=lambda name: self._kept[name].value)
-        stays = pinned()
-        order = [name for name in order if name not in stays]
+            order = sorted(self._entries, key=lambda name: self._entries[name].value)
+        pinned_names = pinned()
+        order = [name for name in order if name not in pinned_names]
         missing = self._missing(size, self.max_bytes)
         if missing > sum(self._bytes(name) for name in order):
-            return False  # nothing is wiped in vain
+            return False  # do not evict in vain
         missing = max(missing, self._missing(size, int(_LOW_WATER * self.max_bytes)))
         for name in order:
             if missing <= 0:
@@ -110,51 +113,51 @@ class Tier:
         return self._missing(size, self.max_bytes) <= 0
 
     def has_room(self, size: int) -> bool:
-        """Whether `size` bytes fit without wiping anything. Raises OSError."""
+        """Whether `size` bytes fit without an eviction. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._rescan(_RESCAN_SECONDS)
         return self._missing(size, int(_LOW_WATER * self.max_bytes)) <= 0
 
     def names(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Every segment that is here, with its file's status."""
+        """Every segment in the folder, with its file's status."""
         yield from _segments(str(self.folder), "")
 
     def totals(self) -> tuple[int, int]:
         """(segments, bytes)"""
         self._rescan(0)
         with self._lock:
-            return len(self._kept), sum(kept.bytes for kept in self._kept.values())
+            return len(self._entries), sum(entry.bytes for entry in self._entries.values())
 
     def sweep(self) -> None:
-        """Remove what killed writers left."""
+        """Remove unfinished files of killed writers."""
         for path in leftovers(self.folder):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _STALE_TMP_SECONDS:
                     path.unlink()
 
     def _missing(self, size: int, limit: int) -> int:
-        """Bytes that have to go before `size` fit; below zero: so many are left."""
+        """Bytes to evict before `size` fit; below zero: bytes that stay free."""
         with self._lock:
-            over = sum(kept.bytes for kept in self._kept.values()) + size - limit
+            over = sum(entry.bytes for entry in self._entries.values()) + size - limit
         return max(over, size + _LEFT_FREE - shutil.disk_usage(self.folder).free)
 
     def _bytes(self, name: str) -> int:
         with self._lock:
-            kept = self._kept.get(name)
-            return kept.bytes if kept else 0
+            entry = self._entries.get(name)
+            return entry.bytes if entry else 0
 
     def _rescan(self, seconds: float) -> None:
-        """Learn what other processes added and wiped, if that was longer ago than this."""
+        """Update the entries from the folder if the last scan is older than `seconds`."""
         if time.monotonic() - self._scanned < seconds:
             return
         found = dict(self.names())
         with self._lock:
             self._scanned = time.monotonic()
-            for name in self._kept.keys() - found.keys():
-                del self._kept[name]
+            for name in self._entries.keys() - found.keys():
+                del self._entries[name]
             for name, status in found.items():
-                if name not in self._kept:
-                    self._kept[name] = Kept(status.st_size, status.st_atime)
+                if name not in self._entries:
+                    self._entries[name] = Entry(status.st_size, status.st_atime)
 
 
 def _segments(folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -1,7 +1,7 @@
-"""What was forgotten, so that a request that was on its way brings nothing of it back.
+"""Tombstones of deleted KV, so that a request in flight does not save it again.
 
-<folder>/<cube>          the first version whose KV may be kept again; empty: the cube is gone
-<folder>/scope-<scope>   how often a person's KV was forgotten
+<folder>/<cube>          the first version whose KV may be saved; empty: the cube is deleted
+<folder>/scope-<scope>   how often a scope's KV was forgotten
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-_KEPT_SECONDS = 86_400.0
+from memos_vllm.cube.ids import CubeVersion
+
+_TOMBSTONE_SECONDS = 86_400.0
 _ALL = ""
 
 
 def short(text: str) -> str:
-    """A name that any file system takes, and that says nothing about whose it is."""
+    """Digest of a name: valid on any file system, and it hides the name."""
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -28,9 +30,9 @@ class Tombstones:
         self.folder = folder
 
     def bury(self, cube: str, sequence: int | None) -> None:
-        """Nothing of this cube before version `sequence` is kept from now on; None: nothing at all.
+        """Refuse KV of this cube from versions before `sequence`; None: from every version.
 
-        Orders may come late, or twice, from several processes: none takes an earlier one back.
+        Several processes call this, late or twice: no call takes back an earlier one.
         """
 
         def latest(before: str | None) -> str:
@@ -41,7 +43,7 @@ class Tombstones:
         self._change(short(cube), latest)
 
     def bury_scope(self, scope: str) -> None:
-        """What was planned in this scope (`short`) until now is not kept."""
+        """Refuse KV that was planned in this scope (`short`) before this call."""
         self._change(f"scope-{scope}", lambda before: str(int(before or 0) + 1))
 
     def generation(self, scope: str) -> int:
@@ -51,20 +53,19 @@ class Tombstones:
         return 0
 
     def any_buried(self, cubes: Iterable[str]) -> bool:
-        """Whether one of these (`id@sequence`) was deleted, or its text changed since."""
-        for cube in cubes:
-            name, _, sequence = cube.partition("@")
+        """Whether one of these versions (`id@sequence`) was deleted or replaced."""
+        for version in map(CubeVersion.parse, cubes):
             with contextlib.suppress(FileNotFoundError):
-                first = (self.folder / short(name)).read_text()
-                if first == _ALL or int(sequence) < int(first):
+                first = (self.folder / short(version.cube)).read_text()
+                if first == _ALL or version.sequence < int(first):
                     return True
         return False
 
     def sweep(self) -> None:
-        """No request is on its way for a day."""
+        """Remove tombstones that are a day old: no request runs that long."""
         for path in self.folder.glob("*"):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+                if time.time() - path.stat().st_mtime > _TOMBSTONE_SECONDS:
                     path.unlink()
 
     def _change(self, name: str, new: Callable[[str | None], str]) -> None:
@@ -78,7 +79,7 @@ class Tombstones:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time, on one machine or on a file system that carries locks."""
+    """Lock the folder, also between machines where the file system carries locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

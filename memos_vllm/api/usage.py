@@ -33,4 +33,4 @@ def cube_kv(system: MemorySystem, caller: Principal, cube: str) -> CubeKV:
         near_kl=round(qualities[0].kl, 4) if qualities else None,
         near_refused=sum(q.kl > system.config.kv.near_max_kl for q in qualities),
     )
-    return CubeKV(usage, qualities, [name.rpartition("/")[2] for name in sizes])
+    return CubeKV(usage, qualities, list(dict.fromkeys(name.key for name in sizes)))

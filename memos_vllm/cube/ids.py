@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import secrets
@@ -18,6 +19,25 @@ ItemId = NewType("ItemId", str)
 Sha256 = NewType("Sha256", str)
 
 SHARED = PersonId("")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CubeVersion:
+    """A version of a cube as KV names it: `<cube id>@<sequence>`."""
+
+    cube: str
+    sequence: int
+
+    @classmethod
+    def parse(cls, text: str) -> CubeVersion:
+        """Raises ValueError: the text has another form."""
+        cube, at, sequence = text.rpartition("@")
+        if not at:
+            raise ValueError(f"{text!r} is not <cube id>@<sequence>")
+        return cls(cube, int(sequence))
+
+    def __str__(self) -> str:
+        return f"{self.cube}@{self.sequence}"
 
 
 def new_id(prefix: str) -> str:

@@ -1,7 +1,7 @@
-"""What we rely on of vLLM, as checks that run without an engine: `python -m memos_vllm.engine.contract`.
+"""Checks of the vLLM surfaces that we use, without an engine: `python -m memos_vllm.engine.contract`.
 
-Each check names one surface.  Against a vLLM that has moved on, the names of the broken ones are
-printed, with what was found instead, and the exit status is 1.
+Each check names one surface.  With a vLLM that changed, the command prints the broken ones with what
+was found instead, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memos_vllm.engine.patches import cpu_lora
 
 
 class Broken(Exception):
-    """What was found instead of what we rely on."""
+    """A surface differs; the message says what was found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Surface:
 
 
 def broken_surfaces() -> dict[str, str]:
-    """Name of each surface that does not hold → what was found."""
+    """Name of each broken surface → what was found."""
     broken = {}
     for surface in SURFACES:
         try:
@@ -95,7 +95,7 @@ def _parameters(path: str, names: Sequence[str]) -> Surface:
 
 
 def _says(path: str, text: str) -> Surface:
-    """A function whose source holds this text: for what is set and has no signature."""
+    """A function whose source contains this text: for attributes, which have no signature."""
 
     def check() -> None:
         if text not in inspect.getsource(_attribute(path)):
@@ -113,7 +113,7 @@ def _module(name: str) -> Surface:
 
 
 def _salt_fits() -> None:
-    """Our salt passes vLLM's own rule, where this version has one."""
+    """Our salt passes vLLM's rule, where this version has one."""
     try:
         validate = _attribute("vllm.entrypoints.generate.base.protocol:validate_cache_salt")
     except (ImportError, AttributeError):

@@ -13,5 +13,5 @@ log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Idempotent."""
+    """Install the patches. Idempotent."""
     log.debug("patches of vLLM in this process: %s", ", ".join(patches.install()) or "none")

@@ -240,8 +240,7 @@ async def _activation(
     promoter = Promoter(activator.build_head, config.kv.promote_uses, spawn, host.loop)
     prefetcher = None
     if config.kv.prefetch:
-        store = TensorStore(config.kv, config.kv_path)
-        prefetcher = Prefetcher(store, names, segments.recent, scopes, spawn)
+        prefetcher = Prefetcher(TensorStore(segments), names, segments.recent, scopes, spawn)
     block_size = host.vllm_config.cache_config.block_size
     spawn(builder.measure())
     atexit.register(segments.empty_memory)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tombstones import short
+from memos_vllm.cube.ids import CubeVersion
 from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
@@ -51,8 +52,8 @@ class Segment:
     @property
     def own(self) -> tuple[str, int]:
         """Its last cube, and the sequence of that cube's version."""
-        cube, _, sequence = self.cubes[-1].rpartition("@")
-        return cube, int(sequence)
+        version = CubeVersion.parse(self.cubes[-1])
+        return version.cube, version.sequence
 
 
 def find_segment(system: MemorySystem, principal: Principal, key: str) -> Segment:

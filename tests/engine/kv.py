@@ -16,7 +16,7 @@ RULES = [
 ]
 SAME = 0.45
 """Log-probabilities in bfloat16, between a prompt that is computed whole and the same one that goes on
-behind cached blocks: vLLM's own differ by up to 0.32 (with AMX). Of wrong KV they differ by several."""
+behind cached blocks: vLLM's differ by up to 0.32 (with AMX). With wrong KV, they differ by several."""
 LISTED = {"logprobs": True, "top_logprobs": 20}
 QUESTION = "When does the office in town 21 open?"
 
@@ -71,7 +71,7 @@ def in_ram(server: Server) -> list[Path]:
 
 
 def settled(server: Server, count: int) -> list[Path]:
-    """Segments on both tiers, once there are so many."""
+    """Wait until both tiers hold so many segments."""
     wait_for(lambda: len(segments(server)) >= count <= len(in_ram(server)), f"{count} segments")
     return segments(server)
 
@@ -87,7 +87,7 @@ def metric(server: Server, name: str) -> float:
 
 
 def from_disk(server: Server) -> None:
-    """Leave nothing in shared memory: the next load comes from disk."""
+    """Empty shared memory, so that the next load comes from disk."""
     for path in in_ram(server):
         path.unlink()
 

@@ -24,7 +24,7 @@ _START_SECONDS = 120
 
 
 class LMCache:
-    """With files behind its memory, encrypted, so that damage is noticed."""
+    """A server with encrypted files behind its memory, so that damage is detected."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.http_port, self._metrics_port = free_port(), free_port(), free_port()
@@ -50,7 +50,11 @@ class LMCache:
         return self._process is not None
 
     def start(self, **adapter: Any) -> None:
-        """Args: adapter: what lies behind its memory; default: files."""
+        """Start the server and wait until it answers.
+
+        Args:
+            adapter: configuration of the storage behind its memory; default: files.
+        """
         serde = {"type": "aesgcm", "master_key_path": str(self._key)}
         adapter = {"serde": serde, **(adapter or {"type": "fs", "base_path": str(self.files)})}
         command = [
@@ -94,7 +98,7 @@ class LMCache:
         return sorted(self.files.glob("*.data"))
 
     def in_memory(self, keys: list[dict[str, Any]]) -> int:
-        """How many of these its memory holds. They are gone from it afterwards."""
+        """How many of these objects its memory holds; it deletes them from there."""
         reply = httpx.request(
             "DELETE",
             f"http://127.0.0.1:{self.http_port}/cache/objects",
@@ -104,7 +108,7 @@ class LMCache:
 
 
 class Setup(Tier):
-    """A vLLM server and an LMCache server, each of which can be away."""
+    """A vLLM server and an LMCache server, each of which can be stopped."""
 
     def __init__(self, folder: Path) -> None:
         self.lmcache = LMCache(folder)
@@ -121,7 +125,7 @@ class Setup(Tier):
             time.sleep(0.5)
             if self.saved() > before:
                 return True
-            self.say(person, talk, **extra)  # the engine may not have found its server yet
+            self.say(person, talk, **extra)  # the engine may not be connected yet
             return False
 
         wait_for(saved, "a save")
@@ -140,7 +144,7 @@ class Setup(Tier):
         known = set(self.lmcache.objects())
         reply = self.kept(person, talk)
         made = wait_for(lambda: set(self.lmcache.objects()) - known, "objects")
-        self.lmcache.kill()  # what its memory holds is not damaged
+        self.lmcache.kill()  # the objects in its memory are not damaged
         for path in made:
             flip(path)
         self.lmcache.start()

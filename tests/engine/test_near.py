@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.quality import Quality, QualityNotes
 from tests.engine.harness import Server, cached_tokens, chat, wait_for
 from tests.engine.kv import (
@@ -30,7 +31,7 @@ def near(server: Server, key: str, person: str, cubes: list[str], kv: str = "nea
 
 def qualities(server: Server, cube: str) -> list[Quality]:
     notes = QualityNotes(server.home / "kv" / "quality")
-    names = [path.name.replace("+", "/") for path in notes.folder.iterdir()]
+    names = [SegmentName.parse(path.name) for path in notes.folder.iterdir()]
     return [known for name in names if (known := notes.read(name)) and known.cube == cube]
 
 

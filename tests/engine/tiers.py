@@ -1,4 +1,4 @@
-"""A server whose conversations are kept: in our own files, or (`tests.engine.lmcache`) in LMCache's."""
+"""A server that saves conversations: in segment files, or (`tests.engine.lmcache`) in LMCache."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Tier(abc.ABC):
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
 
     def empty_engine(self) -> None:
-        """Leave nothing in the engine's own blocks: what is cached now comes from elsewhere."""
+        """Empty the engine's prefix cache: cached tokens come from a connector from now on."""
 
         def emptied() -> bool:
             with self.server.http(self.operator) as http:
@@ -70,11 +70,11 @@ class Tier(abc.ABC):
 
     @abc.abstractmethod
     def kept(self, person: str, talk: Talk, **extra: Any) -> Any:
-        """Say it, and wait until it is kept."""
+        """Send a conversation, and wait until its KV is saved."""
 
     @abc.abstractmethod
     def saved(self) -> float:
-        """Grows when anything is kept."""
+        """A count that grows with each save."""
 
     @abc.abstractmethod
     def failures(self) -> float:
@@ -82,19 +82,19 @@ class Tier(abc.ABC):
 
     @abc.abstractmethod
     def padding(self, reply: Any, person: str) -> int:
-        """Tokens that are missing in the first message, so that what is kept ends with a block."""
+        """Tokens to add to the first message, so that the saved KV ends with a block."""
 
     @abc.abstractmethod
     def least(self, tokens: int) -> int:
-        """How much of a prompt of so many tokens is loaded at least, where all of it was kept."""
+        """Fewest tokens that are loaded of a prompt of so many, where all of its KV is saved."""
 
     @abc.abstractmethod
     def damage(self, person: str, talk: Talk) -> Any:
-        """Have it kept, and change a byte in the middle of each piece of it; the reply."""
+        """Save a conversation, and change a byte in each of its files; returns the reply."""
 
 
 class Files(Tier):
-    """Our own, on disk and in shared memory."""
+    """Segment files, on disk and in shared memory."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, {"MEMOS__KV__PREFETCH": "false"})

@@ -1,4 +1,4 @@
-"""What we rely on of vLLM holds in the oldest and in the newest version that is tested.
+"""The vLLM surfaces that we use hold in the oldest and in the newest version that is tested.
 
 The engine tests run on the installed version; the contract runs on the older one too, unpacked
 beside it without its dependencies.

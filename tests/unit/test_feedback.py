@@ -7,7 +7,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.api.app import create_app
 from memos_vllm.errors import Forbidden, NotFound, Unprocessable
@@ -75,7 +75,7 @@ def test_after_a_kill_the_words_do_not_come_back_with_the_turn_that_forbade_them
 
 def test_forgetting_wipes_the_kv_of_the_person_and_of_no_other(system, chat):
     chat("I live in Paris.")
-    keeper = TensorStore(system.config.kv, system.config.kv_path)
+    keeper = TensorStore(system.segments)
     names = {}
     for who in (ALICE, principal("bob")):
         names[who.person] = SegmentName.of(b"model", system.scopes.person(who), "ab" * 20)

@@ -1,4 +1,4 @@
-"""Chains: what a key depends on, where a prompt is cut, and that neither is ever a guess."""
+"""Chains: inputs of a key, and exact cuts of a prompt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARTS = (Part("x", "> one\n"), Part("a", "> two\n"), Part("b", "> three\n"))
 
 
 def encoder(*merges: str):
-    """Characters as tokens, but for strings that merge into one wherever they stand, as BPE does."""
+    """Characters as tokens, but for strings that merge into one token, as in BPE."""
     pieces = re.compile("|".join([*map(re.escape, merges), "."]), re.DOTALL)
 
     def encode(text: str) -> list[int]:
@@ -207,7 +207,7 @@ SPECIAL = frozenset({0, 1})
 
 @given(CONVERSATION, STARTS, LEASTS, st.integers(0, 60), st.integers(0, 60))
 def test_cuts_of_a_growing_conversation_stay_where_they_are(tokens, start, least, length, limit):
-    """Neither what follows nor a later limit moves a cut: the next turn finds the same."""
+    """Neither later tokens nor a later limit move a cut: the next turn finds the same."""
     cuts = history_cuts(tokens, SPECIAL, start, len(tokens), least)
     earlier = history_cuts(tokens[:length], SPECIAL, start, len(tokens), least)
     assert earlier == [cut for cut in cuts if cut < length]
@@ -247,7 +247,7 @@ def test_orders_come_through_the_engines_serializers_as_they_were():
         assert read_orders(params) == orders
 
 
-def test_what_stands_on_approximate_kv_is_never_saved():
+def test_kv_behind_approximate_kv_is_never_saved():
     near = (Source(1, "f", "k", 7),)
     orders = read_orders(Orders(CHAIN, save=True, near=near).to_params())
     assert orders is not None

@@ -1,4 +1,4 @@
-"""Whose KV may serve whom: other contexts of a text, shared system messages, scopes."""
+"""Sharing of KV: other contexts of a text, shared system messages, scopes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import Shape
+from memos_vllm.activation.names import Namer
 from memos_vllm.activation.orders import Source
 from memos_vllm.activation.shared_prompts import SharedPrompts
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.governance.scope import Scopes
@@ -50,7 +50,7 @@ class Kept:
             digest = own_digest(tokens[start : segment.end])
             about = {"digest": digest, "start": str(start), "scope": short(segment.scope)}
             for name in names[:ranks]:
-                if self.keeper.where(name) is None:
+                if self.keeper.segments.where(name) is None:
                     assert self.keeper.add(name, SHAPE, layers_of(SHAPE), segment.cubes, about)
         return [names[0].key for names in named]
 
@@ -76,7 +76,7 @@ def kept(tmp_path) -> Kept:
 # -- contexts ---------------------------------------------------------------------------------------
 
 
-def test_reach_counts_what_is_kept_exactly_from_the_first_on(kept):
+def test_reach_counts_exact_segments_from_the_first_on(kept):
     assert kept.reach("HABC") == 0
     kept.keep("HAB")
     assert [kept.reach(texts) for texts in ("HABC", "HAB", "HA", "HBA", "GAB")] == [3, 3, 2, 1, 0]
@@ -86,7 +86,7 @@ def test_reach_counts_what_is_kept_exactly_from_the_first_on(kept):
 def test_reach_ends_at_a_gap(kept):
     kept.keep("HABC")
     (name,) = kept.namer.names(*chain("HABC"))[1]
-    kept.keeper.wipe_segment(str(name))
+    kept.keeper.segments.wipe_segment(name)
     assert kept.reach("HABC") == 1
 
 
@@ -132,9 +132,9 @@ def test_the_same_text_of_another_cube_shares_nothing_before_it(kept):
 def test_a_file_that_comes_back_is_a_context_again(kept):
     kept.keep("HAB")
     (name,) = kept.namer.names(*chain("HAB"))[2]
-    path = kept.keeper.disk.path(str(name))
+    path = kept.keeper.segments.disk.path(str(name))
     content = path.read_bytes()
-    kept.keeper.wipe_segment(str(name))
+    kept.keeper.segments.wipe_segment(name)
     assert kept.closest("HB") == []
     path.write_bytes(content)
     assert len(kept.closest("HB")) == 1
@@ -149,7 +149,7 @@ def test_of_two_that_are_as_close_the_later_one_is_taken(kept, tmp_path, late):
     assert kept.closest("HB")[0].key == keys[late]
 
 
-def test_what_comes_closest_ends_where_there_is_none(kept):
+def test_closest_ends_at_a_segment_without_another_context(kept):
     kept.keep("HABC")
     assert [source.segment for source in kept.closest("HCNA")] == [1]
     assert kept.closest("HNCA") == []
@@ -171,7 +171,7 @@ def test_a_client_s_salt_is_part_of_the_scope_though_the_folder_is_the_same(kept
     assert kept.closest("HB", scopes=("tenant/salt",))
 
 
-def test_what_stands_behind_a_cube_that_may_not_be_read_is_never_used(kept):
+def test_a_context_behind_an_unreadable_cube_is_never_used(kept):
     kept.keep("HCAB")
     open_to_all = kept.keep("HXB")
     asked: list[tuple[str, ...]] = []
@@ -193,7 +193,7 @@ def test_another_model_s_kv_is_never_used(kept, tmp_path):
     assert other.reach(*chain("HAB")) == 0
 
 
-def test_what_is_wiped_is_not_found_even_where_it_was_seen_before(kept, tmp_path):
+def test_a_wiped_context_is_not_found_though_its_header_is_cached(kept, tmp_path):
     kept.keep("HAB")
     kept.keep("HCB")
     assert len(kept.closest("HB")) == 1
@@ -219,7 +219,7 @@ def test_a_context_serves_when_every_worker_has_its_share(tmp_path):
     assert [source.key for source in kept.closest("HB")] == [keys[2]]
 
 
-# -- whose a system message is ----------------------------------------------------------------------
+# -- shared system messages -------------------------------------------------------------------------
 
 
 def test_a_message_is_the_tenant_s_once_several_people_have_sent_it(tmp_path):
@@ -239,7 +239,7 @@ def test_messages_and_tenants_are_counted_apart(tmp_path):
     assert not prompts.is_shared("globex", "b", "Be brief.")
 
 
-def test_nobody_does_not_count(tmp_path):
+def test_a_request_without_a_person_does_not_count(tmp_path):
     prompts = SharedPrompts(tmp_path, 2)
     assert not any(prompts.is_shared("acme", "", "Be brief.") for _ in range(3))
     assert not prompts.is_shared("acme", "a", "Be brief.")
@@ -247,7 +247,7 @@ def test_nobody_does_not_count(tmp_path):
     assert prompts.is_shared("acme", "", "Be brief.")
 
 
-def test_who_sent_what_outlives_the_process_as_digests_only(tmp_path):
+def test_senders_of_messages_outlive_the_process_as_digests(tmp_path):
     for person in ("alice", "bob"):
         assert not SharedPrompts(tmp_path, 3).is_shared("acme", person, "Help Alice.")
     assert SharedPrompts(tmp_path, 3).is_shared("acme", "carol", "Help Alice.")
@@ -307,7 +307,7 @@ def test_a_client_s_salt_narrows_and_never_widens():
     salted = {salt: SCOPES.person(ALICE, salt) for salt in ("one", "two", SCOPES.person(BOB))}
     assert len({plain, SCOPES.person(BOB), *salted.values()}) == 5
     assert {scope.partition("/")[0] for scope in salted.values()} == {plain}
-    assert "one" not in salted["one"], "it is a digest, whatever the client sends"
+    assert "one" not in salted["one"], "it is a digest of the client's salt"
     assert SCOPES.person(ALICE, "") == SCOPES.person(ALICE, None) == plain
     assert SCOPES.person(BOB, "one") != salted["one"]
     assert SCOPES.tenant(ALICE, "one").partition("/")[0] == SCOPES.tenant(ALICE)

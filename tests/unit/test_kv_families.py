@@ -87,4 +87,4 @@ def test_keys_of_a_prompt_that_starts_later_are_its_keys_moved(family, rope):
         scale = later_k.abs().max()
         assert (move(k) - later_k).abs().max() < 1e-3 * scale
         assert (v - later_v).abs().max() < 1e-3 * later_v.abs().max()
-        assert (k - later_k).abs().max() > 1e-2 * scale, "it does matter where they stand"
+        assert (k - later_k).abs().max() > 1e-2 * scale, "keys depend on their position"

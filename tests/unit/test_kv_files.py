@@ -1,4 +1,4 @@
-"""Segment files: a format that others read, whole or not at all, and gone when they are wiped."""
+"""Segment files: a standard format, whole or absent, and overwritten when they are wiped."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, bytes, int]:
-    """A place for changed copies, a whole file's bytes, and how many of them are header."""
+    """A path for changed copies, the bytes of a whole file, and the length of its header."""
     path = tmp_path_factory.mktemp("files") / "one"
     size = files.write(path, SHAPE, layers_of(), METADATA)
     return path, path.read_bytes(), size - SHAPE.bytes
@@ -60,7 +60,7 @@ def whole(tmp_path_factory) -> tuple[Path, bytes, int]:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_what_is_written_is_read_and_the_safetensors_library_opens_it(tmp_path, dtype):
+def test_a_written_file_is_read_and_the_safetensors_library_opens_it(tmp_path, dtype):
     shape = Shape(3, 5, 2, 4, dtype)
     layers = layers_of(shape)
     size = files.write(tmp_path / "one", shape, layers, METADATA)
@@ -102,7 +102,7 @@ def test_a_copy_is_the_same_file(path, tmp_path):
 
 
 def _is_refused(path: Path, data: bytes) -> bool:
-    """Whether these bytes are refused; what is not must be the very tensor that was written."""
+    """Whether these bytes are refused; if not, they must hold the tensor that was written."""
     path.write_bytes(data)
     try:
         _, shape, tensor = read(path)
@@ -228,7 +228,7 @@ def test_a_name_that_is_taken_by_a_folder_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1 << 22, 16, 7])
-def test_a_wiped_file_is_zeros_for_whoever_still_holds_it(path, monkeypatch, chunk):
+def test_a_wiped_file_is_zeros_for_a_process_that_holds_it(path, monkeypatch, chunk):
     monkeypatch.setattr(erase, "_WIPE_CHUNK", chunk)
     size = path.stat().st_size
     with path.open("rb") as held:
@@ -259,7 +259,7 @@ def test_the_header_goes_first(path, monkeypatch):
     assert wipe(path)
 
 
-def test_whoever_reads_meanwhile_is_told(path):
+def test_a_reader_of_a_wiped_file_gets_an_error(path):
     with SegmentReader(path) as reader:
         layers = reader.layers(Scratch())
         next(layers)
@@ -290,7 +290,7 @@ def _other_start(tree):
 
 
 def _other_cubes(tree):
-    tree["__metadata__"]["cubes"] = "somebody-else@1"
+    tree["__metadata__"]["cubes"] = "other@1"
 
 
 def _endless(tree):

@@ -1,4 +1,4 @@
-"""Loading layer by layer beside a step that computes: what it waits for, and what a damaged file costs."""
+"""Loading layer by layer while a step computes: its waits, and the cost of a damaged file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from vllm.distributed.kv_transfer.kv_connector.v1.multi_connector import MultiKV
 from memos_vllm.activation.direct_io import FileBytes, forget_pages
 from memos_vllm.activation.erase import SUFFIX
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.engine.kv.connector import MemosConnector
-from memos_vllm.engine.kv.loading import Loader, Progress, finishing
+from memos_vllm.engine.kv.loading import Loader
 from memos_vllm.engine.kv.messages import Load, Piece, StepOrders
+from memos_vllm.engine.kv.progress import Progress, finishing
 from memos_vllm.engine.kv.rates import Rates
+from memos_vllm.engine.kv.states import Finished, When
 from memos_vllm.engine.kv.stats import KVStats
 from memos_vllm.engine.kv.worker_side import WorkerSide
 from tests.unit.test_kv_files import layers_of
@@ -31,7 +33,7 @@ LAYERS, TOKENS, BLOCK = 3, 16, 4
 
 
 class Cache:
-    """In place of the engine's paged cache: the same tokens, in one tensor."""
+    """A fake of the engine's paged cache: all tokens in one tensor."""
 
     layers, block_size, device = LAYERS, BLOCK, torch.device("cpu")
 
@@ -68,7 +70,7 @@ def pieces_of(count: int) -> tuple[Piece, ...]:
 
 def load_of(count: int, start: int = 0) -> Load:
     end = count * TOKENS
-    return Load("request", tuple(range(end // BLOCK)), start, end, pieces_of(count), at_once=True)
+    return Load("request", tuple(range(end // BLOCK)), start, end, pieces_of(count), When.IN_STEP)
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def cache() -> Cache:
 
 @pytest.fixture(params=[0, 4096, 1 << 20], ids=["one by one", "in pairs", "all together"])
 def together(request, monkeypatch) -> None:
-    """How much of a layer is put in place in one go; a segment's is 2,048 bytes."""
+    """Bytes of a layer that are written together; a segment's layer has 2,048."""
     monkeypatch.setattr("memos_vllm.engine.kv.loading._RUN_BYTES", request.param)
 
 
@@ -99,13 +101,19 @@ def loader(keeper, cache, together, request):
     loader.close()
 
 
+def open_segments() -> list[Path]:
+    """Segment files that this process has open."""
+    opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [path for path in opened if path.name.endswith(SUFFIX)]
+
+
 def kept(count: int) -> torch.Tensor:
     """(layers, 2, tokens, heads, head_dim) of the first segments, one behind the other."""
     shape = Shape(LAYERS, TOKENS, 2, 8, torch.float32)
     return torch.cat([torch.stack(layers_of(shape, i)) for i in range(count)], dim=2)
 
 
-def test_all_layers_of_all_segments_come_to_their_places(loader, cache):
+def test_all_layers_of_all_segments_are_written(loader, cache):
     counts = Counter()
     assert loader.load(load_of(3, start=5), counts) == 3 * TOKENS
     assert torch.equal(cache.kv[:, :, 5:48], kept(3)[:, :, 5:])
@@ -120,18 +128,18 @@ def test_more_segments_than_may_be_open_at_once(loader, cache, monkeypatch):
     monkeypatch.setattr("memos_vllm.engine.kv.loading._OPEN_AT_ONCE", 2)
     progress = Progress()
     seen = []
-    cache.before_layer = lambda layer: seen.append((layer, len(progress._placed)))
+    cache.before_layer = lambda layer: seen.append((layer, len(progress._written)))
     assert loader.load(load_of(3), Counter(), progress) == 3 * TOKENS
     assert torch.equal(cache.kv[:, :, :48], kept(3))
-    before_the_last = [placed for _, placed in seen[:-LAYERS]]
+    before_the_last = [written for _, written in seen[:-LAYERS]]
     assert len(before_the_last) >= LAYERS
     assert set(before_the_last) == {0}, "nothing is whole before the last group"
 
 
 @pytest.mark.parametrize("layer", range(LAYERS))
 @pytest.mark.parametrize("damaged", range(3))
-def test_what_stands_before_a_damaged_segment_is_whole(loader, keeper, cache, damaged, layer):
-    path = keeper.disk.path(str(pieces_of(3)[damaged].name))
+def test_segments_before_a_damaged_one_are_loaded(loader, keeper, cache, damaged, layer):
+    path = keeper.segments.disk.path(str(pieces_of(3)[damaged].name))
     content = bytearray(path.read_bytes())
     layer_bytes = cache.shape(TOKENS).layer_bytes
     content[len(content) - (LAYERS - layer) * layer_bytes + 7] ^= 1
@@ -141,10 +149,10 @@ def test_what_stands_before_a_damaged_segment_is_whole(loader, keeper, cache, da
     assert torch.equal(cache.kv[:, :, : damaged * TOKENS], kept(3)[:, :, : damaged * TOKENS])
     assert not path.exists(), "a whole one can take its place"
     assert counts["loaded_tokens_disk"] == damaged * TOKENS
-    assert keeper.disk.path(str(pieces_of(3)[(damaged + 1) % 3].name)).exists()
+    assert keeper.segments.disk.path(str(pieces_of(3)[(damaged + 1) % 3].name)).exists()
 
 
-def test_keys_that_move_are_turned_each_by_its_own_way(keeper, cache, together):
+def test_keys_are_rotated_by_the_shift_of_their_segment(keeper, cache, together):
     class Rotation:
         def by(self, shift: int):
             return lambda keys: keys + shift
@@ -165,8 +173,8 @@ def test_keys_that_move_are_turned_each_by_its_own_way(keeper, cache, together):
     loader.close()
 
 
-def test_what_lies_on_disk_is_read_past_the_system_s_cache(keeper, cache):
-    paths = [keeper.disk.path(str(piece.name)) for piece in pieces_of(3)]
+def test_segments_on_disk_are_read_past_the_page_cache(keeper, cache):
+    paths = [keeper.segments.disk.path(str(piece.name)) for piece in pieces_of(3)]
     for path in paths:
         forget_pages(path)
     if any(share(path) for path in paths):
@@ -181,7 +189,7 @@ def test_what_lies_on_disk_is_read_past_the_system_s_cache(keeper, cache):
     assert [share(path) for path in paths] == [0, 0, 0]
 
 
-def test_small_segments_of_one_tier_come_together(keeper, cache, monkeypatch):
+def test_small_segments_of_one_tier_are_written_together(keeper, cache, monkeypatch):
     monkeypatch.setattr("memos_vllm.engine.kv.loading._RUN_BYTES", 4096)
     seen = []
     cache.before_layer = seen.append
@@ -191,12 +199,12 @@ def test_small_segments_of_one_tier_come_together(keeper, cache, monkeypatch):
     loader.close()
 
 
-def test_a_segment_that_went_meanwhile_ends_the_load_there(loader, keeper):
-    keeper.wipe_segment(str(pieces_of(3)[1].name))
+def test_a_segment_that_is_wiped_meanwhile_ends_the_load(loader, keeper):
+    keeper.segments.wipe_segment(pieces_of(3)[1].name)
     assert loader.load(load_of(3), Counter()) == TOKENS
 
 
-def test_a_layer_waits_for_itself_alone():
+def test_attention_waits_for_its_own_layer_alone():
     progress, passed = Progress(), []
 
     def layer(number: int) -> None:
@@ -206,19 +214,19 @@ def test_a_layer_waits_for_itself_alone():
     threads = [threading.Thread(target=layer, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
-    progress.placed(1)
+    progress.written(1)
     threads[1].join(5)
     assert passed == [1]
-    progress.placed(0)
+    progress.written(0)
     threads[0].join(5)
     assert passed == [1, 0]
     with pytest.raises(OSError, match="broken"), finishing(progress):
         raise OSError("broken")
     threads[2].join(5)
-    assert passed == [1, 0, 2], "nobody waits for a load that failed"
+    assert passed == [1, 0, 2], "a load that failed ends every wait"
 
 
-def test_layers_are_loaded_side_by_side(keeper, cache):
+def test_layers_are_loaded_in_parallel(keeper, cache):
     both = threading.Barrier(2, timeout=5)
     cache.before_layer = lambda layer: both.wait() if layer < 2 else None
     loader = Loader(keeper, cache, lambda piece: piece.name, None, threads=2)
@@ -227,24 +235,32 @@ def test_layers_are_loaded_side_by_side(keeper, cache):
     loader.close()
 
 
-def test_what_fails_in_one_layer_is_not_tried_in_the_others(loader, cache):
+def test_a_bug_in_one_layer_ends_the_load(loader, cache):
+    tried = []
+
     def breaks(layer: int) -> None:
+        tried.append(layer)
         raise RuntimeError("unforeseen")
 
     cache.before_layer = breaks
     counts = Counter()
-    assert loader.load(load_of(3), counts) == 0
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        loader.load(load_of(3), counts)
     assert counts["loaded_segments"] == 0
+    assert len(tried) <= len(loader._memories), "no thread takes a second layer"
+    assert open_segments() == []
 
 
-def test_what_fails_while_it_is_opened_leaves_no_file_open(loader, cache, monkeypatch):
-    def breaks(*_):
-        raise RuntimeError("unforeseen")
+def test_a_bug_while_segments_are_opened_leaves_no_file_open(loader, cache, monkeypatch):
+    def breaks(block_ids, start, end):
+        if start:  # the first segment is open already
+            raise RuntimeError("unforeseen")
+        return torch.arange(start, end)
 
     monkeypatch.setattr(cache, "slots", breaks)
-    assert loader.load(load_of(3), Counter()) == 0
-    opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    assert not [path for path in opened if path.name.endswith(SUFFIX)]
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        loader.load(load_of(3), Counter())
+    assert open_segments() == []
 
 
 # -- the worker ------------------------------------------------------------------------------------
@@ -281,7 +297,9 @@ def test_a_step_computes_while_later_layers_are_loaded(worker, cache):
     assert torch.equal(cache.kv[:, :, :48], kept(3))
 
 
-def test_where_attention_does_not_wait_nothing_is_believed_and_loads_come_first(worker, cache):
+def test_where_attention_does_not_wait_the_step_is_computed_again_and_later_loads_come_first(
+    worker, cache
+):
     worker.begin(orders())
     worker.wait_for_layer("0")
     worker.step_ends()
@@ -293,8 +311,8 @@ def test_where_attention_does_not_wait_nothing_is_believed_and_loads_come_first(
     assert worker.take_bad_blocks() == set()
 
 
-def test_blocks_of_what_could_not_be_loaded_are_named(worker, keeper):
-    keeper.wipe_segment(str(pieces_of(3)[1].name))
+def test_blocks_of_a_failed_load_are_reported(worker, keeper):
+    keeper.segments.wipe_segment(pieces_of(3)[1].name)
     worker.begin(orders())
     for name in ("0", "1", "2"):
         worker.wait_for_layer(name)
@@ -305,7 +323,7 @@ def test_blocks_of_what_could_not_be_loaded_are_named(worker, keeper):
     assert counts["loaded_tokens_disk"] == TOKENS
 
 
-def test_steps_are_timed_where_they_only_compute(worker):
+def test_only_steps_without_a_load_are_timed(worker):
     worker.take_counts()
     step = SimpleNamespace(loads=[], saves=[], prefill_tokens=100)
     worker.step_begins(step)
@@ -319,7 +337,7 @@ def test_steps_are_timed_where_they_only_compute(worker):
     assert "prefill_tokens" not in worker.take_counts()
 
 
-def test_a_layer_without_kv_of_its_own_waits_for_all_that_it_might_attend_to(worker, cache):
+def test_a_layer_that_shares_kv_waits_for_the_whole_load(worker, cache):
     worker.begin(orders())
     worker.wait_for_layer("shared")
     assert torch.equal(cache.kv[:, :, :48], kept(3))
@@ -329,40 +347,48 @@ def test_a_layer_without_kv_of_its_own_waits_for_all_that_it_might_attend_to(wor
     assert worker.take_bad_blocks() == set()
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_load_that_breaks_in_an_unforeseen_way_is_computed(worker, monkeypatch, at_once):
+@pytest.mark.parametrize("when", [When.IN_STEP, When.BETWEEN_STEPS])
+@pytest.mark.parametrize("broken", ["open", "write"])
+def test_a_bug_in_a_load_costs_its_tokens_and_not_the_engine(
+    worker, cache, monkeypatch, when, broken
+):
     def breaks(*_):
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(Loader, "load", breaks)
-    worker.begin(StepOrders(loads=[dataclasses.replace(load_of(3), at_once=at_once)]))
-    if at_once:
+    monkeypatch.setattr(cache, "slots" if broken == "open" else "before_layer", breaks)
+    worker.begin(StepOrders(loads=[dataclasses.replace(load_of(3), when=when)]))
+    in_step = when is When.IN_STEP
+    if in_step:
         for name in ("0", "1", "2"):
             worker.wait_for_layer(name)
         worker.step_ends()
     else:
         worker.close()
     assert worker.take_bad_blocks() == set(range(12))
-    assert worker.take_finished() == (set(), set() if at_once else {"request"})
+    loaded = frozenset() if in_step else frozenset({"request"})
+    assert worker.take_finished() == Finished(loaded=loaded)
+    assert worker.take_counts()["load_failures"] == 1
 
 
 @pytest.mark.parametrize("prefetches", [True, False])
-def test_what_lies_on_disk_comes_up_when_the_engine_starts(tmp_path, keeper, cache, prefetches):
+def test_segments_on_disk_are_prefetched_when_the_engine_starts(
+    tmp_path, keeper, cache, prefetches
+):
     keeper = open_keeper(tmp_path)
     worker = WorkerSide(keeper, cache, "", None, prefetches=prefetches)
     deadline = time.monotonic() + 10
     names = [piece.name for piece in pieces_of(3)]
-    while prefetches and {keeper.where(name) for name in names} != {"ram"}:
+    while prefetches and {keeper.segments.where(name) for name in names} != {"ram"}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     worker.close()
-    assert {keeper.where(name) for name in names} == {"ram" if prefetches else "disk"}
+    assert {keeper.segments.where(name) for name in names} == {"ram" if prefetches else "disk"}
 
 
 # -- the connector ---------------------------------------------------------------------------------
 
 
-def test_what_workers_measure_decides_what_is_loaded_alone_or_among_several():
+def test_rates_are_learnt_from_workers_with_one_connector_or_several():
     counts = KVStats(data={"prefill_tokens": 100, "prefill_seconds": 2.0})
     for stats in (counts, MultiKVConnectorStats(data={"MemosConnector": counts, "Other": counts})):
         connector = MemosConnector.__new__(MemosConnector)

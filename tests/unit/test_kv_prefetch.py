@@ -1,4 +1,4 @@
-"""KV on its way up before it is asked for, and the order that makes prompts begin alike."""
+"""Prefetching KV into memory, and the order of cubes that makes prompts begin alike."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.names import Namer, SegmentName
 from memos_vllm.activation.recent import RecentSegments
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.kv_plan.planner import Prompt
 from memos_vllm.engine.kv_plan.prefetch import Prefetcher
@@ -22,35 +22,35 @@ ALICE, BOB = principal("alice"), principal("bob")
 SCOPES = Scopes(b"secret", "person")
 
 
-# -- what somebody used --------------------------------------------------------------------------------
+# -- recent segments -----------------------------------------------------------------------------------
 
 
 def test_the_last_prompts_are_known_after_a_restart_and_longer_ones_replace_their_beginnings(
     tmp_path,
 ):
-    habits = RecentSegments(tmp_path)
-    assert habits.of("alice") == []
+    recent = RecentSegments(tmp_path)
+    assert recent.of("alice") == []
     for names in (["a"], ["a", "b"], ["x"], ["y"], ["z"], ["x"], ["a", "b", "c"]):
-        habits.note("alice", names)
+        recent.note("alice", names)
     expected = [["a", "b", "c"], ["x"], ["z"], ["y"]]
-    assert habits.of("alice") == expected
+    assert recent.of("alice") == expected
     assert RecentSegments(tmp_path).of("alice") == expected
-    assert habits.of("bob") == []
+    assert recent.of("bob") == []
 
 
 @pytest.mark.parametrize("damage", ["", "{", "7", "[7]"])
-def test_a_damaged_note_is_no_habit(tmp_path, damage):
+def test_a_damaged_note_counts_as_empty(tmp_path, damage):
     (tmp_path / "alice").write_text(damage)
     assert RecentSegments(tmp_path).of("alice") == []
 
 
-def test_a_person_who_is_forgotten_has_no_habits(tmp_path):
+def test_a_person_who_is_forgotten_has_no_recent_segments(tmp_path):
     keeper = open_keeper(tmp_path)
-    keeper.make_folders()
-    keeper.recent.note(short(SCOPES.person(ALICE)), ["a"])
-    keeper.recent.note(short(SCOPES.person(BOB)), ["b"])
-    keeper.forget_scope(SCOPES.person(ALICE))
-    again = open_keeper(tmp_path).recent
+    keeper.segments.make_folders()
+    keeper.segments.recent.note(short(SCOPES.person(ALICE)), ["a"])
+    keeper.segments.recent.note(short(SCOPES.person(BOB)), ["b"])
+    keeper.segments.forget_scope(SCOPES.person(ALICE))
+    again = open_keeper(tmp_path).segments.recent
     assert again.of(short(SCOPES.person(ALICE))) == []
     assert again.of(short(SCOPES.person(BOB))) == [["b"]]
 
@@ -58,16 +58,16 @@ def test_a_person_who_is_forgotten_has_no_habits(tmp_path):
 # -- bringing it up --------------------------------------------------------------------------------------
 
 
-def test_what_is_used_comes_up_while_there_is_room_and_pushes_nothing_out(tmp_path):
+def test_warming_fills_free_memory_and_evicts_nothing(tmp_path):
     keeper = open_keeper(tmp_path, ram_bytes=3 * FILE_BYTES)
     for i in range(5):
         keep(keeper, named(f"k{i}"))
-    keeper.empty_memory()
+    keeper.segments.empty_memory()
     keeper = open_keeper(tmp_path, ram_bytes=3 * FILE_BYTES)
     warmed = [keeper.warm(str(named(f"k{i}"))) for i in range(5)]
     assert warmed[0]
     assert not warmed[-1]
-    assert [i for i in range(5) if keeper.where(named(f"k{i}")) == "ram"] == [
+    assert [i for i in range(5) if keeper.segments.where(named(f"k{i}")) == "ram"] == [
         i for i in range(5) if warmed[i]
     ]
     assert keeper.warm("no/such/segment"), "one that is gone says nothing about the room"
@@ -77,12 +77,12 @@ def test_the_last_used_comes_first_and_every_worker_its_own(tmp_path):
     keeper = open_keeper(tmp_path)
     for key, rank in (("old", ""), ("other", "1of2"), ("young", "")):
         keep(keeper, named(key).__class__(named(key).model, named(key).scope, key, rank))
-    keeper.disk.used(str(named("old")))
-    assert [name.rpartition("/")[2] for name in keeper.warmest("")] == ["old", "young"]
-    assert [name.rpartition("/")[2] for name in keeper.warmest("1of2")] == ["other.1of2"]
+    keeper.segments.disk.used(str(named("old")))
+    assert [SegmentName.parse(name).key for name in keeper.warmest("")] == ["old", "young"]
+    assert [SegmentName.parse(name).key for name in keeper.warmest("1of2")] == ["other"]
 
 
-async def test_a_new_session_reads_ahead_once_and_a_turn_brings_up_what_its_person_used(
+async def test_a_new_session_reads_ahead_once_and_a_turn_warms_its_person_s_segments(
     tmp_path, monkeypatch
 ):
     keeper = open_keeper(tmp_path)
@@ -90,18 +90,18 @@ async def test_a_new_session_reads_ahead_once_and_a_turn_brings_up_what_its_pers
     names = [each[0] for each in Namer(MODEL).names(tokens, segments)]
     for name in names:
         keep(keeper, name)
-    keeper.empty_memory()
+    keeper.segments.empty_memory()
     tasks: list[asyncio.Task] = []
 
     def prefetcher() -> Prefetcher:
         spawn = lambda work: tasks.append(asyncio.ensure_future(work))  # noqa: E731
-        return Prefetcher(keeper, Namer(MODEL), keeper.recent, SCOPES, spawn)
+        return Prefetcher(keeper, Namer(MODEL), keeper.segments.recent, SCOPES, spawn)
 
     first = prefetcher()
     first.arrived(ALICE)
     first.answered(ALICE, Prompt("", tokens, None), tuple(segments))
     await asyncio.gather(*tasks)
-    assert [keeper.where(name) for name in names] == ["ram", "ram"]
+    assert [keeper.segments.where(name) for name in names] == ["ram", "ram"]
     assert len(kept_in(tmp_path)) == 4
 
     read = []

@@ -1,4 +1,4 @@
-"""What approximate KV costs: how it is measured, noted and held against a bound."""
+"""Cost of approximate KV: measured, noted and compared with a bound."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memos_vllm.activation.backoff import ContextIndex
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.quality import Quality, QualityNotes, divergence
 from tests.unit.test_kv_contexts import chain, kept_with
 
@@ -26,7 +27,7 @@ def test_a_distribution_is_no_distance_from_itself(weights):
 
 
 @given(PROBABILITIES, PROBABILITIES, st.integers(1, 3))
-def test_what_is_not_listed_only_lowers_it(one, other, listed):
+def test_unlisted_tokens_only_lower_the_divergence(one, other, listed):
     size = min(len(one), len(other))
     exact, near = distribution(one[:size]), distribution(other[:size])
     full = sum(math.exp(p) * (p - near[token]) for token, p in exact.items())
@@ -41,7 +42,7 @@ def test_two_that_agree_on_nothing_are_far_apart():
 
 
 def test_probes_add_up_to_their_mean(tmp_path):
-    notes, name = QualityNotes(tmp_path / "quality"), "model/scope/key"
+    notes, name = QualityNotes(tmp_path / "quality"), SegmentName("model", "scope", "key")
     assert notes.read(name) is None
     quality = Quality(0, 0.0, 0.0, "cube", 2)
     for kl, is_same in ((0.1, True), (0.2, True), (0.6, False)):
@@ -60,13 +61,13 @@ def test_probes_add_up_to_their_mean(tmp_path):
 def test_a_damaged_note_is_none(tmp_path, damage):
     notes = QualityNotes(tmp_path)
     (tmp_path / "m+s+k").write_text(damage)
-    assert notes.read("m/s/k") is None
+    assert notes.read(SegmentName("m", "s", "k")) is None
 
 
 def test_a_context_that_costs_too_much_gives_way_to_a_worse_matching_one(tmp_path):
     kept = kept_with(tmp_path)
     closest, other = kept.keep("HAB")[2], kept.keep("HXYB")[3]
-    index = ContextIndex(kept.keeper, kept.namer, most_kl=0.2)
+    index = ContextIndex(kept.keeper.segments, kept.namer, most_kl=0.2)
 
     def found() -> list[tuple[str, float | None]]:
         tokens, segments = chain("HCAB")
@@ -80,19 +81,19 @@ def test_a_context_that_costs_too_much_gives_way_to_a_worse_matching_one(tmp_pat
         (other, 0.3, []),
     ):
         names = kept.namer.names(*chain("HAB" if key == closest else "HXYB"))
-        kept.keeper.quality.write(str(names[-1][0]), Quality(3, kl, 1.0))
+        kept.keeper.segments.quality.write(names[-1][0], Quality(3, kl, 1.0))
         assert found() == expected
 
 
-def test_what_was_measured_goes_with_the_segment(tmp_path):
+def test_the_quality_of_a_segment_is_deleted_with_it(tmp_path):
     kept = kept_with(tmp_path)
     kept.keep("HAB")
     (name,) = kept.namer.names(*chain("HAB"))[-1]
-    kept.keeper.quality.write(str(name), Quality(3, 0.1, 1.0, "B", 1))
-    names = kept.keeper.sizes("B")
-    assert list(names) == [str(name)]
-    assert [q.kl for q in kept.keeper.qualities("B", names)] == [0.1]
-    assert kept.keeper.qualities("A", names) == []
-    assert kept.keeper.sizes("B", ["somebody else"]) == {}
-    kept.keeper.forget("B")
-    assert kept.keeper.quality.read(str(name)) is None
+    kept.keeper.segments.quality.write(name, Quality(3, 0.1, 1.0, "B", 1))
+    names = kept.keeper.segments.sizes("B")
+    assert list(names) == [name]
+    assert [q.kl for q in kept.keeper.segments.qualities("B", names)] == [0.1]
+    assert kept.keeper.segments.qualities("A", names) == []
+    assert kept.keeper.segments.sizes("B", ["another person"]) == {}
+    kept.keeper.segments.forget("B")
+    assert kept.keeper.segments.quality.read(name) is None

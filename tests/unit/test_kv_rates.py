@@ -1,14 +1,14 @@
-"""Whether loading is worth it: rates that follow what is measured, and the best place to stop."""
+"""Rates that follow measurements, and the number of segments that are worth loading."""
 
 from __future__ import annotations
 
 import pytest
 
-from memos_vllm.engine.kv.rates import Rate, Rates
+from memos_vllm.engine.kv.rates import Rate, Rates, SegmentRead
 
 
 def rates(prefill: float, ram: float, disk: float) -> Rates:
-    """Args: seconds for 1000 tokens."""
+    """Rates in seconds for 1000 tokens."""
     made = Rates()
     made.learn({"prefill_tokens": 1000, "prefill_seconds": prefill})
     made.learn({"read_tokens_ram": 1000, "read_seconds_ram": ram})
@@ -16,26 +16,26 @@ def rates(prefill: float, ram: float, disk: float) -> Rates:
     return made
 
 
-def test_what_was_never_measured_is_loaded():
-    assert Rates().most_saving([(100, 100, "disk"), (100, 100, "ram")]) == 2
+def test_without_a_measurement_everything_is_loaded():
+    assert Rates().most_saving([SegmentRead(100, 100, "disk"), SegmentRead(100, 100, "ram")]) == 2
     assert Rates().most_saving([]) == 0
 
 
-def test_a_slow_disk_is_left_alone_and_memory_is_not():
+def test_a_slow_disk_is_not_read_and_memory_is():
     slow = rates(prefill=1, ram=0.01, disk=5)
-    assert slow.most_saving([(100, 100, "disk")]) == 0
-    assert slow.most_saving([(100, 100, "ram"), (100, 100, "disk")]) == 1
-    # One on disk in between is worth it where what stands behind it makes up for it.
-    assert slow.most_saving([(100, 100, "disk"), (900, 900, "ram")]) == 2
-    assert slow.most_saving([(100, 100, "disk"), (300, 300, "ram")]) == 0
+    assert slow.most_saving([SegmentRead(100, 100, "disk")]) == 0
+    assert slow.most_saving([SegmentRead(100, 100, "ram"), SegmentRead(100, 100, "disk")]) == 1
+    # One on disk in between is worth it where the segment behind it makes up for it.
+    assert slow.most_saving([SegmentRead(100, 100, "disk"), SegmentRead(900, 900, "ram")]) == 2
+    assert slow.most_saving([SegmentRead(100, 100, "disk"), SegmentRead(300, 300, "ram")]) == 0
 
 
-def test_what_is_read_counts_even_where_little_of_it_is_needed():
-    assert rates(1, 0.2, 0.5).most_saving([(10, 1000, "ram")]) == 0
-    assert rates(1, 0.2, 0.5).most_saving([(300, 1000, "ram")]) == 1
+def test_a_whole_file_is_read_even_where_few_of_its_tokens_are_needed():
+    assert rates(1, 0.2, 0.5).most_saving([SegmentRead(10, 1000, "ram")]) == 0
+    assert rates(1, 0.2, 0.5).most_saving([SegmentRead(300, 1000, "ram")]) == 1
 
 
-def test_a_rate_follows_what_is_measured_and_forgets():
+def test_a_rate_follows_new_measurements():
     rate = Rate()
     assert rate.each is None
     for _ in range(60):
@@ -49,5 +49,5 @@ def test_a_rate_follows_what_is_measured_and_forgets():
     assert rate.each == pytest.approx(0.03, rel=0.01)
 
 
-def test_seconds_saved_are_what_computing_takes_less_what_loading_took():
-    assert rates(1, 0.1, 0.2).saved_seconds(500, 1000, "disk") == pytest.approx(0.3)
+def test_seconds_saved_are_those_of_prefill_less_those_of_loading():
+    assert rates(1, 0.1, 0.2).saved_seconds(SegmentRead(500, 1000, "disk")) == pytest.approx(0.3)

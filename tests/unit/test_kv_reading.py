@@ -1,4 +1,4 @@
-"""Reading past the system's cache of files: the same bytes, by whichever way they come."""
+"""Reading with O_DIRECT: the same bytes as through the page cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def path(tmp_path_factory) -> Path:
 
 
 def uncached(path: Path) -> Path:
-    """A file whose pages the system was told to forget."""
+    """A file without pages in the page cache."""
     forget_pages(path)
     return path
 
@@ -53,7 +53,7 @@ def test_a_part_behind_the_end_is_damage(path, start, more, past_cache):
         file.read(start, SIZE - start + more, Scratch())
 
 
-def test_what_the_system_has_in_memory_is_known(path):
+def test_the_share_of_a_file_in_the_page_cache_is_known(path):
     if share(uncached(path)) > 0:
         pytest.skip("this file system keeps files in memory")
     path.read_bytes()

@@ -1,4 +1,4 @@
-"""Moved keys are those that the engine would have made there; models that differ are refused."""
+"""Moved keys equal those that the engine computes at the new position; other models are refused."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_there_and_back_is_where_it_was_and_the_given_keys_are_not_changed():
     assert torch.equal(turn.by(0)(keys), keys)
 
 
-def test_what_does_not_rotate_stays():
+def test_unrotated_dimensions_stay():
     keys = random_keys()
     moved = rotation(llama(ROPES["a part of each head"])).by(100)(keys)
     assert torch.equal(moved[..., HEAD // 2 :], keys[..., HEAD // 2 :])
@@ -222,7 +222,11 @@ FULL = "FullAttentionSpec"
 def refusal(
     kv_dtype: str = "auto", spec: str | None = None, groups: int = 1, contexts: int = 1, **more: Any
 ) -> str | None:
-    """Args: spec: of the KV cache; None: the model's own configuration is all there is."""
+    """A configuration.
+
+    Args:
+        spec: of the KV cache; None: only the model's configuration is known.
+    """
     interface = pytest.importorskip(
         "vllm.v1.kv_cache_interface", reason="the specs are vLLM's: make venv"
     )

@@ -1,4 +1,4 @@
-"""What the engine's scheduler is told about a request: what can be loaded, what is worth saving."""
+"""The scheduler side: matches of a request, and its loads and saves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.files import Shape
+from memos_vllm.activation.names import Namer
 from memos_vllm.activation.orders import Orders, Source
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.parametric.adapter.folders import engine_name
@@ -24,6 +24,7 @@ pytest.importorskip("vllm", reason="what the two sides say to each other is vLLM
 
 from memos_vllm.engine.kv.messages import Load, Piece, Save
 from memos_vllm.engine.kv.scheduler_side import SchedulerSide
+from memos_vllm.engine.kv.states import Match, When
 
 LEAST = 32
 TOKENS = list(range(500, 700))
@@ -39,7 +40,7 @@ BLOCKS = (7, 8, 9)
 
 @dataclasses.dataclass
 class FakeRequest:
-    """What is looked at of vLLM's request."""
+    """A fake of vLLM's request, with the attributes that we read."""
 
     orders: dataclasses.InitVar[Orders | None] = ORDERS
     prompt_token_ids: list[int] | None = dataclasses.field(default_factory=TOKENS.copy)
@@ -76,7 +77,7 @@ class Engine:
 
     def matched(self, request: FakeRequest, computed: int = 0) -> int:
         self.side.arrived(request)
-        return self.side.matched_tokens(request, computed)[0]
+        return self.side.match(request, computed).tokens
 
     def load(self, request: FakeRequest, computed: int = 0) -> Load:
         matched = self.matched(request, computed)
@@ -88,13 +89,13 @@ class Engine:
         self.side.arrived(request)
         stays = self.side.finished(request, BLOCKS)
         saves = self.side.take_orders({}).saves
-        assert stays == bool(saves), "blocks stay exactly while somebody reads them"
+        assert stays == bool(saves), "blocks stay exactly while a save reads them"
         return saves
 
 
 def engine_with(folder, namer: Namer = NAMER, **options) -> Engine:
     keeper, config = open_keeper(folder), settings(folder, segment_tokens=LEAST, **options)
-    return Engine(keeper, SchedulerSide(keeper, namer, config))
+    return Engine(keeper, SchedulerSide(keeper.segments, namer, config))
 
 
 @pytest.fixture
@@ -120,14 +121,14 @@ def test_tokens_are_matched_up_to_the_first_segment_that_is_missing(engine):
     assert engine.matched(FakeRequest(), computed=64) == 76
 
 
-def test_what_computing_has_sooner_is_not_loaded(engine):
+def test_tokens_that_prefill_has_sooner_are_not_loaded(engine):
     engine.keep()
     rates = engine.side.rates
     rates.learn({"prefill_tokens": 1000, "prefill_seconds": 1.0})
     rates.learn({"read_tokens_ram": 1000, "read_seconds_ram": 0.1})
     rates.learn({"read_tokens_disk": 1000, "read_seconds_disk": 9.0})
     assert engine.matched(FakeRequest()) == 140
-    engine.keeper.ram.wipe(str(NAMER.names(TOKENS, CHAIN)[2][0]))
+    engine.keeper.segments.ram.wipe(str(NAMER.names(TOKENS, CHAIN)[2][0]))
     assert engine.matched(FakeRequest()) == 80, "the last one lies on a slow disk"
     rates.learn({"read_tokens_disk": 1e6, "read_seconds_disk": 9.0})
     assert engine.matched(FakeRequest()) == 140, "which has become faster"
@@ -137,7 +138,7 @@ def test_tokens_of_prompts_are_told_from_those_of_replies(engine):
     assert engine.side.take_orders({"a": 1, "b": 200, "c": 4}).prefill_tokens == 200
 
 
-def test_what_is_loaded_is_named_with_its_places(engine):
+def test_a_load_names_its_segments_and_their_positions(engine):
     engine.keep()
     request = FakeRequest()
     load = engine.load(request)
@@ -150,7 +151,7 @@ def test_what_is_loaded_is_named_with_its_places(engine):
     assert (load.start, load.end) == (0, 140)
 
 
-def test_only_segments_behind_what_is_computed_are_loaded(engine):
+def test_only_segments_behind_the_prefix_cache_are_loaded(engine):
     engine.keep()
     for computed, ends in ((32, [40, 80, 140]), (48, [80, 140]), (80, [140]), (96, [140])):
         load = engine.load(FakeRequest(), computed)
@@ -163,7 +164,7 @@ def test_the_last_token_is_always_computed_and_segments_behind_it_are_left_out(e
     for length, end, last in ((141, 140, 140), (140, 139, 140), (139, 80, 80), (80, 79, 80)):
         load = engine.load(of_length(length))
         assert (load.start, load.end, load.pieces[-1].end) == (0, end, last)
-    engine.keeper.forget("a")
+    engine.keeper.segments.forget("a")
     assert [piece.end for piece in engine.saves(of_length(139))[0].pieces] == [80]
 
 
@@ -182,15 +183,15 @@ def test_requests_without_orders_or_whose_tokens_do_not_say_everything_are_left_
         FakeRequest(None),
         FakeRequest(None, kv_transfer_params={"another": 1}),
         FakeRequest(mm_features=["an image"]),
-        FakeRequest(lora_request=SimpleNamespace(lora_name="somebody-s")),
+        FakeRequest(lora_request=SimpleNamespace(lora_name="not-ours")),
         FakeRequest(prompt_token_ids=None),
     ):
         assert engine.matched(request) == 0
         engine.side.allocated(request, BLOCKS, 0)
         assert engine.side.take_orders({}).loads == []
-    engine.keeper.forget("a")
+    engine.keeper.segments.forget("a")
     assert engine.saves(FakeRequest(mm_features=["an image"])) == []
-    assert engine.saves(FakeRequest(lora_request=SimpleNamespace(lora_name="somebody-s"))) == []
+    assert engine.saves(FakeRequest(lora_request=SimpleNamespace(lora_name="not-ours"))) == []
 
 
 def test_kv_under_an_adapter_is_the_adapter_s_alone(engine):
@@ -201,7 +202,7 @@ def test_kv_under_an_adapter_is_the_adapter_s_alone(engine):
     keys = {namer.names(TOKENS, ORDERS.segments)[0][0] for namer in names}
     assert len(keys) == 3
     for request in (FakeRequest(), FakeRequest(lora_request=adapters[0])):
-        engine.keeper.forget("a")
+        engine.keeper.segments.forget("a")
         (save,) = engine.saves(request)
         expected = NAMER if request.lora_request is None else NAMER.under(adapters[0].lora_name)
         assert save.pieces[-1].name == expected.names(TOKENS, ORDERS.segments)[-1][0]
@@ -211,14 +212,14 @@ def test_alone_a_request_is_loaded_at_once_and_in_company_meanwhile(engine):
     engine.keep()
     first, second = FakeRequest(), FakeRequest()
     engine.side.arrived(first)
-    assert engine.side.matched_tokens(first, 0) == (140, False)
-    assert engine.load(first).at_once
+    assert engine.side.match(first, 0) == Match(140, When.IN_STEP)
+    assert engine.load(first).when is When.IN_STEP
     engine.side.arrived(second)
     for request in (first, second):
-        assert engine.side.matched_tokens(request, 0) == (140, True)
-        assert not engine.load(request).at_once
+        assert engine.side.match(request, 0) == Match(140, When.BETWEEN_STEPS)
+        assert engine.load(request).when is When.BETWEEN_STEPS
     engine.side.finished(first, BLOCKS)
-    assert engine.side.matched_tokens(second, 0) == (140, False)
+    assert engine.side.match(second, 0) == Match(140, When.IN_STEP)
 
 
 def test_a_load_that_fails_is_tried_again_only_so_often(engine):
@@ -266,11 +267,11 @@ def test_near_kv_is_loaded_from_elsewhere_and_moved(engine):
 
 def test_near_kv_that_is_gone_is_computed(engine):
     orders = _near(engine)
-    engine.keeper.forget("b")
+    engine.keeper.segments.forget("b")
     assert engine.matched(FakeRequest(orders)) == 80
 
 
-def test_the_end_of_what_is_near_may_be_computed_all_the_same(tmp_path):
+def test_the_end_of_a_near_load_may_be_recomputed(tmp_path):
     engine = engine_with(tmp_path, near_recompute_tokens=8)
     orders = _near(engine)
     load = engine.load(FakeRequest(orders))
@@ -288,7 +289,7 @@ def test_near_orders_are_never_saved(engine):
 # -- saving ----------------------------------------------------------------------------------------
 
 
-def test_what_is_not_kept_yet_is_saved(engine):
+def test_segments_that_the_store_lacks_are_saved(engine):
     engine.keep(only=0)
     request = FakeRequest()
     (save,) = engine.saves(request)
@@ -313,7 +314,7 @@ def test_without_a_reply_nothing_is_saved(engine):
     assert len(engine.saves(FakeRequest(num_output_tokens=1))) == 1
 
 
-def test_what_is_on_its_way_is_not_saved_twice(engine):
+def test_a_segment_in_flight_is_not_saved_twice(engine):
     first = FakeRequest(Orders(CHAIN[:2]))
     assert len(engine.saves(first)[0].pieces) == 2
     (second,) = engine.saves(FakeRequest())

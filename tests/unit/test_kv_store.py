@@ -1,4 +1,4 @@
-"""The store of segments: who finds what, and that what is forgotten is nowhere, on any tier."""
+"""The store of segments: lookups, damage, and deletion on every tier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.erase import SUFFIX
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.names import Namer, SegmentName
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.config.tree import KVConfig
@@ -37,12 +38,12 @@ def settings(folder: Path, **options) -> KVConfig:
 
 
 def open_keeper(folder: Path, **options) -> TensorStore:
-    """As an engine worker has it; a second one on the folder is another process's."""
-    return TensorStore(settings(folder, **options), folder / "kv")
+    """A store as in an engine worker; a second one on the folder is another process's."""
+    return TensorStore(SegmentStore(settings(folder, **options), folder / "kv"))
 
 
 def open_store(folder: Path) -> SegmentStore:
-    """As the API process has it."""
+    """A store as in the API process."""
     return SegmentStore(settings(folder), folder / "kv")
 
 
@@ -77,18 +78,18 @@ def keeper(tmp_path) -> TensorStore:
     return open_keeper(tmp_path)
 
 
-# -- keeping and finding ----------------------------------------------------------------------------
+# -- saving and finding -----------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_found_on_both_tiers_and_read_as_it_was(keeper, tmp_path):
-    assert keeper.where(named("k")) is None
+def test_a_segment_is_found_on_both_tiers_and_read_unchanged(keeper, tmp_path):
+    assert keeper.segments.where(named("k")) is None
     assert keep(keeper, named("k"))
     assert kept_in(tmp_path) == ["k", "k"]
-    assert keeper.where(named("k")) == "ram"
+    assert keeper.segments.where(named("k")) == "ram"
     tensor, tier = read(keeper, named("k"))
     assert tier == "ram"
-    keeper.ram.wipe(str(named("k")))
-    assert keeper.where(named("k")) == "disk"
+    keeper.segments.ram.wipe(str(named("k")))
+    assert keeper.segments.where(named("k")) == "disk"
     again, tier = read(keeper, named("k"))
     assert tier == "disk"
     assert torch.equal(tensor, again)
@@ -99,28 +100,28 @@ def test_what_is_kept_is_found_on_both_tiers_and_read_as_it_was(keeper, tmp_path
 def test_without_shared_memory_the_disk_serves(tmp_path, options):
     keeper = open_keeper(tmp_path, **options)
     assert keep(keeper, named("k"))
-    assert keeper.where(named("k")) == "disk"
+    assert keeper.segments.where(named("k")) == "disk"
     assert read(keeper, named("k"))[1] == "disk"
 
 
-def test_what_another_process_kept_is_found_and_wiped_for_both(keeper, tmp_path):
+def test_a_segment_of_another_process_is_found_and_wiped_for_both(keeper, tmp_path):
     other = open_keeper(tmp_path)
     keep(keeper, named("k"))
-    assert other.where(named("k")) == open_store(tmp_path).where(named("k")) == "ram"
+    assert other.segments.where(named("k")) == open_store(tmp_path).where(named("k")) == "ram"
     assert torch.equal(read(other, named("k"))[0], torch.stack(layers_of(SHAPE)))
-    assert other.disk.totals()[0] == 1
+    assert other.segments.disk.totals()[0] == 1
     open_store(tmp_path).forget("a")
-    assert keeper.where(named("k")) is None
-    assert other.where(named("k")) is None
+    assert keeper.segments.where(named("k")) is None
+    assert other.segments.where(named("k")) is None
 
 
-def test_a_segment_is_there_when_every_worker_s_share_is(keeper):
+def test_a_segment_is_complete_with_the_share_of_every_worker(keeper):
     segments = [Segment(16, "alice")]
     ((first, second),) = Namer(MODEL, ("0of2", "1of2")).names(range(16), segments)
     keep(keeper, first)
-    assert not keeper.has_all((first, second))
+    assert not keeper.segments.has_all((first, second))
     keep(keeper, second)
-    assert keeper.has_all((first, second))
+    assert keeper.segments.has_all((first, second))
     assert str(first) != str(second)
     assert first.key == second.key
 
@@ -129,10 +130,10 @@ def test_a_cube_s_segments_and_sizes_are_listed(keeper):
     keep(keeper, named("own"), ("a@1",))
     keep(keeper, named("behind"), ("b@1", "a@1"))
     keep(keeper, named("other"), ("b@1",))
-    sizes = keeper.sizes("a")
-    assert set(sizes) == {str(named("own")), str(named("behind"))}
+    sizes = keeper.segments.sizes("a")
+    assert set(sizes) == {named("own"), named("behind")}
     for name, size in sizes.items():
-        assert size == keeper.disk.path(name).stat().st_size
+        assert size == keeper.segments.disk.path(str(name)).stat().st_size
         assert SHAPE.bytes < size < FILE_BYTES
 
 
@@ -145,12 +146,12 @@ def _damage(path: Path) -> None:
 
 def test_a_damaged_file_is_wiped_where_it_is_read_and_only_there(keeper, tmp_path):
     keep(keeper, named("k"))
-    _damage(keeper.ram.path(str(named("k"))))
+    _damage(keeper.segments.ram.path(str(named("k"))))
     with pytest.raises(DamagedPayload):
         read(keeper, named("k"))
-    assert keeper.where(named("k")) == "disk"
+    assert keeper.segments.where(named("k")) == "disk"
     assert torch.equal(read(keeper, named("k"))[0], torch.stack(layers_of(SHAPE)))
-    _damage(keeper.disk.path(str(named("k"))))
+    _damage(keeper.segments.disk.path(str(named("k"))))
     with pytest.raises(DamagedPayload):
         read(keeper, named("k"))
     assert kept_in(tmp_path) == []
@@ -161,11 +162,11 @@ def test_a_damaged_file_is_wiped_where_it_is_read_and_only_there(keeper, tmp_pat
 
 def test_a_file_under_another_segment_s_name_is_damaged(keeper):
     keep(keeper, named("k"))
-    path = keeper.ram.path(str(named("k")))
+    path = keeper.segments.ram.path(str(named("k")))
     path.rename(path.with_name(f"other{SUFFIX}"))
     with pytest.raises(DamagedPayload, match="another segment"):
         read(keeper, named("other"))
-    assert keeper.where(named("other")) is None
+    assert keeper.segments.where(named("other")) is None
 
 
 def test_a_file_that_its_reader_refuses_is_wiped_and_one_that_cannot_be_read_stays(keeper):
@@ -173,7 +174,7 @@ def test_a_file_that_its_reader_refuses_is_wiped_and_one_that_cannot_be_read_sta
     for error, left in ((OSError, "ram"), (DamagedPayload, "disk")):
         with pytest.raises(error), keeper.open(named("k")):
             raise error("it does not fit")
-        assert keeper.where(named("k")) == left
+        assert keeper.segments.where(named("k")) == left
 
 
 # -- forgetting -----------------------------------------------------------------------------------
@@ -193,11 +194,11 @@ def test_a_forgotten_cube_takes_its_own_and_following_chains_with_it(keeper, tmp
     assert len(held) == 2
     for file in held:
         with file:
-            assert not any(file.read()), "nothing is left for whoever holds the file"
+            assert not any(file.read()), "a process that holds the file reads zeros"
     assert open_store(tmp_path).forget("a") == 0
 
 
-def test_a_new_version_refuses_what_older_ones_left_on_their_way(keeper, tmp_path):
+def test_a_new_version_refuses_saves_of_older_ones_in_flight(keeper, tmp_path):
     keep(keeper, named("k"), ("b@1", "a@2"))
     open_store(tmp_path).forget("a", 3)
     for late in ("a@2", "a@1"):
@@ -251,12 +252,12 @@ def test_forgetting_a_scope_wipes_that_scope_only(keeper, tmp_path):
     for file in held:
         with file:
             assert not any(file.read())
-    again = keeper.generation("alice/salted")
+    again = keeper.segments.generation("alice/salted")
     assert keep(keeper, named("alice"), generation=again), "a person that comes back is served"
 
 
-def test_a_save_on_its_way_brings_nothing_of_a_forgotten_scope_back(keeper, tmp_path):
-    planned = keeper.generation("alice")
+def test_a_save_in_flight_brings_nothing_of_a_forgotten_scope_back(keeper, tmp_path):
+    planned = keeper.segments.generation("alice")
 
     def slow():
         yield from layers_of(SHAPE)
@@ -265,30 +266,30 @@ def test_a_save_on_its_way_brings_nothing_of_a_forgotten_scope_back(keeper, tmp_
     assert not keep(keeper, named("k"), layers=slow(), generation=planned)
     assert not keep(keeper, named("l"), generation=planned)
     assert kept_in(tmp_path) == []
-    assert keep(keeper, named("m", "bob"), generation=keeper.generation("bob"))
+    assert keep(keeper, named("m", "bob"), generation=keeper.segments.generation("bob"))
 
 
 @pytest.mark.parametrize("late", [3, 1])
 def test_a_late_order_takes_no_deletion_back(keeper, late):
-    keeper.forget("a")
-    keeper.forget("a", late)
+    keeper.segments.forget("a")
+    keeper.segments.forget("a", late)
     assert not keep(keeper, named("k"), ("a@4",))
 
 
 def test_a_late_order_takes_no_newer_change_back(keeper):
-    keeper.forget("a", 10)
-    keeper.forget("a", 9)
+    keeper.segments.forget("a", 10)
+    keeper.segments.forget("a", 9)
     assert not keep(keeper, named("k"), ("a@9",))
     assert keep(keeper, named("k"), ("a@10",))
 
 
 def test_a_copy_in_memory_is_forgotten_long_after_its_file_on_disk_went(keeper, tmp_path):
     keep(keeper, named("k"))
-    keeper.disk.wipe(str(named("k")))
+    keeper.segments.disk.wipe(str(named("k")))
     for path in filter(Path.is_file, (tmp_path / "kv" / "cubes").rglob("*")):
         _age(path, 2 * 86_400)
-    keeper.sweep()
-    assert keeper.where(named("k")) == "ram"
+    keeper.segments.sweep()
+    assert keeper.segments.where(named("k")) == "ram"
     assert open_store(tmp_path).forget("a") == 1
     assert kept_in(tmp_path) == []
 
@@ -298,17 +299,17 @@ def test_uses_count_from_the_first_one_after_a_restart(keeper, tmp_path):
     again = open_keeper(tmp_path)
     for _ in range(2):
         read(again, named("k"))
-    assert again.ram is not None
-    assert again.ram.hits(str(named("k"))) == 2
+    assert again.segments.ram is not None
+    assert again.segments.ram.hits(str(named("k"))) == 2
 
 
-def test_memory_that_was_given_back_is_made_again(keeper, tmp_path):
+def test_shared_memory_that_was_removed_is_made_again(keeper, tmp_path):
     keep(keeper, named("k"))
-    keeper.empty_memory()
+    keeper.segments.empty_memory()
     for _ in range(2):
         read(keeper, named("k"))
     keeper.promote(named("k"))
-    assert keeper.where(named("k")) == "ram"
+    assert keeper.segments.where(named("k")) == "ram"
 
 
 def test_a_client_s_salt_has_other_keys_in_the_same_folder():
@@ -331,25 +332,25 @@ def _age(path: Path, seconds: float) -> None:
 def test_sweeping_removes_leftovers_and_stale_marks_and_nothing_else(keeper, tmp_path):
     keep(keeper, named("k"))
     keep(keeper, named("evicted"))
-    keeper.pin("a")
-    for tier in keeper.tiers():
+    keeper.segments.pin("a")
+    for tier in keeper.segments.tiers():
         tier.wipe(str(named("evicted")))
         for name, age in ((".old.tmp", 3600), (".young.tmp", 10)):
             (tier.folder / "model").mkdir(exist_ok=True)
             (tier.folder / "model" / name).touch()
             _age(tier.folder / "model" / name, age)
-    keeper.forget("young")
-    keeper.forget("old")
+    keeper.segments.forget("young")
+    keeper.segments.forget("old")
     gone = tmp_path / "kv" / "gone"
     marks = [p for kind in ("cubes", "contexts") for p in (tmp_path / "kv" / kind).rglob("*")]
     for path in [*filter(Path.is_file, marks), gone / short("old")]:
         _age(path, 2 * 86_400)
-    young = keeper.mark("a", named("on its way"))
+    young = keeper.segments.mark("a@1", named("on its way"))
     young.touch()
-    open_keeper(tmp_path).sweep()
+    open_keeper(tmp_path).segments.sweep()
     assert sorted(p.name for p in tmp_path.rglob("*.tmp")) == [".young.tmp"] * 2
     assert [path.name for path in gone.iterdir()] == [short("young")]
     left = {path.name for path in marks if path.is_file()}
-    assert left == {str(named("k")).replace("/", "+")}
+    assert left == {named("k").mark}
     assert young.exists()
-    assert keeper.where(named("k")) == "ram"
+    assert keeper.segments.where(named("k")) == "ram"

@@ -1,4 +1,4 @@
-"""What we rely on of LMCache's Python API, and the names under which it keeps KV."""
+"""The parts of LMCache's Python API that we use, and the names of KV in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import torch
 from lmcache.integration.vllm import vllm_multi_process_adapter as theirs
 from lmcache.v1.distributed.api import EncodedObjectKey
 
-from memos_vllm.engine.lmcache.endpoint import Endpoint, model_name, operation
+from memos_vllm.engine.lmcache.client import LMCacheError, LookupClient, TransferClient, _operation
+from memos_vllm.engine.lmcache.endpoint import Endpoint, model_name
 from memos_vllm.engine.lmcache.messages import Transfer
 
 
@@ -35,7 +36,7 @@ def parameters(function: Any) -> set[str]:
     return set(inspect.signature(function).parameters)
 
 
-def test_its_adapters_take_what_they_are_given():
+def test_its_adapters_take_our_arguments():
     common = endpoint()._common()
     scheduler, worker = theirs.LMCacheMPSchedulerAdapter, theirs.LMCacheMPWorkerAdapter
     assert {"server_urls", *common} <= parameters(scheduler.__init__)
@@ -58,12 +59,12 @@ def test_its_adapters_take_what_they_are_given():
     assert set(common["extra_config"]) <= known
 
 
-def test_a_transfer_in_its_words():
+def test_a_transfer_becomes_its_operation():
     transfer = Transfer("r", "salt", tuple(range(128)), (3, 4), 64, 128, skip=32)
-    told = operation(transfer)
-    assert (told.start, told.end, told.skip_first_n_tokens) == (64, 128, 32)
-    assert told.block_ids == [[3, 4]]
-    assert told.token_ids == list(range(128))
+    operation = _operation(transfer)
+    assert (operation.start, operation.end, operation.skip_first_n_tokens) == (64, 128, 32)
+    assert operation.block_ids == [[3, 4]]
+    assert operation.token_ids == list(range(128))
     assert transfer.written == (4,)
 
 
@@ -77,9 +78,9 @@ def test_keys_are_those_of_every_worker_s_share():
 
 
 def test_chunks_are_named_alike_in_every_process():
-    hashes = endpoint().hasher(64).compute_chunk_hashes(list(range(200)))
+    hashes = endpoint().hashes(range(200), 64)
     assert len(hashes) == 3
-    assert hashes[:2] == endpoint().hasher(64).compute_chunk_hashes(list(range(130)))
+    assert hashes[:2] == endpoint().hashes(range(130), 64)
 
 
 def test_a_model_s_name_is_its_numbers_and_their_order():
@@ -90,3 +91,45 @@ def test_a_model_s_name_is_its_numbers_and_their_order():
     assert name() == name()
     assert len({name(), name(b"n"), name(block=64)}) == 3
     assert not set(name()) & set("@/\\\0")
+
+
+class FakeAdapter:
+    """An adapter of which every method fails, and one transfer ends without success."""
+
+    store_futures: Any = {}
+    retrieve_futures: Any = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def fails(*_: Any, **__: Any) -> Any:
+            raise RuntimeError(f"{name}: the socket is closed")
+
+        return fails
+
+
+TRANSFER = Transfer("r", "salt", tuple(range(64)), (3, 4), 0, 64)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: LookupClient(FakeAdapter()).submit_lookup("r", [1], "salt"),
+        lambda: LookupClient(FakeAdapter()).lookup_result("r"),
+        lambda: LookupClient(FakeAdapter()).forget_lookup("r"),
+        lambda: LookupClient(FakeAdapter()).unlock("r", [1], 1, "salt"),
+        lambda: LookupClient(FakeAdapter()).end_session("r"),
+        lambda: TransferClient(FakeAdapter()).record_event(),
+        lambda: TransferClient(FakeAdapter()).load(TRANSFER, None),
+        lambda: TransferClient(FakeAdapter()).save(TRANSFER, None),
+        lambda: TransferClient(FakeAdapter()).shutdown(),
+    ],
+)
+def test_every_error_of_lmcache_becomes_one(call):
+    with pytest.raises(LMCacheError, match="the socket is closed") as caught:
+        call()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_error_in_our_arguments_is_no_error_of_lmcache():
+    unknown: Any = {"tokens": [1]}
+    with pytest.raises(TypeError):
+        LookupClient(FakeAdapter()).submit_lookup("r", **unknown)

@@ -1,4 +1,4 @@
-"""The connection to LMCache's server: looked for in the background, thrown away when it fails."""
+"""The connection to LMCache's server: made in the background, thrown away when it fails."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
+pytest.importorskip("vllm", reason="the clients carry vLLM's orders: make venv")
+
+from memos_vllm.engine.lmcache.client import LMCacheError
 from memos_vllm.engine.lmcache.link import Link
 
 
-class FakeAdapter:
+class FakeClient:
     def __init__(self) -> None:
         self.is_healthy = True
         self.closed = threading.Event()
 
     def shutdown(self) -> None:
         self.closed.set()
-        raise RuntimeError("it would rather not")
+        raise LMCacheError("the server is gone")
 
 
 def until(condition: Any) -> Any:
@@ -27,12 +32,12 @@ def until(condition: Any) -> Any:
     return value
 
 
-def test_nobody_waits_for_a_server_that_is_not_there():
+def test_get_does_not_wait_for_a_missing_server():
     release = threading.Event()
 
-    def connect() -> FakeAdapter:
+    def connect() -> FakeClient:
         release.wait()
-        return FakeAdapter()
+        return FakeClient()
 
     link = Link(connect, 0.01)
     started = time.monotonic()
@@ -43,29 +48,29 @@ def test_nobody_waits_for_a_server_that_is_not_there():
     link.close()
 
 
-def test_it_is_tried_again_until_it_is_there(caplog):
+def test_connecting_is_tried_again_until_it_succeeds(caplog):
     tries = []
 
-    def connect() -> FakeAdapter:
+    def connect() -> FakeClient:
         tries.append(0)
         if len(tries) < 5:
-            raise ConnectionError("nobody there")
-        return FakeAdapter()
+            raise LMCacheError("no server") from ConnectionError()
+        return FakeClient()
 
     link = Link(connect, 0.01)
     assert until(link.get)
     assert len(tries) == 5
-    told = [r.message for r in caplog.records if r.message.startswith("LMCache")]
-    assert told == ["LMCache is not used for now: nobody there", "LMCache is used again"]
+    logged = [r.message for r in caplog.records if r.message.startswith("LMCache")]
+    assert logged == ["LMCache is not used for now: no server", "LMCache is used again"]
     link.close()
 
 
-def test_what_is_lost_is_made_again_and_closed():
-    link = Link(FakeAdapter, 0.01)
+def test_a_lost_connection_is_made_again_and_closed():
+    link = Link(FakeClient, 0.01)
     first = until(link.get)
     link.lost(first)
     second = until(lambda: (found := link.get()) is not first and found)
-    link.lost(first)  # said late: it is gone already
+    link.lost(first)  # late: it is replaced already
     assert link.get() is second
     second.is_healthy = False
     third = until(link.get)

@@ -1,4 +1,4 @@
-"""The patch ledger: each patch against what vLLM does by itself."""
+"""The patch ledger: each patch compared with vLLM's own function."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def expand() -> torch.Tensor:
 
 
 def by_hand(inputs: torch.Tensor, weights: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Row by row, in words: an adapter's row is its product; the base model's is what it was."""
+    """A reference, row by row: an adapter's row is its product; the base model's does not change."""
     rows = [
         inputs[row] @ weights[index, 0].T if index >= 0 else before[row]
         for row, index in enumerate(ROWS)
@@ -118,7 +118,7 @@ def test_padding_of_adapter_and_model_may_differ(expand):
         assert not output[:, OUT:].any()
 
 
-def test_a_batch_of_one_adapter_gives_what_vllm_gives(expand):
+def test_a_batch_of_one_adapter_equals_vllm_s(expand):
     inputs, indices = numbers(5, RANK, seed=6), torch.full((5,), 2)
     ours = torch.zeros(5, OUT)
     cpu_lora.bgmv_expand(inputs, expand, ours, indices)

@@ -9,7 +9,7 @@ import torch
 
 from memos_vllm.activation.chain import own_digest
 from memos_vllm.activation.files import Shape
-from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import (
@@ -43,7 +43,7 @@ class FakeKV:
 
 def keep(system, cube, scope, said="The sky is green.", sequence=1):
     """Store a segment as a worker does; returns its key."""
-    keeper = TensorStore(system.config.kv, system.config.kv_path)
+    keeper = TensorStore(system.segments)
     key = hashlib.sha256(f"{cube}{scope}{said}".encode()).hexdigest()[:40]
     shape = Shape(1, 2, 1, 4, torch.float32)
     about = {"digest": own_digest([ord(letter) for letter in said]), "scope": scope}

@@ -7,7 +7,8 @@ import dataclasses
 import time
 
 from memos_vllm.activation.chain import Segment
-from memos_vllm.activation.store import SegmentName, SegmentStore
+from memos_vllm.activation.names import SegmentName
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.api.activation import SegmentView, Speed, UseView
 from memos_vllm.engine.chat.renderer import PromptRenderer
 from memos_vllm.engine.kv.stats import TOTALS

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from memos_vllm.activation import files
 from memos_vllm.activation.chain import own_digest
 from memos_vllm.activation.direct_io import Scratch
-from memos_vllm.activation.store import SegmentName, SegmentStore
+from memos_vllm.activation.names import SegmentName
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.chat.activator import EngineActivator
 from memos_vllm.errors import SegmentsUnavailable, Unprocessable

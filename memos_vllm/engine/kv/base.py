@@ -1,4 +1,4 @@
-"""What our KV connectors have in common: saves after the reply, counts, and what a worker reports."""
+"""Base of our KV connectors: saves after the reply, counts, and the reports of a worker."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, SupportsHMA
 
+from memos_vllm.engine.kv.states import Finished
 from memos_vllm.engine.kv.stats import KVPromMetrics, KVStats
 
 
-class KeepingConnector(KVConnectorBase_V1, SupportsHMA):
-    """A connector that keeps KV after the reply; what it loses is computed."""
+class SavingConnector(KVConnectorBase_V1, SupportsHMA):
+    """A connector that saves KV after the reply; KV that it loses is computed again."""
 
     counters: ClassVar[Mapping[str, str]] = {}
 
@@ -27,7 +28,7 @@ class KeepingConnector(KVConnectorBase_V1, SupportsHMA):
         return self.request_finished(request, block_ids[0])
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing: loads are whole before their request is scheduled."""
+        """Nothing: loads are complete before their request is scheduled."""
 
     def save_kv_layer(
         self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any
@@ -55,7 +56,7 @@ class KeepingConnector(KVConnectorBase_V1, SupportsHMA):
 
 
 class Reports:
-    """What a worker's threads have done, until the engine asks."""
+    """Results of a worker's threads, collected until the engine takes them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,12 +65,11 @@ class Reports:
         self._bad_blocks: set[int] = set()
         self._counts: Counter[str] = Counter()
 
-    def take_finished(self) -> tuple[set[str], set[str]]:
-        """Requests whose (saving, loading) is over."""
+    def take_finished(self) -> Finished:
         with self._lock:
-            saved, loaded = self._saved, self._loaded
+            finished = Finished(frozenset(self._saved), frozenset(self._loaded))
             self._saved, self._loaded = set(), set()
-        return saved, loaded
+        return finished
 
     def take_bad_blocks(self) -> set[int]:
         with self._lock:

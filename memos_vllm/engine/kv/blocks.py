@@ -1,9 +1,9 @@
-"""Tokens in and out of the engine's paged KV cache, whatever its layout.
+"""Read and write tokens of the engine's paged KV cache, in any layout.
 
 Writing goes through the attention layer's own `do_kv_cache_update`.  Reading needs the layout, which
-differs by backend and instruction set (on a CPU's vector units K lies transposed inside a block), so
-it is found out once: known numbers are written into a block the way the engine writes, and where
-they turn up is the permutation.
+differs by backend and instruction set (for a CPU's vector units, K is transposed inside a block), so
+it is probed once: known numbers are written into a block as the engine writes, and their positions in
+memory are the permutation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DIGIT = 256  # every integer up to here is exact in bfloat16
 
 
 class Unsupported(Exception):
-    """A model or backend whose KV we cannot carry; the message says why."""
+    """A model or backend whose KV cannot be carried; the message says why."""
 
 
 @dataclasses.dataclass
@@ -42,8 +42,10 @@ class PagedCache:
             caches: layer name → KV tensor, one dimension of which is `blocks`.
             modules: layer name → attention module.
             size: tokens in a block.
+            blocks: in the whole cache.
+
         Raises:
-            Unsupported
+            Unsupported: a layer has no way to write KV, or no known layout.
         """
         self.block_size = size
         self._layers = []
@@ -51,7 +53,7 @@ class PagedCache:
             module = modules[name]
             if not hasattr(module.impl, "do_kv_cache_update"):
                 raise Unsupported(
-                    f"{type(module.impl).__name__} has no way to write KV from outside"
+                    f"{type(module.impl).__name__} has no `do_kv_cache_update` to write KV with"
                 )
             if blocks not in getattr(cache, "shape", ()):
                 raise Unsupported("the KV cache is not one paged tensor a layer")
@@ -61,7 +63,7 @@ class PagedCache:
         self.heads, self.head_dim = int(first.num_kv_heads), int(first.head_size)
         self.dtype = self._layers[0].cache.dtype
         if self.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-            raise Unsupported(f"the KV cache is kept in {self.dtype}")
+            raise Unsupported(f"the KV cache has the type {self.dtype}")
         self._permutation: torch.Tensor | None = None
         self._blocks = blocks
 
@@ -70,7 +72,7 @@ class PagedCache:
         return len(self._layers)
 
     def position(self, name: str) -> int | None:
-        """Of a layer among all, by its name; None: it has no KV of its own."""
+        """Index of a layer, by its name; None: it shares another layer's KV."""
         return self._positions.get(name)
 
     @property
@@ -82,7 +84,7 @@ class PagedCache:
     ) -> Iterator[torch.Tensor]:
         """Each layer of tokens `start:end` of a request, (2, tokens, heads, head_dim) on the CPU.
 
-        The memory is `scratch`'s: a layer is gone when the next one is asked for.
+        All layers use the memory of `scratch`: one is valid until the next is read.
         """
         permutation = self._permutation
         if permutation is None:
@@ -103,13 +105,13 @@ class PagedCache:
             yield target
 
     def slots(self, block_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
-        """Where the engine keeps tokens `start:end` of a request."""
+        """Slot mapping of tokens `start:end` of a request, (tokens,) int64."""
         position = torch.arange(start, end)
         blocks = torch.tensor(block_ids)[position // self.block_size]
         return (blocks * self.block_size + position % self.block_size).to(self.device)
 
     def write(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Put one layer's K and V, (tokens, heads, head_dim), into these slots."""
+        """Write one layer's K and V, (tokens, heads, head_dim), into these slots."""
         k, v = k.to(self.device, non_blocking=True), v.to(self.device, non_blocking=True)
         self._update(self._layers[layer], k, v, slots)
 
@@ -117,35 +119,35 @@ class PagedCache:
         return Shape(self.layers, tokens, self.heads, self.head_dim, self.dtype)
 
     def probe(self) -> None:
-        """Find the layout out now. Raises Unsupported."""
+        """Probe the layout now. Raises Unsupported."""
         self._permutation = self._find_layout()
 
     def _find_layout(self) -> torch.Tensor:
-        """Where in a block each number of (k/v, token, head, dim) lies, flat.
+        """Position in a block of each number of (k/v, token, head, dim), flat.
 
-        Uses the last block, and restores what it held.
+        Uses the last block, and restores its contents.
 
         Raises:
-            Unsupported: the numbers do not turn up each in one place.
+            Unsupported: some number is not found in exactly one position.
         """
         layer, block = self._layers[0], self._blocks - 1
         shape = (self.block_size, self.heads, self.head_dim)
         count = self.block_size * self.heads * self.head_dim
         slots = torch.arange(self.block_size, device=self.device) + block * self.block_size
-        place = layer.cache.select(layer.block_dim, block)
-        before = place.clone()
-        found = torch.zeros(place.numel(), dtype=torch.int64, device=self.device)
+        block_kv = layer.cache.select(layer.block_dim, block)
+        before = block_kv.clone()
+        found = torch.zeros(block_kv.numel(), dtype=torch.int64, device=self.device)
         numbers = torch.arange(1, 2 * count + 1)
         scale = 1
         try:
             while scale <= 2 * count:
                 digits = (numbers // scale % _DIGIT).to(self.dtype).to(self.device)
-                place.zero_()
+                block_kv.zero_()
                 self._update(layer, digits[:count].view(shape), digits[count:].view(shape), slots)
-                found += place.reshape(-1).to(torch.int64) * scale
+                found += block_kv.reshape(-1).to(torch.int64) * scale
                 scale *= _DIGIT
         finally:
-            place.copy_(before)
+            block_kv.copy_(before)
         order = torch.full((2 * count + 1,), -1, dtype=torch.int64, device=self.device)
         valid = (found > 0) & (found <= 2 * count)
         order[found[valid]] = torch.nonzero(valid).view(-1)

@@ -1,7 +1,8 @@
-"""Which model KV belongs to: a digest over everything that its numbers depend on but the tokens.
+"""Fingerprint of the served model: a digest over everything that KV depends on but the tokens.
 
 The weights count by their contents, not by their name: files of a hub's cache are named by their
-digest already, others are read once and remembered by path, size and time.
+digest already, others are read once and remembered by path, size and time.  Where no weight files are
+found, the model's name and revision count instead, with a warning.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from memos_vllm.activation.store import Namer
+from memos_vllm.activation.names import Namer
 
+log = logging.getLogger("vllm.memos_kv")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _SHAPE = (
     "model_type",
@@ -37,6 +40,7 @@ def fingerprint(vllm_config: Any, cache: Path) -> bytes:
     """Digest of the served model. The same in the API process, the engine core and every worker.
 
     Args:
+        vllm_config: of the engine.
         cache: folder in which digests of weight files are remembered.
     """
     text = json.dumps(describe(vllm_config, cache), sort_keys=True, default=str)
@@ -47,7 +51,7 @@ def describe(vllm_config: Any, cache: Path) -> dict[str, Any]:
     model = vllm_config.model_config
     shape = model.hf_text_config
     return {
-        "weights": weights_digest(model, cache) or [model.model, model.revision],
+        "weights": weights_digest(model, cache) or _name(model),
         "load_format": str(vllm_config.load_config.load_format),
         "quantization": model.quantization,
         "dtype": str(model.dtype),
@@ -58,7 +62,10 @@ def describe(vllm_config: Any, cache: Path) -> dict[str, Any]:
 
 
 def weights_digest(model: Any, cache: Path) -> str | None:
-    """Digest over the names and contents of the weight files; None where there are none."""
+    """Digest over the names and contents of the weight files; None where none are found.
+
+    Raises OSError: a file cannot be read.
+    """
     folder = _folder(model)
     if folder is None:
         return None
@@ -77,37 +84,50 @@ def _folder(model: Any) -> Path | None:
         return local
     from huggingface_hub import snapshot_download
 
-    with contextlib.suppress(Exception):  # not in the cache: its errors are many
+    try:
         return Path(snapshot_download(model.model, revision=model.revision, local_files_only=True))
-    return None
+    except (OSError, ValueError) as error:  # the cache lacks it; or it is no name of the hub
+        log.warning("the weight files of %s are not found: %s", model.model, error)
+        return None
+
+
+def _name(model: Any) -> list[str | None]:
+    """Identity of a model without weight files."""
+    log.warning(
+        "KV is identified by the name %s, revision %s, and not by the contents of its weights: "
+        "delete the KV if the weights change under this name",
+        model.model,
+        model.revision,
+    )
+    return [model.model, model.revision]
 
 
 def _digest(path: Path, cache: Path) -> str:
     real = path.resolve()
-    if real.parent.name == "blobs":  # of a hub's cache: the name is the digest
+    if real.parent.name == "blobs":  # of a hub's cache: the file's name is the digest
         return real.name
     status = real.stat()
-    place = hashlib.sha256(str(real).encode()).hexdigest()[:24]
+    path_digest = hashlib.sha256(str(real).encode()).hexdigest()[:24]
     stamp = f"{status.st_size}-{status.st_mtime_ns}"
-    noted = cache / f"{place}-{stamp}"
+    note = cache / f"{path_digest}-{stamp}"
     with contextlib.suppress(OSError):
-        return noted.read_text()
+        return note.read_text()
     hasher = blake3(max_threads=blake3.AUTO)
     hasher.update_mmap(real)
     digest: str = hasher.hexdigest()
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        noted.write_text(digest)
+        note.write_text(digest)
     return digest
 
 
 def namer(vllm_config: Any, kv_path: Path) -> Namer:
-    """Names of segments of the served model, in whichever process."""
+    """Names of segments of the served model, alike in every process."""
     return Namer(fingerprint(vllm_config, kv_path / "weights"), tuple(rank_names(vllm_config)))
 
 
 def rank_names(vllm_config: Any) -> Iterator[str]:
-    """How each worker's share of a segment is called."""
+    """The rank of each worker in the names of its segments."""
     world = vllm_config.parallel_config.world_size
     for rank in range(world):
         yield "" if world == 1 else f"{rank}of{world}"

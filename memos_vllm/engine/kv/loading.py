@@ -1,10 +1,10 @@
-"""Loading a request's KV, layer by layer, while the engine may be computing on it already.
+"""Load a request's KV, layer by layer, while the engine may compute on it already.
 
-All segments of a chain are open at once: first their first layers are put in place, then their second
-ones, and so on, several threads taking a layer each.  A step that computes on what is being loaded
-waits, in each attention layer, for that layer alone, so that reading and computing overlap.  What is
-small is put in place together: of a call for each of fifty turns of a conversation, in each of thirty
-layers, the step that computes meanwhile would notice the interpreter more than the memory.
+All segments of a chain are open at once: the loader writes their first layers into the paged cache,
+then their second ones, and so on; several threads take a layer each.  A step that computes on a load
+waits, in each attention layer, for that layer alone, so that reading and computing overlap.  Small
+segments are written together: one call for each of fifty turns of a conversation, in each of thirty
+layers, would cost the step more in the interpreter than in memory bandwidth.
 """
 
 from __future__ import annotations
@@ -18,107 +18,82 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
 
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import SegmentReader
-from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.messages import Load, Piece
+from memos_vllm.engine.kv.progress import Progress
 from memos_vllm.engine.kv.rope import Rotation
 from memos_vllm.errors import DamagedPayload
 
 log = logging.getLogger(__name__)
 _OPEN_AT_ONCE = 256
 _LAYERS_AHEAD = 4
-"""That the system reads from disk while one is put in place."""
+"""Layers that the system reads ahead from disk."""
 _MOST_THREADS = 4
+_COMPUTED = "KV could not be loaded, it is computed: %s"
 _RUN_BYTES = 1 << 20
-"""Of a layer, so many are put in place together, which a core's own cache holds."""
-Keys = Callable[[torch.Tensor], torch.Tensor]
+"""Bytes of a layer that are written together: they fit a core's cache."""
+Rotate = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Progress:
-    """Which layers of a load that a step computes on are in their places."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _OpenSegment:
+    """A segment whose file is open for a load."""
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._placed: set[int] = set()
-        self._over = False
-        self.waited: set[int] = set()
-        """Layers that asked."""
-
-    def placed(self, layer: int) -> None:
-        with self._condition:
-            self._placed.add(layer)
-            self._condition.notify_all()
-
-    def finish(self) -> None:
-        """Loaded or failed: nobody waits any more."""
-        with self._condition:
-            self._over = True
-            self._condition.notify_all()
-
-    def wait(self, layer: int) -> None:
-        self.waited.add(layer)
-        with self._condition:
-            self._condition.wait_for(lambda: self._over or layer in self._placed)
-
-    def wait_until_over(self) -> None:
-        with self._condition:
-            self._condition.wait_for(lambda: self._over)
-
-
-class _Open:
-    """A segment that is being put in its place."""
-
-    def __init__(
-        self,
-        piece: Piece,
-        context: contextlib.AbstractContextManager[tuple[SegmentReader, str]],
-    ) -> None:
-        """Raises DamagedPayload or OSError."""
-        self.piece = piece
-        self._context = context
-        self.reader, self.tier = context.__enter__()
-        self.slots = torch.empty(0)
-        self.window = slice(0)
-        """Of the segment's tokens, those that are loaded."""
-        self.rotate: Keys = _as_it_is
+    piece: Piece
+    reader: SegmentReader
+    tier: str
+    slots: torch.Tensor
+    """(tokens,) of the paged cache, for the tokens that are loaded."""
+    window: slice
+    """The tokens of the segment that are loaded."""
+    rotate: Rotate
+    _file: contextlib.ExitStack
 
     def close(self, error: Exception | None = None) -> None:
-        """Args: error: what was wrong with it; the store may want to do something about it."""
+        """Close the file.
+
+        Args:
+            error: of a read; the store wipes the file where it says that it is damaged.
+        """
         if error is None:
-            self._context.__exit__(None, None, None)
+            self._file.close()
             return
         with contextlib.suppress(type(error)):
-            self._context.__exit__(type(error), error, error.__traceback__)
+            self._file.__exit__(type(error), error, error.__traceback__)
 
 
 class _Run:
-    """Segments of one tier, one behind the other, that are put in place together."""
+    """Adjacent segments of one tier that are written together."""
 
-    def __init__(self, first: int, segments: Sequence[_Open]) -> None:
-        """Args: first: the position of the first one among all that are open."""
+    def __init__(self, first: int, segments: Sequence[_OpenSegment]) -> None:
+        """
+        Args:
+            first: position of the first segment among all that are open.
+            segments: adjacent ones of one tier.
+        """
         self.first, self.segments = first, segments
         self.tier = segments[0].tier
         self.ends = list(itertools.accumulate(len(segment.slots) for segment in segments))
-        """Of each segment's tokens in the run."""
+        """The end of each segment's tokens in the run."""
         self.slots = torch.cat([segment.slots for segment in segments])
         self._shape = dataclasses.replace(segments[0].reader.shape, tokens=self.ends[-1])
 
     def room(self, scratch: Scratch) -> torch.Tensor:
-        """(2, tokens, heads, head_dim) for a layer of all."""
+        """Memory for a layer of the run, (2, tokens, heads, head_dim)."""
         raw = scratch.take(self._shape.layer_bytes)
         return raw.view(self._shape.dtype).view(self._shape.sizes()[1:])
 
 
-def _runs(opened: Sequence[_Open]) -> list[_Run]:
+def _runs(opened: Sequence[_OpenSegment]) -> list[_Run]:
     runs: list[_Run] = []
     start, size = 0, 0
     for position, segment in enumerate(opened):
@@ -135,7 +110,7 @@ def _runs(opened: Sequence[_Open]) -> list[_Run]:
 
 
 class _Memory:
-    """Of a thread that loads."""
+    """Scratch memory of one loading thread."""
 
     def __init__(self, pinned: bool) -> None:
         self.read = Scratch(pinned)
@@ -143,7 +118,7 @@ class _Memory:
 
 
 class Loader:
-    """Puts segments in their places in the paged cache. One load at a time."""
+    """Writes segments into the paged cache. One load at a time."""
 
     def __init__(
         self,
@@ -161,16 +136,21 @@ class Loader:
         self._memories = [_Memory(cache.device.type == "cuda") for _ in range(threads)]
 
     def load(self, load: Load, counts: Counter[str], progress: Progress | None = None) -> int:
-        """Returns the token that was reached: `load.end`, unless something is damaged or missing.
+        """Load up to the first segment that is damaged or missing.
 
         Args:
+            load: segments and blocks.
             counts: of tokens and seconds, by the names of `stats.COUNTERS`; added to.
+            progress: of a load that a step computes on.
+
+        Returns:
+            The end of the loaded tokens; `load.end` where nothing failed.
         """
         groups = [
             load.pieces[i : i + _OPEN_AT_ONCE] for i in range(0, len(load.pieces), _OPEN_AT_ONCE)
         ]
         for group in groups:
-            # Behind the layers of a last group stand all others.
+            # The layers of the last group are written when those of all other groups are.
             watching = progress if group is groups[-1] else None
             failed = self._load_together(load, group, counts, watching)
             if failed is not None:
@@ -187,86 +167,89 @@ class Loader:
         counts: Counter[str],
         progress: Progress | None,
     ) -> Piece | None:
-        """Returns the first piece that could not be loaded."""
-        turn = LoadState(self._cache.layers, len(pieces), progress)
-        opened: list[_Open] = []
-        for position, segment in enumerate(self._pool.map(partial(self._open, load), pieces)):
-            if not isinstance(segment, _Open):
-                turn.fail(position, segment)
-            elif position < turn.whole:
-                opened.append(segment)
-            else:
-                segment.close()
-        # This thread only waits: it may be one of those that the engine binds to a core.
-        runs = _runs(opened)
-        workers = [self._pool.submit(self._work, runs, turn, own) for own in self._memories]
-        wait(workers)
-        for worker in workers:
-            worker.result()
-        for tier, seconds in turn.seconds.items():
+        """Returns the first piece that is damaged or missing; None: all are loaded."""
+        state = LoadState(self._cache.layers, len(pieces), progress)
+        opened = self._open_all(load, pieces, state)
+        work: list[Future[None]] = []
+        try:
+            # This thread only waits: the engine may have bound it to a core.
+            runs = _runs(opened)
+            work += [self._pool.submit(self._work, runs, state, own) for own in self._memories]
+            wait(work, return_when=FIRST_EXCEPTION)
+            state.stop()  # all layers are taken, or a thread failed by a bug
+            for thread in work:
+                thread.result()
+        finally:
+            wait(work)
+            for position, segment in enumerate(opened):
+                segment.close(state.errors.get(position))
+        for tier, seconds in state.seconds.items():
             counts[f"read_seconds_{tier}"] += seconds
-        for position, segment in enumerate(opened):
-            segment.close(turn.errors.get(position))
-            if position < turn.whole:
-                self._count(load, segment, counts)
-        return None if turn.whole == len(pieces) else pieces[turn.whole]
+        for segment in opened[: state.whole]:
+            self._count(load, segment, counts)
+        return None if state.whole == len(pieces) else pieces[state.whole]
 
-    def _open(self, load: Load, piece: Piece) -> _Open | Exception:
-        """Returns what was wrong with it, if anything."""
-        try:
-            return self._opened(load, piece)
-        except (DamagedPayload, OSError) as error:
-            log.warning("KV that could not be loaded is computed: %s", error)
-            return error
-        except Exception as error:
-            log.exception("KV that could not be loaded is computed")
-            return error
-
-    def _opened(self, load: Load, piece: Piece) -> _Open:
-        segment = _Open(piece, self._store.open(self._named(piece)))
-        try:
-            expected = self._cache.shape(piece.end - piece.start)
-            if segment.reader.shape != expected:
-                raise DamagedPayload(f"KV of another shape: {segment.reader.shape}, not {expected}")
-            if segment.reader.metadata.get("digest") != piece.digest:
-                raise DamagedPayload("KV of other tokens than its name says")
-            segment.rotate = self._rotate_by(piece.shift)
-            start, end = max(piece.start, load.start), min(piece.end, load.end)
-            segment.slots = self._cache.slots(load.block_ids, start, end)
-            segment.window = slice(start - piece.start, end - piece.start)
-        except Exception as error:
-            segment.close(error)
-            raise
-        return segment
-
-    def _work(self, runs: Sequence[_Run], turn: LoadState, memory: _Memory) -> None:
-        """Layers into their places, until none is left or none is wanted."""
-        while (layer := turn.next_layer()) is not None:
-            for run in runs:
-                if run.first >= turn.whole:
-                    break  # those before it are not touched by that
-                started = time.perf_counter()
+    def _open_all(
+        self, load: Load, pieces: Sequence[Piece], state: LoadState
+    ) -> list[_OpenSegment]:
+        """Open the pieces up to the first one that is damaged or missing."""
+        opening = [self._pool.submit(self._open, load, piece) for piece in pieces]
+        wait(opening)
+        opened = []
+        with contextlib.ExitStack() as on_bug:
+            for future in opening:
+                if future.exception() is None:
+                    on_bug.callback(future.result().close)
+            for position, future in enumerate(opening):
                 try:
-                    self._place(run, layer, turn, memory)
-                except Exception as error:
-                    log.exception("KV that could not be loaded is computed")
-                    turn.fail(run.first, error)
-                turn.took(run.tier, time.perf_counter() - started)
-            turn.placed(layer)
+                    opened.append(future.result())
+                except (DamagedPayload, OSError) as error:
+                    log.warning(_COMPUTED, error)
+                    state.fail(position, error)
+            on_bug.pop_all()
+        for segment in opened[state.whole :]:
+            segment.close()
+        return opened[: state.whole]
 
-    def _place(self, run: _Run, layer: int, turn: LoadState, memory: _Memory) -> None:
-        """A layer of a run's segments, up to the first one that fails."""
+    def _open(self, load: Load, piece: Piece) -> _OpenSegment:
+        """Raises DamagedPayload or OSError."""
+        with contextlib.ExitStack() as stack:
+            reader, tier = stack.enter_context(self._store.open(self._named(piece)))
+            expected = self._cache.shape(piece.end - piece.start)
+            if reader.shape != expected:
+                raise DamagedPayload(f"KV of another shape: {reader.shape}, not {expected}")
+            if reader.metadata.get("digest") != piece.digest:
+                raise DamagedPayload("KV of other tokens than its name says")
+            rotate = self._rotate_by(piece.shift)
+            start, end = max(piece.start, load.start), min(piece.end, load.end)
+            slots = self._cache.slots(load.block_ids, start, end)
+            window = slice(start - piece.start, end - piece.start)
+            return _OpenSegment(piece, reader, tier, slots, window, rotate, stack.pop_all())
+
+    def _work(self, runs: Sequence[_Run], state: LoadState, memory: _Memory) -> None:
+        """Write layers until all are taken or the load stops."""
+        while (layer := state.next_layer()) is not None:
+            for run in runs:
+                if run.first >= state.whole:
+                    break
+                started = time.perf_counter()
+                self._write_run(run, layer, state, memory)
+                state.took(run.tier, time.perf_counter() - started)
+            state.written(layer)
+
+    def _write_run(self, run: _Run, layer: int, state: LoadState, memory: _Memory) -> None:
+        """Write a layer of a run's segments, up to the first one that is damaged."""
         alone = len(run.segments) == 1
         joined = torch.empty(0) if alone else run.room(memory.joined)
         tokens = 0
         for position, segment in enumerate(run.segments, run.first):
-            if position >= turn.whole:
+            if position >= state.whole:
                 break
             try:
                 found = self._read(segment, layer, memory.read)
             except (DamagedPayload, OSError) as error:
-                log.warning("KV that could not be loaded is computed: %s", error)
-                turn.fail(position, error)
+                log.warning(_COMPUTED, error)
+                state.fail(position, error)
                 break
             end = run.ends[position - run.first]
             if alone:
@@ -277,26 +260,32 @@ class Loader:
         if tokens:
             self._write(run, layer, joined[:, :tokens])
 
-    def _read(self, segment: _Open, layer: int, scratch: Scratch) -> torch.Tensor:
-        """(2, tokens, heads, head_dim), what is loaded of it. Raises DamagedPayload or OSError."""
+    def _read(self, segment: _OpenSegment, layer: int, scratch: Scratch) -> torch.Tensor:
+        """One layer of its window, (2, tokens, heads, head_dim). Raises DamagedPayload or OSError."""
         if segment.tier == "disk":
             segment.reader.will_need(layer + _LAYERS_AHEAD)
         return segment.reader.layer(layer, scratch)[:, segment.window]
 
     def _write(self, run: _Run, layer: int, joined: torch.Tensor) -> None:
-        """Args: joined: (2, tokens, heads, head_dim), of the run's first segments."""
+        """Write one layer into the paged cache.
+
+        Args:
+            run: segments.
+            layer: index.
+            joined: (2, tokens, heads, head_dim), of the run's first segments.
+        """
         keys = joined[0].to(self._cache.device, non_blocking=True)
         start, tokens = 0, len(keys)
         for segment, end in zip(run.segments, run.ends, strict=True):
             if len(run.segments) == 1:
                 keys = segment.rotate(keys)
-            elif segment.rotate is not _as_it_is and end <= tokens:
+            elif segment.rotate is not _unrotated and end <= tokens:
                 keys[start:end] = segment.rotate(keys[start:end])
             start = end
         self._cache.write(layer, run.slots[:tokens], keys, joined[1])
-        self.wait_for_device()  # before the memory is used for the next one
+        self.wait_for_device()  # before the next layer overwrites the memory
 
-    def _count(self, load: Load, segment: _Open, counts: Counter[str]) -> None:
+    def _count(self, load: Load, segment: _OpenSegment, counts: Counter[str]) -> None:
         piece = segment.piece
         counts[f"loaded_tokens_{segment.tier}"] += min(piece.end, load.end) - max(
             piece.start, load.start
@@ -304,10 +293,10 @@ class Loader:
         counts[f"read_tokens_{segment.tier}"] += piece.end - piece.start
         counts["loaded_segments"] += 1
 
-    def _rotate_by(self, shift: int) -> Keys:
-        """Brings keys to a place `shift` tokens later. Raises DamagedPayload: not for this model."""
+    def _rotate_by(self, shift: int) -> Rotate:
+        """A function that moves keys by `shift` tokens. Raises DamagedPayload: they do not move."""
         if shift == 0:
-            return _as_it_is
+            return _unrotated
         if self._rotation is None:
             raise DamagedPayload("the keys of this model cannot be moved")
         return self._rotation.by(shift)
@@ -318,14 +307,14 @@ class Loader:
 
 
 class LoadState:
-    """What several threads share of one load."""
+    """State of one load, shared by its threads. Thread-safe."""
 
     def __init__(self, layers: int, pieces: int, progress: Progress | None) -> None:
-        self._layers = iter(range(layers))
+        self._layers: Iterator[int] = iter(range(layers))
         self._progress = progress
         self._lock = threading.Lock()
         self.whole = pieces
-        """Pieces, from the first on, of which nothing has failed."""
+        """Pieces, from the first on, without a failure."""
         self.errors: dict[int, Exception] = {}
         self.seconds: Counter[str] = Counter()
 
@@ -333,9 +322,14 @@ class LoadState:
         with self._lock:
             return next(self._layers, None)
 
-    def placed(self, layer: int) -> None:
+    def stop(self) -> None:
+        """Give out no more layers."""
+        with self._lock:
+            self._layers = iter(())
+
+    def written(self, layer: int) -> None:
         if self._progress is not None:
-            self._progress.placed(layer)
+            self._progress.written(layer)
 
     def took(self, tier: str, seconds: float) -> None:
         with self._lock:
@@ -348,12 +342,12 @@ class LoadState:
 
 
 def loading_threads() -> int:
-    """Threads that a load beside a step may use: the engine's own wait for what they bring."""
+    """Threads of a load that a step computes on: the engine's threads wait for it."""
     return min(_MOST_THREADS, len(_cores()))
 
 
 def _cores() -> set[int]:
-    """Those that this process's threads may run on."""
+    """Cores that this process's threads may run on."""
     cores: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
@@ -362,23 +356,13 @@ def _cores() -> set[int]:
 
 
 def _unbind() -> None:
-    """Let this thread run on all cores of the process, and compute alone.
+    """Let this thread run on all cores of the process, and use one thread for computing.
 
-    The engine binds each of its threads to a core, and a thread inherits that of whoever starts it.
+    The engine binds each of its threads to a core, and a thread inherits the core of its parent.
     """
     os.sched_setaffinity(0, _cores())
     torch.set_num_threads(1)
 
 
-def _as_it_is(keys: torch.Tensor) -> torch.Tensor:
+def _unrotated(keys: torch.Tensor) -> torch.Tensor:
     return keys
-
-
-@contextlib.contextmanager
-def finishing(progress: Progress | None) -> Iterator[None]:
-    """Whatever happens inside, nobody waits for it afterwards."""
-    try:
-        yield
-    finally:
-        if progress is not None:
-            progress.finish()

@@ -1,4 +1,4 @@
-"""What the connector's scheduler side tells its worker side, each engine step."""
+"""Orders of the connector's scheduler side to its worker side, for each engine step."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import dataclasses
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
-from memos_vllm.activation.store import SegmentName
+from memos_vllm.activation.names import SegmentName
+from memos_vllm.engine.kv.states import When
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
-    """One segment's place in a request: tokens `start:end`."""
+    """One segment of a request: tokens `start:end`."""
 
     name: SegmentName
     start: int
@@ -22,9 +23,9 @@ class Piece:
     scope: str = ""
     """Digest of the whole scope."""
     generation: int = 0
-    """Of the scope, when it was planned."""
+    """Of the scope, when the segment was planned."""
     shift: int = 0
-    """How many tokens later it stands here than where it was computed; then it is approximate."""
+    """Its position here minus the one at which it was computed; not 0: the KV is approximate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,11 +33,11 @@ class Load:
     request_id: str
     block_ids: tuple[int, ...]
     start: int
-    """Tokens before it are in the engine's own prefix cache."""
+    """Tokens before it are in the engine's prefix cache."""
     end: int
     pieces: tuple[Piece, ...]
-    at_once: bool
-    """The step that this comes with computes on what is loaded."""
+    when: When
+    """IN_STEP or BETWEEN_STEPS."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,4 +52,4 @@ class StepOrders(KVConnectorMetadata):
     loads: list[Load] = dataclasses.field(default_factory=list)
     saves: list[Save] = dataclasses.field(default_factory=list)
     prefill_tokens: int = 0
-    """Tokens of prompts that the step computes."""
+    """Prompt tokens that the step computes."""

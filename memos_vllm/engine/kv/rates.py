@@ -1,12 +1,12 @@
-"""How fast this engine computes prompts, and reads KV from each tier: measured, and kept up to date."""
+"""Measured rates of prefill and of reads from each tier, as moving averages."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-_KEPT = 0.9
-"""What an older observation counts, each time there is a newer one."""
+_DECAY = 0.9
+"""Decay of the moving average, per observation."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -16,13 +16,24 @@ class Rate:
 
     def add(self, amount: float, seconds: float) -> None:
         if amount > 0 and seconds > 0:
-            self.amount = self.amount * _KEPT + amount
-            self.seconds = self.seconds * _KEPT + seconds
+            self.amount = self.amount * _DECAY + amount
+            self.seconds = self.seconds * _DECAY + seconds
 
     @property
     def each(self) -> float | None:
-        """Seconds for one; None: never measured."""
+        """Seconds for one token; None: never measured."""
         return self.seconds / self.amount if self.amount else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentRead:
+    """Benefit and cost of loading one segment."""
+
+    spared: int
+    """Tokens that need no prefill then."""
+    tokens: int
+    """Tokens in the file, all of which are read."""
+    tier: str
 
 
 class Rates:
@@ -31,33 +42,24 @@ class Rates:
         self.load = {"ram": Rate(), "disk": Rate()}
 
     def learn(self, counts: Mapping[str, float]) -> None:
-        """From a worker's counts since the last time, by the names of `stats.COUNTERS`."""
+        """Add a worker's counts since its last report, by the names of `stats.COUNTERS`."""
         self.prefill.add(counts.get("prefill_tokens", 0), counts.get("prefill_seconds", 0))
         for tier, rate in self.load.items():
             rate.add(counts.get(f"read_tokens_{tier}", 0), counts.get(f"read_seconds_{tier}", 0))
 
-    def saved_seconds(self, tokens: int, read: int, tier: str) -> float:
-        """By loading instead of computing. Where nothing was measured yet, loading is free.
-
-        Args:
-            tokens: that need not be computed then.
-            read: tokens in the file that has to be read for it.
-        """
+    def saved_seconds(self, read: SegmentRead) -> float:
+        """Seconds saved by loading instead of computing; before any measurement, loading is free."""
         compute = self.prefill.each
-        load = self.load[tier].each
+        load = self.load[read.tier].each
         if compute is None or load is None:
-            return float(tokens)
-        return tokens * compute - read * load
+            return float(read.spared)
+        return read.spared * compute - read.tokens * load
 
-    def most_saving(self, pieces: Iterable[tuple[int, int, str]]) -> int:
-        """How many of these, from the first on, are worth loading.
-
-        Args:
-            pieces: (tokens, read, tier) each, as for `saved_seconds`.
-        """
+    def most_saving(self, reads: Iterable[SegmentRead]) -> int:
+        """How many of these, from the first on, are worth loading."""
         best, count, saved = 0.0, 0, 0.0
-        for number, (tokens, read, tier) in enumerate(pieces, 1):
-            saved += self.saved_seconds(tokens, read, tier)
+        for number, read in enumerate(reads, 1):
+            saved += self.saved_seconds(read)
             if saved > best:
                 best, count = saved, number
         return count

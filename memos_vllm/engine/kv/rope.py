@@ -1,7 +1,7 @@
-"""Keys moved to another place: the rotation of RoPE by the distance, applied once more.
+"""Move keys to another position: the rotation of RoPE by the distance, applied once more.
 
-A key at position p is R(p)·k, and R(q)·k = R(q - p)·R(p)·k.  Values carry no position.  Models whose
-keys do not work like this are refused by name: learned or no positions, windows, frequencies that
+A key at position p is R(p)·k, and R(q)·k = R(q - p)·R(p)·k.  Values carry no position.  Models with
+other keys are refused by name: learned or no positions, windows, frequencies that
 depend on the length of the prompt.
 """
 
@@ -37,8 +37,8 @@ class Rotation:
     def by(self, shift: int) -> Callable[[torch.Tensor], torch.Tensor]:
         """A function that moves keys (tokens, heads, head_dim) by `shift` tokens.
 
-        By vLLM's own kernel where it is loaded (angles in the keys' type, as the engine has them; one
-        pass over the keys), else by torch (angles in float32).
+        Uses vLLM's kernel where it is loaded (angles in the keys' type, as in the engine; one pass over
+        the keys), else torch (angles in float32).
         """
         angle = self.frequencies * shift
         cos, sin = angle.cos().float(), angle.sin().float()
@@ -66,7 +66,7 @@ def _kernel(device: torch.device) -> Callable[..., None] | None:
     kernel = getattr(torch.ops._C, "rotary_embedding", None)
     if kernel is None:
         return None
-    name = kernel.default.name()  # a build of vLLM has it for one kind of device
+    name = kernel.default.name()  # a build of vLLM has the kernel for one kind of device
     known = torch._C._dispatch_has_kernel_for_dispatch_key(name, device.type.upper())
     return kernel if known else None
 
@@ -86,12 +86,10 @@ def rotation_problem(vllm_config: Any) -> str | None:
     model = vllm_config.model_config
     named = set(getattr(model.hf_config, "architectures", None) or ())
     if not named & ARCHITECTURES:
-        return (
-            f"keys of {', '.join(sorted(named)) or 'this model'} are not known to rotate by place"
-        )
+        return f"keys of {', '.join(sorted(named)) or 'this model'} are not known to rotate by position"
     kind = _parameters(model).get("rope_type", "default")
     if kind not in ROPE_TYPES:
-        return f"its positions are scaled by {kind!r}, which depends on more than the place"
+        return f"its positions are scaled by {kind!r}, which depends on more than the position"
     return None
 
 

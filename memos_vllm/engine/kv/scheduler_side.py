@@ -1,4 +1,4 @@
-"""The connector in the engine core: what can be loaded for a request, what is worth saving."""
+"""The connector in the engine core: match segments in the store, order loads and saves."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from memos_vllm.activation.chain import Segment, own_digest
+from memos_vllm.activation.names import Namer, SegmentName
 from memos_vllm.activation.orders import Orders, Source, read_orders
-from memos_vllm.activation.store import Namer, SegmentName, SegmentStore
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.config.tree import KVConfig
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
-from memos_vllm.engine.kv.rates import Rates
+from memos_vllm.engine.kv.rates import Rates, SegmentRead
+from memos_vllm.engine.kv.states import MISS, Match, When
 from memos_vllm.parametric.adapter.folders import is_engine_name
 
 _MOST_ATTEMPTS = 3
 _LEAST_PREFILL = 32
-"""Shorter steps of a request are its reply."""
+"""Tokens in a step from which on they are prefill; fewer are decoding."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,11 +31,11 @@ class _Chain:
     save: bool
     near: dict[int, Source]
     attempts: int = 0
-    """Loads ordered so far: one that failed is tried again only so often (preemption costs one)."""
-    at_once: bool = False
-    """The last lookup asked for a load before the next step is computed."""
+    """Loads ordered so far, also after a failure or a preemption; limited to `_MOST_ATTEMPTS`."""
+    when: When = When.NEVER
+    """When the last match is loaded."""
     reach: int = 0
-    """Tokens that the last lookup found."""
+    """Tokens that the last match covers, from the start of the prompt."""
 
     def pieces(self, tokens: Sequence[int], chosen: Sequence[int]) -> tuple[Piece, ...]:
         starts = [0, *(segment.end for segment in self.segments)]
@@ -67,38 +69,41 @@ class SchedulerSide:
         self._orders = StepOrders()
         self.rates = Rates()
 
-    def matched_tokens(self, request: Any, computed: int) -> tuple[int, bool]:
-        """(tokens beyond `computed` that can be loaded, whether while others run on)."""
+    def arrived(self, request: Any) -> None:
+        self._alive.add(request.request_id)
+
+    def match(self, request: Any, computed: int) -> Match:
+        """Tokens beyond `computed` that are worth loading."""
         chain = self._chain(request)
         if chain is None or chain.attempts >= _MOST_ATTEMPTS:
-            return 0, False
+            return MISS
         limit = request.num_prompt_tokens - 1
-        count = self.rates.most_saving(self._pieces(chain, computed, limit))
+        count = self.rates.most_saving(self._reads(chain, computed, limit))
         chain.reach = chain.segments[count - 1].end if count else 0
         if chain.near:
             chain.reach = max(chain.reach - self._recompute, 0)
         end = min(chain.reach, request.num_prompt_tokens - 1)
         if end - computed < self._least:
-            return 0, False
-        # Alone, it is loaded and computed in one step; among others, they run on meanwhile.
-        chain.at_once = self._alive == {request.request_id}
-        return end - computed, not chain.at_once
+            return MISS
+        # A single request is loaded and computed in one step; several run on during the load.
+        is_alone = self._alive == {request.request_id}
+        chain.when = When.IN_STEP if is_alone else When.BETWEEN_STEPS
+        return Match(end - computed, chain.when)
 
-    def _pieces(self, chain: _Chain, computed: int, limit: int) -> Iterator[tuple[int, int, str]]:
-        """What is kept of this chain, from its start: (tokens it would spare, its own, tier)."""
+    def _reads(self, chain: _Chain, computed: int, limit: int) -> Iterator[SegmentRead]:
+        """The segments of this chain that are in the store, up to the first that is not."""
         start = 0
         for segment, names in zip(chain.segments, chain.names, strict=True):
             tiers = [self._store.where(name) for name in names]
             if None in tiers:
                 return
             spared = max(min(segment.end, limit) - max(start, computed), 0)
-            yield spared, segment.end - start if spared else 0, "disk" if "disk" in tiers else "ram"
+            tokens = segment.end - start if spared else 0
+            yield SegmentRead(spared, tokens, "disk" if "disk" in tiers else "ram")
             start = segment.end
 
-    def arrived(self, request: Any) -> None:
-        self._alive.add(request.request_id)
-
     def allocated(self, request: Any, block_ids: Sequence[int], external: int) -> None:
+        """Order the load of the last `external` matched tokens into the request's blocks."""
         chain = self._chain(request)
         if chain is None or external <= 0:
             return
@@ -118,22 +123,22 @@ class SchedulerSide:
                 end - external,
                 end,
                 pieces,
-                at_once=chain.at_once,
+                when=chain.when,
             )
         )
 
     def finished(self, request: Any, block_ids: Sequence[int]) -> bool:
-        """Order what is worth keeping to be saved; True: the blocks must stay until it is."""
+        """Order a save of segments that the store lacks; True: the blocks stay until it is over."""
         chain = self._chain(request)
         self._chains.pop(request.request_id, None)
         self._alive.discard(request.request_id)
         if chain is None or not chain.save or request.num_output_tokens == 0:
-            return False  # without a reply, not all of the prompt was computed
-        on_their_way = {key for keys in self._saving.values() for key in keys}
+            return False  # without a reply, the prefill may be incomplete
+        in_flight = {key for keys in self._saving.values() for key in keys}
         chosen = [
             i
             for i, names in enumerate(chain.names)
-            if names[0].key not in on_their_way and not self._store.has_all(names)
+            if names[0].key not in in_flight and not self._store.has_all(names)
         ]
         if not chosen:
             return False
@@ -143,7 +148,11 @@ class SchedulerSide:
         return True
 
     def take_orders(self, scheduled: Mapping[str, int]) -> StepOrders:
-        """For the step to come. Args: scheduled: tokens of each request in it."""
+        """Take the orders for the next step.
+
+        Args:
+            scheduled: tokens of each request in that step.
+        """
         orders, self._orders = self._orders, StepOrders()
         orders.prefill_tokens = sum(n for n in scheduled.values() if n >= _LEAST_PREFILL)
         return orders
@@ -162,11 +171,11 @@ class SchedulerSide:
         if orders is None or not request.prompt_token_ids:
             return None
         if request.mm_features:
-            return None  # the tokens alone do not say what was computed
+            return None  # KV of images does not follow from the tokens alone
         namer = self._namer
         if (adapter := request.lora_request) is not None:
             if not is_engine_name(adapter.lora_name):
-                return None  # whatever lies at its path may change
+                return None  # the weights at its path may change
             namer = namer.under(adapter.lora_name)
         segments = tuple(s for s in orders.segments if s.end <= request.num_prompt_tokens)
         names = namer.names(request.prompt_token_ids, segments)

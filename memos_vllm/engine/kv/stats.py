@@ -1,4 +1,4 @@
-"""What loads and saves cost and spared, on vLLM's own `/metrics`."""
+"""Counters of loads and saves, on vLLM's `/metrics`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ COUNTERS = {
     "loaded_tokens_ram": "Tokens whose KV came from shared memory",
     "loaded_tokens_disk": "Tokens whose KV came from disk",
     "loaded_segments": "Segments that were loaded",
-    "saved_tokens": "Tokens whose KV was kept",
+    "saved_tokens": "Tokens whose KV was saved",
     "load_failures": "Loads that failed and were computed instead",
     "save_failures": "Saves that failed",
     "load_seconds": "Time spent loading KV",
     "read_tokens_ram": "Tokens in the files read from shared memory, the measurement at the start included",
     "read_tokens_disk": "Tokens in the files read from disk, the measurement at the start included",
-    "read_seconds_ram": "Time spent reading them and putting them in their places",
-    "read_seconds_disk": "Time spent reading them and putting them in their places",
-    "prefill_tokens": "Tokens of prompts that were computed in steps without a load",
+    "read_seconds_ram": "Time spent reading them and copying them into the paged cache",
+    "read_seconds_disk": "Time spent reading them and copying them into the paged cache",
+    "prefill_tokens": "Prompt tokens computed in steps without a load",
     "prefill_seconds": "Time that those steps took",
 }
 LMCACHE_COUNTERS = {
     "lmcache_loaded_tokens": "Tokens whose KV came from LMCache",
-    "lmcache_saved_tokens": "Tokens whose KV LMCache was given",
+    "lmcache_saved_tokens": "Tokens whose KV was handed to LMCache",
     "lmcache_load_failures": "Loads from LMCache that failed and were computed instead",
     "lmcache_save_failures": "Saves to LMCache that failed",
     "lmcache_unanswered": "Requests computed because LMCache's server did not answer",
@@ -76,7 +76,7 @@ class KVPromMetrics(KVConnectorPromMetrics):
         }
         for values in per_engine_labelvalues.values():
             for counter in self._counters.values():
-                counter.labels(*values)  # a series that is 0 is there from the start
+                counter.labels(*values)  # a series exists from the start, at 0
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         values = self.per_engine_labelvalues[engine_idx]

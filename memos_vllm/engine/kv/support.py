@@ -1,4 +1,4 @@
-"""Which models' KV can be carried, and why not the others'."""
+"""Models whose KV can be carried, and the reason against the others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 
 def unsupported_reason(vllm_config: Any, kv_cache_config: Any) -> str | None:
-    """Why the KV of this model cannot be kept; None: it can.
+    """Why the KV of this model cannot be saved; None: it can.
 
     Args:
-        kv_cache_config: None where only the model's own configuration is at hand.
+        vllm_config: of the engine.
+        kv_cache_config: None where only the model's configuration is known.
     """
     from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
 
@@ -23,12 +24,12 @@ def unsupported_reason(vllm_config: Any, kv_cache_config: Any) -> str | None:
         return None
     groups = kv_cache_config.kv_cache_groups
     if len(groups) != 1:
-        return f"the model keeps {len(groups)} kinds of state (hybrid), one is supported"
+        return f"the model has {len(groups)} kinds of state (hybrid), one is supported"
     spec = groups[0].kv_cache_spec
     if not isinstance(spec, FullAttentionSpec) or isinstance(spec, MLAAttentionSpec):
-        return f"its attention keeps {type(spec).__name__}, full attention is supported"
+        return f"its attention is {type(spec).__name__}, full attention is supported"
     if getattr(spec, "non_causal", False):
-        return "its attention looks ahead, so KV depends on what comes later"
+        return "its attention is not causal, so KV depends on later tokens"
     if getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None):
-        return "its attention looks back over a window only"
+        return "its attention has a window"
     return None

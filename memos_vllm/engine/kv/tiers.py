@@ -1,4 +1,4 @@
-"""MemosTiers: several KV connectors in one engine, of which the one that has most of a prompt loads."""
+"""MemosTiers: several KV connectors in one engine; the one that has most of a prompt loads it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ class MemosTiers(MultiConnector):
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        """vLLM's own takes the first connector that has anything: a cube instead of a conversation."""
-        chosen: tuple[int, bool] = (0, False)
+        """Choose the connector with the most tokens.
+
+        vLLM's MultiConnector takes the first that has any: a cube instead of a conversation.
+        """
+        chosen: tuple[int, bool] = (0, False)  # vLLM's tuple: (tokens, loaded between steps)
         for i, connector in enumerate(self._connectors):
-            tokens, beside = connector.get_num_new_matched_tokens(request, num_computed_tokens)
+            tokens, between_steps = connector.get_num_new_matched_tokens(
+                request, num_computed_tokens
+            )
             if tokens is None:
                 return None, False
             if tokens > chosen[0]:
-                chosen = tokens, beside
+                chosen = tokens, between_steps
                 self._requests_to_connector[request.request_id] = i
         return chosen
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> MultiKVConnectorStats:
-        """vLLM's own looks for the connectors in its registry, where ours are not."""
+        """Rebuild the counts; vLLM's version looks for connectors in its registry, which lacks ours."""
         return MultiKVConnectorStats(
             data={
                 name: stats if isinstance(stats, KVStats) else KVStats(data=stats)

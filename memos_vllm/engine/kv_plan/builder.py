@@ -14,8 +14,9 @@ from contextvars import Context
 from typing import Any
 
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.names import Namer
 from memos_vllm.activation.orders import Orders
-from memos_vllm.activation.store import Namer, SegmentStore
+from memos_vllm.activation.store import SegmentStore
 from memos_vllm.engine.gateway import CALL, EngineCall, InFlight
 from memos_vllm.errors import SegmentsUnavailable
 

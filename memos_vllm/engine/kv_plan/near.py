@@ -11,6 +11,7 @@ from collections.abc import Container, Sequence
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.orders import Orders, Source
+from memos_vllm.cube.ids import CubeVersion
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
 from memos_vllm.engine.kv_plan.planner import Chained, Prompt
 from memos_vllm.engine.kv_plan.probe import Probe
@@ -93,7 +94,7 @@ class NearPlanner:
         }
 
         def may_read(cubes: Sequence[str]) -> bool:
-            return self.views.may_use(principal, [cube.partition("@")[0] for cube in cubes])
+            return self.views.may_use(principal, [CubeVersion.parse(cube).cube for cube in cubes])
 
         return self.index.closest(prompt.tokens, segments, first, scopes, may_read, without)
 

@@ -21,6 +21,7 @@ from memos_vllm.activation.chain import (
 from memos_vllm.activation.orders import Conversation, Orders, Source
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.config.tree import KVConfig
+from memos_vllm.cube.ids import CubeVersion
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.prompt import layout
@@ -89,7 +90,7 @@ def _under(adapters: Sequence[AdapterCube], segment: Segment, mine: str) -> Segm
     return dataclasses.replace(
         segment,
         scope=mine if any(adapter.person for adapter in adapters) else segment.scope,
-        cubes=(*(f"{a.cube_id}@{a.sequence}" for a in adapters), *segment.cubes),
+        cubes=(*(str(CubeVersion(a.cube_id, a.sequence)) for a in adapters), *segment.cubes),
     )
 
 
@@ -199,7 +200,7 @@ class ChainPlanner:
         ends: list[tuple[PlanEntry, int]] = []
         cubes: tuple[str, ...] = ()
         for candidate, end in zip(stable, found.ends, strict=False):
-            cubes = (*cubes, f"{candidate.entry.cube}@{candidate.sequence}")
+            cubes = (*cubes, str(CubeVersion(candidate.entry.cube, candidate.sequence)))
             if candidate.owner:
                 scope = mine
             segments.append(Segment(end, scope, cubes))
@@ -208,7 +209,11 @@ class ChainPlanner:
 
     def _conversation(self, prompt: Prompt, draft: Draft | None, scope: str) -> Conversation:
         """The prompt up to retrieved memory, which the next turn's prompt does not repeat."""
-        cubes = tuple(f"{c.entry.cube}@{c.sequence}" for c in draft.stable()) if draft else ()
+        cubes = (
+            tuple(str(CubeVersion(c.entry.cube, c.sequence)) for c in draft.stable())
+            if draft
+            else ()
+        )
         if draft is None or not (retrieved := draft.retrieved_block()):
             return Conversation(len(prompt.tokens), scope, cubes, self._generation(scope))
         before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]

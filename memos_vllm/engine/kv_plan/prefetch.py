@@ -12,8 +12,8 @@ from typing import Any
 from cachetools import LRUCache
 
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.names import Namer
 from memos_vllm.activation.recent import RecentSegments
-from memos_vllm.activation.store import Namer
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.engine.kv_plan.planner import Prompt

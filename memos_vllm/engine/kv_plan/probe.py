@@ -13,9 +13,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
 from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.quality import Quality, divergence
 from memos_vllm.activation.store import SegmentStore
+from memos_vllm.cube.ids import CubeVersion
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
 
 _MOST_PROBES = 24
@@ -69,7 +71,7 @@ class Probe:
         near: Mapping[Hashable, float],
     ) -> None:
         name, segment = self._name(source), segments[source.segment]
-        cube = segment.cubes[-1].partition("@")[0] if segment.cubes else ""
+        cube = CubeVersion.parse(segment.cubes[-1]).cube if segment.cubes else ""
         known = self.store.quality.read(name) or Quality(0, 0.0, 0.0, cube, source.behind)
         is_same = max(exact, key=exact.__getitem__) == max(near, key=near.__getitem__)
         self.store.quality.write(name, known.with_probe(divergence(exact, near), is_same))
@@ -78,5 +80,5 @@ class Probe:
         known = self.store.quality.read(self._name(source))
         return known.probes if known else 0
 
-    def _name(self, source: Source) -> str:
-        return str(self.builder.namer.at(source.scope, source.key))
+    def _name(self, source: Source) -> SegmentName:
+        return self.builder.namer.at(source.scope, source.key)

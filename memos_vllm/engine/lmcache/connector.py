@@ -1,7 +1,8 @@
 """MemosLMCacheConnector: vLLM's KV connector interface over LMCache's multiprocess mode.
 
 One of `MemosTiers`.  Without LMCache, without its server, or with a model whose KV cannot be carried,
-it does nothing, says so, and the engine runs on.
+it does nothing but log a warning, and the engine runs on.  `engine.kv.connector` describes the order of
+the calls.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config.load import load_config
-from memos_vllm.engine.kv.base import KeepingConnector
+from memos_vllm.engine.kv.base import SavingConnector
 from memos_vllm.engine.kv.fingerprint import namer
+from memos_vllm.engine.kv.states import MISS, Finished
 from memos_vllm.engine.kv.stats import LMCACHE_COUNTERS, KVStats
 from memos_vllm.engine.kv.support import unsupported_reason
 from memos_vllm.engine.lmcache.endpoint import Endpoint, model_name
@@ -31,7 +33,7 @@ from memos_vllm.engine.lmcache.worker_side import WorkerSide
 log = logging.getLogger("vllm.memos_kv")
 
 
-class MemosLMCacheConnector(KeepingConnector):
+class MemosLMCacheConnector(SavingConnector):
     counters = LMCACHE_COUNTERS
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
@@ -44,14 +46,14 @@ class MemosLMCacheConnector(KeepingConnector):
         if importlib.util.find_spec("lmcache") is None:
             reason = "the package `lmcache` is not installed"
         if reason is not None:
-            log.warning("conversations are not kept in LMCache: %s", reason)
+            log.warning("conversations are not saved in LMCache: %s", reason)
             return
         config = load_config()
         size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
         model = model_name(namer(vllm_config, config.kv_path).model, vllm_config, size)
         self._endpoint = Endpoint(vllm_config, kv_cache_config, config.kv, model)
         if role == KVConnectorRole.SCHEDULER:
-            self._link = Link(self._endpoint.scheduler, config.kv.lmcache_heartbeat_seconds)
+            self._link = Link(self._endpoint.connect_scheduler, config.kv.lmcache_heartbeat_seconds)
             ledger = Ledger(SegmentStore(config.kv, config.kv_path), self._endpoint.keys)
             self._scheduler = SchedulerSide(ledger, self._endpoint, self._link)
 
@@ -60,9 +62,10 @@ class MemosLMCacheConnector(KeepingConnector):
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        if self._scheduler is None:
-            return 0, False
-        return self._scheduler.matched_tokens(request, num_computed_tokens)
+        match = MISS
+        if self._scheduler is not None:
+            match = self._scheduler.match(request, num_computed_tokens)
+        return match.for_vllm()
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         if self._scheduler is not None:
@@ -74,14 +77,15 @@ class MemosLMCacheConnector(KeepingConnector):
     def request_finished(
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
+        # vLLM's tuple: (the blocks stay alive for a save, parameters for the reply).
         return self._scheduler is not None and self._scheduler.finished(request, block_ids), None
 
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is None:
             return
-        told = connector_output.kv_connector_worker_meta
-        if isinstance(told, FailedSaves):
-            self._scheduler.not_saved(told.request_ids)
+        report = connector_output.kv_connector_worker_meta
+        if isinstance(report, FailedSaves):
+            self._scheduler.not_saved(report.request_ids)
         self._scheduler.saved(list(connector_output.finished_sending or ()))
 
     # -- in a worker ------------------------------------------------------------------------------
@@ -90,7 +94,9 @@ class MemosLMCacheConnector(KeepingConnector):
         if self._endpoint is None:
             return
         endpoint, config = self._endpoint, self._endpoint.config
-        self._link = Link(lambda: endpoint.worker(kv_caches), config.lmcache_heartbeat_seconds)
+        self._link = Link(
+            lambda: endpoint.connect_worker(kv_caches), config.lmcache_heartbeat_seconds
+        )
         self._worker = WorkerSide(self._link)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
@@ -99,7 +105,8 @@ class MemosLMCacheConnector(KeepingConnector):
             self._worker.begin(orders)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        return (None, None) if self._worker is None else self._worker.take_finished()
+        finished = Finished() if self._worker is None else self._worker.take_finished()
+        return finished.for_vllm()
 
     def build_connector_worker_meta(self) -> FailedSaves | None:
         failed = set() if self._worker is None else self._worker.take_failed_saves()

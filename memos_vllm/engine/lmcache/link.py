@@ -1,8 +1,8 @@
-"""A connection to LMCache's server that may be lost at any time, and is made again by itself.
+"""A connection to LMCache's server that is made again in the background whenever it is lost.
 
-LMCache's own adapters connect while the engine starts and fail with it, and forget to introduce
-themselves to a server that came back between two of their heartbeats.  Here, connecting is a thread's
-work, whoever needs the connection gets it or none at once, and one that failed is thrown away.
+LMCache's adapters connect while the engine starts and stop it where they fail, and they do not register
+again with a server that restarted between two heartbeats.  Here, a thread connects, `get` returns at
+once, with the connection or without, and a connection that failed is thrown away.
 """
 
 from __future__ import annotations
@@ -12,38 +12,44 @@ import threading
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from memos_vllm.engine.lmcache.client import LMCacheError
+
 log = logging.getLogger("vllm.memos_kv")
 
 
-class Adapter(Protocol):
+class Client(Protocol):
     @property
     def is_healthy(self) -> bool: ...
     def shutdown(self) -> None: ...
 
 
-A = TypeVar("A", bound=Adapter)
+C = TypeVar("C", bound=Client)
 
 
-class Link(Generic[A]):
-    def __init__(self, connect: Callable[[], A], retry_seconds: float) -> None:
-        """Args: connect: may take its time, and raise whatever it likes."""
+class Link(Generic[C]):
+    def __init__(self, connect: Callable[[], C], retry_seconds: float) -> None:
+        """
+        Args:
+            connect: may take long, and raise LMCacheError.
+            retry_seconds: between two looks at the connection.
+        """
         self._connect = connect
         self._retry_seconds = retry_seconds
-        self._adapter: A | None = None
+        self._client: C | None = None
         self._wake = threading.Event()
         self._closed = False
-        self._told: str | None = None
-        self._thread = threading.Thread(target=self._keep, name="memos-lmcache-link", daemon=True)
+        self._logged: str | None = None
+        self._thread = threading.Thread(target=self._run, name="memos-lmcache-link", daemon=True)
         self._thread.start()
 
-    def get(self) -> A | None:
-        """The connection, if there is one now."""
-        adapter = self._adapter
-        return adapter if adapter is not None and adapter.is_healthy else None
+    def get(self) -> C | None:
+        """The connection; None: there is none at present."""
+        client = self._client
+        return client if client is not None and client.is_healthy else None
 
-    def lost(self, adapter: A) -> None:
-        """This one failed: make another."""
-        if self._adapter is adapter:
+    def lost(self, client: C) -> None:
+        """Replace a connection that failed."""
+        if self._client is client:
             self._drop()
             self._wake.set()
 
@@ -52,40 +58,41 @@ class Link(Generic[A]):
         self._wake.set()
         self._thread.join(timeout=10)
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         while not self._closed:
             if self.get() is None:
                 self._drop()
-                self._try()
+                self._try_connect()
             self._wake.wait(self._retry_seconds)
             self._wake.clear()
         self._drop()
 
-    def _try(self) -> None:
+    def _try_connect(self) -> None:
         try:
-            self._adapter = self._connect()
-        except Exception as error:
-            if self._told != str(error):
-                self._told = str(error)
+            self._client = self._connect()
+        except LMCacheError as error:
+            if self._logged != str(error):
+                self._logged = str(error)
                 log.warning("LMCache is not used for now: %s", error, exc_info=_unexpected(error))
             return
-        if self._told is not None:
+        if self._logged is not None:
             log.warning("LMCache is used again")
-        self._told = None
+        self._logged = None
 
     def _drop(self) -> None:
-        adapter, self._adapter = self._adapter, None
-        if adapter is not None:
-            threading.Thread(target=_shut, args=(adapter,), daemon=True).start()
+        client, self._client = self._client, None
+        if client is not None:
+            threading.Thread(target=_shut_down, args=(client,), daemon=True).start()
 
 
-def _shut(adapter: Adapter) -> None:
-    """It may wait for a server that is gone."""
+def _shut_down(client: Client) -> None:
+    """Runs in its own thread: it may wait for a server that is gone."""
     try:
-        adapter.shutdown()
-    except Exception:
-        log.exception("a lost connection to LMCache is left as it is")
+        client.shutdown()
+    except LMCacheError as error:
+        log.warning("a lost connection to LMCache is not closed: %s", error, exc_info=error)
 
 
-def _unexpected(error: Exception) -> bool:
-    return not isinstance(error, OSError | ValueError)
+def _unexpected(error: LMCacheError) -> bool:
+    """Whether the log needs a traceback."""
+    return not isinstance(error.__cause__, OSError | ValueError)

@@ -1,4 +1,4 @@
-"""What the scheduler side tells the worker side about LMCache, each engine step."""
+"""Orders of the scheduler side to the worker side about LMCache, for each engine step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Transfer:
     request_id: str
     salt: str
     tokens: tuple[int, ...]
-    """From the start of the prompt: LMCache names a chunk by all tokens up to its end."""
+    """From the start of the prompt: LMCache hashes all tokens up to a chunk's end."""
     block_ids: tuple[int, ...]
     """Of `start:end`."""
     start: int
     end: int
     skip: int = 0
-    """Tokens from `start` on that the engine has: they may be others' blocks, and are not written."""
+    """Tokens from `start` on in the engine's prefix cache: shared blocks, which are not written."""
 
     @property
     def written(self) -> tuple[int, ...]:
@@ -39,7 +39,7 @@ class StepTransfers(KVConnectorMetadata):
 
 @dataclasses.dataclass(slots=True)
 class FailedSaves(KVConnectorWorkerMetadata):
-    """What the worker side tells back: LMCache does not have all of these requests' KV."""
+    """Report of the worker side: LMCache lacks a part of these requests' KV."""
 
     request_ids: set[str]
 

@@ -1,17 +1,19 @@
-"""LMCache in a worker: chunks into the paged cache, and out of it.
+"""LMCache in a worker: load chunks into the paged cache, save them out of it.
 
 LMCache's adapter copies inside its calls and may wait for the server in them, so each direction has a
-thread.  Whatever goes wrong there is a load that is computed instead, or a save that is a miss later.
+thread.  A load that fails is computed instead; a save that fails is a miss later.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from memos_vllm.engine.kv.base import Reports
-from memos_vllm.engine.lmcache.endpoint import operation
+from memos_vllm.engine.lmcache.client import LMCacheError, TransferClient
 from memos_vllm.engine.lmcache.link import Link
 from memos_vllm.engine.lmcache.messages import StepTransfers, Transfer
 
@@ -19,7 +21,7 @@ log = logging.getLogger("vllm.memos_kv")
 
 
 class WorkerSide(Reports):
-    def __init__(self, link: Link[Any]) -> None:
+    def __init__(self, link: Link[TransferClient]) -> None:
         super().__init__()
         self._link = link
         self._failed_saves: set[str] = set()
@@ -29,15 +31,14 @@ class WorkerSide(Reports):
     def begin(self, orders: StepTransfers) -> None:
         if not orders.loads and not orders.saves:
             return
-        adapter = self._link.get()
-        event = self._event(adapter)
+        connection = self._connect()
         for save in orders.saves:
-            self._saver.submit(self._save, save, adapter, event)
+            self._saver.submit(self._save, save, connection)
         for load in orders.loads:
-            self._loader.submit(self._load, load, adapter, event)
+            self._loader.submit(self._load, load, connection)
 
     def take_failed_saves(self) -> set[str]:
-        """Before `take_finished` names them, or together with it."""
+        """Requests with failed saves; no later than `take_finished` names them."""
         with self._lock:
             failed, self._failed_saves = self._failed_saves, set()
         return failed
@@ -46,8 +47,8 @@ class WorkerSide(Reports):
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._saver.shutdown(wait=False, cancel_futures=True)
 
-    def _load(self, load: Transfer, adapter: Any, event: Any) -> None:
-        done = self._transfer("load", load, adapter, event)
+    def _load(self, load: Transfer, connection: _Connection | None) -> None:
+        done = connection is not None and self._transfer(connection.client.load, load, connection)
         with self._lock:
             if done:
                 self._counts["lmcache_loaded_tokens"] += load.end - load.start - load.skip
@@ -56,8 +57,8 @@ class WorkerSide(Reports):
                 self._bad_blocks.update(load.written)
             self._loaded.add(load.request_id)
 
-    def _save(self, save: Transfer, adapter: Any, event: Any) -> None:
-        done = self._transfer("save", save, adapter, event)
+    def _save(self, save: Transfer, connection: _Connection | None) -> None:
+        done = connection is not None and self._transfer(connection.client.save, save, connection)
         with self._lock:
             if done:
                 self._counts["lmcache_saved_tokens"] += save.end - save.start
@@ -66,36 +67,40 @@ class WorkerSide(Reports):
                 self._failed_saves.add(save.request_id)
             self._saved.add(save.request_id)
 
-    def _transfer(self, direction: str, transfer: Transfer, adapter: Any, event: Any) -> bool:
-        if adapter is None:
-            return False
-        request_id = transfer.request_id
+    def _transfer(
+        self,
+        copy: Callable[[Transfer, Any], bool],
+        transfer: Transfer,
+        connection: _Connection,
+    ) -> bool:
+        """Copy, and wait for the end; False: it failed, and the connection is made again."""
         try:
-            if direction == "load":
-                adapter.submit_retrieve_request(
-                    request_id, operation(transfer), event, cache_salt=transfer.salt
-                )
-                future, _ = adapter.retrieve_futures.pop(request_id, (None, None))
-            else:
-                adapter.submit_store_request(
-                    request_id, operation(transfer), event, cache_salt=transfer.salt
-                )
-                future = adapter.store_futures.pop(request_id, None)
-            # Not to be given up before it is over: the blocks would be others' by then. Each of
-            # its steps ends by LMCache's own time-out.
-            if future is not None and future.result():
+            if copy(transfer, connection.event):
                 return True
-            log.warning("LMCache did not %s a request's KV", direction)
+            log.warning("LMCache did not copy the KV of request %s", transfer.request_id)
+        except LMCacheError as error:
+            log.warning("%s", error, exc_info=error)
+        # The top of a thread: a bug must not leave the request waiting, or its blocks allocated.
         except Exception:
-            log.warning("LMCache did not %s a request's KV", direction, exc_info=True)
-        self._link.lost(adapter)  # a server that came back does not know this worker
+            log.exception("LMCache did not copy the KV of request %s", transfer.request_id)
+        self._link.lost(connection.client)  # a server that restarted does not know this worker
         return False
 
-    def _event(self, adapter: Any) -> Any:
-        """Orders a transfer behind what the device computes; None on a CPU."""
-        try:
-            return None if adapter is None else adapter.create_recorded_event()
-        except Exception:
-            log.warning("LMCache takes no transfer", exc_info=True)
-            self._link.lost(adapter)
+    def _connect(self) -> _Connection | None:
+        """The connection for a step's transfers; None: there is none at present."""
+        client = self._link.get()
+        if client is None:
             return None
+        try:
+            return _Connection(client, client.record_event())
+        except LMCacheError as error:
+            log.warning("%s", error, exc_info=error)
+            self._link.lost(client)
+            return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Connection:
+    client: TransferClient
+    event: Any
+    """Behind the device's work of the step; None on a CPU."""

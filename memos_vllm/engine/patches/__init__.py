@@ -1,4 +1,4 @@
-"""What memos_vllm changes of vLLM: each module one entry of the ledger in `patches/`."""
+"""Patches of vLLM: each module is one entry of the ledger in `patches/`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ PATCHES = (cpu_lora, pinned_lora)
 
 
 def install() -> list[str]:
-    """Install what this process's vLLM needs; returns the names. Idempotent."""
+    """Install the patches that this process's vLLM needs; returns their names. Idempotent."""
     return [patch.NAME for patch in PATCHES if patch.install()]

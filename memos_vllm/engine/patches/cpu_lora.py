@@ -2,8 +2,8 @@
 
 vLLM's own take `weights[indices]` for each row of the batch.  A row without an adapter has the index
 -1, which in torch is the last adapter; and each row gets a copy of its adapter's weights, which for a
-long prompt is most of the time.  These multiply the rows of one adapter together and leave rows with
-a negative index as they are, as the GPU's kernels do.  See `patches/0001-cpu-lora.md`.
+long prompt is most of the time.  These multiply the rows of one adapter together and do not
+change rows with a negative index, as the GPU's kernels do.  See `patches/0001-cpu-lora.md`.
 
 Shapes: inputs (rows, in); weights (adapters, 1, out, in) or (adapters, out, in); output (rows, ≥ out);
 indices (rows,), the adapter of each row.
@@ -23,7 +23,7 @@ _USERS = (f"{_OPERATORS}.lora_ops", _OPERATORS, "vllm.lora.punica_wrapper.punica
 
 
 def install() -> bool:
-    """Replace vLLM's operators where they are looked up; False: this is no CPU."""
+    """Replace vLLM's operators in each module that uses them; False: the platform is no CPU."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
@@ -163,8 +163,8 @@ def _rows_of_runs(indices: torch.Tensor, lengths: torch.Tensor) -> Rows:
 def _shrink(
     inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, rows: Rows, scaling: float
 ) -> None:
-    for place, product in _products(inputs, weights, output, rows):
-        output[place, : product.shape[1]] = product if scaling == 1 else scaling * product
+    for rows_out, product in _products(inputs, weights, output, rows):
+        output[rows_out, : product.shape[1]] = product if scaling == 1 else scaling * product
 
 
 def _expand(
@@ -176,16 +176,16 @@ def _expand(
     width: int,
     adds: bool,
 ) -> None:
-    for place, product in _products(inputs, weights, output, rows):
+    for rows_out, product in _products(inputs, weights, output, rows):
         # Adapter and model may pad their outputs differently.
         end = min(offset + width, offset + product.shape[1], output.shape[1])
         product, columns = product[:, : end - offset], output[:, offset:end]
         if not adds:
-            columns[place] = product
-        elif isinstance(place, slice):
-            columns[place].add_(product)
+            columns[rows_out] = product
+        elif isinstance(rows_out, slice):
+            columns[rows_out].add_(product)
         else:
-            columns.index_add_(0, place, product)
+            columns.index_add_(0, rows_out, product)
 
 
 def _products(
@@ -200,7 +200,7 @@ def _products(
     inputs = inputs.to(output.dtype)
     for index, wanted in rows.items():
         first, last = wanted[0], wanted[-1] + 1
-        place: slice | torch.Tensor = slice(first, min(last, count))
+        rows_out: slice | torch.Tensor = slice(first, min(last, count))
         if last - first != len(wanted):
-            place = torch.tensor([row for row in wanted if row < count])
-        yield place, inputs[place] @ weights[index].to(output.dtype).T
+            rows_out = torch.tensor([row for row in wanted if row < count])
+        yield rows_out, inputs[rows_out] @ weights[index].to(output.dtype).T

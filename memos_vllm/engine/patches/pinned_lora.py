@@ -1,4 +1,4 @@
-"""0002: an adapter that is pinned is kept in memory, and takes no slot of the batch.
+"""0002: a pinned adapter stays in memory, and takes no slot of the batch.
 
 vLLM's `pin_adapter` pins both.  The scheduler goes on to put `max_loras` different adapters into one
 step, for which there is one slot too few: an adapter of that very step loses its slot, and the engine
@@ -16,7 +16,7 @@ _MARK = "_memos_patched"
 
 
 def install() -> bool:
-    """Idempotent."""
+    """Replace `pin_adapter`. Idempotent."""
     manager: Any = importlib.import_module(_MANAGER).LRUCacheLoRAModelManager
     if not getattr(manager, _MARK, False):
         manager.pin_adapter = pin_adapter
@@ -25,6 +25,6 @@ def install() -> bool:
 
 
 def pin_adapter(self: Any, lora_id: int) -> bool:
-    """Never evicted from memory. Raises ValueError: it is not there."""
+    """Exempt an adapter from eviction. Raises ValueError: it is not in memory."""
     self._pin_lora_in_cpu_cache(lora_id)
     return True
