@@ -14,7 +14,7 @@ SUBJECTS = (
     *("Orion Station", "Hollow Mill", "Cedar Clinic", "Falcon Hall", "Amber Library"),
     *("Harbor School", "Juniper Farm", "Copper Museum", "Willow Theatre", "Granite Tower"),
     *("Lantern Cafe", "Meadow Hotel", "Raven Bakery", "Saffron Market", "Thistle Garage"),
-    *("Union JobRunner", "Violet Studio", "Walnut Office", "Birch Observatory", "Delta Shipyard"),
+    *("Union Workshop", "Violet Studio", "Walnut Office", "Birch Observatory", "Delta Shipyard"),
 )
 PEOPLE = (
     *("Ilka Brandt", "Tomas Rey", "Nadia Quist", "Oskar Lindt", "Priya Nair", "Jonas Feld"),

@@ -1,4 +1,4 @@
-"""What benchmarks leave behind: records that are complete, README tables that follow from them."""
+"""Benchmark records are complete, and the tables of the documents follow from them."""
 
 import importlib.util
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme_tables import README, TABLES, TableError, fill, main
+from benchmarks.readme_tables import DOCUMENTS, TABLES, TableError, fill, main, record_of
 from benchmarks.record import FIELDS, RESULTS, Record, absolute_paths
 
 HEADLINES = {
@@ -105,9 +105,27 @@ def test_tables_are_written_between_their_marks_and_only_there(tmp_path: Path) -
     assert main([*options, "--check"]) == 1
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
-def test_the_readme_shows_what_the_results_say() -> None:
-    assert main(["--check"]) == 0, "run `make readme-tables`"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_a_document_shows_what_the_results_say(document: Path) -> None:
+    assert main([str(document), "--check"]) == 0, "run `make readme-tables`"
+
+
+def test_the_check_covers_every_document_that_is_written(tmp_path: Path) -> None:
+    _write_overhead(tmp_path, 1.004)
+    table = "<!-- table:overhead -->\nold\n<!-- /table:overhead -->\n"
+    first, second = tmp_path / "first.md", tmp_path / "second.md"
+    for document in (first, second):
+        document.write_text(table, encoding="utf-8")
+    options = [str(first), str(second), "--results", str(tmp_path)]
+    assert main(options) == 0
+    assert "old" not in first.read_text(encoding="utf-8") + second.read_text(encoding="utf-8")
+    second.write_text(table, encoding="utf-8")
+    assert main([*options, "--check"]) == 1
+
+
+def test_every_table_has_a_place_in_a_document() -> None:
+    text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    assert [name for name in TABLES if text.count(f"<!-- table:{name} -->") != 1] == []
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
@@ -117,7 +135,7 @@ def test_a_table_without_results_says_so(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(name for name in TABLES if (RESULTS / f"{name}.json").exists())
+    "name", sorted(name for name in TABLES if (RESULTS / f"{record_of(name)}.json").exists())
 )
 def test_the_committed_results_make_a_table(name: str) -> None:
     made = fill(f"<!-- table:{name} -->\n<!-- /table:{name} -->", RESULTS)
