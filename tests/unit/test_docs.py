@@ -122,3 +122,12 @@ def test_the_readme_names_every_package():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_every_path_in_contributing_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(
+        r"`((?:memos_vllm|tests|benchmarks|docs|examples|patches|\.ci)/[\w./]*)`", text
+    )
+    assert len(paths) >= 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
