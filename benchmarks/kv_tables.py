@@ -170,8 +170,10 @@ def extraction(record: Mapping[str, Any]) -> str:
         [EXTRACTION_CASES.get(case, case), f"{row['over_alone']:.2f}"] for case, row in rows.items()
     ]
     note = f"Median of {record['config']['repetitions']} ratios, each within one repetition."
-    if (failed := record["config"].get("load_requests_failed")) is not None:
-        note += f" Requests of the load generator that failed: {failed}."
+    for row in rows.values():
+        if "load_requests_failed" in row:
+            failed, sent = row["load_requests_failed"], row["load_requests"]
+            note += f" Requests of the load generator that failed: {failed} of {sent}."
     return f"{table_of(['TTFT of a question while', 'over idle'], lines)}\n\n{note}"
 
 

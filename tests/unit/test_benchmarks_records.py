@@ -4,9 +4,13 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
+from benchmarks.extraction.__main__ import LoadGenerator
+from benchmarks.kv_tables import extraction
 from benchmarks.readme_tables import DOCUMENTS, TABLES, TableError, fill, main, record_of
 from benchmarks.record import FIELDS, RESULTS, Record, absolute_paths
 
@@ -162,6 +166,42 @@ def test_the_committed_results_make_a_table(name: str) -> None:
 def test_a_broken_or_unknown_mark_is_an_error(text: str, tmp_path: Path) -> None:
     with pytest.raises(TableError):
         fill(text, tmp_path)
+
+
+def test_failed_requests_of_a_load_generator_are_counted_named_and_shown() -> None:
+    """They were suppressed, and a question beside no load counted as one beside it."""
+    load = LoadGenerator()
+    replies = iter([httpx.Response(200), httpx.Response(503), httpx.ReadError("reset")])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        reply = next(replies)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    transport = httpx.MockTransport(answer)
+    server = SimpleNamespace(http=lambda: httpx.Client(base_url="http://test", transport=transport))
+    for _ in range(3):
+        load.send(SimpleNamespace(server=server), {})
+    summary = load.summary()
+    assert summary == {
+        "load_requests": 3,
+        "load_requests_failed": 2,
+        "load_errors": {"status 503": 1, "ReadError": 1},
+    }
+    row = {"while": "a person is answered", "over_alone": 1.1}
+    shown = extraction({"rows": [row | summary], "config": {"repetitions": 3}})
+    assert "load generator that failed: 2 of 3." in shown
+
+
+def test_an_error_of_the_load_generator_itself_is_not_counted_as_a_failed_request() -> None:
+    def http() -> httpx.Client:
+        raise TypeError("a bug")
+
+    load = LoadGenerator()
+    with pytest.raises(TypeError, match="a bug"):
+        load.send(SimpleNamespace(server=SimpleNamespace(http=http)), {})
+    assert not load.errors
 
 
 def _write_overhead(folder: Path, median: float) -> None:

@@ -1,9 +1,9 @@
 """PrefEval (Zhao et al., ICLR 2025): a topic's file of `benchmark_dataset/` of amazon-science/PrefEval.
 
-Four forms, told apart by their fields: a preference that was stated (`explicit_preference/`), one that
-shows in a conversation (`implicit_preference/choice-based/`, `…/persona-driven/`), and one with four
-answers of which the first follows it (`mcq_options/`), which is the only one that needs no judge.
-Between preference and question the authors put turns about other things (`filtered_inter_turns.json`).
+Four forms, distinguished by their fields: an explicit preference (`explicit_preference/`), one implied by a
+conversation (`implicit_preference/choice-based/`, `…/persona-driven/`), and one with four answers of which
+the first follows it (`mcq_options/`), the only one that needs no judge.  The authors insert unrelated turns
+between preference and question (`filtered_inter_turns.json`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def load(path: Path) -> Dataset:
 
 
 def with_inter_turns(dataset: Dataset, path: Path, count: int) -> Dataset:
-    """Each history with the first `count` exchanges of the file behind it."""
+    """Append the first `count` exchanges of the file to each history."""
     tree = read_json(path)
     if not isinstance(tree, list):
-        raise BadRequest(f"{path.name}: a list of objects with a `conversation` is needed")
+        raise BadRequest(f"{path.name}: expected a list of objects with a `conversation`")
     said = (
         (field(message, "role", str, where), field(message, "content", str, where))
         for number, raw in enumerate(tree, start=1)
@@ -79,13 +79,13 @@ def _history(raw: Any, number: int, where: str) -> History:
     return History(f"person {number}", turns, (question,))
 
 
-def _conversation(told: Mapping[str, Any], where: str) -> tuple[str, list[tuple[str, str]]]:
-    if "query" in told:
+def _conversation(raw: Mapping[str, Any], where: str) -> tuple[str, list[tuple[str, str]]]:
+    if "query" in raw:
         there = f"{where}, `conversation`"
-        return "choice-based", [(role, field(told, name, str, there)) for role, name in CHOICE]
+        return "choice-based", [(role, field(raw, name, str, there)) for role, name in CHOICE]
     said = [
-        (role, field(told[key], role, str, f"{where}, `conversation`, `{key}`"))
-        for key in told
+        (role, field(raw[key], role, str, f"{where}, `conversation`, `{key}`"))
+        for key in raw
         for role in ("user", "assistant")
     ]
     return "persona-driven", said
@@ -98,7 +98,7 @@ def _turns(said: list[tuple[str, str]], session: str = "conversation") -> Iterat
 
 
 def _with_options(question: Question, raw: Any, where: str) -> Question:
-    """The first option is the right one, so they are shuffled: the same way each time."""
+    """Shuffle the options, of which the first is right, by the question's id."""
     options = field(raw, "classification_task_options", list, where)
     if len(options) < 2 or not all(isinstance(option, str) for option in options):
         raise BadRequest(f"{where}: `classification_task_options` must be two strings or more")
