@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _problem(options: argparse.Namespace) -> str | None:
-    """Conflict between options; None: there is none."""
+    """Conflict between options; None: the options agree."""
     if bool(options.base_url) != bool(options.model):
         return "--base-url and --model belong together"
     if bool(options.judge_url) != bool(options.judge_model):

@@ -46,7 +46,7 @@ class Question:
     """The data set's own category."""
     text: str
     scored_by: Scoring
-    """Score without a judge; `judge`: there is none."""
+    """Score without a judge; `judge`: only a judge can score it."""
     answer: str
     """Reference: an answer, the letter of an option, or the criterion of a judge."""
     options: tuple[str, ...] = ()
@@ -104,11 +104,11 @@ class Dataset:
         """Questions that can be scored without a judge."""
         unscored = sum(question.scored_by == "judge" for question in self.questions)
         left_out = {**self.left_out, **({"only a judge can tell": unscored} if unscored else {})}
-        kept = [
+        histories = [
             _keep(h, {q.id for q in h.questions if q.scored_by != "judge"}) for h in self.histories
         ]
         return dataclasses.replace(
-            self, histories=tuple(h for h in kept if h.questions), left_out=left_out
+            self, histories=tuple(h for h in histories if h.questions), left_out=left_out
         )
 
     def sample(self, count: int, seed: int = 0) -> Dataset:
@@ -123,11 +123,11 @@ class Dataset:
             share = -(-(count - len(chosen)) // (len(by_kind) - place))
             entries = by_kind[kind]
             chosen.update(rng.sample(entries, min(share, len(entries))))
-        kept = [
+        histories = [
             _keep(history, {name for at, name in chosen if at == position})
             for position, history in enumerate(self.histories)
         ]
-        return dataclasses.replace(self, histories=tuple(h for h in kept if h.questions))
+        return dataclasses.replace(self, histories=tuple(h for h in histories if h.questions))
 
 
 def _keep(history: History, ids: set[str]) -> History:

@@ -99,12 +99,12 @@ def rows(outcome: Outcome, shares: Mapping[str, float]) -> Iterator[dict[str, An
     """
     blind = {_asked(one): one for one in outcome.answers if one.way == NOTHING}
     for way in WAYS:
-        mine = [one for one in outcome.answers if one.way == way]
+        of_way = [one for one in outcome.answers if one.way == way]
         left_out = outcome.left_out.get(way, {})
-        whole = _summary(mine, shares) | _gain(mine, blind, shares)
+        whole = _summary(of_way, shares) | _gain(of_way, blind, shares)
         yield {"way": way, "kind": "all", "left_out": left_out, **whole}
         for kind in shares:
-            part = [one for one in mine if one.question.kind == kind]
+            part = [one for one in of_way if one.question.kind == kind]
             if part:
                 yield {"way": way, "kind": kind, **_summary(part, {kind: 1.0})}
 

@@ -42,9 +42,9 @@ def add_earlier(made: Record, path: Path) -> None:
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
     new = {run["run"] for run in made.config["runs"]}
-    kept = [run for run in earlier["config"]["runs"] if run["run"] not in new]
-    names = {run["run"] for run in kept}
-    made.config["runs"] = kept + made.config["runs"]
+    earlier_runs = [run for run in earlier["config"]["runs"] if run["run"] not in new]
+    names = {run["run"] for run in earlier_runs}
+    made.config["runs"] = earlier_runs + made.config["runs"]
     made.rows = [row for row in earlier["rows"] if row["run"] in names] + made.rows
     shown = {k: v for k, v in earlier["headline"].items() if k.partition(":")[0] in names}
     made.headline = shown | made.headline

@@ -39,19 +39,19 @@ def tokens(text: str) -> list[str]:
 
 def token_f1(answer: str, reference: str) -> float:
     """Harmonic mean of token precision and recall."""
-    said, wanted = tokens(answer), tokens(reference)
-    common = (Counter(said) & Counter(wanted)).total()
+    found, wanted = tokens(answer), tokens(reference)
+    common = (Counter(found) & Counter(wanted)).total()
     if not common:
         return 0.0
-    precision, recall = common / len(said), common / len(wanted)
+    precision, recall = common / len(found), common / len(wanted)
     return 2 * precision * recall / (precision + recall)
 
 
 def token_f1_of_parts(answer: str, reference: str) -> float:
     """Mean over the parts of the reference of the best F1 among the parts of the answer."""
-    said = answer.split(",")
+    found = answer.split(",")
     return statistics.fmean(
-        max(token_f1(part, wanted) for part in said) for wanted in reference.split(",")
+        max(token_f1(part, wanted) for part in found) for wanted in reference.split(",")
     )
 
 
@@ -73,10 +73,10 @@ def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
     bracketed = set(re.findall(rf"\(([{letters}])\)", text))
     if bracketed:
         return str(bracketed.pop()) if len(bracketed) == 1 else None
-    said = " ".join(tokens(text))
+    found = " ".join(tokens(text))
     repeated = [
         letter
         for letter, option in zip(letters, options, strict=True)
-        if (words := " ".join(tokens(option))) and words in said
+        if (words := " ".join(tokens(option))) and words in found
     ]
     return repeated[0] if len(repeated) == 1 else None

@@ -123,7 +123,7 @@ async def measure(
     count = QUICK_ALONE if quick else ALONE
     additions = Additions(load)
 
-    def keep(row: dict[str, Any]) -> None:
+    def note(row: dict[str, Any]) -> None:
         record.rows.append(row)
         _say(json.dumps(row))
 
@@ -132,15 +132,15 @@ async def measure(
             await system.store(conversation)
     recalled = list(load.questions())[: count if quick else None]
     for system in systems:
-        keep(await alone(system, load, additions.next(count), recalled))
+        note(await alone(system, load, additions.next(count), recalled))
     for rate in rates:
         for operation in ("add", "search"):
             turns = additions.next(round(rate * seconds))
             for system in systems:
                 request = _request(system, operation, load, turns)
-                keep(await at_rate(system, operation, rate, seconds, request))
+                note(await at_rate(system, operation, rate, seconds, request))
     for system in systems:
-        keep(await behind(system, load, additions.next(count)))
+        note(await behind(system, load, additions.next(count)))
         await system.http.aclose()
 
 

@@ -47,14 +47,14 @@ def _turns(conversation: Conversation) -> tuple[Turn, ...]:
     """Turns with times: the data set dates sessions only, so turns are a second apart."""
     made = (
         turn(
-            said.dia_id,
+            each.dia_id,
             f"session_{session.number}",
-            said.speaker,
-            said.shown,
+            each.speaker,
+            each.shown,
             session.started + timedelta(seconds=position),
         )
         for session in conversation.sessions
-        for position, said in enumerate(session.turns)
+        for position, each in enumerate(session.turns)
     )
     return tuple(one for one in made if one is not None)
 

@@ -43,13 +43,13 @@ def with_inter_turns(dataset: Dataset, path: Path, count: int) -> Dataset:
     tree = read_json(path)
     if not isinstance(tree, list):
         raise BadRequest(f"{path.name}: expected a list of objects with a `conversation`")
-    said = (
+    messages = (
         (field(message, "role", str, where), field(message, "content", str, where))
         for number, raw in enumerate(tree, start=1)
         for where in [f"{path.name}, entry {number}"]
         for message in field(raw, "conversation", list, where)
     )
-    between = tuple(_turns(list(itertools.islice(said, 2 * count)), "inter-turns"))
+    between = tuple(_turns(list(itertools.islice(messages, 2 * count)), "inter-turns"))
     return dataclasses.replace(
         dataset,
         histories=tuple(
@@ -61,10 +61,10 @@ def with_inter_turns(dataset: Dataset, path: Path, count: int) -> Dataset:
 
 def _history(raw: Any, number: int, where: str) -> History:
     preference = field(raw, "preference", str, where)
-    form, said = "explicit", [("user", preference)]
+    form, messages = "explicit", [("user", preference)]
     if "conversation" in raw:
-        form, said = _conversation(field(raw, "conversation", dict, where), where)
-    turns = tuple(_turns(said))
+        form, messages = _conversation(field(raw, "conversation", dict, where), where)
+    turns = tuple(_turns(messages))
     question = Question(
         id=str(number),
         kind=form,
@@ -83,16 +83,16 @@ def _conversation(raw: Mapping[str, Any], where: str) -> tuple[str, list[tuple[s
     if "query" in raw:
         there = f"{where}, `conversation`"
         return "choice-based", [(role, field(raw, name, str, there)) for role, name in CHOICE]
-    said = [
+    messages = [
         (role, field(raw[key], role, str, f"{where}, `conversation`, `{key}`"))
         for key in raw
         for role in ("user", "assistant")
     ]
-    return "persona-driven", said
+    return "persona-driven", messages
 
 
-def _turns(said: list[tuple[str, str]], session: str = "conversation") -> Iterator[Turn]:
-    for number, (role, text) in enumerate(said):
+def _turns(messages: list[tuple[str, str]], session: str = "conversation") -> Iterator[Turn]:
+    for number, (role, text) in enumerate(messages):
         if (made := turn(f"{session}#{number:04}", session, role, text, None)) is not None:
             yield made
 
