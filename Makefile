@@ -50,11 +50,12 @@ test: lint  ## everything: lint, types, imports, all tests
 test-fast: venv  ## tests/unit without vLLM, under a minute
 	$(PY) -m pytest tests/unit -m 'not engine and not slow' $(ARGS)
 
-lint: venv  ## ruff, mypy, import contracts
+lint: venv  ## ruff, mypy, import contracts, prose
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) .ci/prose.py
 
 format: venv  ## rewrite the sources to the house format
 	$(VENV)/bin/ruff check --fix .
@@ -63,7 +64,7 @@ format: venv  ## rewrite the sources to the house format
 bench-%: venv  ## one benchmark: bench-ttft, bench-lora ... (ARGS=--quick for a smoke run)
 	$(PY) -m benchmarks.$(subst -,_,$*) $(ARGS)
 
-readme-tables: venv  ## write the README's tables from benchmarks/results
+readme-tables: venv  ## write the tables of README.md and docs/benchmarks.md from benchmarks/results
 	$(PY) -m benchmarks.readme_tables
 
 # To renew all pins: make clean && make venv CONSTRAINTS=/dev/null && make constraints && make test

@@ -1,4 +1,4 @@
-"""The README's table of what models answer with memory."""
+"""Tables of answers: models with memory, with the evidence, and without either."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from benchmarks.markdown import table_of
 OURS = "our server's"
 WAYS = {
     "memory": "**memory** (what memos_vllm finds)",
-    "evidence": "the turns that hold the answer, by the data set's word",
-    "full context": "the whole history",
+    "evidence": "evidence: the turns that the data set names",
+    "full context": "whole history",
     "nothing": "nothing",
 }
 
 
 def generation(record: Mapping[str, Any]) -> str:
-    """A table for each run."""
+    """One table per run."""
     return "\n\n".join(
         _run(run, [row for row in record["rows"] if row["run"] == run["run"]])
         for run in record["config"]["runs"]
@@ -29,19 +29,19 @@ def _run(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         by_way.setdefault(row["way"], {})[row["kind"]] = row
     kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all"))
-    lines = [_line(way, mine, kinds) for way, mine in by_way.items()]
-    header = [f"{run['model']}, with this in the prompt", "all", "over nothing", *kinds]
-    header += ["tokens of prompt", "first token, ms", "whole reply, ms"]
+    lines = [_line(way, by_kind, kinds) for way, by_kind in by_way.items()]
+    header = [f"{run['model']}, in the prompt", "all", "gain over nothing", *kinds]
+    header += ["prompt tokens", "first token, ms", "whole reply, ms"]
     return f"{table_of(header, lines)}\n\n{_note(run, by_way)}"
 
 
-def _line(way: str, mine: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> list[str]:
-    whole = mine["all"]
+def _line(way: str, by_kind: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> list[str]:
+    whole = by_kind["all"]
     if not whole["questions"]:
         reasons = ", ".join(whole["left_out"]) or "not asked"
         return [WAYS[way], reasons, *("" for _ in kinds), "", "", "", ""]
     name = "judged" if "judged" in whole else "score"
-    parts = [_percent(mine[kind].get(name)) if kind in mine else "" for kind in kinds]
+    parts = [_percent(by_kind[kind].get(name)) if kind in by_kind else "" for kind in kinds]
     return [
         WAYS[way],
         _with_error(whole, name),
@@ -62,20 +62,20 @@ def _percent(value: float | None) -> str:
 
 
 def _note(run: Mapping[str, Any], by_way: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    measured = run["score"] if run["judge"] is None else f"found right by {run['judge']}"
+    measured = run["score"] if run["judge"] is None else f"judged correct by {run['judge']}"
     note = (
         f"Percent ± standard error, {measured}. {run['dataset']}: {run['questions']} questions about "
         f"{run['histories']} histories of {run['turns']:,} turns, answered by {run['model']} "
-        f"({run['context']:,} tokens of context) at temperature 0; all kinds weigh as in the whole "
-        "data."
+        f"({run['context']:,} tokens of context) at temperature 0. `all` weights each kind by its share of "
+        "the data set."
     )
     if run["model_is"] == OURS:
-        note += " The demo's model is small: what tells is the difference between the rows."
+        note += " The demo's model is small: compare the rows, not the absolute scores."
     if run["load_average_1m_at_end"] > 2 * run["machine"]["cores"]:
         note += (
-            f" The machine was busy with other work (load {run['load_average_1m_at_end']:.1f} on "
-            f"{run['machine']['cores']} cores): the times are bounds."
+            f" Other work ran on the machine (load average {run['load_average_1m_at_end']:.1f} on "
+            f"{run['machine']['cores']} cores): the times are upper bounds."
         )
     left_out = by_way["full context"]["all"]["left_out"]
-    told = "; ".join(f"{count} questions: {reason}" for reason, count in left_out.items())
-    return f"{note} The whole history: {told}." if told else note
+    reasons = "; ".join(f"{count} questions: {reason}" for reason, count in left_out.items())
+    return f"{note} Whole history: {reasons}." if reasons else note

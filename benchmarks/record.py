@@ -1,8 +1,7 @@
-"""What a benchmark leaves behind: one JSON file that says what ran, where, on what, with which result.
+"""Benchmark records: one JSON file with command, machine, versions, configuration and result.
 
-A number without its machine and versions cannot be compared with anything, so they are written
-together.  A smoke run (`--quick`) never touches the committed results.  No record names the computer
-that it was made on or a path on it: results are published, and neither means anything elsewhere.
+A smoke run (`--quick`) never touches the committed results.  Records are published, so they hold no host
+name and no absolute path.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ ABSOLUTE_PATH = re.compile(r"(?:^|(?<=[\s\"'=:,(\[]))(?:/[A-Za-z0-9_.~-]|[A-Za-z
 class Record:
     """One run of one benchmark.
 
-    `options` is the part of the command line that shapes the result (`--owners 2000`), without
-    paths; `config` is whatever else one needs to know to run it again; how busy the machine was is
-    added to it, because a time measured on a busy one is a bound and not a measurement.
+    `options` is the part of the command line that shapes the result (`--owners 2000`), without paths.
+    `config` is everything else that a rerun needs; the load average is added to it, because a time that
+    was measured on a busy machine is only an upper bound.
     """
 
     benchmark: str
@@ -69,7 +68,7 @@ class Record:
     headline: dict[str, float] = dataclasses.field(default_factory=dict)
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     module: str | None = None
-    """Of the package `benchmarks`, where it is not named like the record."""
+    """Module of the package `benchmarks`; default: the name of the record."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -90,8 +89,9 @@ class Record:
         Args:
             quick: a smoke run: written to `out`, else to a new temporary folder.
             out: file to write instead of `benchmarks/results/<name>.json`.
+
         Raises:
-            ValueError: some value holds an absolute path; nothing is written.
+            ValueError: a value holds an absolute path; no file is written.
         """
         record = self.as_dict()
         for place, path in absolute_paths(record):
@@ -107,13 +107,13 @@ class Record:
 
 
 def output_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every benchmark has; pass them on to `Record.finish`."""
+    """Add the options that `Record.finish` takes."""
     parser.add_argument("--quick", action="store_true", help="smoke run; results stay untouched")
     parser.add_argument("--out", type=Path, help="write the record to this file instead")
 
 
 def absolute_paths(value: Any, place: str = "record") -> Iterator[tuple[str, str]]:
-    """Every string inside that holds an absolute path, with where it stands."""
+    """Yield (place in the record, string) of every string that holds an absolute path."""
     if isinstance(value, str):
         if ABSOLUTE_PATH.search(value):
             yield place, value
@@ -127,7 +127,7 @@ def absolute_paths(value: Any, place: str = "record") -> Iterator[tuple[str, str
 
 
 def git_commit() -> str | None:
-    """The commit that was measured, `-dirty` where the code had moved on from it."""
+    """Commit that was measured, with `-dirty` where code or benchmarks had uncommitted changes."""
     commit = _git("rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return None
@@ -166,7 +166,7 @@ def _cpu_model() -> str:
 
 
 def _gpu() -> str | None:
-    """Asked of the driver rather than of torch, which takes seconds to import."""
+    """Name of the GPU, from the driver: importing torch takes seconds."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]

@@ -1,10 +1,10 @@
-"""Two people's conversation as memory, ten questions about it, and what was remembered for each.
+"""Ask ten questions about a LoCoMo conversation, and show the retrieved turns beside the evidence.
 
     python examples/locomo_chat.py --base-url http://127.0.0.1:8000/v1 --api-key sk-memos-…
 
-Imports one conversation of LoCoMo over the Memory API (a key of the role `writer` will do), asks
-some of the data set's own questions, and shows for each the turns that the server put in front of
-the model beside those that the data set names as evidence.
+Imports one conversation over the Memory API (a key of the role `writer` is enough), asks questions of the
+data set, and shows for each the turns that the server put into the prompt and the turns that the data set
+names as evidence.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from memos_vllm.importers.locomo import (
 )
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "locomo10.json"
-WHERE = (
-    "LoCoMo is to be had at https://github.com/snap-research/locomo (data/locomo10.json, CC BY-NC)"
-)
+WHERE = "Get LoCoMo from https://github.com/snap-research/locomo (data/locomo10.json, CC BY-NC)"
 CATEGORIES = {1: "several turns", 2: "time", 3: "open domain", 4: "single turn"}
 EVIDENCE = re.compile(r"D(\d+):(\d+)")
 
@@ -64,7 +62,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     found_total = wanted_total = 0
     questions = spread(conversation.questions, options.questions)
     for question in questions:
-        person = who_is_asked(str(question["question"]), conversation.speakers)
+        person = person_of(str(question["question"]), conversation.speakers)
         reply = client.chat.completions.create(
             model=model,
             user=person,
@@ -94,27 +92,26 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 class MemoryApi:
-    """The Memory API of a running server, as far as it is used here."""
+    """Client of the Memory API. `http`: its base is the server's `/v1`, its headers hold the key."""
 
     def __init__(self, http: httpx.Client) -> None:
-        """Args: `http` has the server's `/v1` as its base and the key in its headers."""
         self._http = http
         self._cubes: dict[tuple[str, str], dict[str, Any]] = {}
 
     def remember(self, conversation: Conversation, person: str) -> int:
-        """One cube per session; sessions that the person has already are left out."""
-        there = self._names(person)
+        """Store a cube per session that the person lacks; returns the number of new cubes."""
+        stored = self._names(person)
         cubes = [
             new.model_dump(mode="json", exclude_none=True)
             for new in session_cubes(conversation, person)
-            if new.meta.name not in there
+            if new.meta.name not in stored
         ]
         if cubes:
             self._call("POST", "memory/cubes/batch", person, json={"cubes": cubes})
         return len(cubes)
 
     def sources(self, memory: Mapping[str, Any], person: str) -> dict[str, str]:
-        """Text of the items in a reply's `memory`, by the turn (`D3:11`) that they come from."""
+        """Text of the items in a reply's `memory`, by source turn (`D3:11`)."""
         texts: dict[str, str] = {}
         for entry in memory.get("cubes", ()):
             wanted = {item["id"] for item in entry.get("items") or ()}
@@ -151,7 +148,7 @@ class MemoryApi:
 
 
 def spread(questions: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """`count` answerable questions, the four categories in turn, from all over the conversation."""
+    """Pick `count` answerable questions: all categories, evenly spread over the conversation."""
     by_category = [
         [q for q in questions if q.get("category") == category and evidence_of(q)]
         for category in CATEGORIES
@@ -167,7 +164,7 @@ def spread(questions: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[s
 
 
 def evidence_of(question: Mapping[str, Any]) -> list[str]:
-    """Turn ids; the data set writes some as `D8:6; D9:17` or `D9:1 D4:4`, or with zeros in front."""
+    """Turn ids of the evidence; some entries hold several ids or leading zeros (`D8:6; D9:17`, `D30:05`)."""
     found = [
         f"D{int(match[1])}:{int(match[2])}"
         for entry in question.get("evidence") or ()
@@ -176,8 +173,8 @@ def evidence_of(question: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def who_is_asked(question: str, speakers: Sequence[str]) -> str:
-    """The speaker whom the question names first, else the first speaker."""
+def person_of(question: str, speakers: Sequence[str]) -> str:
+    """Speaker whom the question names first; default: the first speaker."""
     lower = question.lower()
     named = [(lower.find(name.lower()), name) for name in speakers if name.lower() in lower]
     return min(named)[1] if named else speakers[0]

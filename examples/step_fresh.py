@@ -1,6 +1,6 @@
-"""A step for the memory pipeline, whole: of what was found, the newest comes first.
+"""A complete step for the memory pipeline: order retrieved items by time, newest first.
 
-Put it into a package of yours, name it in the package's pyproject.toml,
+Add it to a package, name it in the package's pyproject.toml,
 
     [project.entry-points."memos.steps"]
     fresh = "my_package.steps:fresh"
@@ -22,6 +22,8 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 def fresh(recall: Recall) -> Recall:
+    """Sort retrieved items, newest first; items without a time come last."""
+
     def moment(found: Found) -> datetime:
         return found.recalled.item.time or _BEGINNING
 

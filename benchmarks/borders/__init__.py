@@ -1,1 +1,1 @@
-"""How far from a full prefill: the engine's own floor, near KV by what is recomputed, and strangers."""
+"""Deviation of loaded KV from a full prefill, and a timing side channel between persons."""

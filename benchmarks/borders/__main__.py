@@ -1,11 +1,11 @@
-"""`python -m benchmarks.borders [--sets 24] [--quick]`: how near is near, and is a stranger timed?
+"""`python -m benchmarks.borders [--sets 24] [--quick]`: deviation of loaded KV, timing side channel.
 
-floor     the first token's distribution from exact KV, a prefix-cache hit in all but name, against a
-          cold full prefill: bfloat16 differs in vLLM itself, by where the prompt is cut
-knee      near KV with so many of its last tokens recomputed (`kv.near_recompute_tokens`), the same sets
-          of cubes each time: divergence from a full prefill, and the time to the first token over it
-stranger  somebody whose private cube says the same, word by word, as somebody else's: the time to the
-          first token over that of the first person's own first question, and over their second
+floor     KL of the first token's distribution from exact KV to that of a cold full prefill: bfloat16
+          differs within vLLM itself, by where the prompt is cut
+knee      the same for near KV, by the number of last tokens that are recomputed
+          (`kv.near_recompute_tokens`), over the same sets of cubes; and TTFT over that of a prefill
+stranger  person B stores a private cube with the same text as a private cube of person A: TTFT of B's
+          question over that of A's first question, and over that of A's second
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import Record, output_arguments
-from benchmarks.ttft.chat import Bench, first_event, somebody
-from benchmarks.ttft.rightness import QUESTION, TOP, said, top_tokens
+from benchmarks.ttft.chat import Bench, first_event, new_person
+from benchmarks.ttft.rightness import QUESTION, TOP, reply_text, top_tokens
 from memos_vllm.activation.quality import divergence
 from tests.engine.harness import MODEL, Server
 
@@ -59,11 +59,11 @@ def main() -> None:
             record.rows.append(floor(bench, 2 if quick else 16, record.headline))
             cubes = [bench.cube(random.Random(i).randint(64, 512), 5000 + i) for i in range(CUBES)]
             contexts, wanted = drawn(cubes, CONTEXTS), drawn(cubes, count, seed=23)
-            for context in contexts:  # what near KV is taken from
-                bench.ask(somebody(), QUESTION, context, max_tokens=1)
+            for context in contexts:  # near KV comes from these
+                bench.ask(new_person(), QUESTION, context, max_tokens=1)
                 time.sleep(1)
             full = [
-                bench.ask(somebody(), QUESTION, each, kv="none", **LIKELIEST) for each in wanted
+                bench.ask(new_person(), QUESTION, each, kv="none", **LIKELIEST) for each in wanted
             ]
             for tail in tails:
                 bench.restart(**{TAIL: str(tail)})
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def drawn(cubes: Sequence[str], count: int, seed: int = 17) -> list[list[str]]:
-    """Sets of 2 to 6 cubes, in any order."""
+    """Sets of 2 to 6 cubes, in random order."""
     dice = random.Random(seed)
     return [dice.sample(list(cubes), dice.randint(2, 6)) for _ in range(count)]
 
@@ -84,12 +84,12 @@ def floor(bench: Bench, prompts: int, headline: dict[str, float]) -> dict[str, A
     found, same = [], 0
     for seed in range(7000, 7000 + prompts):
         cube = bench.cube(random.Random(seed).randint(100, 900), seed)
-        cold = bench.ask(somebody(), QUESTION, [cube], kv="none", **LIKELIEST)
-        bench.ask(somebody(), QUESTION, [cube], max_tokens=1)
+        cold = bench.ask(new_person(), QUESTION, [cube], kv="none", **LIKELIEST)
+        bench.ask(new_person(), QUESTION, [cube], max_tokens=1)
         bench.wait_until_kept(cube)
-        loaded = bench.ask(somebody(), QUESTION, [cube], **LIKELIEST)
+        loaded = bench.ask(new_person(), QUESTION, [cube], **LIKELIEST)
         found.append(divergence(top_tokens(cold), top_tokens(loaded)))
-        same += said(cold) == said(loaded)
+        same += reply_text(cold) == reply_text(loaded)
     headline["exact_bf16_kl_mean"] = round(statistics.fmean(found), 5)
     return {"part": "floor", "prompts": prompts} | spread(found) | {"same": same / prompts}
 
@@ -99,14 +99,14 @@ def knee(
 ) -> dict[str, Any]:
     found, same, ratios, ways = [], 0, [], {"exact": 0, "near": 0, "prefill": 0}
     for number, (cubes, whole) in enumerate(zip(wanted, full, strict=True)):
-        reply = bench.ask(somebody(), QUESTION, cubes, kv="near", **LIKELIEST)
+        reply = bench.ask(new_person(), QUESTION, cubes, kv="near", **LIKELIEST)
         found.append(divergence(top_tokens(whole), top_tokens(reply)))
-        same += said(whole) == said(reply)
+        same += reply_text(whole) == reply_text(reply)
         for cube in reply["memory"]["cubes"]:
             ways[cube["kv"]] += 1
         if number < TIMED:
-            near, _ = bench.ttft(somebody(), QUESTION, cubes, "near")
-            prefill, _ = bench.ttft(somebody(), QUESTION, cubes, "none")
+            near, _ = bench.ttft(new_person(), QUESTION, cubes, "near")
+            prefill, _ = bench.ttft(new_person(), QUESTION, cubes, "none")
             ratios.append(near / prefill)
     return {
         "part": "knee",
@@ -120,23 +120,23 @@ def knee(
 
 
 def strangers(bench: Bench, pairs: int, headline: dict[str, float]) -> list[dict[str, Any]]:
-    """Each pair has a text of its own; the stranger asks when the first one's KV is kept."""
+    """TTFT of a person whose private cube has the text of another's, whose KV is stored; a text per pair."""
     rows = []
     for number in range(pairs):
         text = bench.text(STRANGER_TOKENS, 9000 + number)
-        first, stranger = somebody(), somebody()
-        own = private(bench, first, text)
+        first, stranger = new_person(), new_person()
+        own = private_cube(bench, first, text)
         cold, _ = timed(bench, first, own)
         bench.wait_until_kept(own)
         warm, cached = timed(bench, first, own)
-        other, of_others = timed(bench, stranger, private(bench, stranger, text))
+        other, cached_of_stranger = timed(bench, stranger, private_cube(bench, stranger, text))
         rows.append(
             {
                 "part": "stranger",
                 "over_first_question": round(other / cold, 3),
                 "over_second_question": round(other / warm, 3),
                 "cached_tokens_of_second_question": cached,
-                "cached_tokens_of_stranger": of_others,
+                "cached_tokens_of_stranger": cached_of_stranger,
             }
         )
     for name in ("over_first_question", "over_second_question"):
@@ -144,7 +144,8 @@ def strangers(bench: Bench, pairs: int, headline: dict[str, float]) -> list[dict
     return rows
 
 
-def private(bench: Bench, person: str, text: str) -> str:
+def private_cube(bench: Bench, person: str, text: str) -> str:
+    """Store a cube; returns its id."""
     body = {"payload": {"type": "explicit", "format": "text", "content": text}}
     reply = bench.server.http(None, person).post("/v1/memory/cubes", json=body)
     reply.raise_for_status()
@@ -153,6 +154,7 @@ def private(bench: Bench, person: str, text: str) -> str:
 
 
 def timed(bench: Bench, person: str, cube: str) -> tuple[float, int]:
+    """(seconds to the first token, cached tokens)"""
     memory = {"cubes": [cube], "retrieve": False, "write": False, "budget_tokens": 8000}
     body = {
         "model": MODEL,

@@ -1,1 +1,1 @@
-"""What a person waits while the served model reads memory out of what others said."""
+"""Time to first token of a person while the served model reads memory out of other turns."""

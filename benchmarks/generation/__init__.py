@@ -1,12 +1,12 @@
-"""Answers with memory: is what a model says better for what it remembers, and what does that cost?
+"""Answers with memory: scores, prompt tokens and latency.
 
-Public data sets of long histories with questions about them, brought into one shape (`dataset`) by a
-loader each.  A history becomes the memory of one person; each question is then asked several ways:
+Public data sets of long histories with questions, read into one form (`dataset`) by a loader each.  A
+history becomes the memory of one person; each question is asked in several ways:
 
-memory        by a chat request in that person's name, with nothing else: what our system finds
-evidence      with the turns in the prompt that the data set names as evidence: the best retrieval
-full context  with the whole history in the prompt, where the model's context holds it
+memory        by a chat request of that person: memos_vllm searches
+evidence      with the turns in the prompt that the data set names as evidence
+full context  with the whole history in the prompt, where it fits the model's context
 nothing       the question alone
 
-All ways have the same instructions, the same quoting and place of what is remembered, temperature 0.
+All ways share instructions, quoting, position of the memory in the prompt, and temperature 0.
 """

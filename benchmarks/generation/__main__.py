@@ -1,9 +1,9 @@
 """`python -m benchmarks.generation --dataset locomo --data FILE [--quick]`: answers with memory.
 
-Without --base-url our own server is started with the demo's model (135 million parameters: what it says
-shows what memory costs and whether it helps at all, not how well a chat can answer).  With it, any
-OpenAI-compatible model answers, and memory is searched and placed in this process.  A judge, any other
-such model, says what words in common cannot tell; without one, questions that need it are left out.
+Without --base-url, a memos_vllm server starts with the demo's model (135 million parameters: its answers show
+the cost of memory and the difference that it makes, not the quality of a good chat model).  With it, any
+OpenAI-compatible model answers, and memory is searched and placed in this process.  A judge, another such
+model, scores answers that token F1 cannot; without one, those questions are left out.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = dataset.without_judge()
     chosen = _chosen(options, dataset)
     if not chosen.questions:
-        print("no question is left: what only a judge can tell needs --judge-url", file=sys.stderr)
+        print("no question is left: the others need a judge (--judge-url)", file=sys.stderr)
         return 2
     with contextlib.ExitStack() as opened:
         asker = opened.enter_context(_asker(options))
@@ -88,9 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge-model")
     parser.add_argument("--judge-api-key-env", metavar="VAR")
     parser.add_argument("--histories", type=int, metavar="N", help="the first N; default: all")
-    parser.add_argument("--questions", type=int, metavar="N", help="alike of each kind")
+    parser.add_argument(
+        "--questions", type=int, metavar="N", help="N questions, equally many of each kind"
+    )
     parser.add_argument("--top-k", type=int, default=TOP_K, help="items searched for a question")
-    parser.add_argument("--answers", type=Path, metavar="FILE", help="write each answer here, too")
+    parser.add_argument(
+        "--answers", type=Path, metavar="FILE", help="write each answer to this file"
+    )
     parser.add_argument(
         "--add", action="store_true", help="keep the results' runs with other models and data"
     )
@@ -99,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _problem(options: argparse.Namespace) -> str | None:
-    """Of options that do not go together."""
+    """Conflict between options; None: the options agree."""
     if bool(options.base_url) != bool(options.model):
         return "--base-url and --model belong together"
     if bool(options.judge_url) != bool(options.judge_model):
@@ -113,7 +117,7 @@ def _problem(options: argparse.Namespace) -> str | None:
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
-    """Raises BadRequest."""
+    """Load the data set. Raises BadRequest."""
     dataset = LOADERS[options.dataset](options.data)
     if options.inter_turns:
         return with_inter_turns(dataset, options.inter_turns, options.inter_turns_count)
@@ -158,7 +162,7 @@ def _client(url: str, key_variable: str | None) -> OpenAI:
 
 @contextlib.contextmanager
 def _notes(path: Path | None) -> Iterator[Callable[[Answered], None]]:
-    """A function that writes an answer down; the record itself holds no text of a data set."""
+    """Function that writes an answer to a file; the record itself holds no text of a data set."""
     if path is None:
         yield lambda answered: None
         return
@@ -187,7 +191,7 @@ def describe(
     judge: Judge | None,
     outcome: Outcome,
 ) -> dict[str, Any]:
-    """What one needs to know of a run to do it again."""
+    """Description of a run, enough to repeat it."""
     letters = dataset.questions[0].scored_by == "letter"
     return {
         "options": _given(options),

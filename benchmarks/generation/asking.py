@@ -1,6 +1,6 @@
-"""Who answers: a server of ours, which remembers by itself, or any other with our memory in front.
+"""Models that answer: a memos_vllm server, or any other server with memory placed in this process.
 
-Both are asked by the `openai` client, one request at a time, as a stream at temperature 0.
+Both are asked through the `openai` client, one request at a time, streaming, at temperature 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.engine.harness import MODEL, Server
 
 Messages = list[dict[str, Any]]
 FRAMING_TOKENS = 8
-"""What a chat template adds to a message, at most, where it cannot be counted."""
+"""Upper bound of the tokens that a chat template adds to a message, where they cannot be counted."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Reply:
     text: str
     prompt_tokens: int
     memory_tokens: int
-    """Of the prompt, those that memory put there."""
+    """Tokens of the prompt that are memory."""
     first_token_ms: float
     whole_ms: float
 
@@ -46,20 +46,20 @@ class Reply:
 class Asker(Protocol):
     model: str
     context: int
-    """Of the model, in tokens."""
+    """Context length of the model, in tokens."""
 
     def learn(self, history: History) -> None:
-        """Make a history the memory of its person."""
+        """Store a history as the memory of its person."""
 
     def count(self, messages: Messages) -> int:
         """Tokens of the prompt."""
 
     def ask(self, person: str, messages: Messages, max_tokens: int, *, memory: bool) -> Reply:
-        """Raises when memory is wanted and not whole: such an answer would say nothing of it."""
+        """Answer a chat. Raises RuntimeError: memory was wanted and is degraded."""
 
 
 class OwnServer:
-    """Our server with its model; memory goes in by its API and comes out by its chats."""
+    """A memos_vllm server: memory is stored by its API and used by its chats."""
 
     def __init__(self, server: Server, model: str, context: int, top_k: int) -> None:
         self.model, self.context = model, context
@@ -90,7 +90,7 @@ class OwnServer:
 class Elsewhere:
     """A model behind any OpenAI-compatible URL; memory is searched and placed in this process.
 
-    Its tokens are not known here: the embedder's stand for them where the budget is applied.
+    Its tokenizer is not known here: the budget is counted in tokens of the embedder.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Elsewhere:
         started = time.perf_counter()
         options = MemoryOptions(write=False, required=True, top_k=self._top_k)
         chat = Chat(_principal(person), options, messages, self.model, max_reply=max_tokens)
-        placed = asyncio.run(self._pipeline.chat(chat, self, _as_they_are))
+        placed = asyncio.run(self._pipeline.chat(chat, self, _unchanged))
         memory_ms = (time.perf_counter() - started) * 1000
         reply = stream(self._client, self.model, placed or messages, max_tokens)
         return dataclasses.replace(
@@ -142,7 +142,7 @@ class Elsewhere:
 def stream(
     client: OpenAI, model: str, messages: Sequence[Any], max_tokens: int, **extra: Any
 ) -> Reply:
-    """A chat as a stream, with the times of its first words and of its end."""
+    """Stream a chat; measures the time to the first text and to the end."""
     started = time.perf_counter()
     chunks = client.chat.completions.create(
         model=model,
@@ -153,21 +153,21 @@ def stream(
         stream_options={"include_usage": True},
         **extra,
     )
-    said: list[str] = []
+    parts: list[str] = []
     first, prompt_tokens = 0.0, 0
     memory: dict[str, Any] = {}
     for chunk in chunks:
         if chunk.choices and chunk.choices[0].delta.content:
             first = first or time.perf_counter() - started
-            said.append(chunk.choices[0].delta.content)
+            parts.append(chunk.choices[0].delta.content)
         if chunk.usage:
             prompt_tokens = chunk.usage.prompt_tokens
         memory = getattr(chunk, "memory", None) or memory
     whole = time.perf_counter() - started
     if memory.get("degraded"):
-        raise RuntimeError(f"memory was not whole: {memory['degraded']}")
+        raise RuntimeError(f"memory was degraded: {memory['degraded']}")
     return Reply(
-        text="".join(said).strip(),
+        text="".join(parts).strip(),
         prompt_tokens=prompt_tokens,
         memory_tokens=memory.get("injected_tokens", 0),
         first_token_ms=(first or whole) * 1000,
@@ -175,7 +175,7 @@ def stream(
     )
 
 
-async def _as_they_are(messages: Messages | None) -> Messages | None:
+async def _unchanged(messages: Messages | None) -> Messages | None:
     return messages
 
 

@@ -1,4 +1,4 @@
-"""The one shape that every data set is brought into, and how questions are drawn from it."""
+"""Common form of the data sets, and the sampling of questions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Turn:
     time: datetime | None
 
     def item(self) -> Item:
-        """As it is remembered."""
+        """Memory item of the turn."""
         return Item(
             type=ItemType.EPISODE,
             text=self.text,
@@ -46,28 +46,28 @@ class Question:
     """The data set's own category."""
     text: str
     scored_by: Scoring
-    """How without a judge; `judge`: it cannot be."""
+    """Score without a judge; `judge`: only a judge can score it."""
     answer: str
-    """The reference: an answer, the letter of an option, or what a judge should look for."""
+    """Reference: an answer, the letter of an option, or the criterion of a judge."""
     options: tuple[str, ...] = ()
     rubric: Rubric = "answer"
-    """What `answer` is for a judge."""
+    """Role of `answer` for a judge."""
     asked: str | None = None
-    """The date on which it is asked, as the data set writes it."""
+    """Date of the question, as the data set writes it."""
     evidence: tuple[str, ...] = ()
-    """Ids of turns."""
+    """Ids of turns that hold the answer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class History:
-    """What one person's memory holds, and what is asked about it."""
+    """Turns of one person's memory, and questions about them."""
 
     person: str
     turns: tuple[Turn, ...]
     questions: tuple[Question, ...]
 
     def cubes(self) -> Iterator[NewCube]:
-        """One for each session."""
+        """One cube per session."""
         sessions: dict[str, list[Item]] = {}
         for turn in self.turns:
             sessions.setdefault(turn.session, []).append(turn.item())
@@ -86,14 +86,14 @@ class Dataset:
     histories: tuple[History, ...]
     sha256: str
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Questions that are not asked, by reason."""
+    """Number of questions left out, by reason."""
 
     @property
     def questions(self) -> list[Question]:
         return [question for history in self.histories for question in history.questions]
 
     def shares(self) -> dict[str, float]:
-        """The part of the questions that is of each kind."""
+        """Share of each kind among the questions."""
         kinds = Counter(question.kind for question in self.questions)
         return {kind: count / kinds.total() for kind, count in sorted(kinds.items())}
 
@@ -101,18 +101,18 @@ class Dataset:
         return dataclasses.replace(self, histories=self.histories[:histories])
 
     def without_judge(self) -> Dataset:
-        """Only what can be scored without one."""
+        """Questions that can be scored without a judge."""
         unscored = sum(question.scored_by == "judge" for question in self.questions)
         left_out = {**self.left_out, **({"only a judge can tell": unscored} if unscored else {})}
-        kept = [
+        histories = [
             _keep(h, {q.id for q in h.questions if q.scored_by != "judge"}) for h in self.histories
         ]
         return dataclasses.replace(
-            self, histories=tuple(h for h in kept if h.questions), left_out=left_out
+            self, histories=tuple(h for h in histories if h.questions), left_out=left_out
         )
 
     def sample(self, count: int, seed: int = 0) -> Dataset:
-        """About so many questions, alike of each kind; histories without one of them are left out."""
+        """Sample about `count` questions, equally many of each kind; drops histories without any."""
         rng = random.Random(seed)
         by_kind: dict[str, list[tuple[int, str]]] = {}
         for position, history in enumerate(self.histories):
@@ -123,11 +123,11 @@ class Dataset:
             share = -(-(count - len(chosen)) // (len(by_kind) - place))
             entries = by_kind[kind]
             chosen.update(rng.sample(entries, min(share, len(entries))))
-        kept = [
+        histories = [
             _keep(history, {name for at, name in chosen if at == position})
             for position, history in enumerate(self.histories)
         ]
-        return dataclasses.replace(self, histories=tuple(h for h in kept if h.questions))
+        return dataclasses.replace(self, histories=tuple(h for h in histories if h.questions))
 
 
 def _keep(history: History, ids: set[str]) -> History:
@@ -137,13 +137,13 @@ def _keep(history: History, ids: set[str]) -> History:
 
 
 def turn(id_: str, session: str, speaker: str, text: str, time: datetime | None) -> Turn | None:
-    """A turn as it can be stored; None: it says nothing."""
-    said = storable(text)
-    return Turn(id_, session, speaker, said, time) if said else None
+    """A turn with storable text; None: the text is empty."""
+    stored = storable(text)
+    return Turn(id_, session, speaker, stored, time) if stored else None
 
 
 def field(record: Any, name: str, kind: type[T] | tuple[type[T], ...], where: str) -> T:
-    """A record's field. Raises BadRequest, naming the place and the field that is at fault."""
+    """Typed field of a record. Raises BadRequest with the place and the name of the field."""
     if not isinstance(record, Mapping):
         raise BadRequest(f"{where}: an object is needed, not {type(record).__name__}")
     if name not in record:

@@ -1,4 +1,4 @@
-"""A model that says whether an answer is right, for what words in common do not tell."""
+"""Model as judge of an answer, where token F1 does not apply."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Judge:
     client: OpenAI
     model: str
     silent: int = 0
-    """Answers of its own that held no verdict."""
+    """Number of the judge's answers without a verdict."""
 
     def is_right(self, question: Question, answer: str) -> bool | None:
-        """None: the judge gave no verdict."""
+        """Whether the answer is right; None: the judge gave no verdict."""
         reply = self.client.chat.completions.create(
             model=self.model,
             messages=[

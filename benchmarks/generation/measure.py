@@ -1,4 +1,4 @@
-"""Every question in every way, and what the ways come to."""
+"""Ask every question in every way, and summarise scores, tokens and latencies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answered:
 class Outcome:
     answers: list[Answered] = dataclasses.field(default_factory=list)
     left_out: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
-    """Questions that a way could not be asked, by reason."""
+    """Questions that could not be asked in a way, by reason."""
 
     def leave_out(self, way: str, reason: str) -> None:
         reasons = self.left_out.setdefault(way, {})
@@ -47,11 +47,15 @@ def measure(
     judge: Judge | None,
     note: Callable[[Answered], None] = lambda answered: None,
 ) -> Outcome:
-    """Args: `note`: gets each answer as soon as it is scored."""
+    """Ask every question in every way.
+
+    Args:
+        note: called with each answer when it is scored.
+    """
     outcome = Outcome()
     for history in dataset.histories:
         asker.learn(history)
-        # What is done once (a model that is loaded, an index that is read) is nobody's first token.
+        # Warm-up: loading the model and reading the index are not part of a first token.
         asker.ask(history.person, prompts.GREETING, 1, memory=True)
         for question in history.questions:
             for way in WAYS:
@@ -87,20 +91,20 @@ def _ask(
 
 
 def rows(outcome: Outcome, shares: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """One for each way, over all kinds and for each of them.
+    """A row per way, over all kinds and for each kind.
 
     Args:
-        shares: of the kinds among all questions that could be asked: "all" weighs the kinds by them,
-            however many of each were drawn.
+        shares: of the kinds among all questions that could be asked: weights of the kinds in "all",
+            independent of the sample.
     """
     blind = {_asked(one): one for one in outcome.answers if one.way == NOTHING}
     for way in WAYS:
-        mine = [one for one in outcome.answers if one.way == way]
+        of_way = [one for one in outcome.answers if one.way == way]
         left_out = outcome.left_out.get(way, {})
-        whole = _summary(mine, shares) | _gain(mine, blind, shares)
+        whole = _summary(of_way, shares) | _gain(of_way, blind, shares)
         yield {"way": way, "kind": "all", "left_out": left_out, **whole}
         for kind in shares:
-            part = [one for one in mine if one.question.kind == kind]
+            part = [one for one in of_way if one.question.kind == kind]
             if part:
                 yield {"way": way, "kind": kind, **_summary(part, {kind: 1.0})}
 
@@ -130,7 +134,7 @@ def _gain(
     blind: Mapping[tuple[str, str], Answered],
     shares: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What each score is above that of the same questions asked with nothing."""
+    """Difference of each score to that of the same questions asked with nothing."""
     made: dict[str, Any] = {}
     for name in ("score", "judged"):
         by_kind: dict[str, list[float]] = {}
@@ -151,9 +155,9 @@ def _asked(one: Answered) -> tuple[str, str]:
 def weighted_mean(
     by_kind: Mapping[str, Sequence[float]], shares: Mapping[str, float]
 ) -> tuple[float, float]:
-    """The mean over kinds, each weighed by its share, and its standard error.
+    """(mean over kinds weighted by their shares, standard error)
 
-    A kind of one answer says nothing of its own spread: it is taken to spread as 0 and 1 do.
+    The variance of a kind with one answer is taken as 0.25, that of an even mix of 0 and 1.
     """
     total = sum(shares[kind] for kind in by_kind)
     mean = variance = 0.0

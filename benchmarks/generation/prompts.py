@@ -1,8 +1,8 @@
-"""What is asked, in which words.
+"""Prompts of the questions.
 
-The person's own words stand alone in the last message, because that is what memory is searched for;
-instructions, options and the date stand in the system message.  Turns that are given stand where, and
-as, our scheduler puts what it has found, so that the ways differ in the turns alone.
+The last message holds the question alone, because memory is searched for it; instructions, options and the
+date are in the system message.  Given turns are placed and quoted like retrieved items, so that the ways
+differ in the turns alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.generation.dataset import LETTERS, Question, Turn
 from memos_vllm.prompt import layout
 
 GREETING: list[dict[str, Any]] = [{"role": "user", "content": "Hello, how are you today?"}]
-# No date as an example: a small model gives it as its answer, and one of the history's own would be right.
+# No example of a date: a small model repeats it as its answer, and a date of the history would be right.
 SHORT = (
     "Answer the question with a short phrase of a few words, not with a sentence. Use the words of the "
     "conversation where you can. Work dates out from the day on which something was said, and write "
@@ -28,7 +28,7 @@ OPEN = "You are a helpful assistant. Answer in a few sentences."
 
 
 def messages(question: Question, given: Sequence[Turn] = ()) -> list[dict[str, Any]]:
-    """Args: `given`: turns to put into the prompt."""
+    """Messages of a question, with the given turns as memory."""
     asked = [
         {"role": "system", "content": _instructions(question)},
         {"role": "user", "content": question.text},
@@ -37,7 +37,7 @@ def messages(question: Question, given: Sequence[Turn] = ()) -> list[dict[str, A
 
 
 def max_tokens(question: Question) -> int:
-    """Of the reply."""
+    """Limit of the reply, in tokens."""
     if question.scored_by == "letter":
         return 16
     return 200 if question.scored_by == "judge" else 48

@@ -1,4 +1,4 @@
-"""Runs with several models or data sets in one record: each has its own rows and its own description."""
+"""Runs with several models or data sets in one record, each with its rows and its description."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = (
 
 def record(run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Record:
     name = f"{run['dataset']}, {run['model']}"
-    told = {
+    described = {
         "run": name,
         **run,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -27,7 +27,7 @@ def record(run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Record:
         "machine": machine(),
         "load_average_1m_at_end": round(os.getloadavg()[0], 2),
     }
-    made = Record("generation", options=run["options"], config={"runs": [told]})
+    made = Record("generation", options=run["options"], config={"runs": [described]})
     made.rows = [{"run": name, **row} for row in rows]
     for row in made.rows:
         if row["kind"] == "all":
@@ -37,14 +37,14 @@ def record(run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Record:
 
 
 def add_earlier(made: Record, path: Path) -> None:
-    """Put the file's runs in front, but for an earlier one of the same name."""
+    """Add the runs of an existing record in front; a new run replaces one of the same name."""
     if not path.exists():
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
     new = {run["run"] for run in made.config["runs"]}
-    kept = [run for run in earlier["config"]["runs"] if run["run"] not in new]
-    names = {run["run"] for run in kept}
-    made.config["runs"] = kept + made.config["runs"]
+    earlier_runs = [run for run in earlier["config"]["runs"] if run["run"] not in new]
+    names = {run["run"] for run in earlier_runs}
+    made.config["runs"] = earlier_runs + made.config["runs"]
     made.rows = [row for row in earlier["rows"] if row["run"] in names] + made.rows
     shown = {k: v for k, v in earlier["headline"].items() if k.partition(":")[0] in names}
     made.headline = shown | made.headline

@@ -1,4 +1,4 @@
-"""Scores that need no judge: token F1 as LoCoMo's own evaluation has it, and the letter of an option."""
+"""Scores without a judge: token F1 of LoCoMo's evaluation, and the letter of an option."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PORTER = Stemmer.Stemmer("porter")
 
 
 def score(question: Question, answer: str) -> float | None:
-    """From 0 to 1; None: only a judge can tell."""
+    """Score from 0 to 1; None: it needs a judge."""
     match question.scored_by:
         case "f1":
             return token_f1(answer, question.answer)
@@ -38,25 +38,25 @@ def tokens(text: str) -> list[str]:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Harmonic mean of the shares of tokens that the two have in common."""
-    said, wanted = tokens(answer), tokens(reference)
-    common = (Counter(said) & Counter(wanted)).total()
+    """Harmonic mean of token precision and recall."""
+    found, wanted = tokens(answer), tokens(reference)
+    common = (Counter(found) & Counter(wanted)).total()
     if not common:
         return 0.0
-    precision, recall = common / len(said), common / len(wanted)
+    precision, recall = common / len(found), common / len(wanted)
     return 2 * precision * recall / (precision + recall)
 
 
 def token_f1_of_parts(answer: str, reference: str) -> float:
-    """The mean over the reference's parts of the F1 of the answer's part that fits each best."""
-    said = answer.split(",")
+    """Mean over the parts of the reference of the best F1 among the parts of the answer."""
+    found = answer.split(",")
     return statistics.fmean(
-        max(token_f1(part, wanted) for part in said) for wanted in reference.split(",")
+        max(token_f1(part, wanted) for part in found) for wanted in reference.split(",")
     )
 
 
 def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
-    """The option that an answer settles on; None: none, or several.
+    """Letter of the option that an answer chooses; None: none or several.
 
     In this order: a letter alone or at the beginning (`b`, `B.`, `(b) …`), one behind "answer" (`the
     answer is (b)`), the only one in brackets, the only option whose text is repeated.
@@ -73,10 +73,10 @@ def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
     bracketed = set(re.findall(rf"\(([{letters}])\)", text))
     if bracketed:
         return str(bracketed.pop()) if len(bracketed) == 1 else None
-    said = " ".join(tokens(text))
+    found = " ".join(tokens(text))
     repeated = [
         letter
         for letter, option in zip(letters, options, strict=True)
-        if (words := " ".join(tokens(option))) and words in said
+        if (words := " ".join(tokens(option))) and words in found
     ]
     return repeated[0] if len(repeated) == 1 else None

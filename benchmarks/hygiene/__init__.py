@@ -1,1 +1,1 @@
-"""What memory makes of a thousand turns of ordinary talk, jokes and attacks."""
+"""Claims and prompts after a thousand turns of small talk, changing facts, jokes and injections."""

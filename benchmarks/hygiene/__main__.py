@@ -1,13 +1,13 @@
-"""`python -m benchmarks.hygiene [--quick]`: is what memory keeps true, and is nothing lost?
+"""`python -m benchmarks.hygiene [--quick]`: false, lost, outdated and injected memories.
 
-Ten people talk for a hundred turns each: facts, the same facts again, facts that change, jokes and
-hypotheses, small talk, and instructions that want to get into memory.  Then each is asked what is true
-of them now, and the memory that a prompt would get is looked at; no model takes part.
+Ten people talk for a hundred turns each: facts, repetitions, facts that change, jokes and hypotheses,
+small talk, and prompt injections.  Then questions about the current facts are searched for, and the
+memory that a prompt would get is compared with the facts; no model takes part.
 
-junk       claims that were never true, of all claims that are kept
-lost       questions whose answer stands nowhere in the memory that is served
-stale      questions about what changed for which the old value is served as if it still held
-injection  instructions that became claims, or stand in the block that every prompt gets
+junk       claims that were never true, of all stored claims
+lost       questions whose answer is not in the memory that the prompt gets
+stale      questions about a changed fact for which the prompt gets the old value as current
+injection  injected instructions that became claims, or are part of the stable memory
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _measure(home: Path, cast: list[Person], claims: bool) -> dict[str, Any]:
 
 
 def _talk(system: MemorySystem, person: Person) -> float:
-    """Have each turn remembered; returns seconds a turn."""
+    """Remember each turn; returns seconds per turn."""
     rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     who = _principal(person)
     started = time.perf_counter()
@@ -107,16 +107,16 @@ def _talk(system: MemorySystem, person: Person) -> float:
 
 def _look(system: MemorySystem, person: Person) -> dict[str, int]:
     who = _principal(person)
-    kept = [each.item for each in system.knowledge.claims(who, limit=10_000)]
+    claims = [each.item for each in system.knowledge.claims(who, limit=10_000)]
     profile = [item for cube in system.views.stable(who, []).texts for item in cube.items]
     attacks = [turn.text for turn in person.turns if turn.kind == "attack"]
     count = {
-        "claims": len(kept),
-        "junk": sum(not _is_true(item, person) for item in kept),
+        "claims": len(claims),
+        "junk": sum(not _is_true(item, person) for item in claims),
         "asked": len(person.asked),
         "changed": sum(each.before is not None for each in person.asked),
         "attacks": len(attacks),
-        "injected": sum(_has_taken(attack, [*kept, *profile]) for attack in attacks),
+        "injected": sum(_has_taken(attack, [*claims, *profile]) for attack in attacks),
         "lost": 0,
         "stale": 0,
         "known": 0,
@@ -130,7 +130,7 @@ def _look(system: MemorySystem, person: Person) -> dict[str, int]:
         count["lost"] += not any(asked.now in line for line in served)
         count["known"] += any(
             item.claim is not None and item.claim.ends is None and asked.now in item.text
-            for item in kept
+            for item in claims
         )
         if asked.before is not None:
             old = [line for line in served if asked.before in line and asked.now not in line]
@@ -145,7 +145,7 @@ def _found(system: MemorySystem, who: Principal, asked: Asked) -> list[Found]:
 
 
 def _is_true(item: Item, person: Person) -> bool:
-    """Whether it says something that was true of the person once, and nothing of the rest."""
+    """Whether the claim states a value that was true of the person at some time."""
     return any(value.casefold() in item.text.casefold() for value in person.truth)
 
 

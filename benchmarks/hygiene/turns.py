@@ -1,7 +1,7 @@
-"""A thousand chat turns of ten people, with what is true of them and when, written by a script.
+"""A generated thousand chat turns of ten people, with the facts that hold and those that have ended.
 
-Every statement is put into words in several ways, some that the rules of `reader.rules` know and some
-that they do not; what is asked for at the end is what a person who had listened would know.
+Every statement has several wordings, some that the rules of `plaintext.reader.by_rules` know and some that
+they do not; an attentive listener could answer the questions at the end.
 
 python -c "from benchmarks.hygiene.turns import people; print(people()[0].turns[:20])"
 """
@@ -20,7 +20,7 @@ FOODS = ("peanuts", "shellfish", "gluten", "soy", "sesame", "walnuts")
 HOBBIES = ("chess", "sailing", "pottery", "archery", "origami", "climbing")
 DRINKS = ("green tea", "espresso", "lemonade", "cocoa")
 
-# property: values, ways to say it, ways to say that it changed, the question
+# property: values, wordings, wordings of a change, question
 FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = {
     "home": (
         CITIES,
@@ -110,7 +110,7 @@ class Asked:
     question: str
     now: str
     before: str | None
-    """What was true before it changed."""
+    """The value before the change."""
 
 
 @dataclasses.dataclass
@@ -119,11 +119,11 @@ class Person:
     turns: list[Turn]
     asked: list[Asked]
     truth: set[str]
-    """Every value that was ever true of them."""
+    """Every value that was true at some time."""
 
 
 def people(seed: int = 0) -> list[Person]:
-    """The same ones each time."""
+    """The people and their turns, equal for equal seeds."""
     return [_person(name, random.Random(f"{seed} {name}")) for name in PEOPLE]
 
 
@@ -132,10 +132,10 @@ def _person(name: str, rng: random.Random) -> Person:
     asked, truth = [], set()
     for values, says, changes, question in FORMS.values():
         first, second = rng.sample(values, 2)
-        told = rng.uniform(0.0, 0.3)
-        ordered.append((told, Turn(rng.choice(says).format(first), "fact")))
+        stated = rng.uniform(0.0, 0.3)
+        ordered.append((stated, Turn(rng.choice(says).format(first), "fact")))
         for _ in range(rng.randint(1, 3)):
-            again = rng.uniform(told, 0.45)
+            again = rng.uniform(stated, 0.45)
             ordered.append((again, Turn(rng.choice(says).format(first), "again")))
         truth.add(first)
         if not changes:
@@ -155,7 +155,7 @@ def _person(name: str, rng: random.Random) -> Person:
 
 
 def _filled(text: str, truth: set[str], rng: random.Random) -> str:
-    """With values that are not true of them."""
+    """Fill in values that were never true of the person."""
 
     def other(values: tuple[str, ...]) -> str:
         return rng.choice([value for value in values if value not in truth])

@@ -1,1 +1,1 @@
-"""What activation memory costs as it grows, without an engine."""
+"""Cost of the KV store by the number of stored segments, without an engine."""

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.kv_growth [--quick]`: what activation memory costs as it grows.
+"""`python -m benchmarks.kv_growth [--quick]`: cost of the KV store by the number of stored segments.
 
-The store alone, without an engine, on a real folder: planning a prompt of eight segments (keys and
-lookups), loading a segment of 512 tokens, listing the files anew, and forgetting a cube, with 10,
-1,000 and 100,000 kept segments.  All but a few are empty but for their names: only these matter here.
+The store without an engine, on a real folder: planning a prompt of eight segments (keys and lookups),
+loading a segment of 512 tokens, listing all files, and deleting a cube's KV, with 10, 1,000 and 100,000
+stored segments.  All but eight are stubs, because only the number of files matters here.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def main() -> None:
         config={"repetitions": arguments.repetitions, "segment_tokens": TOKENS, "chain": SEGMENTS},
     )
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder)
-        (store / "ram").mkdir()
+        home = Path(folder)
+        (home / "ram").mkdir()
         made = 0
         for size in sizes:
-            made = fill(store, made, size)
-            record.rows.append({"segments": size} | measure(store, arguments.repetitions))
+            made = fill(home, made, size)
+            record.rows.append({"segments": size} | measure(home, arguments.repetitions))
     first, last = record.rows[0], record.rows[-1]
     for name in ("plan_ms", "load_ms"):
         record.headline[f"{name[:-3]}_at_{last['segments']}_over_{first['segments']}"] = round(
@@ -65,18 +65,18 @@ def opened(folder: Path) -> TensorStore:
 
 
 def fill(folder: Path, made: int, size: int) -> int:
-    """A real chain first, and then small files, spread over 1,000 people and 5,000 cubes."""
-    keeper = opened(folder)
+    """A real chain first, then stub files of 1,000 people and 5,000 cubes; returns the number of files."""
+    store = opened(folder)
     if not made:
         for name, segment in chain():
-            keeper.add(name, SHAPE, layers(), segment.cubes, {"digest": name.key})
+            store.add(name, SHAPE, layers(), segment.cubes, {"digest": name.key})
         made = SEGMENTS
     for number in range(made, size):
         name = SegmentName.of(MODEL, f"person-{number % 1000}", f"{number:040x}")
-        path = keeper.segments.disk.path(str(name))
+        path = store.segments.disk.path(str(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(64))
-        mark = keeper.segments.mark(f"cube-{number % 5000}@1", name)
+        mark = store.segments.mark(f"cube-{number % 5000}@1", name)
         mark.parent.mkdir(exist_ok=True)
         mark.touch()
     return size
@@ -89,7 +89,7 @@ def chain() -> list[tuple[SegmentName, Segment]]:
 
 def prompt() -> tuple[list[int], list[Segment]]:
     segments = [
-        Segment((i + 1) * TOKENS, "person", tuple(f"mine-{c}@1" for c in range(i + 1)))
+        Segment((i + 1) * TOKENS, "person", tuple(f"head-{c}@1" for c in range(i + 1)))
         for i in range(SEGMENTS)
     ]
     return list(range(SEGMENTS * TOKENS)), segments
@@ -101,23 +101,23 @@ def layers() -> Iterator[torch.Tensor]:
 
 
 def measure(folder: Path, repetitions: int) -> dict[str, Any]:
-    keeper, scratch = opened(folder), Scratch()
+    store, scratch = opened(folder), Scratch()
     names = [name for name, _ in chain()]
     tokens, segments = prompt()
 
     def plan() -> None:
         for found in NAMER.names(tokens, segments):
-            assert keeper.segments.has_all(found)
+            assert store.segments.has_all(found)
 
     def load() -> None:
-        with keeper.open(names[0]) as (reader, _):
+        with store.open(names[0]) as (reader, _):
             for _ in reader.layers(scratch):
                 pass
 
     def forget() -> None:
-        keeper.segments.forget("no-such-cube")
+        store.segments.forget("no-such-cube")
 
-    path = keeper.segments.disk.path(str(names[0]))
+    path = store.segments.disk.path(str(names[0]))
     return {
         "plan_ms": milliseconds(plan, repetitions),
         "load_ms": milliseconds(load, repetitions),

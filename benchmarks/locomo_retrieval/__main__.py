@@ -36,21 +36,21 @@ from memos_vllm.system import MemorySystem
 DATA = ROOT.parent / "shared" / "data" / "locomo10.json"
 HELD_OUT = "ours_held_out"
 DEPTH = 200
-"""Turns ranked for each question. Turn recall looks at the first 20 only; the session level needs
-more, because the first 20 turns often lie in fewer than ten sessions."""
+"""Turns ranked per question. Turn recall uses the first 20; session recall needs more, because the first
+20 turns often lie in fewer than ten sessions."""
 QUICK_QUESTIONS = 20
 
 
 @dataclasses.dataclass
 class Scores:
-    """What each system scored on each question, with the question's category."""
+    """Scores of each system, per question, with the question's category."""
 
     by_system: dict[str, list[tuple[int, dict[str, float]]]] = dataclasses.field(
         default_factory=dict
     )
     query_ms: list[float] = dataclasses.field(default_factory=list)
     fitted: RetrievalWeights | None = None
-    """On all conversations: what the defaults are taken from."""
+    """Fitted on all conversations; the defaults are rounded from it."""
 
     def add(self, system: str, category: int, scores: dict[str, float]) -> None:
         self.by_system.setdefault(system, []).append((category, scores))
@@ -67,8 +67,7 @@ class Scores:
 
 @dataclasses.dataclass
 class EmbedOnce:
-    """The system's embedder for bulk work, each text embedded once: a store of 10,000 items and the
-    rivals share most of their texts."""
+    """Cache in front of the embedder: the store of 10,000 items and the rivals share most texts."""
 
     embed: Callable[[Sequence[str]], Vectors]
     known: dict[str, Vectors] = dataclasses.field(default_factory=dict)
@@ -83,7 +82,7 @@ class EmbedOnce:
 class Stored:
     conversation: Conversation
     vectors: dict[str, Vectors]
-    """Of each question, as ours embeds it."""
+    """Vector of each question, as memos_vllm embeds it."""
     examples: list[Example]
 
 

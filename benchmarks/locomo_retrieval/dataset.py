@@ -1,4 +1,4 @@
-"""LoCoMo as this benchmark needs it: turns in order, questions with evidence that exists."""
+"""LoCoMo: turns in order, and questions whose evidence exists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EVIDENCE = re.compile(r"D\s*:?\s*(\d+)\s*:\s*(\d+)")
 
 
 class DataUnavailable(Exception):
-    """The data set is not where it was looked for, or is not LoCoMo; the message says what to do."""
+    """The file is missing or is not LoCoMo; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Dataset:
     left_out: dict[str, int]
     """Questions of categories 1 to 4 that cannot be scored, by reason."""
     ids_dropped: int
-    """Evidence entries that name no existing turn, beside others of their question that do."""
+    """Evidence entries that name no turn, of questions with other evidence that does."""
     sha256: str
 
 
 def load(path: Path) -> Dataset:
-    """Raises DataUnavailable."""
+    """Read the data set. Raises DataUnavailable."""
     try:
         data = path.read_bytes()
         samples = json.loads(data)
@@ -90,9 +90,9 @@ def load(path: Path) -> Dataset:
 
 
 def parse_evidence(raw: Iterable[str], existing: Mapping[str, Any]) -> tuple[list[str], int]:
-    """The existing turn ids that the entries name, without repeats, and how many others there were.
+    """(existing turn ids that the entries name, without repeats; number of ids that name no turn)
 
-    An entry that holds no id at all ("D") counts as one other.
+    An entry without an id ("D") counts as one of the latter.
     """
     found: dict[str, None] = {}
     dropped = 0
@@ -128,13 +128,13 @@ def _turns(conversation: Mapping[str, Any]) -> Iterable[Turn]:
 
 
 def _shown(turn: Mapping[str, Any]) -> str:
-    """What was said, with the data set's caption of the image that went with it, as our importer has it."""
+    """Text of a turn with the caption of its image, as the importer stores it."""
     caption = turn.get("blip_caption")
     return f"{turn['text']} [shares an image: {caption}]" if caption else str(turn["text"])
 
 
 def _time(written: str | None) -> datetime | None:
-    """`1:56 pm on 8 May, 2023`; no zone is given, UTC is assumed."""
+    """Parse `1:56 pm on 8 May, 2023`, which names no zone, as UTC."""
     if not written:
         return None
     return datetime.strptime(written, "%I:%M %p on %d %B, %Y").replace(tzinfo=UTC)

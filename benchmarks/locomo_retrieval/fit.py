@@ -1,4 +1,4 @@
-"""Weights of the signals, fitted to questions whose evidence is known.
+"""Fit the weights of the signals to questions with known evidence.
 
 The model is the search's own: a weighted sum. The loss is listwise (Cao et al., "Learning to Rank:
 From Pairwise Approach to Listwise Approach", ICML 2007): the negative log-probability of the evidence
@@ -6,9 +6,9 @@ under a softmax over the items. Weights are never negative. The session prior de
 the weights themselves, so the fit is done twice: with the prior of equal weights, then with that of
 the first fit.
 
-The loss looks for single turns, and coverage tells those best; at its full weight it pulls the turns
-beside them up before other sessions' turns.  So it gets half of what was fitted: of ten turns 0.2
-points fewer are found, of five sessions 0.4 more.
+The loss rewards single turns, which coverage finds best; at its full weight coverage also ranks the turns
+beside them above turns of other sessions.  It gets half of the fitted weight: turn recall@10 loses 0.2 points,
+session recall@5 gains 0.4.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from memos_vllm.plaintext.search.fusion import (
 
 NAMES = (*CHANNELS, "session_prior", *LIFTS)
 _HARDEST = 100
-"""Items of a question that the fit looks at beside its evidence: those that score best."""
+"""Negatives per question: the items that score best."""
 _PENALTY = 1e-5
 _OF_FITTED = {"coverage": 0.5}
 
@@ -46,11 +46,11 @@ class Example:
     evidence: tuple[int, ...]
     """Positions of the items that hold the answer; at least one."""
     sources: tuple[str, ...] = ()
-    """Of each item, what it was made from: the turn."""
+    """Turn that each item was made from."""
 
 
 def fit(examples: Sequence[Example]) -> RetrievalWeights:
-    """The weights under which the examples' evidence is likeliest; channels sum to their number."""
+    """Weights of maximum likelihood of the evidence; channels sum to their number."""
     weights = RetrievalWeights(**dict.fromkeys(NAMES, 1.0))
     for _ in range(2):
         weights = _named(_solve([_features(example, weights) for example in examples]))
@@ -59,7 +59,7 @@ def fit(examples: Sequence[Example]) -> RetrievalWeights:
 
 
 def _features(example: Example, weights: RetrievalWeights) -> tuple[Floats, int]:
-    """(num_rows, len(NAMES)), the evidence first, and how many rows that is."""
+    """(features: (num_rows, len(NAMES)), evidence first; number of evidence rows)"""
     signals = example.signals
     mean = channel_mean(signals, weights)
     prior = session_scores(signals.sessions, mean)

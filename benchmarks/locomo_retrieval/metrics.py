@@ -21,7 +21,7 @@ def reciprocal_rank(ranked: Sequence[str], evidence: Collection[str]) -> float:
 
 
 def ndcg_at(ranked: Sequence[str], evidence: Collection[str], k: int) -> float:
-    """Discounted gain of the first k, over that of a ranking with all evidence in front."""
+    """Discounted gain of the first k over that of the ideal ranking."""
     wanted = set(evidence)
     gain = sum(1 / math.log2(rank + 1) for rank, item in enumerate(ranked[:k], 1) if item in wanted)
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(wanted)) + 1))
@@ -29,7 +29,7 @@ def ndcg_at(ranked: Sequence[str], evidence: Collection[str], k: int) -> float:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """In order of first appearance: ranked turns' sessions become ranked sessions."""
+    """Unique names in order of first appearance, such as ranked sessions of ranked turns."""
     return list(dict.fromkeys(names))
 
 

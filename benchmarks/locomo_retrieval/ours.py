@@ -1,7 +1,7 @@
-"""Ours, through the code that serves requests: vault, outbox, embedder, Chroma, fusion, permission.
+"""memos_vllm through the code that serves requests: vault, outbox, embedder, Chroma, fusion, permission.
 
-Each conversation is the memory of one person, a cube for each of its sessions.  Ablations use the
-same store with other weights, so they differ in nothing else.
+Each conversation is the memory of one person, with a cube per session.  Ablations use the same store with
+other weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHIPPED = RetrievalWeights()
 
 
 def _only(*channels: str, **lifts: float) -> RetrievalWeights:
-    """These channels alike, these lifts, and nothing else."""
+    """Equal weights of these channels, these lifts, zero for the rest."""
     every = dict.fromkeys(RetrievalWeights.model_fields, 0.0)
     return RetrievalWeights(**(every | dict.fromkeys(channels, 1.0) | lifts))
 
@@ -60,7 +60,7 @@ ABLATIONS: Mapping[str, RetrievalWeights] = {
 
 
 def open_system(home: Path, embedder: str) -> MemorySystem:
-    """Defaults, but for the query cache: a question must cost what it costs the first time."""
+    """Open a system with defaults but without the query cache, so that every question is embedded."""
     config = Config(home=home, embedder=EmbedderConfig(model=embedder, query_cache=0))
     return MemorySystem(config).open()
 
@@ -70,7 +70,7 @@ def person(conversation: Conversation) -> Principal:
 
 
 def remember(system: MemorySystem, conversation: Conversation) -> None:
-    """Store and index a conversation; raises RuntimeError when anything is left unindexed."""
+    """Store and index a conversation. Raises RuntimeError: an item was not indexed."""
     cubes = [
         NewCube(
             meta=NewMeta(name=f"{conversation.name} {session}"),
@@ -87,21 +87,21 @@ def remember(system: MemorySystem, conversation: Conversation) -> None:
 async def ask(
     system: MemorySystem, conversation: Conversation, question: Question
 ) -> tuple[Vectors, float]:
-    """The question's vector, and the milliseconds that embedding and search took together."""
+    """(vector of the question, milliseconds of embedding and search)"""
     principal = person(conversation)
     start = time.perf_counter()
     vector = await system.embed_question(principal, question.text)
     result = system.search(principal, question.text, vector, TIMED_TOP_K)
     elapsed_ms = (time.perf_counter() - start) * 1000
     if result.degraded:
-        raise RuntimeError(f"the search went without its {result.degraded}")
+        raise RuntimeError(f"search was degraded: {result.degraded}")
     return vector, elapsed_ms
 
 
 def example(
     system: MemorySystem, conversation: Conversation, question: Question, vector: Vectors
 ) -> Example:
-    """What weights are fitted on: every item's signals, and where the evidence is."""
+    """Training example: the signals of every item, and the positions of the evidence."""
     state = next(one for one in system.views.owners(person(conversation)) if one.owner.person)
     ids, signals = system.operator.signals(state, question.text, vector)
     recalled = system.views.recall(person(conversation), ids)
@@ -111,10 +111,10 @@ def example(
 
 
 def reweighted(example: Example, weights: RetrievalWeights, depth: int) -> list[str]:
-    """Turn ids as search would rank them with other weights, best first.
+    """Rank turn ids with other weights, best first.
 
-    From the signals that the search itself has computed, so a row costs no search; the only
-    difference is that items which share nothing with the question stand at the end and are not cut.
+    Uses the signals of the search itself.  The one difference: items that share nothing with the question
+    are ranked last, not cut.
     """
     order = np.argsort(-fuse(example.signals, weights), kind="stable")[:depth]
     return distinct(example.sources[place] for place in order)
@@ -127,7 +127,7 @@ def rank(
     vector: Vectors,
     depth: int,
 ) -> list[str]:
-    """Turn ids, best first; a turn that was stored as several passages counts where it is best."""
+    """Rank turn ids, best first; a turn of several passages counts at its best one."""
     result = system.search(person(conversation), question.text, vector, depth)
     return distinct(found.recalled.item.source or "" for found in result.found)
 

@@ -1,4 +1,4 @@
-"""Evidence found, by the tokens that it takes: a line for each size of chunk, a point for each k."""
+"""Picture of evidence recall by injected tokens: a line per chunk size, a point per k."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLOURS = {"turn": "#146c2e", 128: "#0b57d0", 256: "#8a5a00", 512: "#b3261e"}
 
 
 def plot(rows: list[dict[str, Any]]) -> str:
-    """An SVG; tokens on a logarithmic scale, recall in percent."""
+    """Render an SVG; tokens on a logarithmic scale, recall in percent."""
     tokens = [row["injected_tokens"] for row in rows]
     low, high = math.log2(min(tokens)), math.log2(max(tokens))
 

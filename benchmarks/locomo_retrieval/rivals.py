@@ -1,8 +1,7 @@
-"""What people use without us: BM25 and plain cosine similarity, over one turn at a time.
+"""Rivals: BM25 and cosine similarity over single turns.
 
-Each in two settings, because a rival is to be beaten where it is good: as its library ships it, over
-the bare text; and with what is known to help, the speaker's name in front (both) and stemming with
-the long stop-word list (BM25).
+Each in two settings: the defaults of its library over the bare text, and a tuned one with the speaker's
+name in front (both) and stemming with the long stop-word list (BM25).
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ def cosine(vectors: Vectors, ids: Sequence[str], embedded: dict[str, Vectors]) -
 def rivals(
     conversation: Conversation, embed: Callable[[Sequence[str]], Vectors]
 ) -> dict[str, Rank]:
-    """Every rival over one conversation, by the name that its rows carry.
+    """Rankers of every rival over one conversation, by the name in their rows.
 
-    Their questions are embedded as they were asked; ours leave out what search finds by other means.
+    Rivals embed the question unchanged; memos_vllm leaves out the names that lexical signals find.
     """
     ids = [turn.id for turn in conversation.turns]
     plain = [turn.text for turn in conversation.turns]
@@ -73,7 +72,7 @@ def rivals(
 
 
 def _by_length(embed: Callable[[Sequence[str]], Vectors], texts: list[str]) -> Vectors:
-    """The same vectors sooner: a batch is padded to its longest text."""
+    """Embed texts sorted by length: a batch is padded to its longest text."""
     order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
     vectors = embed([texts[position] for position in order])
     return vectors[np.argsort(order)]

@@ -1,4 +1,4 @@
-"""How long a search takes when one person has 10,000 items."""
+"""Search latency of one person with 10,000 items."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _WARM_UP = 5
 
 
 async def measure(system: MemorySystem, dataset: Dataset, items: int, asked: int) -> dict[str, Any]:
-    """One person who remembers every conversation, over and over up to the number of items."""
-    person = Conversation("everybody", tuple(_turns(dataset, items)), ())
+    """Search a person whose memory repeats all conversations up to the number of items."""
+    person = Conversation("one-person", tuple(_turns(dataset, items)), ())
     ours.remember(system, person)
     start = time.perf_counter()
     every = [question for one in dataset.conversations for question in one.questions]

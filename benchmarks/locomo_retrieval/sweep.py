@@ -1,8 +1,7 @@
-"""Which chunks, and how many? Evidence recall at equal numbers of injected tokens.
+"""Evidence recall and injected tokens by chunk size and k.
 
-Sessions are cut at turns into chunks of at most so many tokens; chunks are ranked by the plain mean of
-BM25 and cosine, the same for every size; a piece of evidence is found when its turn is in one of the
-first k chunks.
+Sessions are cut at turns into chunks of a maximum size in tokens.  Chunks of every size are ranked by the
+mean of BM25 and cosine.  Evidence is found when its turn is in one of the first k chunks.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from memos_vllm.vault.items import IndexedItem, PartKey
 
 KS = (1, 3, 5, 10, 20)
 SIZES = (0, 128, 256, 512)
-"""Tokens; 0: a turn."""
+"""Maximum tokens of a chunk; 0: one turn."""
 
 Embed = Callable[[Sequence[str]], Vectors]
 Count = Callable[[str], int]
 
 
 def sweep(dataset: Dataset, embed: Embed, count: Count) -> list[dict[str, Any]]:
-    """A row for each size and k: the mean evidence recall, and the mean tokens of the k chunks."""
+    """A row per size and k: mean evidence recall, and mean tokens of the k chunks."""
     rows = []
     for size in SIZES:
         found: dict[int, list[tuple[float, int]]] = {k: [] for k in KS}

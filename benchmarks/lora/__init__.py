@@ -1,1 +1,1 @@
-"""Adapters as memory: what attaching costs."""
+"""Time to first token with LoRA adapters, and many registered adapters."""

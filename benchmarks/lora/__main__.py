@@ -1,10 +1,10 @@
-"""`python -m benchmarks.lora [--repetitions 9] [--quick]`: what it costs to attach an adapter.
+"""`python -m benchmarks.lora [--repetitions 9] [--quick]`: cost of attaching an adapter.
 
-One server, alone.  In each repetition the first token is timed with an adapter that the process has
-never seen, with one that it has and whose slot others took, with one that is in its slot, and with
-the base model; ratios are taken inside a repetition, then their median.  Then requests over many
-registered adapters, drawn by Zipf's law: how many fail, and what the server's memory grows by.  Then
-a batch of the base model and four adapters against the same requests one by one.
+One server, no other load.  Each repetition times the first token with an adapter on its first use, with an
+adapter in its slot, with an adapter that was evicted from its slot, and with the base model; the result is
+the median of the ratios within a repetition.  Then requests to many registered adapters, drawn by Zipf's
+law: failures, and growth of the server's memory.  Then a batch of the base model and four adapters over the
+same requests one by one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def adapter(bench: Bench, layers: int = LAYERS) -> str:
-    """Stores a random one; returns its cube's id."""
+    """Store a random adapter; returns its cube's id."""
     shapes = {
         f"model.layers.{layer}.{target}": size
         for layer in range(layers)
@@ -91,7 +91,7 @@ def adapter(bench: Bench, layers: int = LAYERS) -> str:
 
 
 def body_of(bench: Bench, cube: str | None, tokens: int = 1) -> dict[str, Any]:
-    """Of a request that nobody made before: nothing of its prompt is cached."""
+    """Body of a request with a new question from a new person: no token of its prompt is cached."""
     question = bench.text(QUESTION, 10_000 + next(_seeds))
     return {
         "model": MODEL,
@@ -113,7 +113,7 @@ def first_tokens(
         seconds[way].append(first_event(bench.http, body_of(bench, cube))[0])
 
     for cube in [*others, None]:
-        first_event(bench.http, body_of(bench, cube))  # whatever is done once is done
+        first_event(bench.http, body_of(bench, cube))  # warm-up
     for _ in range(repetitions):
         cube = adapter(bench)
         timed("never seen", cube)
@@ -202,7 +202,7 @@ def mixed(bench: Bench, repetitions: int, headline: dict[str, Any]) -> Iterator[
 
 
 def resident_bytes(server: Server) -> int:
-    """Of the server with its engine and worker."""
+    """Resident memory of the server, its engine and its worker."""
     assert server._process is not None
     process = psutil.Process(server._process.pid)
     total: int = sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))

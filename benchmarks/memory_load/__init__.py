@@ -1,1 +1,1 @@
-"""Memory that is added and searched at fixed rates, ours, mem0's and that of MemOS, the reference."""
+"""Adding and searching at fixed rates: memos_vllm, Mem0, and MemOS's reference implementation."""

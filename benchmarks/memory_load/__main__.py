@@ -1,14 +1,14 @@
 """`python -m benchmarks.memory_load [--data locomo10.json] [--rivals PYTHON] [--quick]`
 
-Memory is added and searched at fixed rates, each system in a process of its own behind HTTP: ours is
-the Memory API with all that is behind it (vault, Chroma, embedder), without an engine; the rivals stand
-in thin servers, with the same embedder, and store what they are given: mem0 (`infer=False`) with Chroma,
-and MemOS, the reference (its general text memory), with Qdrant in local mode.  Arrivals are a schedule
-that is made in advance, and latency is counted from it.
+Memory is added and searched at fixed rates, each system in its own process behind HTTP: memos_vllm is the
+Memory API with vault, Chroma and embedder, without an engine; the rivals run in thin servers with the same
+embedder and store the text unchanged: mem0 (`infer=False`) with Chroma, and MemOS's reference implementation
+(general text memory) with Qdrant in local mode.  Arrivals follow a schedule that is fixed in advance, and
+latency is counted from the scheduled arrival.
 
-alone   one request after the other: the median; and recall@10 of search, with LoCoMo
+alone   one request after the other: median latency; and recall@10 of search, with LoCoMo
 load    each rate in turn, the systems one after the other at the same rate
-behind  a search right after the same person's memory was added to
+behind  a search right after an addition to the same person's memory
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ SECONDS, QUICK_SECONDS = 10.0, 2.0
 ALONE, QUICK_ALONE = 50, 10
 SHORT = {Ours.name: "ours", OursHalf.name: "ours_bfloat16", Reference.name: "reference"}
 RIVALS = {"mem0": (Mem0.name, "mem0ai", mem0), "memos": (Reference.name, "MemoryOS", reference)}
-"""By the module to import: what it is called, which package has it, and how it is started."""
+"""By module to import: name of the system, its package, and its start."""
 
 
 class Additions:
-    """Turns that no system has been given yet; over again, once all have been."""
+    """New turns to add; starts over when all were added."""
 
     def __init__(self, load: Workload) -> None:
         self._turns = itertools.cycle(load.added)
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def rivals(python: Path | None) -> list[Kind]:
-    """Those that can be started by that Python; the others are named on stderr."""
+    """Rivals that this Python can import; the others are reported on stderr."""
     there = importable(python, RIVALS) if python else set()
     kinds = []
     for module, (name, package, kind) in RIVALS.items():
@@ -123,7 +123,7 @@ async def measure(
     count = QUICK_ALONE if quick else ALONE
     additions = Additions(load)
 
-    def keep(row: dict[str, Any]) -> None:
+    def note(row: dict[str, Any]) -> None:
         record.rows.append(row)
         _say(json.dumps(row))
 
@@ -132,15 +132,15 @@ async def measure(
             await system.store(conversation)
     recalled = list(load.questions())[: count if quick else None]
     for system in systems:
-        keep(await alone(system, load, additions.next(count), recalled))
+        note(await alone(system, load, additions.next(count), recalled))
     for rate in rates:
         for operation in ("add", "search"):
             turns = additions.next(round(rate * seconds))
             for system in systems:
                 request = _request(system, operation, load, turns)
-                keep(await at_rate(system, operation, rate, seconds, request))
+                note(await at_rate(system, operation, rate, seconds, request))
     for system in systems:
-        keep(await behind(system, load, additions.next(count)))
+        note(await behind(system, load, additions.next(count)))
         await system.http.aclose()
 
 
@@ -150,7 +150,7 @@ async def alone(
     turns: Sequence[tuple[str, Turn]],
     questions: Sequence[tuple[str, Any]],
 ) -> dict[str, Any]:
-    """One request at a time; recall of every question on the way."""
+    """Latency of one request at a time, and recall of every question."""
     added, searched, recall = [], [], []
     for person, turn in turns:
         added.append(await _timed(system.add(person, turn)))
@@ -177,7 +177,7 @@ async def at_rate(
     seconds: float,
     request: Request,
 ) -> dict[str, Any]:
-    """One operation at one rate; and who kept the processor busy, up to the last answer."""
+    """Latencies of one operation at one rate, and the processor time of each party until the last answer."""
     before, start = _cpu_seconds(system), time.perf_counter()
     outcomes = await offer(arrivals(rate, seconds), request)
     took = time.perf_counter() - start
@@ -189,7 +189,7 @@ async def at_rate(
 
 
 def _cpu_seconds(system: System) -> dict[str, float]:
-    """Used up to now by the system, by us who ask, and by whoever else is on this machine."""
+    """Processor time so far: of the system, of this client, and of all other processes."""
     own, every, used = psutil.Process().cpu_times(), psutil.cpu_times(), system.cpu_seconds()
     client = own.user + own.system
     busy = sum(every) - every.idle - every.iowait - every.guest - every.guest_nice
@@ -203,7 +203,7 @@ def _cpu_seconds(system: System) -> dict[str, float]:
 async def behind(
     system: System, load: Workload, turns: Sequence[tuple[str, Turn]]
 ) -> dict[str, Any]:
-    """What is searched has just changed. Comes last: it alters the memory that is searched."""
+    """Latency of a search right after a change. Runs last, because it changes the searched memory."""
     times = []
     for (person, question), (_, turn) in zip(load.questions(), turns, strict=False):
         await system.add(person, turn)

@@ -1,4 +1,4 @@
-"""What is stored and asked: LoCoMo's conversations, or generated ones where it is not given."""
+"""Turns and questions of the load: LoCoMo, or generated conversations without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.locomo_retrieval.dataset import Conversation, Question, Turn, lo
 T = TypeVar("T")
 
 PEOPLE = 3
-"""Whose memory is searched, a conversation each. The turns of all others are what is added."""
+"""People whose memory is searched, a conversation each. The turns of all others are added."""
 _SPEAKERS = ("Ada", "Ben")
 _SESSIONS, _TURNS = 20, 25
 _QUICK_TURNS = 60
@@ -25,19 +25,19 @@ _QUICK_TURNS = 60
 class Workload:
     name: str
     stored: tuple[Conversation, ...]
-    """Each is the memory of one person, there before anything is measured."""
+    """Memories, one per person, stored before the measurement."""
     added: tuple[tuple[str, Turn], ...]
-    """(who says it, what they say), of people who are not searched, in turn."""
+    """(person, turn) of people who are not searched, the people in turn."""
     scored: bool
-    """Whether its questions were asked by somebody, so that recall means anything."""
+    """Whether the questions come from a data set, so that recall is meaningful."""
 
     def questions(self) -> Iterator[tuple[str, Question]]:
-        """(whose memory is asked, the question), the people in turn."""
+        """(person whose memory is searched, question), the people in turn."""
         return _in_turn([(one.name, question) for question in one.questions] for one in self.stored)
 
 
 def workload(data: Path | None, *, quick: bool) -> Workload:
-    """Raises DataUnavailable."""
+    """Load LoCoMo, or generate text without `data`. Raises DataUnavailable."""
     if data is None:
         name, every = "generated", tuple(_generated(number) for number in range(PEOPLE + 3))
     else:
@@ -52,7 +52,7 @@ def workload(data: Path | None, *, quick: bool) -> Workload:
 
 
 def _in_turn(of_each: Iterable[Sequence[T]]) -> Iterator[T]:
-    """The first of each, the second of each …, until all are through."""
+    """Interleave: the first of each, then the second of each."""
     rounds = itertools.zip_longest(*of_each)
     return (one for each in rounds for one in each if one is not None)
 
@@ -65,7 +65,7 @@ def _beginning(conversation: Conversation) -> Conversation:
 
 
 def _generated(number: int) -> Conversation:
-    """Sentences of LoCoMo's usual length out of made-up words; a question repeats three of one's."""
+    """Sentences of made-up words, as long as LoCoMo's; a question repeats three words of a sentence."""
     chance = random.Random(number)
     words = ["".join(chance.choices("aeioubdklmnrst", k=6)) for _ in range(2000)]
     start = datetime(2024, 1, 1, tzinfo=UTC)

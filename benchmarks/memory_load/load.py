@@ -1,8 +1,8 @@
-"""An open-loop load: requests arrive when the schedule says, however long the ones before them take.
+"""Open-loop load generator: requests are sent on schedule, regardless of earlier requests.
 
-A closed loop waits for an answer before it asks again, so a slow server is asked less and looks
-better than it is.  Here a latency is counted from the moment that the request was due: time in
-queues, the client's own included, is part of it.
+A closed loop waits for an answer before the next request, so a slow server gets fewer requests and its
+latency looks better.  Here latency is counted from the scheduled arrival and includes time in queues, the
+client's own included.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from typing import Any
 import numpy as np
 
 Request = Callable[[int], Coroutine[Any, Any, object]]
-"""Makes the request of that number. Raises Failed."""
+"""Sends the request with this number. Raises Failed."""
 
 TIMEOUT_SECONDS = 10.0
-"""A request without its answer so long after it was due has failed."""
+"""A request without an answer this long after its arrival has failed."""
 CONNECTIONS = 64
-"""Requests on their way at once; more wait on our side, their clocks running."""
+"""Concurrent requests; further ones wait in the client, and the wait counts as latency."""
 
 
 class Failed(Exception):
-    """A request got no answer, an error, or one that a part of the system was missing from."""
+    """A request had no answer, an error, or a degraded answer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
     latency_ms: float
-    """From when it was due; of a failed one, at least what it took to fail."""
+    """From the scheduled arrival to the answer or the failure."""
     done_seconds: float
-    """After the schedule's beginning."""
+    """Seconds from the start of the schedule."""
     error: str | None
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """When requests are due: a Poisson process in which exactly `rate * seconds` arrive."""
+    """Scheduled arrivals: a Poisson process conditioned on exactly `rate * seconds` arrivals."""
     chance = random.Random(f"{rate} {seconds} {seed}")
     return sorted(chance.uniform(0, seconds) for _ in range(round(rate * seconds)))
 
@@ -49,10 +49,10 @@ async def offer(
     request: Request,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> list[Outcome]:
-    """Make request `n` at `due_seconds[n]`; returns when each has its answer or has failed.
+    """Send request `n` at `due_seconds[n]`; returns when each has an answer or has failed.
 
-    A server does not know that nobody waits any more: what has timed out keeps its connection until it
-    is answered, and is answered before this returns, so no load runs into the next.
+    A server still works on a request that timed out: the request keeps its connection until it is answered,
+    and this function waits for that, so that no load overlaps the next.
     """
     free = asyncio.Semaphore(CONNECTIONS)
     sent: list[asyncio.Task[object]] = []
@@ -84,8 +84,7 @@ async def offer(
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> dict[str, float | int | str | None]:
-    """Latencies are those of all requests: what timed out counts with its limit, not as if it had
-    never been asked."""
+    """Success, rate and latencies of all requests; one that timed out counts with the timeout."""
     latencies = [outcome.latency_ms for outcome in outcomes]
     errors = [outcome.error for outcome in outcomes if outcome.error]
     answered = len(outcomes) - len(errors)

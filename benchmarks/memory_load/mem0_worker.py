@@ -1,8 +1,7 @@
-"""mem0 behind HTTP, run by the Python of an environment of its own: it imports nothing of ours.
+"""mem0 behind HTTP, run by the Python of its own environment: it imports no module of this repository.
 
-Like mem0's own server: FastAPI, a thread a request, one `Memory`.  `infer=False` stores what it is
-given, so its language model is configured and never called.  Prints one JSON line when it can be
-asked.
+Like mem0's own server: FastAPI, a thread per request, one `Memory`.  `infer=False` stores the text
+unchanged, so the language model is configured and never called.  Prints one JSON line when it is ready.
 """
 
 import argparse
@@ -70,9 +69,9 @@ def main() -> None:
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    memory.search("warm", filters={"user_id": "nobody"})
+    memory.search("warm", filters={"user_id": "warm-up"})
     gc.collect()
-    gc.freeze()  # as ours does
+    gc.freeze()  # like ours_worker
     server = uvicorn.Server(uvicorn.Config(create_app(memory), log_level="warning"))
     packages = ("mem0ai", "chromadb", "sentence-transformers", "torch", "transformers")
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -1,11 +1,10 @@
-"""MemOS, the reference, behind HTTP, run by the Python of an environment of its own: it imports nothing
-of ours.
+"""MemOS's reference implementation behind HTTP, run by the Python of its own environment: it imports no
+module of this repository.
 
-Its general text memory knows no users: a person has a MemCube of their own.  So each has a memory here,
-opened when it is first asked for and kept open, with a folder of its own, because Qdrant's local mode
-lets one client into a folder.  They share one loaded embedder: MemOS makes one for each configuration,
-and theirs are alike.  `add` stores what it is given, so its language model is configured and never
-called.  Prints one JSON line when it can be asked.
+Its general text memory has no users; a person has a MemCube.  Each person has a memory here, opened on first
+use and kept open, in a separate folder, because Qdrant's local mode admits one client per folder.  All share
+one embedder: MemOS makes one per configuration, and the configurations are equal.  `add` stores the text
+unchanged, so the language model is configured and never called.  Prints one JSON line when it is ready.
 """
 
 import argparse
@@ -27,11 +26,11 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 
 DIMENSION = 384
-"""Of all-MiniLM-L6-v2: a collection is made before anything is embedded."""
+"""Of all-MiniLM-L6-v2; a collection is made before the first embedding."""
 
 
 class People:
-    """The memory of each person, which `open_memory` opens."""
+    """Memories by person, opened by `open_memory` on first use."""
 
     def __init__(self, open_memory: Callable[[str], Any]) -> None:
         self._open_memory = open_memory
@@ -46,9 +45,9 @@ class People:
 
 
 def one_at_a_time(memory: Any) -> Any:
-    """The same memory; one thread at a time is in its store, and any number in its embedder.
+    """Guard the store of a memory with a lock; the embedder stays concurrent.
 
-    MemOS itself warns that Qdrant's local mode is not for reads and writes at once.
+    MemOS warns that Qdrant's local mode does not support concurrent reads and writes.
     """
     store, alone = memory.vector_db, threading.Lock()
 
@@ -93,7 +92,7 @@ def memories(home: Path, embedder: Path) -> Callable[[str], Any]:
 
 
 def create_app(people: People) -> FastAPI:
-    """A turn's id stands in the `key` of its item's metadata."""
+    """HTTP routes; the `key` in an item's metadata is the id of its turn."""
     app = FastAPI()
 
     def add(body: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def main() -> None:
     parser.add_argument("--embedder", type=Path, required=True)
     parser.add_argument("--threads", type=int, help="of the embedder; default: torch's own")
     arguments = parser.parse_args()
-    # MemOS logs to stdout: its first line would not be ours, and nobody reads those after it.
+    # MemOS logs to stdout, where the parent process expects the JSON line first.
     with redirect_stdout(sys.stderr):
         serve(arguments.home, arguments.embedder, arguments.threads)
 
@@ -133,9 +132,9 @@ def serve(home: Path, embedder: Path, threads: int | None) -> None:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    people.memory("nobody").search("warm", 1)
+    people.memory("warm-up").search("warm", 1)
     gc.collect()
-    gc.freeze()  # as ours does
+    gc.freeze()  # like ours_worker
     server = uvicorn.Server(uvicorn.Config(create_app(people), log_level="warning"))
     packages = ("MemoryOS", "qdrant-client", "sentence-transformers", "torch", "transformers")
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -1,7 +1,7 @@
-"""The Memory API in a process of its own, without an engine: `python -m benchmarks.memory_load.ours_worker`.
+"""The Memory API in its own process, without an engine: `python -m benchmarks.memory_load.ours_worker`.
 
-Everything is what a server has: vault (SQLite), Chroma, embedder, outbox, door.  Prints one JSON line
-when it can be asked.
+The parts are those of a server: vault (SQLite), Chroma, embedder, outbox, authentication.  Prints one JSON
+line when it is ready.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--embedder", type=Path, required=True)
     parser.add_argument("--dtype", default="float32", help="of the embedder")
     arguments = parser.parse_args()
-    # No query cache: the same questions come again, and each has to cost what it costs the first time.
+    # No query cache: questions repeat, and each is to be embedded.
     embedder = {"model": str(arguments.embedder), "query_cache": 0}
     embedder["dtype"] = arguments.dtype
     overrides = {"home": str(arguments.home), "embedder": embedder}
@@ -33,7 +33,7 @@ def main() -> None:
     system.embedder.warm()
     system.indexer.start()
     gc.collect()
-    gc.freeze()  # as vLLM does when its server starts; the rivals' workers do, too
+    gc.freeze()  # like vLLM at the start of its server, and like the rivals' workers
     server = uvicorn.Server(uvicorn.Config(create_app(system), log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The systems that are measured, each in a process of its own behind HTTP on this machine."""
+"""The measured systems, each in its own process behind HTTP on this machine."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.parametric.training.weights import compute_dtype
 
 TOP_K = 10
-_NO_LIMIT = httpx.Timeout(None)  # the load has its own
+_NO_LIMIT = httpx.Timeout(None)  # the load generator has its own
 
 
 class System(abc.ABC):
-    """One system: `store` before the measurement, `add` and `search` in it."""
+    """One system: `store` before the measurement, `add` and `search` during it."""
 
     name: str
 
@@ -43,23 +43,23 @@ class System(abc.ABC):
         )
 
     async def store(self, conversation: Conversation) -> None:
-        """Make a conversation the memory of the person that it is named after."""
+        """Store a conversation as the memory of the person with its name."""
         for turn in conversation.turns:
             await self.add(conversation.name, turn)
 
     @abc.abstractmethod
     async def add(self, person: str, turn: Turn) -> None:
-        """Have one turn remembered: it can be found when this returns. Raises Failed."""
+        """Add one turn, searchable on return. Raises Failed."""
 
     @abc.abstractmethod
     async def search(self, person: str, question: str) -> list[str]:
-        """Turn ids, best first. Raises Failed."""
+        """Search turn ids, best first. Raises Failed."""
 
     def cpu_seconds(self) -> float:
-        """That its process and all below it have used up to now, those that have ended included."""
+        """Processor time so far of the process and all its children, ended ones included."""
         used = _cpu_seconds(self._process)
         for child in self._process.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):  # ended just now
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
                 used += _cpu_seconds(child)
         return used
 
@@ -79,7 +79,7 @@ class Ours(System):
     name = "memos_vllm"
 
     async def store(self, conversation: Conversation) -> None:
-        """A cube for each session, as a chat or an import makes them."""
+        """Store a cube per session, like a chat or an import."""
         for session, turns in conversation.sessions.items():
             cube = _cube([_item(turn) for turn in turns], f"{conversation.name} {session}")
             await self._post("/v1/memory/cubes", cube, conversation.name)
@@ -91,7 +91,7 @@ class Ours(System):
         body = {"query": question, "top_k": TOP_K}
         answer = await self._post("/v1/memory/search", body, person)
         if answer["degraded"]:
-            raise Failed(f"searched without its {answer['degraded']}")
+            raise Failed(f"search was degraded: {answer['degraded']}")
         return _found(hit["item"]["source"] for hit in answer["results"])
 
 
@@ -107,7 +107,7 @@ class Mem0(System):
     async def add(self, person: str, turn: Turn) -> None:
         answer = await self._post("/memories", _said(person, turn))
         if not answer["results"]:
-            raise Failed("nothing was stored")
+            raise Failed("no turn was stored")
 
     async def search(self, person: str, question: str) -> list[str]:
         body = {"query": question, "person": person, "top_k": TOP_K}
@@ -116,7 +116,7 @@ class Mem0(System):
 
 
 class Reference(System):
-    """With its `general_text` memory, of which each person has one."""
+    """MemOS's reference implementation with a `general_text` memory per person."""
 
     name = "MemOS"
 
@@ -136,7 +136,7 @@ class Kind:
 
 
 def ours() -> list[Kind]:
-    """As it is by default; and with an embedder in bfloat16, where this processor has units for it."""
+    """memos_vllm with defaults, and with a bfloat16 embedder where the processor has units for it."""
     command = (sys.executable, "-m", "benchmarks.memory_load.ours_worker")
     kinds = [Kind(Ours, command)]
     if compute_dtype("cpu") is torch.bfloat16:
@@ -145,20 +145,21 @@ def ours() -> list[Kind]:
 
 
 def mem0(python: Path) -> Kind:
-    """Args: python: of the environment that mem0 is installed in."""
+    """mem0, run by the Python of an environment that has it."""
     return Kind(Mem0, (str(python), str(Path(__file__).with_name("mem0_worker.py"))))
 
 
 def reference(python: Path) -> Kind:
-    """Args: python: of the environment that MemoryOS is installed in."""
+    """MemOS's reference implementation, run by the Python of an environment that has it."""
     return Kind(Reference, (str(python), str(Path(__file__).with_name("memos_worker.py"))))
 
 
 def importable(python: Path, modules: Iterable[str]) -> set[str]:
-    """Which of these top-level modules that Python finds; none is imported.
+    """Top-level modules that this Python finds, without importing them.
 
     Raises:
-        OSError, subprocess.CalledProcessError: it is not a Python that runs.
+        OSError: it cannot be run.
+        subprocess.CalledProcessError: it is no Python.
     """
     ask = (
         "import sys; from importlib.util import find_spec; print(*filter(find_spec, sys.argv[1:]))"
@@ -171,7 +172,7 @@ def importable(python: Path, modules: Iterable[str]) -> set[str]:
 
 @contextlib.contextmanager
 def running(kind: Kind, home: Path) -> Iterator[System]:
-    """The system, started with an empty memory and ready to be asked.
+    """Start a system with an empty memory, and wait until it is ready.
 
     Raises:
         RuntimeError: its process ended before it was ready.
@@ -193,7 +194,7 @@ def running(kind: Kind, home: Path) -> Iterator[System]:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    """Its own, and that of its children that have ended."""
+    """Processor time of the process and of its ended children."""
     times = process.cpu_times()
     return float(times.user + times.system + times.children_user + times.children_system)
 
@@ -214,12 +215,12 @@ def _cube(items: list[dict[str, Any]], name: str | None = None) -> dict[str, Any
 
 
 def _said(person: str, turn: Turn) -> dict[str, str]:
-    """With the speaker's name in front, which is known to help retrieval by vectors."""
+    """Body with the speaker's name in front, which improves retrieval by vectors."""
     return {"text": f"{turn.speaker}: {turn.text}", "person": person, "turn": turn.id}
 
 
 def _found(turns: Iterator[str]) -> list[str]:
     found = list(dict.fromkeys(turns))
     if not found:
-        raise Failed("nothing was found")
+        raise Failed("no turn was found")
     return found

@@ -1,1 +1,1 @@
-"""What the plugin costs a request that has nothing to remember, against the same server without it."""
+"""Time to first token of requests without memory, over the same server without the plugin."""

@@ -2,9 +2,9 @@
 
 Two servers run side by side. A pair is the same fresh prompt sent to one and then to the other, in
 random order, alone, streaming; TTFT is the time from sending to the first event. The ratio of each
-pair is taken, then the median of the ratios: what the machine does meanwhile is in both halves.
-Each half waits until the other server is idle: vLLM's processes spin for a second after a request,
-and on a small machine that is the other server's second.
+pair is taken, then the median of the ratios, so that other work on the machine affects both halves.
+Each half waits until the other server is idle: vLLM's processes spin for a second after a request and
+take processor time from the other server on a small machine.
 
 The row `bare against itself` is the noise: the same pairing with the bare server in both places.
 """
@@ -117,7 +117,7 @@ def sender(server: Server, key: str | None, extra: dict[str, Any]) -> Send:
 
 
 def fresh_person(server: Server, key: str) -> Send:
-    """Each request from a new person, so that what was remembered is never injected."""
+    """Send each request as a new person, so that no remembered turn is injected."""
     client = server.http(key)
 
     def send(prompt: str) -> float:
@@ -147,12 +147,12 @@ def _ttft(client: httpx.Client, prompt: str, extra: dict[str, Any]) -> float:
 
 
 def measure(cases: dict[str, tuple[Send, Send]], pairs: int, words: int) -> list[dict[str, Any]]:
-    """Cases take turns inside each round, so that a slow minute falls on all of them."""
+    """Ratios of each case; cases alternate within a round, so that a slow minute affects all of them."""
     ratios: dict[str, list[float]] = {case: [] for case in cases}
     for round_ in range(-2, pairs):  # two rounds to warm up
         for case, (ours, bare) in cases.items():
             prompt = " ".join(random.choices(WORDS, k=words))
-            # The bare server must not meet a prompt again: its cache would answer.
+            # A prompt that the bare server has seen would hit its prefix cache.
             halves: list[tuple[str, Send, str]] = [
                 ("ours", ours, prompt),
                 ("bare", bare, prompt if case != "bare against itself" else _reworded(prompt)),
@@ -168,7 +168,7 @@ def measure(cases: dict[str, tuple[Send, Send]], pairs: int, words: int) -> list
 
 
 def _reworded(prompt: str) -> str:
-    """As long, other words first: nothing of it is cached."""
+    """A prompt of the same length with another first word: no block of it is cached."""
     words = prompt.split()
     return " ".join(words[1:] + words[:1])
 

@@ -15,14 +15,14 @@ from benchmarks.record import ROOT, Record, output_arguments
 from memos_vllm.plaintext.search.vector_store import BUCKETS
 
 CAPS = {"per_owner_unbounded": 1500, "per_owner_bounded": 3000, "buckets_two_views": 2000}
-"""Owners at which a layout is stopped. The first two cost minutes and gigabytes beyond. The last is
-kept below the 1000 vectors at which Chroma writes an index to disk: there an evicted one is lost."""
+"""Owners at which a layout stops. The first two would take minutes and gigabytes more. The last stays below
+the 1000 vectors at which Chroma writes an index to disk: an index that is evicted before is lost."""
 QUICK_OWNERS = 40
 SEARCHES = 1000
 
 
 def measure(name: str, owners: int, searches: int) -> dict[str, Any]:
-    """Fill and search one layout, each in a process of its own."""
+    """Fill and search one layout, each phase in its own process."""
     print(f"{name}: {owners} owners", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="memos-owners-") as folder:
         row: dict[str, Any] = {"layout": name, "owners": owners}

@@ -1,4 +1,4 @@
-"""The layouts under comparison, behind one small interface."""
+"""The compared layouts, behind one interface."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ DIMENSIONS = 384
 VECTORS_PER_OWNER = 20
 BOUNDED_OPEN_INDEXES = 128
 FAILURES = (ChromaError, IndexUnavailable, OSError, ValueError)
-"""What a layout may raise where it does not answer; counted, never swallowed unseen."""
+"""Errors that a layout may raise; they are counted."""
 
 
 class Layout(Protocol):
     def add(self, owner: int, vectors: Vectors) -> None:
-        """Store one owner's vectors: (VECTORS_PER_OWNER, DIMENSIONS). Raises FAILURES."""
+        """Store an owner's vectors: (VECTORS_PER_OWNER, DIMENSIONS). Raises FAILURES."""
 
     def search(self, owner: int, vector: Vectors, count: int) -> list[str]:
         """Ids of the owner's nearest vectors. Raises FAILURES."""
@@ -38,7 +38,7 @@ class Layout(Protocol):
 
 
 class PerOwner:
-    """One collection for each owner."""
+    """One collection per owner."""
 
     def __init__(self, folder: Path, open_indexes: int | None) -> None:
         settings = Settings(
@@ -70,7 +70,7 @@ class PerOwner:
 
 
 class Buckets:
-    """Ours. With one view, all layouts hold the same number of vectors; two is what a server has."""
+    """Our layout. One view stores as many vectors as the other layouts; a server stores two."""
 
     def __init__(self, folder: Path, views: tuple[View, ...]) -> None:
         self._index = VectorIndex(Config(home=folder))
@@ -81,7 +81,7 @@ class Buckets:
         self._index.upsert(_owner(owner), "cube", ids_of(owner), stored)
 
     def search(self, owner: int, vector: Vectors, count: int) -> list[str]:
-        """What every view returned, as a request's search asks them all."""
+        """Ids that every view returned; the search of a request asks all views."""
         found = [self._index.query(_owner(owner), view, vector, count) for view in self._views]
         common = set.intersection(*({item for item, _ in one} for one in found))
         return [item for item, _ in found[0] if item in common]
@@ -94,7 +94,7 @@ NAMES = ("per_owner_unbounded", "per_owner_bounded", "buckets", "buckets_two_vie
 
 
 def open_layout(name: str, folder: Path) -> Layout:
-    """One of NAMES, new or as an earlier process left it in `folder`."""
+    """Open one of NAMES in `folder`, which may hold the data of an earlier process."""
     _allow_many_files()
     if name.startswith("buckets"):
         return Buckets(folder, VIEWS if name == "buckets_two_views" else VIEWS[:1])
@@ -106,7 +106,7 @@ def ids_of(owner: int) -> list[str]:
 
 
 def vectors_of(owner: int) -> Vectors:
-    """(VECTORS_PER_OWNER, DIMENSIONS), the same for an owner in every process."""
+    """(VECTORS_PER_OWNER, DIMENSIONS), equal for an owner in every process."""
     rows = np.random.default_rng(owner).standard_normal((VECTORS_PER_OWNER, DIMENSIONS))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 

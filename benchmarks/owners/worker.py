@@ -1,7 +1,6 @@
-"""One phase of one layout, in a process of its own: `python -m benchmarks.owners.worker …`.
+"""One phase of one layout: `python -m benchmarks.owners.worker …`.
 
-Prints one JSON object. Memory and file handles are this process's and nobody else's, which is why it
-exists.
+Prints one JSON object.  A process per phase, so that its memory and file handles are those of the layout.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from benchmarks.owners.layouts import (
 )
 
 LAST_SHARE = 0.05
-"""The end of the fill, over which the cost of one more owner is taken."""
+"""Share of the fill, at its end, over which the cost of a new owner is averaged."""
 
 
 def fill(layout: Layout, owners: int, searches: int) -> dict[str, Any]:
-    """Store every owner, then search in the same process, where indexes have been evicted."""
+    """Store every owner, then search in the same process, with indexes evicted."""
     each_ms: list[float] = []
     failures: list[str] = []
     start = time.perf_counter()
@@ -58,7 +57,7 @@ def fill(layout: Layout, owners: int, searches: int) -> dict[str, Any]:
 
 
 def search(layout: Layout, owners: int, searches: int) -> dict[str, Any]:
-    """Ask uniformly chosen owners for all of their vectors, and count what does not come back."""
+    """Search uniformly chosen owners for all of their vectors, and count missing ones."""
     choose = random.Random(0)
     each_ms: list[float] = []
     failures: list[str] = []
@@ -122,7 +121,7 @@ def _resources() -> dict[str, float]:
 
 
 def _reason(error: Exception) -> str:
-    """The kind of failure, without ids or paths."""
+    """Type and first line of an error."""
     first = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {first[:120]}"
 

@@ -1,1 +1,1 @@
-"""What an adapter knows that was trained from cubes of text."""
+"""Recall of adapters that were trained from cubes of text."""

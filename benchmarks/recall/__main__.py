@@ -1,12 +1,12 @@
-"""`python -m benchmarks.recall [--cubes 20] [--locomo FILE] [--merging] [--quick]`: is a cube learnt?
+"""`python -m benchmarks.recall [--cubes 20] [--locomo FILE] [--merging] [--quick]`: recall of adapters.
 
-Cubes of facts are distilled into adapters by the very jobs that `memos train` makes, one after the
-other.  Each is asked questions that were not taught: with the text in the prompt (the ceiling), with
-nothing (the floor), with the adapter and nothing in the prompt.  Forgetting is the perplexity of
-unrelated text over the base model's.  The first cubes are also trained on the answers alone
-(`likelihood`, the baseline).  With `--locomo`, one speaker of a conversation is learnt, too.
+Cubes of facts are distilled into adapters by the jobs of `memos train`, one after the other.  Questions
+that are not part of the training are asked with the text in the prompt (ceiling), with neither text nor
+adapter (floor), and with the adapter alone.  Forgetting is the perplexity of unrelated text over the base
+model's.  The first cubes are also trained on the answers alone (`likelihood`, the baseline).  `--locomo`
+adds one speaker of a conversation.
 
-With `--merging`, three adapters are learnt and become one in its place (see `merging.py`).
+With `--merging`, three adapters are trained and become one (see `merging.py`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _note(record: Record, row: dict[str, Any]) -> None:
 def _baseline(
     record: Record, opened: MemorySystem, model: str, known: Sequence[FactCube], recipe: Recipe
 ) -> None:
-    """The same cubes taught by the answers alone."""
+    """Train the same cubes on the answers alone."""
     for cube in known:
         row, _ = learn(opened, model, cube, recipe.model_copy(update={"method": "likelihood"}))
         _note(record, row | {"kind": "likelihood"})
@@ -116,22 +116,22 @@ def _headline(record: Record) -> None:
 
 
 def _speaker(path: Path) -> FactCube:
-    """What was observed of the first conversation's first speaker, and questions about just that."""
+    """Observations of the first conversation's first speaker, and questions that they answer."""
     sample = json.loads(path.read_text(encoding="utf-8"))[0]
     speaker = sample["conversation"]["speaker_a"]
-    told_of = [
+    observed = [
         (text, source)
         for session in sample["observation"].values()
         for text, source in session.get(speaker, [])
         if isinstance(source, str)
     ][:OBSERVATIONS]
-    sources = {source for _, source in told_of}
+    sources = {source for _, source in observed}
     exam = [
         Question(question=each["question"], answer=str(each["answer"]))
         for each in sample["qa"]
         if each["category"] in (1, 4) and set(each["evidence"]) <= sources and each["evidence"]
     ]
-    return FactCube("LoCoMo speaker", "\n".join(text for text, _ in told_of), tuple(exam))
+    return FactCube("LoCoMo speaker", "\n".join(text for text, _ in observed), tuple(exam))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cubes of facts that no model knows, each with questions that are never taught.
+"""Cubes of made-up facts, each with questions that are not part of the training.
 
 python -c "from benchmarks.recall.facts import cubes; print(cubes(2))"
 """
@@ -14,7 +14,7 @@ SUBJECTS = (
     *("Orion Station", "Hollow Mill", "Cedar Clinic", "Falcon Hall", "Amber Library"),
     *("Harbor School", "Juniper Farm", "Copper Museum", "Willow Theatre", "Granite Tower"),
     *("Lantern Cafe", "Meadow Hotel", "Raven Bakery", "Saffron Market", "Thistle Garage"),
-    *("Union JobRunner", "Violet Studio", "Walnut Office", "Birch Observatory", "Delta Shipyard"),
+    *("Union Workshop", "Violet Studio", "Walnut Office", "Birch Observatory", "Delta Shipyard"),
 )
 PEOPLE = (
     *("Ilka Brandt", "Tomas Rey", "Nadia Quist", "Oskar Lindt", "Priya Nair", "Jonas Feld"),
@@ -23,7 +23,7 @@ PEOPLE = (
 CATS = ("Biscuit", "Pepper", "Domino", "Waffle", "Shadow", "Pickle", "Mango", "Button", "Clover")
 COLOURS = ("violet", "orange", "silver", "green", "yellow", "purple", "white", "brown")
 WORDS = ("KESTREL", "ZEBRA", "MARLIN", "OTTER", "BADGER", "HERON", "LYNX", "BISON", "COBRA")
-# sentence, and two questions that ask for what is in its braces
+# sentence, and two questions that ask for its value
 FORMS = {
     "code": (
         "The code word of {subject} is {value}.",
@@ -59,7 +59,11 @@ class FactCube:
 
 
 def cubes(count: int, facts: int = 3, seed: int = 0) -> list[FactCube]:
-    """The same ones each time. Args: facts: in each cube, at most 5."""
+    """Cubes, equal for equal seeds.
+
+    Args:
+        facts: number of facts in each cube, at most 5.
+    """
     rng = random.Random(seed)
     made = []
     for number, subject in enumerate(SUBJECTS[:count]):

@@ -1,4 +1,4 @@
-"""One cube learnt and asked, by the very job that `memos train` makes."""
+"""Train and examine one cube with the job of `memos train`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_system(home: Path) -> MemorySystem:
 
 @dataclasses.dataclass(frozen=True)
 class Learnt:
-    """What came of a job."""
+    """Result of a job; `made` is the id of the adapter's cube."""
 
     report: Report
     made: str | None
@@ -64,8 +64,8 @@ def learn(
     return row, done
 
 
-def distilled(system: MemorySystem, model: str, ref: str, wish: Distill) -> Learnt:
-    job = distill(system, WHO, ref, wish)
+def distilled(system: MemorySystem, model: str, ref: str, request: Distill) -> Learnt:
+    job = distill(system, WHO, ref, request)
     runner = JobRunner(system, (model, None))
     claimed = runner.claim(job.id)
     assert claimed is not None

@@ -1,7 +1,7 @@
-"""Three adapters become one, by each way that there is, and are asked their questions again.
+"""Three adapters become one, by every method, and answer the questions of all three again.
 
-By each method of merging their weights, as they are and after a short training (as
-`"merge": "ties"` in a distillation does), and by learning their cubes together.
+Methods: merging the weights, merging followed by a short training (as `"merge": "ties"` in a distillation
+does), and training on all cubes together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from memos_vllm.transforms.requests import Distill
 from memos_vllm.writer.base import Ask
 
 MERGED = 3
-MENDING_EPOCHS = 3
+EPOCHS_AFTER_MERGE = 3
 METHODS: tuple[Literal["cat", "svd", "ties", "dare_ties"], ...] = (
     "cat",
     "svd",
@@ -47,19 +47,19 @@ def merge_weights(
     recipe: Recipe,
     home: Path,
 ) -> None:
-    """Each set of facts asked again of all three adapters as one; then after a short training."""
+    """Ask the merged adapter every set of questions, before and after a short training."""
     adapters = [done.adapter for done in learnt if done.adapter is not None]
     first, *others = [str(done.made) for done in learnt]
     exam = [question for cube in known for question in cube.exam]
-    short = recipe.model_copy(update={"epochs": min(MENDING_EPOCHS, recipe.epochs)})
+    short = recipe.model_copy(update={"epochs": min(EPOCHS_AFTER_MERGE, recipe.epochs)})
     for method in METHODS:
         rank = sum(adapter.config.r for adapter in adapters) if method == "cat" else None
         whole = merge(adapters, method, rank or adapters[0].config.r)
         _note_kept(record, model, f"weights_alone_{method}", whole, known, home)
-        wish = Distill(also=others, merge=method, exam=exam, recipe=short)
-        mended = distilled(system, model, first, wish)
-        if mended.adapter is not None:
-            _note_kept(record, model, method, mended.adapter, known, home)
+        request = Distill(also=others, merge=method, exam=exam, recipe=short)
+        retrained = distilled(system, model, first, request)
+        if retrained.adapter is not None:
+            _note_kept(record, model, method, retrained.adapter, known, home)
 
 
 def learn_together(
@@ -70,7 +70,7 @@ def learn_together(
     recipe: Recipe,
     home: Path,
 ) -> None:
-    """The same questions asked of one adapter that learnt all of the cubes."""
+    """Ask the same questions of one adapter that was trained on all cubes."""
     made = system.create(
         WHO,
         [
@@ -93,7 +93,7 @@ def _note_kept(
     known: Sequence[FactCube],
     home: Path,
 ) -> None:
-    """How much of its own recall each set of facts keeps."""
+    """Record the share of its recall that each set of facts retains."""
     folders = AdapterFolders(home / "merged")
     folders.make(method, whole)
     for number, right in enumerate(_asked(model, folders.path(method), known)):

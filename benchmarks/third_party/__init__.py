@@ -1,1 +1,1 @@
-"""What the load generator of vLLM sees, against vLLM alone and against ours."""
+"""Time to first token by vLLM's own load generator, on vLLM alone and on memos_vllm."""

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.third_party [--quick]`: what vLLM's own load generator sees.
+"""`python -m benchmarks.third_party [--quick]`: TTFT measured by vLLM's own load generator.
 
-The functions of `vllm bench serve` against vLLM alone (the memory as the beginning of each prompt) and
-against ours (the same text as a cube that the requests name), each right after a start, one request
-at a time.  The first request of a run shows what a restart costs, the others the steady state.
+The functions of `vllm bench serve` against vLLM alone (the memory is the beginning of each prompt) and
+against memos_vllm (the same text is a cube that the requests name), each right after a start, one request
+at a time.  The first request of a run shows the cost of a restart, the others the steady state.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ parser = FlexibleArgumentParser()
 serve.add_cli_args(parser)
 serve.main(parser.parse_args())
 """
-"""What `vllm bench serve` runs, with prompts of ours: its command fails where vLLM is installed under
-another name, and its own random text is not what people write."""
+"""`vllm bench serve` with our prompts: its command fails where vLLM is installed under another name, and
+its random tokens are not natural text."""
 
 
 def main() -> None:
@@ -74,15 +74,15 @@ def measure(folder: Path, is_ours: bool, tokens: int, requests: int) -> dict[str
         bench, extra, memory_text = Bench(running), {}, ""
         if is_ours:
             cube = bench.cube(tokens, MEMORY)
-            bench.ask("anybody", "Which number is it?", [cube], max_tokens=1)
+            bench.ask("person", "Which number is it?", [cube], max_tokens=1)
             bench.wait_until_kept(cube)
             bench.restart()
             time.sleep(5)
             memory = {"cubes": [cube], "retrieve": False, "write": False, "budget_tokens": 8000}
             extra = {"memory": memory}
         else:
-            # Whatever else a first request has to wait for is over after one of another prompt.
-            bench.ask("anybody", bench.text(tokens, MEMORY + 1), [], max_tokens=1)
+            # A request with another prompt takes the other costs of a first request.
+            bench.ask("person", bench.text(tokens, MEMORY + 1), [], max_tokens=1)
             memory_text = bench.text(tokens - 30, MEMORY) + "\n\n"
         questions = [bench.text(QUESTION, 100 + number) for number in range(requests + 1)]
         prompts = [f"{memory_text}{question} Which number is it?" for question in questions]
@@ -91,7 +91,7 @@ def measure(folder: Path, is_ours: bool, tokens: int, requests: int) -> dict[str
 
 
 def computed_tokens(bench: Bench, prompt: str, extra: dict[str, Any]) -> int:
-    """Of a prompt whose memory is cached: what is left for the engine."""
+    """Prompt tokens that the engine computes when the memory is cached."""
     message = {"role": "user", "content": prompt}
     body = {"model": MODEL, "messages": [message], "max_tokens": 1, "temperature": 0, **extra}
     reply = bench.http.post("/v1/chat/completions", json=body)

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.ttft [--repetitions 7] [--quick]`: time to first token, with memory's KV.
+"""`python -m benchmarks.ttft [--repetitions 7] [--quick]`: time to first token with loaded KV.
 
-One server, alone; every way to have the memory's KV takes its turn inside each repetition, and
-ratios are taken inside a repetition, then their median.  The limit is vLLM's own prefix cache, fully
-warm: attention over the memory has to be done in any case.  Loads from disk come after a restart of
-everything, from files whose pages the system was told to forget.  Rightness is checked on the same
-model in float32 (exact) and bfloat16 (near).
+One server, no other load.  Every source of the memory's KV is measured in each repetition; the result is
+the median of the ratios within a repetition.  The limit is vLLM's own prefix cache, fully warm, because
+attention over the memory is computed in any case.  Loads from disk follow a restart of all processes, with
+the files dropped from the page cache.  Correctness is checked on the same model in float32 (exact) and
+bfloat16 (near).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One server, its cubes and its chats, as the benchmark drives them."""
+"""Cubes, chats and first tokens of one server, for benchmarks."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def sentences(seed: int) -> Iterator[str]:
         yield f"The {a} {b} number {dice.randint(1, 999)} belongs to the {c} of the {d}."
 
 
-def somebody() -> str:
-    """A person who never asked before: no block of the engine's own cache is theirs."""
+def new_person() -> str:
+    """Name of a new person, who has no block in the engine's prefix cache."""
     return f"person-{next(_people)}"
 
 
@@ -70,7 +70,7 @@ class Bench:
         return self._http
 
     def restart(self, **environment: str) -> None:
-        """Everything: the API server, the engine and its workers."""
+        """Restart the API server, the engine and its workers."""
         self.server.kill()
         self._http = None
         self.server.set(**environment)
@@ -82,7 +82,7 @@ class Bench:
         return tokens
 
     def text(self, tokens: int, seed: int) -> str:
-        """Words that come to about so many tokens."""
+        """Sentences of about so many tokens."""
         made: list[str] = []
         for sentence in sentences(seed):
             made.append(sentence)
@@ -93,7 +93,7 @@ class Bench:
         return " ".join(made)
 
     def cube(self, tokens: int, seed: int) -> str:
-        """A shared cube of about so many tokens; returns its id."""
+        """Store a shared cube of about so many tokens; returns its id."""
         body = {
             "meta": {"name": f"bench-{seed}"},
             "payload": {
@@ -115,7 +115,7 @@ class Bench:
         kv: str = "exact",
         **extra: Any,
     ) -> dict[str, Any]:
-        """A whole reply; `memory` off without cubes."""
+        """Body of the reply; memory is off without cubes."""
         body = self._body(person, question, cubes, kv) | extra
         reply = self.http.post("/v1/chat/completions", json=body)
         reply.raise_for_status()
@@ -133,13 +133,13 @@ class Bench:
         while time.monotonic() < deadline:
             seen = self.http.get(f"/v1/memory/cubes/{cube}/activation").json()["chains"]
             if seen >= chains:
-                time.sleep(1)  # and its copy in memory
+                time.sleep(1)  # for its copy in shared memory
                 return
             time.sleep(0.1)
-        raise TimeoutError(f"{cube} is not kept")
+        raise TimeoutError(f"KV of {cube} was not stored within a minute")
 
     def only_on_disk(self) -> None:
-        """Empty shared memory, and let the system forget the files' pages."""
+        """Empty shared memory, and drop the files from the page cache."""
         assert self.server.home is not None
         for path in self.server.home.parent.glob(f"memos-kv-*/**/*{SUFFIX}"):
             path.unlink()

@@ -1,4 +1,4 @@
-"""The paper's grid: sizes of memory by lengths of question, and every way to have the memory's KV."""
+"""TTFT by size of memory, length of question (the paper's grid) and source of the KV."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from benchmarks.ttft.chat import Bench, somebody
+from benchmarks.ttft.chat import Bench, new_person
 
 SIZES = {"0.5k": 512, "1k": 1024, "2.7k": 2700, "4k": 4096, "6k": 6144, "max": 6900}
 QUESTIONS = (40, 160, 300, 950)
@@ -16,12 +16,12 @@ IDLE_SECONDS = 0.4
 WARM = "prefix cache warm"
 DISK, FETCHED = "exact, disk", "exact, restarted, fetched ahead"
 CUBES = 4
-"""Each memory is four cubes, so that it can be put together in another order, too."""
+"""Cubes of a memory: near KV is measured on other orders of them."""
 _seeds = itertools.count(1)
 
 
 def _limit(way: str) -> str:
-    """vLLM's own prefix cache, measured beside this way."""
+    """The prefix-cache measurement that a way is compared with."""
     restarted = (DISK, FETCHED, f"{WARM}, restarted")
     return f"{WARM}, restarted" if way in restarted else WARM
 
@@ -34,10 +34,10 @@ class Grid:
         self._memories: dict[str, list[str]] = {}
         self._seconds: dict[tuple[str, int, str], list[float]] = defaultdict(list)
         self._cached: dict[tuple[str, int, str], int] = {}
-        self._owner = somebody()
+        self._owner = new_person()
 
     def prepare(self, sizes: dict[str, int]) -> None:
-        """Make the memories, and ask once with each: what is computed then is what is kept."""
+        """Make the memories, and ask once with each, so that its KV is stored."""
         for name, tokens in sizes.items():
             cubes = [self._bench.cube((tokens - 60) // CUBES, next(_seeds)) for _ in range(CUBES)]
             self._memories[name] = cubes
@@ -45,35 +45,35 @@ class Grid:
             self._bench.wait_until_kept(cubes[-1])
 
     def run(self, questions: tuple[int, ...]) -> None:
-        """Ways take turns inside each repetition, so that a slow minute falls on all of them."""
+        """Ways alternate within each repetition, so that a slow minute affects all of them."""
         for name, cubes in self._memories.items():
             orders = itertools.cycle(list(itertools.permutations(cubes))[1:])
             for tokens in questions:
                 for repetition in range(self._repetitions):
                     key = (name, tokens)
-                    self._time(*key, "no memory", somebody(), [])
+                    self._time(*key, "no memory", new_person(), [])
                     self._time(*key, WARM, self._owner, cubes)
-                    self._time(*key, "exact, RAM", somebody(), cubes)
-                    self._time(*key, "near", somebody(), list(next(orders)), kv="near")
+                    self._time(*key, "exact, RAM", new_person(), cubes)
+                    self._time(*key, "near", new_person(), list(next(orders)), kv="near")
                     if repetition < self._prefills:
-                        self._time(*key, "full prefill", somebody(), cubes, kv="none")
+                        self._time(*key, "full prefill", new_person(), cubes, kv="none")
 
     def run_from_disk(self, questions: tuple[int, ...]) -> None:
-        """After a restart of everything; each load reads the file anew."""
+        """Loads from disk after a restart, with the page cache dropped before each."""
         for name, cubes in self._memories.items():
             self._bench.ask(self._owner, self._question(40), cubes, max_tokens=1)
             for tokens in questions:
                 for _ in range(self._repetitions):
                     self._time(name, tokens, f"{WARM}, restarted", self._owner, cubes)
                     self._bench.only_on_disk()
-                    self._time(name, tokens, DISK, somebody(), cubes)
+                    self._time(name, tokens, DISK, new_person(), cubes)
 
     def run_fetched(self, questions: tuple[int, ...]) -> None:
-        """After a restart that brought KV back into shared memory by itself."""
+        """Loads from shared memory after a restart that fetched KV ahead."""
         for name, cubes in self._memories.items():
             for tokens in questions:
                 for _ in range(self._repetitions):
-                    self._time(name, tokens, FETCHED, somebody(), cubes)
+                    self._time(name, tokens, FETCHED, new_person(), cubes)
 
     def rows(self) -> list[dict[str, Any]]:
         return [

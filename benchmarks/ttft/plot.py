@@ -1,4 +1,4 @@
-"""The grid as a picture: time to first token by size of memory, one line per way, short questions."""
+"""Picture of the grid: TTFT by size of memory, one line per way, shortest questions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ COLOURS = {
 def plot(rows: list[dict[str, Any]]) -> str:
     """An SVG; seconds on a logarithmic scale."""
     shortest = min(row["question_tokens"] for row in rows)
-    mine = [row for row in rows if row["question_tokens"] == shortest and row["way"] in COLOURS]
-    sizes = list(dict.fromkeys(row["memory"] for row in mine))
-    seconds = [row["ttft_s_median"] for row in mine]
+    shown = [row for row in rows if row["question_tokens"] == shortest and row["way"] in COLOURS]
+    sizes = list(dict.fromkeys(row["memory"] for row in shown))
+    seconds = [row["ttft_s_median"] for row in shown]
     low, high = math.floor(math.log10(min(seconds))), math.ceil(math.log10(max(seconds)))
 
     def x(name: str) -> float:
@@ -49,9 +49,9 @@ def plot(rows: list[dict[str, Any]]) -> str:
         f'<text x="{LEFT}" y="{HEIGHT - 8}">tokens of memory; questions of {shortest} tokens; '
         "median time to first token</text>"
     )
-    labels = _labels({way: _line(mine, way)[-1] for way in COLOURS if _line(mine, way)}, y)
+    labels = _labels({way: _line(shown, way)[-1] for way in COLOURS if _line(shown, way)}, y)
     for way, colour in COLOURS.items():
-        line = _line(mine, way)
+        line = _line(shown, way)
         if not line:
             continue
         points = " ".join(f"{x(row['memory'])},{y(row['ttft_s_median'])}" for row in line)
@@ -73,7 +73,7 @@ def _line(rows: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
 
 
 def _labels(last: dict[str, dict[str, Any]], y: Any) -> dict[str, float]:
-    """Heights of the names, at least a line apart."""
+    """y of each label, at least a line apart."""
     placed: dict[str, float] = {}
     below = -math.inf
     for way in sorted(last, key=lambda way: y(last[way]["ttft_s_median"])):

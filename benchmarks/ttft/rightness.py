@@ -1,4 +1,4 @@
-"""Is it right: exact KV against full prefill token by token, near KV by its distance."""
+"""Correctness of loaded KV: exact against a full prefill token by token, near by KL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import time
 from typing import Any
 
-from benchmarks.ttft.chat import Bench, somebody
+from benchmarks.ttft.chat import Bench, new_person
 from memos_vllm.activation.quality import divergence
 
 TOP = 1000
@@ -15,29 +15,29 @@ QUESTION = "Which number belongs to the river?"
 
 
 def identical_share(bench: Bench, prompts: int) -> tuple[float, list[dict[str, Any]]]:
-    """Share of prompts whose greedy reply from loaded KV is that of a full prefill."""
+    """Share of prompts whose greedy reply from loaded KV equals that of a full prefill."""
     rows = []
     for seed in range(1000, 1000 + prompts):
         cube = bench.cube(random.Random(seed).randint(100, 900), seed)
-        cold = bench.ask(somebody(), QUESTION, [cube], kv="none", max_tokens=32)
-        bench.ask(somebody(), QUESTION, [cube], max_tokens=1)
+        cold = bench.ask(new_person(), QUESTION, [cube], kv="none", max_tokens=32)
+        bench.ask(new_person(), QUESTION, [cube], max_tokens=1)
         bench.wait_until_kept(cube)
-        loaded = bench.ask(somebody(), QUESTION, [cube], max_tokens=32)
+        loaded = bench.ask(new_person(), QUESTION, [cube], max_tokens=32)
         rows.append(
             {
                 "prompt_tokens": cold["usage"]["prompt_tokens"],
                 "loaded_tokens": loaded["usage"]["prompt_tokens_details"]["cached_tokens"],
-                "identical": said(cold) == said(loaded),
+                "identical": reply_text(cold) == reply_text(loaded),
             }
         )
     return sum(row["identical"] for row in rows) / len(rows), rows
 
 
 def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """A stream of requests for sets of cubes, popular ones more often (Zipf).
+    """KL of near KV over a stream of requests for sets of cubes, drawn by Zipf's law.
 
-    Each set is asked for with `near`, compared with a full prefill, and then computed exactly once,
-    as healing would: later sets find its contexts.
+    Each set is asked for with `near`, compared with a full prefill, and then computed exactly once, as
+    healing would do, so that later sets find its contexts.
     """
     dice = random.Random(7)
     cubes = [bench.cube(dice.randint(64, 512), 2000 + i) for i in range(12)]
@@ -50,12 +50,12 @@ def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[s
             choice = dice.choices(cubes, weights)[0]
             if choice not in wanted:
                 wanted.append(choice)
-        # The scheduler's canonical order: hottest first.
+        # `order: hottest`
         wanted.sort(key=cubes.index)
         options: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
-        full = bench.ask(somebody(), QUESTION, wanted, kv="none", **options)
-        near = bench.ask(somebody(), QUESTION, wanted, kv="near", **options)
-        bench.ask(somebody(), QUESTION, wanted, max_tokens=1)
+        full = bench.ask(new_person(), QUESTION, wanted, kv="none", **options)
+        near = bench.ask(new_person(), QUESTION, wanted, kv="near", **options)
+        bench.ask(new_person(), QUESTION, wanted, max_tokens=1)
         time.sleep(1)
         ways = [cube["kv"] for cube in near["memory"]["cubes"]]
         rows.append(
@@ -66,7 +66,7 @@ def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[s
                 "near": ways.count("near"),
                 "prefill": ways.count("prefill"),
                 "kl": round(divergence(top_tokens(full), top_tokens(near)), 5),
-                "same_first_token": said(full) == said(near),
+                "same_first_token": reply_text(full) == reply_text(near),
             }
         )
     late = [row for row in rows if row["request"] >= requests // 3 and row["near"]]
@@ -79,7 +79,7 @@ def nearness(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[s
 
 
 def healing(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """How fast a stream of near requests becomes exact: Zipf over cubes, sets of 2 to 8."""
+    """Share of exact cubes over a stream of near requests with healing: Zipf over cubes, sets of 2 to 8."""
     dice = random.Random(11)
     cubes = [bench.cube(dice.randint(64, 512), 3000 + i) for i in range(10)]
     weights = [1 / (rank + 1) for rank in range(len(cubes))]
@@ -88,9 +88,9 @@ def healing(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[st
         size, wanted = dice.randint(2, 8), set[str]()
         while len(wanted) < size:
             wanted.add(dice.choices(cubes, weights)[0])
-        order = sorted(wanted, key=cubes.index)  # hottest first, as `order: hottest` has them
-        reply = bench.ask(somebody(), QUESTION, order, kv="near", max_tokens=1)
-        time.sleep(1.5)  # the gap between two people's questions, in which it heals
+        order = sorted(wanted, key=cubes.index)  # `order: hottest`
+        reply = bench.ask(new_person(), QUESTION, order, kv="near", max_tokens=1)
+        time.sleep(1.5)  # healing runs between two questions
         ways = [cube["kv"] for cube in reply["memory"]["cubes"]]
         rows.append({"request": number, "cubes": size} | {way: ways.count(way) for way in WAYS})
     headline = {}
@@ -100,13 +100,13 @@ def healing(bench: Bench, requests: int) -> tuple[dict[str, float], list[dict[st
     return headline, rows
 
 
-def said(reply: dict[str, Any]) -> str:
+def reply_text(reply: dict[str, Any]) -> str:
     """The reply's text."""
     text: str = reply["choices"][0]["message"]["content"]
     return text
 
 
 def top_tokens(reply: dict[str, Any]) -> dict[str, float]:
-    """The first token's likeliest, with their log-probabilities."""
+    """Log-probabilities of the likeliest first tokens."""
     first = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     return {f"{top['token']}{top['bytes']}": top["logprob"] for top in first}

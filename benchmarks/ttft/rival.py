@@ -1,4 +1,4 @@
-"""LMCache alone: vLLM with LMCache's own connector, the same memory as text in the system message."""
+"""vLLM with LMCache's own connector; the memory is text in the system message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTION = "Which number belongs to the river?"
 def lmcache_alone(
     folder: Path, sizes: dict[str, int], repetitions: int, flags: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Rows like the grid's: KV from LMCache's memory, over the same server's warm prefix cache."""
+    """Rows like the grid's: TTFT with KV from LMCache's memory, over the server's warm prefix cache."""
     folder.mkdir()
     rival = LMCache(folder)
     connector = {
@@ -38,7 +38,7 @@ def lmcache_alone(
         flags=("--kv-transfer-config", json.dumps(connector), *flags),
         environment={
             "VLLM_CPU_KVCACHE_SPACE": "2",
-            "VLLM_SERVER_DEV_MODE": "1",  # for emptying the engine's own cache
+            "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache
             "LMCACHE_TRACK_USAGE": "false",
         },
     )
@@ -63,7 +63,7 @@ def _measure(bench: Bench, sizes: dict[str, int], repetitions: int) -> list[dict
             "temperature": 0,
         }
         first_event(bench.http, body)
-        time.sleep(2)  # until LMCache has it
+        time.sleep(2)  # for LMCache to store it
         for _ in range(repetitions):
             for way in (LIMIT, WAY):
                 if way == WAY:

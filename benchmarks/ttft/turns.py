@@ -1,4 +1,4 @@
-"""Ten turns of chat with retrieval: our layout, and retrieved text in the system prompt."""
+"""Cached share of the prompt over ten turns with retrieval: our layout, and the system prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOP_K = 6
 
 
 def ten_turns(bench: Bench) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Share of prompt tokens that were cached, turn by turn, under the two layouts."""
+    """Share of prompt tokens that were cached, by turn and layout."""
     facts = [
         f"My {topic} has the {word} number {i}{len(word)}."
         for i, topic in enumerate(TOPICS)
@@ -69,7 +69,7 @@ def ten_turns(bench: Bench) -> tuple[dict[str, float], list[dict[str, Any]]]:
 
 
 def _share(rows: list[dict[str, Any]], layout: str) -> float:
-    mine = [row for row in rows if row["layout"] == layout]
-    cached = sum(row["cached_tokens"] or 0 for row in mine)
-    prompt: int = sum(row["prompt_tokens"] for row in mine)
+    of_layout = [row for row in rows if row["layout"] == layout]
+    cached = sum(row["cached_tokens"] or 0 for row in of_layout)
+    prompt: int = sum(row["prompt_tokens"] for row in of_layout)
     return round(cached / prompt, 4)

@@ -217,7 +217,7 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
         chains=kv.usage.chains,
         bytes=kv.usage.bytes,
         pinned=kv.usage.pinned,
-        segments=sorted({key.partition(".")[0] for key in kv.segments})[:_SHOWN_SEGMENTS],
+        segments=sorted(set(kv.segments))[:_SHOWN_SEGMENTS],
         near=near,
     )
 

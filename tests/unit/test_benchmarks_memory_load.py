@@ -195,7 +195,7 @@ def test_the_reference_gives_turn_ids_back_and_each_person_only_their_own():
         await system.add("ben", Turn("D1:2", "session_1", "Ben", "I like rain.", None))
         assert await system.search("ada", "What does Ada like?") == ["D1:1"]
         assert await system.search("ben", "What does Ben like?") == ["D1:2"]
-        with pytest.raises(Failed, match="nothing was found"):
+        with pytest.raises(Failed, match="no turn was found"):
             await system.search("carl", "What does Carl like?")
 
     asyncio.run(run())

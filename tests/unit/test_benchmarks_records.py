@@ -1,13 +1,17 @@
-"""Benchmark records are complete, and the README tables follow from them."""
+"""Benchmark records are complete, and the tables of the documents follow from them."""
 
 import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
-from benchmarks.readme_tables import README, TABLES, TableError, fill, main
+from benchmarks.extraction.__main__ import LoadGenerator
+from benchmarks.kv_tables import extraction
+from benchmarks.readme_tables import DOCUMENTS, TABLES, TableError, fill, main, record_of
 from benchmarks.record import FIELDS, RESULTS, Record, absolute_paths
 
 HEADLINES = {
@@ -35,7 +39,7 @@ HEADLINES = {
 # -- records --------------------------------------------------------------------------------------
 
 
-def test_a_record_has_configuration_versions_and_machine(
+def test_a_record_says_what_ran_where_and_on_what(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = Record("overhead", options="--quick", headline={"a": 1.5}, rows=[{"case": "x"}])
@@ -83,7 +87,7 @@ def test_committed_results_are_complete_records(file: Path) -> None:
 # -- tables ---------------------------------------------------------------------------------------
 
 
-def test_tables_are_written_only_between_their_marks(tmp_path: Path) -> None:
+def test_tables_are_written_between_their_marks_and_only_there(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     before = "# T\n\n<!-- table:overhead -->\nold\n<!-- /table:overhead -->\n\nend\n"
     readme.write_text(before, encoding="utf-8")
@@ -105,9 +109,27 @@ def test_tables_are_written_only_between_their_marks(tmp_path: Path) -> None:
     assert main([*options, "--check"]) == 1
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
-def test_the_readme_tables_match_the_results() -> None:
-    assert main(["--check"]) == 0, "run `make readme-tables`"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_a_document_shows_what_the_results_say(document: Path) -> None:
+    assert main([str(document), "--check"]) == 0, "run `make readme-tables`"
+
+
+def test_the_check_covers_every_document_that_is_written(tmp_path: Path) -> None:
+    _write_overhead(tmp_path, 1.004)
+    table = "<!-- table:overhead -->\nold\n<!-- /table:overhead -->\n"
+    first, second = tmp_path / "first.md", tmp_path / "second.md"
+    for document in (first, second):
+        document.write_text(table, encoding="utf-8")
+    options = [str(first), str(second), "--results", str(tmp_path)]
+    assert main(options) == 0
+    assert "old" not in first.read_text(encoding="utf-8") + second.read_text(encoding="utf-8")
+    second.write_text(table, encoding="utf-8")
+    assert main([*options, "--check"]) == 1
+
+
+def test_every_table_has_a_place_in_a_document() -> None:
+    text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    assert [name for name in TABLES if text.count(f"<!-- table:{name} -->") != 1] == []
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
@@ -117,7 +139,7 @@ def test_a_table_without_results_says_so(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(name for name in TABLES if (RESULTS / f"{name}.json").exists())
+    "name", sorted(name for name in TABLES if (RESULTS / f"{record_of(name)}.json").exists())
 )
 def test_the_committed_results_make_a_table(name: str) -> None:
     made = fill(f"<!-- table:{name} -->\n<!-- /table:{name} -->", RESULTS)
@@ -144,6 +166,42 @@ def test_the_committed_results_make_a_table(name: str) -> None:
 def test_a_broken_or_unknown_mark_is_an_error(text: str, tmp_path: Path) -> None:
     with pytest.raises(TableError):
         fill(text, tmp_path)
+
+
+def test_failed_requests_of_a_load_generator_are_counted_named_and_shown() -> None:
+    """They were suppressed, and a question beside no load counted as one beside it."""
+    load = LoadGenerator()
+    replies = iter([httpx.Response(200), httpx.Response(503), httpx.ReadError("reset")])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        reply = next(replies)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    transport = httpx.MockTransport(answer)
+    server = SimpleNamespace(http=lambda: httpx.Client(base_url="http://test", transport=transport))
+    for _ in range(3):
+        load.send(SimpleNamespace(server=server), {})
+    summary = load.summary()
+    assert summary == {
+        "load_requests": 3,
+        "load_requests_failed": 2,
+        "load_errors": {"status 503": 1, "ReadError": 1},
+    }
+    row = {"while": "a person is answered", "over_alone": 1.1}
+    shown = extraction({"rows": [row | summary], "config": {"repetitions": 3}})
+    assert "load generator that failed: 2 of 3." in shown
+
+
+def test_an_error_of_the_load_generator_itself_is_not_counted_as_a_failed_request() -> None:
+    def http() -> httpx.Client:
+        raise TypeError("a bug")
+
+    load = LoadGenerator()
+    with pytest.raises(TypeError, match="a bug"):
+        load.send(SimpleNamespace(server=SimpleNamespace(http=http)), {})
+    assert not load.errors
 
 
 def _write_overhead(folder: Path, median: float) -> None:

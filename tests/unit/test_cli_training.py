@@ -225,7 +225,7 @@ def test_only_large_stable_read_cubes_are_promoted_once(ruled):
     ann = principal("ann")
     hot = text(ruled, ann, "A long text about nothing in particular.")
     short = text(ruled, ann, "Short.")
-    text(ruled, ann, "A long text that nobody has ever read.")
+    text(ruled, ann, "A long text that nobody has ever read.")  # prose: a sentence of a memory
     ruled.views.count_reads([hot, short] * 3)
     assert [cube.id for cube in promotable(ruled)] == [hot]
     assert promotable(ruled, "globex") == []

@@ -1,4 +1,4 @@
-"""The documentation matches the code."""
+"""The documents agree with the code, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
 from memos_vllm.api.app import create_app
@@ -58,11 +59,77 @@ def test_every_route_of_the_memory_api_is_documented(system):
             assert f"`{method.upper()} {path}`" in text, (method, path)
 
 
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(path: Path) -> set[str]:
+    """Anchors that GitHub gives to a document's headings."""
+    found: set[str] = set()
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    for heading in re.findall(r"^#+ (.+)$", text, re.M):
+        bare = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", bare).replace(" ", "-")
+        number = 1
+        while (unique := slug if number == 1 else f"{slug}-{number - 1}") in found:
+            number += 1
+        found.add(unique)
+    return found
+
+
+def broken_links(path: Path) -> list[str]:
+    """Links of a document whose file or heading does not exist; addresses are not looked at."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"\w+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_every_relative_link_has_its_file_and_heading(path: Path):
+    assert broken_links(path) == []
+
+
+def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path):
+    (tmp_path / "other.md").write_text("# Other\n\n## A `heading`, twice\n\n## A heading, twice\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](other.md#a-heading-twice-1) [b](https://example.org/x) [c](#page)\n"
+        "[d](other.md#b) [e](missing.md)\n\n# Page\n"
+    )
+    assert broken_links(page) == ["other.md#b", "missing.md"]
+
+
 def test_every_path_in_the_readme_exists():
     text = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\]\(([\w./]+)\)", text):
-        assert (ROOT / path).exists(), path
-    tree = text[text.index("## What is where") : text.index("## Configuration")]
-    for path in re.findall(r"`([\w./]+(?:/|\.py))`", tree):
+    start = text.index("## What is where")
+    tree = text[start : text.index("\n## ", start)]
+    paths = re.findall(r"`([\w./]+(?:/|\.py))`", tree)
+    assert len(paths) >= 20
+    for path in paths:
         places = (ROOT / path, ROOT / "memos_vllm" / path)
         assert any(place.exists() for place in places), path
+
+
+def test_the_readme_names_every_package():
+    text = (ROOT / "README.md").read_text()
+    for package in sorted((ROOT / "memos_vllm").glob("*/__init__.py")):
+        assert f"`memos_vllm/{package.parent.name}/`" in text, package.parent.name
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_every_path_in_contributing_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(
+        r"`((?:memos_vllm|tests|benchmarks|docs|examples|patches|\.ci)/[\w./]*)`", text
+    )
+    assert len(paths) >= 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -168,6 +168,6 @@ def test_entities_over_http(system):
     assert [(each["name"], each["items"]) for each in shown] == [("Maria", 2), ("alice", 1)]
     edges = http.get("/v1/memory/entities/Maria").json()["edges"]
     assert [each["item"]["text"] for each in edges] == [WORK.text, SISTER.text]
-    assert http.get("/v1/memory/entities/Nobody").status_code == 404
+    assert http.get("/v1/memory/entities/Nobody").status_code == 404  # prose: a name in a request
     assert http.get("/v1/memory/entities", params={"kind": "ghost"}).status_code == 400
     assert client("bob").get("/v1/memory/entities/Maria").status_code == 404

@@ -41,7 +41,9 @@ def test_weights_count_by_their_contents_and_without_a_warning(tmp_path, caplog)
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("name", ["nobody-has-this/model", "a name : of no hub"])
+@pytest.mark.parametrize(
+    "name", ["nobody-has-this/model", "a name : of no hub"]
+)  # prose: name of a model
 def test_a_model_without_weight_files_is_its_name_and_a_warning_says_so(
     tmp_path, monkeypatch, caplog, name
 ):
@@ -66,4 +68,4 @@ def test_a_bug_behind_the_look_up_is_not_taken_for_missing_weights(tmp_path, mon
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", breaks)
     with pytest.raises(TypeError, match="our own"):
-        describe(config_of("nobody-has-this/model"), tmp_path)
+        describe(config_of("nobody-has-this/model"), tmp_path)  # prose: name of a model

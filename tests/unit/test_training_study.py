@@ -132,7 +132,7 @@ def test_progress_is_monotonic_and_ends_complete():
         ('{"question": "Who is it?"}', "Who is it?"),
         ("Who is it?\nAnd then some", "Who is it?"),
         ('"Who is it?"', "Who is it?"),
-        ("It is nobody.", None),
+        ("It is nobody.", None),  # prose: a statement to judge
         ('{"question": 3}', None),
         ('{"answer": "Who?"}', None),
         ("?", None),

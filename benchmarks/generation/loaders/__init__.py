@@ -1,6 +1,6 @@
-"""A loader for each data set: its public file in, `Dataset` out.
+"""Loaders: the public file of a data set in, `Dataset` out.
 
-Raises BadRequest where a file has another form; the message names the place and the field.
+A loader raises BadRequest for a file of another form; the message names the place and the field.
 """
 
 from __future__ import annotations

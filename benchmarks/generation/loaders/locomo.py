@@ -1,8 +1,8 @@
 """LoCoMo (Maharana et al., ACL 2024): `locomo10.json` of snap-research/locomo, CC BY-NC 4.0.
 
-Categories 1 to 4, as the MemOS paper asks them; 5 is about things that were never said.  Answers are
-scored as in the data set's own evaluation: of category 1 part by part (parts are divided by commas),
-of category 3 up to the first semicolon.
+Categories 1 to 4, like the MemOS paper; category 5 asks about things that were never said.  Scores follow
+the data set's own evaluation: category 1 part by part (parts are separated by commas), category 3 up to the
+first semicolon.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def _history(path: Path, conversation: Conversation, left_out: Counter[str]) -> 
 
 
 def _turns(conversation: Conversation) -> tuple[Turn, ...]:
-    """The data set dates sessions only; a second a turn keeps their order."""
+    """Turns with times: the data set dates sessions only, so turns are a second apart."""
     made = (
         turn(
-            said.dia_id,
+            each.dia_id,
             f"session_{session.number}",
-            said.speaker,
-            said.shown,
+            each.speaker,
+            each.shown,
             session.started + timedelta(seconds=position),
         )
         for session in conversation.sessions
-        for position, said in enumerate(session.turns)
+        for position, each in enumerate(session.turns)
     )
     return tuple(one for one in made if one is not None)
 

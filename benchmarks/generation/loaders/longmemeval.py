@@ -1,7 +1,7 @@
 """LongMemEval (Wu et al., ICLR 2025): `longmemeval_{s,m,oracle}.json` of xiaowu0162/LongMemEval.
 
-Each question has a history of its own.  Preferences and questions that cannot be answered (their
-`question_id` ends in `_abs`) are for a judge; the others have a reference answer.
+Each question has its own history.  Preferences and unanswerable questions (their `question_id` ends in
+`_abs`) need a judge; the others have a reference answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _history(raw: Any, number: int, where: str) -> History:
         kind, rubric = "abstention", "unanswerable"
     elif kind == PREFERENCE:
         rubric = "preference"
-    told = list(_told(raw, where))
+    turns = list(_turns(raw, where))
     question = Question(
         id=name,
         kind=kind,
@@ -49,13 +49,13 @@ def _history(raw: Any, number: int, where: str) -> History:
         answer=str(field(raw, "answer", (str, int, float), where)),
         rubric=rubric,
         asked=field(raw, "question_date", str, where),
-        evidence=tuple(one.id for one, has_answer in told if has_answer),
+        evidence=tuple(one.id for one, has_answer in turns if has_answer),
     )
-    return History(f"person {number}", tuple(one for one, _ in told), (question,))
+    return History(f"person {number}", tuple(one for one, _ in turns), (question,))
 
 
-def _told(raw: Any, where: str) -> Iterator[tuple[Turn, bool]]:
-    """Turns in the order of their sessions' dates, and whether each holds the answer."""
+def _turns(raw: Any, where: str) -> Iterator[tuple[Turn, bool]]:
+    """(turn, whether it holds the answer), sessions in the order of their dates."""
     names = field(raw, "haystack_session_ids", list, where)
     dates = field(raw, "haystack_dates", list, where)
     sessions = field(raw, "haystack_sessions", list, where)
@@ -82,9 +82,11 @@ def _told(raw: Any, where: str) -> Iterator[tuple[Turn, bool]]:
 
 
 def parse_date(text: Any, where: str) -> datetime:
-    """`2023/05/20 (Sat) 02:21`, which names no zone: taken as UTC. Raises BadRequest."""
+    """Parse `2023/05/20 (Sat) 02:21`, which names no zone, as UTC. Raises BadRequest."""
     try:
         bare = _WEEKDAY.sub(" ", text).strip()
         return datetime.strptime(bare, "%Y/%m/%d %H:%M").replace(tzinfo=UTC)
     except (TypeError, ValueError) as error:
-        raise BadRequest(f"{where}: no date like '2023/05/20 (Sat) 02:21': {text!r}") from error
+        raise BadRequest(
+            f"{where}: expected a date like '2023/05/20 (Sat) 02:21': {text!r}"
+        ) from error

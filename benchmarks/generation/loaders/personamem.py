@@ -1,7 +1,7 @@
 """PersonaMem (Jiang et al., COLM 2025): `questions_32k.csv` of bowen-upenn/PersonaMem.
 
-Beside it lie the histories, `shared_contexts_32k.jsonl`: one object a line, an id and its messages.  A
-question sees the messages before its `end_index_in_shared_context`; each such beginning is a history.
+The histories are in `shared_contexts_32k.jsonl` beside it: one object per line, an id and its messages.  A
+question sees the messages before its `end_index_in_shared_context`; each such prefix is a history.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _question(row: Mapping[str, str], where: str) -> Question:
 
 
 def _options(written: str, where: str) -> tuple[str, ...]:
-    """A list of `(a) …`, `(b) …`, written as Python or as JSON; without the letters."""
+    """Parse a list of `(a) …`, `(b) …`, written as Python or JSON; drops the letters."""
     try:
         options = ast.literal_eval(written)
     except (ValueError, SyntaxError) as error:
@@ -99,7 +99,7 @@ def _options(written: str, where: str) -> tuple[str, ...]:
 
 
 def _turns(messages: Sequence[Any]) -> Iterator[Turn]:
-    """Each session begins with a system message that describes the person."""
+    """Turns of a history; a system message, which describes the person, starts a session."""
     sessions = itertools.count()
     session = f"session_{next(sessions)}"
     for number, message in enumerate(messages):

@@ -1,9 +1,9 @@
 """PrefEval (Zhao et al., ICLR 2025): a topic's file of `benchmark_dataset/` of amazon-science/PrefEval.
 
-Four forms, told apart by their fields: a preference that was stated (`explicit_preference/`), one that
-shows in a conversation (`implicit_preference/choice-based/`, `…/persona-driven/`), and one with four
-answers of which the first follows it (`mcq_options/`), which is the only one that needs no judge.
-Between preference and question the authors put turns about other things (`filtered_inter_turns.json`).
+Four forms, distinguished by their fields: an explicit preference (`explicit_preference/`), one implied by a
+conversation (`implicit_preference/choice-based/`, `…/persona-driven/`), and one with four answers of which
+the first follows it (`mcq_options/`), the only one that needs no judge.  The authors insert unrelated turns
+between preference and question (`filtered_inter_turns.json`).
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def load(path: Path) -> Dataset:
 
 
 def with_inter_turns(dataset: Dataset, path: Path, count: int) -> Dataset:
-    """Each history with the first `count` exchanges of the file behind it."""
+    """Append the first `count` exchanges of the file to each history."""
     tree = read_json(path)
     if not isinstance(tree, list):
-        raise BadRequest(f"{path.name}: a list of objects with a `conversation` is needed")
-    said = (
+        raise BadRequest(f"{path.name}: expected a list of objects with a `conversation`")
+    messages = (
         (field(message, "role", str, where), field(message, "content", str, where))
         for number, raw in enumerate(tree, start=1)
         for where in [f"{path.name}, entry {number}"]
         for message in field(raw, "conversation", list, where)
     )
-    between = tuple(_turns(list(itertools.islice(said, 2 * count)), "inter-turns"))
+    between = tuple(_turns(list(itertools.islice(messages, 2 * count)), "inter-turns"))
     return dataclasses.replace(
         dataset,
         histories=tuple(
@@ -61,10 +61,10 @@ def with_inter_turns(dataset: Dataset, path: Path, count: int) -> Dataset:
 
 def _history(raw: Any, number: int, where: str) -> History:
     preference = field(raw, "preference", str, where)
-    form, said = "explicit", [("user", preference)]
+    form, messages = "explicit", [("user", preference)]
     if "conversation" in raw:
-        form, said = _conversation(field(raw, "conversation", dict, where), where)
-    turns = tuple(_turns(said))
+        form, messages = _conversation(field(raw, "conversation", dict, where), where)
+    turns = tuple(_turns(messages))
     question = Question(
         id=str(number),
         kind=form,
@@ -79,26 +79,26 @@ def _history(raw: Any, number: int, where: str) -> History:
     return History(f"person {number}", turns, (question,))
 
 
-def _conversation(told: Mapping[str, Any], where: str) -> tuple[str, list[tuple[str, str]]]:
-    if "query" in told:
+def _conversation(raw: Mapping[str, Any], where: str) -> tuple[str, list[tuple[str, str]]]:
+    if "query" in raw:
         there = f"{where}, `conversation`"
-        return "choice-based", [(role, field(told, name, str, there)) for role, name in CHOICE]
-    said = [
-        (role, field(told[key], role, str, f"{where}, `conversation`, `{key}`"))
-        for key in told
+        return "choice-based", [(role, field(raw, name, str, there)) for role, name in CHOICE]
+    messages = [
+        (role, field(raw[key], role, str, f"{where}, `conversation`, `{key}`"))
+        for key in raw
         for role in ("user", "assistant")
     ]
-    return "persona-driven", said
+    return "persona-driven", messages
 
 
-def _turns(said: list[tuple[str, str]], session: str = "conversation") -> Iterator[Turn]:
-    for number, (role, text) in enumerate(said):
+def _turns(messages: list[tuple[str, str]], session: str = "conversation") -> Iterator[Turn]:
+    for number, (role, text) in enumerate(messages):
         if (made := turn(f"{session}#{number:04}", session, role, text, None)) is not None:
             yield made
 
 
 def _with_options(question: Question, raw: Any, where: str) -> Question:
-    """The first option is the right one, so they are shuffled: the same way each time."""
+    """Shuffle the options, of which the first is right, by the question's id."""
     options = field(raw, "classification_task_options", list, where)
     if len(options) < 2 or not all(isinstance(option, str) for option in options):
         raise BadRequest(f"{where}: `classification_task_options` must be two strings or more")

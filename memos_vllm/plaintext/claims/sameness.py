@@ -16,7 +16,7 @@ from memos_vllm.plaintext.tokens import tokenize
 
 _NUMBER = re.compile(r"\d[\d.,:/-]*\d|\d")
 _NEGATION = re.compile(
-    r"\b(?:not|no|never|none|nobody|nothing|without|neither|nor|cannot)\b|n['\u2019]t\b|\bno longer\b",
+    r"\b(?:not|no|never|none|nobody|nothing|without|neither|nor|cannot)\b|n['\u2019]t\b|\bno longer\b",  # prose: an English negation
     re.IGNORECASE,
 )
 

@@ -32,7 +32,7 @@ _LONGEST_PART_WORDS = 3
 _NO_THING = re.compile(
     r"(?:it|its|this|that|these|those|them|him|her|you|your|yours|us|me|what|how|when|where|who|why|to|the way|the idea"
     r"|the (?:first|second|third|last|other) (?:one|option|version)|something|anything|nothing|everything|one|both|all"
-    r"|neither|either|not|being|seeing|hearing|much|anybody|anyone|everyone|my|our|the (?:sound|look) of)\b",
+    r"|neither|either|not|being|seeing|hearing|much|anybody|anyone|everyone|my|our|the (?:sound|look) of)\b",  # prose: a word of user language
     re.IGNORECASE,
 )
 _TO_YOU = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
