@@ -1,4 +1,4 @@
-"""What unit and engine tests share: real databases, a real embedder, real Chroma."""
+"""Fixtures of unit and engine tests: real databases, a real embedder, real Chroma."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FakeQueue(JobQueue):
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[Callable[[], str]]:
-    """Makes databases on the local Postgres; skips, saying so, where there is none."""
+    """A function that creates a database on the local Postgres; skips the test without one."""
     made: list[str] = []
 
     def make() -> str:
@@ -70,7 +70,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def make_config(home: Path, **overrides: Any) -> Config:
-    # In this process: another starts in seconds, and nearly every test has an embedder of its own.
+    # In this process: a child process takes seconds to start, and nearly every test has an embedder.
     embedder = {"model": str(demo_embedder_path()), "processes": 0}
     embedder |= overrides.pop("embedder", {})
     return load_config(overrides={"home": str(home), "embedder": embedder, **overrides})

@@ -1,4 +1,4 @@
-"""One server with memory and keys for all engine tests, and one bare server to compare with."""
+"""Servers that engine tests share, and their keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
+from tests.engine.groups import ServerStopper, arrange, is_engine
 from tests.engine.harness import Server
 from tests.engine.lmcache import Setup
 from tests.engine.tiers import Files
@@ -17,10 +18,11 @@ from tests.engine.tiers import Files
 pytest.importorskip("vllm", reason="the engine tests need vLLM: make venv")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "tests/engine" in str(item.path):
-            item.add_marker(pytest.mark.engine)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in filter(is_engine, items):
+        item.add_marker(pytest.mark.engine)
+    config.pluginmanager.register(ServerStopper(arrange(items)))
 
 
 LORA = ("--enable-lora", "--max-loras", "3", "--max-cpu-loras", "4", "--max-lora-rank", "8")
@@ -39,7 +41,7 @@ class Keys:
     kv_other: str
     lora: str
     lora_admin: str
-    """The tests of activation memory have and of adapters have tenants of their own: they share many cubes."""
+    """Activation memory and adapters have tenants of their own: their tests share many cubes."""
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +71,7 @@ def keys(homes) -> Keys:
 
 @pytest.fixture(scope="session")
 def server(homes, keys) -> Iterator[Server]:
-    """With the plugin, under vLLM's own server module, keys and adapters on."""
+    """vLLM's own server module with the plugin, API keys and adapters."""
     merging = {"MEMOS__ADAPTERS__MERGE": "auto"}
     home = homes / "home"
     with Server(homes, home=home, flags=LORA, environment=merging).running() as running:
@@ -78,17 +80,17 @@ def server(homes, keys) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def bare(homes) -> Iterator[Server]:
-    """The same server without the plugin."""
+    """vLLM without the plugin, with the same flags but LoRA."""
     with Server(homes, home=None).running() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def kept(homes) -> Iterator[Server]:
-    """With the plugin and without keys; tests kill it, start it again, and damage its files."""
+    """A server without API keys, which tests kill, restart, and damage the files of."""
     folder = homes / "kept"
-    folder.mkdir()
-    # Tests say themselves when KV is in shared memory.
+    folder.mkdir(exist_ok=True)
+    # Tests decide when KV is in shared memory.
     quiet = {"MEMOS__KV__PREFETCH": "false"}
     with Server(folder, home=folder / "home", environment=quiet).running() as running:
         yield running
@@ -96,9 +98,9 @@ def kept(homes) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def kept_in_fs(homes) -> Iterator[Files]:
-    """Conversations in our own files."""
+    """A server that stores the KV of conversations in its own files."""
     folder = homes / "fs"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     made = Files(folder)
     with made.server.running():
         yield made
@@ -106,10 +108,10 @@ def kept_in_fs(homes) -> Iterator[Files]:
 
 @pytest.fixture(scope="session")
 def engine_of_lmcache(homes) -> Iterator[Setup]:
-    """Its LMCache server may be away."""
+    """An engine whose LMCache server may be down; at first it is."""
     pytest.importorskip("lmcache")
     folder = homes / "lmcache"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     made = Setup(folder)
     try:
         with made.server.running():
@@ -120,7 +122,7 @@ def engine_of_lmcache(homes) -> Iterator[Setup]:
 
 @pytest.fixture
 def kept_in_lmcache(engine_of_lmcache) -> Setup:
-    """Conversations in an LMCache server, which is there."""
+    """An engine and its running LMCache server."""
     if not engine_of_lmcache.lmcache.running:
         engine_of_lmcache.lmcache.start()
     return engine_of_lmcache
