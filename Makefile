@@ -46,12 +46,12 @@ $(READY): pyproject.toml constraints-cpu.txt
 demo: venv  ## a server with memory on http://127.0.0.1:8000, and lines to paste (ARGS="--port 9000")
 	$(PY) -m memos_vllm.demo.run $(ARGS)
 
-# A group of tests that share a server runs in one worker: tests/engine/groups.py. WORKERS=0: no workers.
+# Tests that share a server run in one worker (tests/groups.py). WORKERS=0: one after the other.
 test: lint  ## everything: lint, types, imports, all tests (WORKERS=2)
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=10 $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --durations=10 $(ARGS)
 
 test-fast: venv  ## tests/unit without vLLM and slow tests, under a minute
-	$(PY) -m pytest tests/unit -m 'not engine and not slow' -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PY) -m pytest tests/unit -m 'not engine and not slow' -n $(WORKERS) $(ARGS)
 
 lint: venv  ## ruff, mypy, import contracts
 	$(VENV)/bin/ruff check .

@@ -18,8 +18,22 @@ from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.system import MemorySystem
+from tests import groups
 
 POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return groups.scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(groups.ENGINE):
+            item.add_marker(pytest.mark.engine)
+    groups.sort(items)
+    config.pluginmanager.register(groups.ServerStopper(items))
 
 
 def principal(person: str = "alice", tenant: str = "acme", role: Role = Role.WRITER) -> Principal:

@@ -10,19 +10,11 @@ import pytest
 from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
-from tests.engine.groups import ServerStopper, arrange, is_engine
 from tests.engine.harness import Server
 from tests.engine.lmcache import Setup
 from tests.engine.tiers import Files
 
 pytest.importorskip("vllm", reason="the engine tests need vLLM: make venv")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in filter(is_engine, items):
-        item.add_marker(pytest.mark.engine)
-    config.pluginmanager.register(ServerStopper(arrange(items)))
 
 
 LORA = ("--enable-lora", "--max-loras", "3", "--max-cpu-loras", "4", "--max-lora-rank", "8")

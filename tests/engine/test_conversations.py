@@ -12,15 +12,10 @@ from tests.engine.harness import cached_tokens, wait_for
 from tests.engine.kv import same
 from tests.engine.tiers import Tier, going_on, talk_of
 
-FILES = pytest.param("kept_in_fs", id="fs", marks=pytest.mark.xdist_group("kept_in_fs"))
-LMCACHE = pytest.param(
-    "kept_in_lmcache", id="lmcache", marks=pytest.mark.xdist_group("engine_of_lmcache")
-)
 
-
-@pytest.fixture(params=[FILES, LMCACHE])
+@pytest.fixture(params=["fs", "lmcache"])
 def tier(request: pytest.FixtureRequest) -> Tier:
-    found: Tier = request.getfixturevalue(request.param)
+    found: Tier = request.getfixturevalue(f"kept_in_{request.param}")
     return found
 
 

@@ -196,34 +196,3 @@ def test_the_vaults_database_gone_means_no_memory_and_a_header(scaled, fact, pos
     wait_for(
         lambda: "x-memos-degraded" not in raw(server, key, fact).headers, "the vault's return", 30
     )
-
-
-def test_a_broken_embedder_means_words_alone(tmp_path):
-    """Through `serve.py`, and without keys: loopback, the tenant `local`."""
-    broken = tmp_path / "not-a-model"
-    broken.mkdir()
-    config = tmp_path / "memos.yaml"
-    config.write_text("remember: {items_per_cube: 32}\n")
-    server = Server(
-        tmp_path,
-        home=tmp_path / "home",
-        environment={"MEMOS__EMBEDDER__MODEL": str(broken)},
-        config=config,
-    )
-    with server.running():
-        assert "serving one tenant" in server.log()
-        chat(server, "none", "alice", "My bicycle is green.", session_id="bike")
-        found = wait_for(
-            lambda: chat(
-                server, "none", "alice", "Which colour has my bicycle?", memory={"write": False}
-            ).memory["cubes"],
-            "the turn becoming memory",
-        )
-        assert found[0]["name"] == "chat-bike#1"
-        reply = raw(server, "none", "alice")
-        assert reply.headers["x-memos-degraded"] == "embedder"
-        assert "embedding model" in server.log()
-        with server.http() as http:
-            assert http.get("/metrics").status_code == 200  # this machine's owner is the operator
-            foreign = http.get("/v1/models", headers={"Origin": "https://elsewhere.example"})
-            assert foreign.status_code == 403
