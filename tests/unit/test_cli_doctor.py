@@ -66,6 +66,7 @@ def test_used_installation_beside_a_server(tmp_path: Path, monkeypatch: pytest.M
     assert "in use by a running server" in found["Chroma"]["found"]
 
 
+@pytest.mark.slow
 def test_broken_parts_are_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

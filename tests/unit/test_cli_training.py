@@ -68,6 +68,7 @@ def memos(settings):
 # -- the command line ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cube_is_trained_here_and_what_does_not_pass_is_kept_and_serves_nobody(
     memos, model, tmp_path
 ):
@@ -89,6 +90,7 @@ def test_a_cube_is_trained_here_and_what_does_not_pass_is_kept_and_serves_nobody
     assert job["made"] in gone.stderr
 
 
+@pytest.mark.slow
 def test_stopped_by_ctrl_c_it_waits_and_is_taken_up_again(memos, model, settings):
     command = [sys.executable, "-m", "memos_vllm.cli.main", "train", "notes", "--model", model]
     command += [*QUICK, "--set", "epochs=100000", "--config", str(settings)]
@@ -111,6 +113,7 @@ def test_stopped_by_ctrl_c_it_waits_and_is_taken_up_again(memos, model, settings
     assert "waits" in memos("jobs", "run", job["id"], "--model", model, code=1).stderr
 
 
+@pytest.mark.slow
 def test_a_detached_job_waits_for_a_server_or_for_jobs_run(memos, model):
     job = json.loads(memos("train", "notes", *QUICK, "--detach", "--json").stdout)
     assert job["state"] == "queued"

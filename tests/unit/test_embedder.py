@@ -91,6 +91,7 @@ def process(tmp_path_factory) -> Iterator[EncoderProcess]:
     encoder.close()
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_it_gives_the_same(process, tmp_path):
     here = Encoder(config(tmp_path))
     assert np.array_equal(process.encode(TEXTS), here.encode(TEXTS))
@@ -116,6 +117,7 @@ def test_asked_from_several_threads_each_gets_its_own(process):
     assert all(np.array_equal(vector, expected[text]) for text, vector, _ in found)
 
 
+@pytest.mark.slow
 def test_killed_it_is_started_again(process):
     before = process.encode(["still here"])
     killed = process.pid
@@ -189,6 +191,7 @@ def test_who_gives_up_on_a_model_that_fails_leaves_it_to_the_next(tmp_path):
     embedder.close()
 
 
+@pytest.mark.slow
 def test_it_ends_with_who_holds_it(tmp_path):
     """Closed, it is gone; and it does not outlive a server that was killed."""
     script = f"""

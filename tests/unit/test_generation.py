@@ -98,6 +98,7 @@ def row(record: dict[str, Any], way: str, kind: str = "all") -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_memory_answers_what_nothing_does_not(tmp_path: Path, model: FakeModel) -> None:
     notes = tmp_path / "answers.jsonl"
     record = run(tmp_path, locomo(), model, "--dataset", "locomo", "--answers", str(notes))
@@ -123,6 +124,7 @@ def test_memory_answers_what_nothing_does_not(tmp_path: Path, model: FakeModel) 
     assert "| **memory** (what memos_vllm finds) |" in generation(record)
 
 
+@pytest.mark.slow
 def test_a_history_that_does_not_fit_is_counted_and_not_cut(
     tmp_path: Path, model: FakeModel
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_history_that_does_not_fit_is_counted_and_not_cut(
     assert "does not fit" in generation(record)
 
 
+@pytest.mark.slow
 def test_a_judge_tells_what_words_in_common_do_not(tmp_path: Path, model: FakeModel) -> None:
     judged = ["--judge-url", model.url, "--judge-model", "fake judge"]
     tree = [longmemeval()[2] | {"answer": "Boats are liked."}]
@@ -151,6 +154,7 @@ def test_a_judge_tells_what_words_in_common_do_not(tmp_path: Path, model: FakeMo
     assert asked["temperature"] == 0
 
 
+@pytest.mark.slow
 def test_a_judge_without_a_verdict_is_counted(tmp_path: Path, model: FakeModel) -> None:
     model.verdict = "Yes!"
     judged = ["--judge-url", model.url, "--judge-model", "fake judge"]
@@ -162,12 +166,14 @@ def test_a_judge_without_a_verdict_is_counted(tmp_path: Path, model: FakeModel) 
     )
 
 
+@pytest.mark.slow
 def test_without_a_judge_what_needs_one_is_left_out(tmp_path: Path, model: FakeModel) -> None:
     record = run(tmp_path, longmemeval(), model, "--dataset", "longmemeval")
     assert record["config"]["runs"][-1]["questions_left_out"] == {"only a judge can tell": 2}
     assert row(record, "memory")["questions"] == 2
 
 
+@pytest.mark.slow
 def test_runs_with_other_models_stay_and_one_of_the_same_is_renewed(
     tmp_path: Path, model: FakeModel
 ) -> None:

@@ -194,6 +194,7 @@ def run_to_its_end(folder, max_bytes=16 << 30, seconds=240.0):
     return child.report()
 
 
+@pytest.mark.slow
 def test_an_order_becomes_an_adapter_and_a_report(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 2})
     report = run_to_its_end(folder)
@@ -212,6 +213,7 @@ def test_an_order_becomes_an_adapter_and_a_report(model, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_ended_and_started_again_it_goes_on_from_its_checkpoint(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 4000})
     child = Child(folder, 16 << 30)
@@ -235,6 +237,7 @@ def test_ended_and_started_again_it_goes_on_from_its_checkpoint(model, tmp_path)
     child.stop("enough")
 
 
+@pytest.mark.slow
 def test_its_time_and_its_memory_have_a_bound(model, tmp_path):
     slow = job(tmp_path / "slow", model, recipe={"epochs": 100_000}, max_seconds=1.0)
     report = run_to_its_end(slow)
@@ -245,6 +248,7 @@ def test_its_time_and_its_memory_have_a_bound(model, tmp_path):
     assert "bytes of memory" in report.reasons[0]
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_process_that_started_it(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 100_000})
     starter = (
@@ -271,6 +275,7 @@ def test_it_ends_with_the_process_that_started_it(model, tmp_path):
     assert folder.report().reasons == ["whoever started it is gone"]
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_begin_says_why(tmp_path):
     folder = JobFolder.make(tmp_path / "job", order(tmp_path / "no-model"))
     report = run_to_its_end(folder)
@@ -337,6 +342,7 @@ def test_kv_of_other_tokens_or_of_another_model_teaches_nobody(model, exact, tmp
             as_taught(folder, folder.order(), weights, lessons().lessons)
 
 
+@pytest.mark.slow
 def test_a_job_whose_teacher_reads_kv_ends_as_any_other(model, exact, tmp_path):
     weights = Weights(str(model))
     context, kv = kept_context(weights)
