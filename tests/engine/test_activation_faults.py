@@ -1,4 +1,4 @@
-"""KV that outlives the engine: exact after kill -9, computed when damaged, gone with its cube."""
+"""Faults of persistent KV: interrupted saves, damaged files, an unusable disk, deleted cubes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.engine.kv import (
 )
 
 
-def test_loaded_kv_gives_the_very_numbers_of_the_prefix_cache(kept):
-    """With the same split, log-probabilities are equal to the last bit."""
+def test_loaded_kv_gives_the_same_log_probabilities_as_the_prefix_cache(kept):
+    """Equal to the last bit, when loaded and computed tokens are split at the same block."""
     text = " ".join(RULES[:20])
     cube = make(kept, "exact", text)
     end = explain(kept, ask(kept, "x0", cube), "x0")["kv"]["segments"][-1]["end"]
@@ -54,8 +54,8 @@ def test_loaded_kv_gives_the_very_numbers_of_the_prefix_cache(kept):
     assert loaded.choices[0].logprobs == warm.choices[0].logprobs
 
 
-def test_killed_in_the_middle_of_a_save(kept):
-    """What was half written is never served, and does not stay."""
+def test_a_kill_in_the_middle_of_a_save_leaves_no_partial_segment(kept):
+    """A partly written file is never loaded, and is removed at the next start."""
     kept_before = {path.name for path in segments(kept)}
     caught: list[Path] = []
     for attempt in range(5):
@@ -78,7 +78,7 @@ def test_killed_in_the_middle_of_a_save(kept):
     assert not any(not name.endswith(SUFFIX) for name in names)
     for path in segments(kept):
         if path.name not in kept_before:
-            files.check(path)  # whole, with its checksum, or not there
+            files.check(path)  # complete, with its checksum
     replies = [ask(kept, who, cube) for who in ("z1", "z2")]
     assert same(*replies)
 
@@ -117,7 +117,7 @@ def _empty(path: Path) -> None:
 
 
 def _rewrite(path: Path, change: Any = lambda layer: layer, layers: int = 99, **meta: str) -> None:
-    """The same segment with something changed, and checksums that fit it."""
+    """Write the segment with a change, and with checksums that fit the change."""
     with files.SegmentReader(path) as reader:
         made = [change(layer).clone() for layer in reader.layers(Scratch())][:layers]
     shape = dataclasses.replace(reader.shape, layers=len(made), dtype=made[0].dtype)
@@ -141,11 +141,11 @@ def _another_segment(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def in_company(server: Server) -> Iterator[None]:
-    """Another person's reply runs meanwhile, so that loads happen beside it."""
+def beside_another_request(server: Server) -> Iterator[None]:
+    """A long reply of another person runs meanwhile."""
     with server.client().chat.completions.create(
         model=MODEL,
-        user="company",
+        user="neighbour",
         messages=[{"role": "user", "content": "Count to a thousand."}],
         max_tokens=600,
         stream=True,
@@ -169,7 +169,7 @@ DAMAGES = [
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(kept, damage, alone):
-    """Alone, a segment is loaded in the step that computes on it; in company, between steps."""
+    """A request alone loads a segment within its step; beside another request, between steps."""
     name = f"{damage.__name__}-{alone}".strip("_")
     cube = make(kept, name, f"{name}. " + " ".join(RULES[:20]))
     before = len(segments(kept))
@@ -180,7 +180,7 @@ def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(kept, damage, alo
     from_disk(kept)
     failures = metric(kept, "memos_kv_load_failures_total")
     damage(path)
-    with contextlib.nullcontext() if alone else in_company(kept):
+    with contextlib.nullcontext() if alone else beside_another_request(kept):
         reply = ask(kept, f"{name}-2", cube)
     assert same(reply, right)
     wait_for(lambda: metric(kept, "memos_kv_load_failures_total") == failures + 1, "the metric", 15)
@@ -188,12 +188,12 @@ def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(kept, damage, alo
         lambda: (
             (r := ask(kept, f"{name}-{time.monotonic()}", cube)) and cached_tokens(r) > 300 and r
         ),
-        "a whole file in its place",
+        "a new file",
     )
     assert same(healed, right)
 
 
-def test_a_disk_that_takes_nothing_is_a_metric_and_no_more(kept):
+def test_a_failed_save_counts_in_a_metric_and_fails_no_request(kept):
     folder = kept.home / "kv" / "segments"
     aside = folder.with_name("aside")
     folder.rename(aside)
@@ -221,7 +221,7 @@ def holding(server: Server, cube: str) -> list[Path]:
 
 @pytest.mark.parametrize("change", ["delete", "update"])
 def test_a_deleted_cube_leaves_no_byte_of_kv(kept, change):
-    """On no tier: neither its own segments nor chains that go on behind it."""
+    """On no tier: neither in its own segments nor in later segments of its chains."""
     cube = make(kept, f"doomed-{change}", f"Doomed by {change}. " + " ".join(RULES[:20]))
     other = make(kept, f"behind-{change}", f"Behind {change}. " + " ".join(RULES[20:30]))
     ask(kept, "q1", cube, memory={"cubes": [cube, other]})
@@ -235,7 +235,7 @@ def test_a_deleted_cube_leaves_no_byte_of_kv(kept, change):
         else:
             patch = {"payload": {"type": "explicit", "format": "text", "content": "Short now."}}
             assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
-    places = [*segments(kept), *in_ram(kept), *(kept.home / "kv").rglob("*.tmp")]
-    for place in places:
-        held = place.read_bytes()
-        assert not any(sample in held for sample in samples), place
+    files_left = [*segments(kept), *in_ram(kept), *(kept.home / "kv").rglob("*.tmp")]
+    for file in files_left:
+        content = file.read_bytes()
+        assert not any(sample in content for sample in samples), file

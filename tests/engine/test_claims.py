@@ -27,10 +27,10 @@ def chat(http: httpx.Client, text: str, session: str = "one", **memory: Any) -> 
 
 
 def known(http: httpx.Client, **params: str) -> dict[str, tuple[str, bool]]:
-    """Attribute → its newest value, and whether that still holds."""
+    """Attribute → its newest value, and whether it is still valid."""
     claims = http.get("/v1/memory/claims", params=params).json()["claims"]
-    told = [each["item"]["claim"] for each in reversed(claims)]
-    return {claim["attribute"]: (claim["value"], claim["ends"] is None) for claim in told}
+    claimed = [each["item"]["claim"] for each in reversed(claims)]
+    return {claim["attribute"]: (claim["value"], claim["ends"] is None) for claim in claimed}
 
 
 def until_known(http: httpx.Client, **wanted: tuple[str, bool] | None) -> None:
@@ -44,13 +44,13 @@ def until_known(http: httpx.Client, **wanted: tuple[str, bool] | None) -> None:
 
 
 def explained(http: httpx.Client, request: str) -> dict[str, Any]:
-    """The plan, which is kept behind the reply."""
+    """The plan of a request, which is stored after its reply."""
     path = f"/v1/memory/explain/{request}"
     wait_for(lambda: http.get(path).status_code == 200, "the plan", SECONDS)
     return http.get(path).json()
 
 
-def test_what_is_said_is_known_in_the_next_session_and_changes(server: Server, keys: Keys):
+def test_claims_carry_over_to_the_next_session_and_change(server: Server, keys: Keys):
     http = server.http(keys.acme, "rosa")
     chat(http, "I live in Lisbon.")
     until_known(http, home=("Lisbon", True))
@@ -68,7 +68,7 @@ def test_what_is_said_is_known_in_the_next_session_and_changes(server: Server, k
     assert known(stranger) == {}
 
 
-def test_the_profile_s_kv_is_used_again_while_nothing_changes(server: Server, keys: Keys):
+def test_kv_of_an_unchanged_profile_is_reused(server: Server, keys: Keys):
     http = server.http(keys.acme, "piet")
     for text in ("I live in Utrecht.", "I work at Globex.", "I'm allergic to walnuts."):
         chat(http, text)
@@ -79,10 +79,10 @@ def test_the_profile_s_kv_is_used_again_while_nothing_changes(server: Server, ke
         cubes = {cube["name"]: cube for cube in reply["memory"]["cubes"]}
         return cubes["profile"]["form"] == "kv"
 
-    wait_for(cached, "the profile out of kept KV", SECONDS)
+    wait_for(cached, "the profile from stored KV", SECONDS)
 
 
-def test_a_role_has_memory_of_its_own(server: Server, keys: Keys):
+def test_a_persona_has_its_own_profile(server: Server, keys: Keys):
     http = server.http(keys.acme, "nora")
     chat(http, "I live in Bergen.")
     until_known(http, home=("Bergen", True))
@@ -97,19 +97,19 @@ def test_a_role_has_memory_of_its_own(server: Server, keys: Keys):
     assert cubes() == cubes(persona="parent") == {"profile"}
 
 
-def test_one_hop_brings_what_shares_no_word_with_the_question(server: Server, keys: Keys):
+def test_a_link_finds_an_item_that_shares_no_word_with_the_question(server: Server, keys: Keys):
     http = server.http(keys.acme, "lena")
     chat(http, "My sister is called Maria.")
     until_known(http, sister_name=("Maria", True))
-    told = {"type": "explicit", "content": [{"text": "Maria started at the post office."}]}
-    assert http.post("/v1/memory/cubes", json={"payload": told}).status_code == 201
+    fact = {"type": "explicit", "content": [{"text": "Maria started at the post office."}]}
+    assert http.post("/v1/memory/cubes", json={"payload": fact}).status_code == 201
     reply = chat(http, "Does my sister have a job?", "two", write=False, top_k=2)
     plan = explained(http, reply["id"])
     used = [entry["reason"] for entry in plan["entries"] if entry["decision"] == "used"]
     assert "names Maria, as a better item does" in used
 
 
-def test_forget_that_is_done_after_the_reply(server: Server, keys: Keys):
+def test_a_request_to_forget_is_carried_out_after_the_reply(server: Server, keys: Keys):
     http = server.http(keys.acme, "vera")
     chat(http, "My cat is called Miso.")
     until_known(http, cat_name=("Miso", True))

@@ -13,7 +13,7 @@ from tests.engine.test_claims import SECONDS, chat, explained, until_known
 
 @pytest.fixture(scope="module")
 def reading(homes) -> Iterator[Server]:
-    """A server whose own model reads each turn."""
+    """A server whose model reads each turn."""
     folder = homes / "reading"
     folder.mkdir()
     fine = {
@@ -26,7 +26,7 @@ def reading(homes) -> Iterator[Server]:
 
 
 @pytest.mark.timeout(600)
-def test_the_served_model_reads_behind_people_s_backs_and_the_turn_stays(reading: Server):
+def test_the_served_model_extracts_claims_in_the_background_and_the_turn_stays(reading: Server):
     http = reading.http(None, "nils")
     text = "So Miso, the cat that we have, broke the blue vase again on Friday."
     chat(http, text)
@@ -44,16 +44,16 @@ def test_the_served_model_reads_behind_people_s_backs_and_the_turn_stays(reading
         counts = re.findall(r"memos_extractions_total\{outcome=\"\w+\"\} ([\d.]+)", page)
         return sum(map(float, counts)) >= 1
 
-    wait_for(read, "the model having read it", 300)
+    wait_for(read, "the extraction", 300)
     assert text in turns()
     for claim in http.get("/v1/memory/claims").json()["claims"]:
-        # Whatever a small model writes: nothing is known that nobody said.
+        # A small model may write anything: each word of a stored claim is from the turn.
         words = set(re.findall(r"\w{4,}", claim["item"]["claim"]["value"].casefold()))
         assert words <= set(re.findall(r"\w{4,}", text.casefold())), claim
 
 
 @pytest.mark.timeout(600)
-def test_the_served_model_writes_a_question_out_before_it_is_searched_for(reading: Server):
+def test_the_served_model_rewrites_a_question_before_search(reading: Server):
     http = reading.http(None, "olga")
     chat(http, "My cat is called Miso.")
     until_known(http, cat_name=("Miso", True))
@@ -71,4 +71,4 @@ def test_the_served_model_writes_a_question_out_before_it_is_searched_for(readin
     assert "required" not in plan["degraded"]
     first = http.post("/v1/chat/completions", json=body | {"messages": messages[2:]})
     plan = explained(http, first.json()["id"])
-    assert plan["steps_ms"]["rewrite"] < 20, "nothing to go on from: the model is not asked"
+    assert plan["steps_ms"]["rewrite"] < 20, "without history the model is not asked"

@@ -8,7 +8,7 @@ from tests.engine.harness import chat, wait_for
 
 
 def items_of(http: httpx.Client) -> list[str]:
-    """Texts of everything that the person of this client has in memory."""
+    """Texts of all items that the client's person may read."""
     cubes = http.get("/v1/memory/cubes").raise_for_status().json()["cubes"]
     texts = []
     for cube in cubes:
@@ -17,7 +17,7 @@ def items_of(http: httpx.Client) -> list[str]:
     return texts
 
 
-def test_what_was_said_in_one_session_is_found_in_the_next(server, keys):
+def test_a_turn_of_one_session_is_retrieved_in_the_next(server, keys):
     first = chat(server, keys.acme, "mia", "My cat is called Miso.", session_id="one")
     assert first.memory["written"] is True
     http = server.http(keys.acme, "mia")
@@ -50,7 +50,7 @@ def test_what_was_said_in_one_session_is_found_in_the_next(server, keys):
     assert reply.memory["injected_tokens"] == sum(cube["tokens"] for cube in reply.memory["cubes"])
 
 
-def test_another_person_and_another_tenant_find_nothing_of_it(server, keys):
+def test_other_people_and_tenants_do_not_find_a_turn(server, keys):
     chat(server, keys.acme, "ann", "The vault code is ZEBRA-42.", session_id="secret")
     wait_for(lambda: items_of(server.http(keys.acme, "ann")), "the turn becoming memory")
     for key, person in ((keys.acme, "bob"), (keys.acme, None), (keys.globex, "ann")):
@@ -62,7 +62,7 @@ def test_another_person_and_another_tenant_find_nothing_of_it(server, keys):
         assert not any("ZEBRA" in text for text in items_of(http))
 
 
-def test_an_admin_reads_a_persons_memory_and_never_carries_it_into_anothers_chat(server, keys):
+def test_an_admin_reads_a_persons_memory_but_never_in_another_persons_chat(server, keys):
     chat(server, keys.acme, "eve", "My locker number is 5519.", session_id="locker")
     wait_for(lambda: items_of(server.http(keys.acme, "eve")), "the turn becoming memory")
     assert any("5519" in text for text in items_of(server.http(keys.acme_admin)))
@@ -72,7 +72,7 @@ def test_an_admin_reads_a_persons_memory_and_never_carries_it_into_anothers_chat
     assert reply.memory["cubes"] == []
 
 
-def test_store_false_write_false_a_reader_and_nobody_write_nothing(server, keys):
+def test_store_false_write_false_readers_and_anonymous_requests_write_nothing(server, keys):
     said = "Purple elephants dance at noon."
     for key, person, extra in (
         (keys.acme, "quiet", {"store": False}),
@@ -83,7 +83,7 @@ def test_store_false_write_false_a_reader_and_nobody_write_nothing(server, keys)
     ):
         reply = chat(server, key, person, said, **extra)
         assert getattr(reply, "memory", {"written": False})["written"] is False
-    # A turn that is written afterwards arrives, so the others have had their time.
+    # A later turn becomes memory, so the earlier ones had enough time.
     chat(server, keys.acme, "quiet", "This one is kept.", session_id="kept")
     http = server.http(keys.acme, "quiet")
     texts = wait_for(lambda: items_of(http), "the kept turn becoming memory")

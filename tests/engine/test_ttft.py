@@ -1,4 +1,4 @@
-"""The ttft benchmark, as a smoke run on a server that is there anyway; it asserts no speed."""
+"""The TTFT benchmark as a smoke run on a server of other tests; it asserts no speed."""
 
 from __future__ import annotations
 
