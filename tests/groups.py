@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 ENGINE = "tests/engine/"
-ORDER = ("adapters", "server", "kept", "lmcache")
+ORDER = ("adapters", "server", "restartable", "lmcache")
 """Longest first. Groups of one engine file come next, then unit tests."""
 GROUPS = {
     # As long as all other tests of `server` together: a group, and in two workers a server, apart.
     "test_adapters.py": "adapters",
     "test_learning.py": "adapters",
-    "test_activation_faults.py": "kept",
-    "test_kill.py": "kept",
-    "test_ttft.py": "kept",
+    "test_activation_faults.py": "restartable",
+    "test_kill.py": "restartable",
+    "test_ttft.py": "restartable",
     "test_lmcache.py": "lmcache",
     "test_conversations.py": "test_conversations.py",
     "test_degraded.py": "test_degraded.py",
@@ -32,7 +32,7 @@ GROUPS = {
     "test_reading.py": "test_reading.py",
 }
 """Of engine tests by file. All others: `server`."""
-SERVERS = ("server", "bare", "kept", "kept_in_fs", "engine_of_lmcache")
+SERVERS = ("server", "bare", "restartable", "files_tier", "lmcache_engine")
 """Session-scoped fixtures that start a server."""
 
 

@@ -78,9 +78,9 @@ def bare(homes) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def kept(homes) -> Iterator[Server]:
+def restartable(homes) -> Iterator[Server]:
     """A server without API keys, which tests kill, restart, and damage the files of."""
-    folder = homes / "kept"
+    folder = homes / "restartable"
     folder.mkdir(exist_ok=True)
     # Tests decide when KV is in shared memory.
     quiet = {"MEMOS__KV__PREFETCH": "false"}
@@ -89,7 +89,7 @@ def kept(homes) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def kept_in_fs(homes) -> Iterator[Files]:
+def files_tier(homes) -> Iterator[Files]:
     """A server that stores the KV of conversations in its own files."""
     folder = homes / "fs"
     folder.mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def kept_in_fs(homes) -> Iterator[Files]:
 
 
 @pytest.fixture(scope="session")
-def engine_of_lmcache(homes) -> Iterator[Setup]:
+def lmcache_engine(homes) -> Iterator[Setup]:
     """An engine whose LMCache server may be down; at first it is."""
     pytest.importorskip("lmcache")
     folder = homes / "lmcache"
@@ -113,8 +113,8 @@ def engine_of_lmcache(homes) -> Iterator[Setup]:
 
 
 @pytest.fixture
-def kept_in_lmcache(engine_of_lmcache) -> Setup:
+def lmcache_tier(lmcache_engine) -> Setup:
     """An engine and its running LMCache server."""
-    if not engine_of_lmcache.lmcache.running:
-        engine_of_lmcache.lmcache.start()
-    return engine_of_lmcache
+    if not lmcache_engine.lmcache.running:
+        lmcache_engine.lmcache.start()
+    return lmcache_engine

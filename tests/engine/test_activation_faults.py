@@ -32,54 +32,58 @@ from tests.engine.kv import (
 )
 
 
-def test_loaded_kv_gives_the_same_log_probabilities_as_the_prefix_cache(kept):
+def test_loaded_kv_gives_the_same_log_probabilities_as_the_prefix_cache(restartable):
     """Equal to the last bit, when loaded and computed tokens are split at the same block."""
     text = " ".join(RULES[:20])
-    cube = make(kept, "exact", text)
-    end = explain(kept, ask(kept, "x0", cube), "x0")["kv"]["segments"][-1]["end"]
+    cube = make(restartable, "exact", text)
+    end = explain(restartable, ask(restartable, "x0", cube), "x0")["kv"]["segments"][-1]["end"]
     text += " a" * (-end % BLOCK)
-    with kept.http() as http:
+    with restartable.http() as http:
         patch = {"payload": {"type": "explicit", "format": "text", "content": text}}
         assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
     options = {"logprobs": True, "top_logprobs": 5, "max_tokens": 16}
-    first = ask(kept, "x1", cube, **options)
-    assert explain(kept, first, "x1")["kv"]["segments"][-1]["end"] % BLOCK == 0
-    warm = ask(kept, "x1", cube, **options)
-    wait_for(lambda: in_ram(kept), "a segment")
+    first = ask(restartable, "x1", cube, **options)
+    assert explain(restartable, first, "x1")["kv"]["segments"][-1]["end"] % BLOCK == 0
+    warm = ask(restartable, "x1", cube, **options)
+    wait_for(lambda: in_ram(restartable), "a segment")
     loaded = wait_for(
-        lambda: (reply := ask(kept, "x2", cube, **options)) and cached_tokens(reply) and reply,
+        lambda: (
+            (reply := ask(restartable, "x2", cube, **options)) and cached_tokens(reply) and reply
+        ),
         "a load",
     )
     assert cached_tokens(loaded) == cached_tokens(warm) > 300
     assert loaded.choices[0].logprobs == warm.choices[0].logprobs
 
 
-def test_a_kill_in_the_middle_of_a_save_leaves_no_partial_segment(kept):
+def test_a_kill_in_the_middle_of_a_save_leaves_no_partial_segment(restartable):
     """A partly written file is never loaded, and is removed at the next start."""
-    kept_before = {path.name for path in segments(kept)}
+    kept_before = {path.name for path in segments(restartable)}
     caught: list[Path] = []
     for attempt in range(5):
-        cube = make(kept, f"half-{attempt}", f"Half {attempt}. " + " ".join(RULES))
-        before = len(segments(kept))
+        cube = make(restartable, f"half-{attempt}", f"Half {attempt}. " + " ".join(RULES))
+        before = len(segments(restartable))
         written = threading.Event()
-        watcher = threading.Thread(target=_kill_when_writing, args=(kept, written, caught))
+        watcher = threading.Thread(target=_kill_when_writing, args=(restartable, written, caught))
         watcher.start()
         with contextlib.suppress(Exception):  # the connection breaks with the server
-            ask(kept, "z1", cube)
-            wait_for(lambda known=before: caught or len(segments(kept)) > known, "a save", 60)
+            ask(restartable, "z1", cube)
+            wait_for(
+                lambda known=before: caught or len(segments(restartable)) > known, "a save", 60
+            )
         written.set()
         watcher.join()
         if caught:
             break
     assert caught, "no save was seen while it was written"
-    kept.kill(signal.SIGKILL)
-    kept.start()
-    names = {path.name for path in segments(kept)}
+    restartable.kill(signal.SIGKILL)
+    restartable.start()
+    names = {path.name for path in segments(restartable)}
     assert not any(not name.endswith(SUFFIX) for name in names)
-    for path in segments(kept):
+    for path in segments(restartable):
         if path.name not in kept_before:
             files.check(path)  # complete, with its checksum
-    replies = [ask(kept, who, cube) for who in ("z1", "z2")]
+    replies = [ask(restartable, who, cube) for who in ("z1", "z2")]
     assert same(*replies)
 
 
@@ -168,42 +172,54 @@ DAMAGES = [
 
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(kept, damage, alone):
+def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(restartable, damage, alone):
     """A request alone loads a segment within its step; beside another request, between steps."""
     name = f"{damage.__name__}-{alone}".strip("_")
-    cube = make(kept, name, f"{name}. " + " ".join(RULES[:20]))
-    before = len(segments(kept))
-    right = ask(kept, f"{name}-1", cube)
-    wait_for(lambda: len(segments(kept)) >= before + 1, "a segment")
-    path = max(segments(kept), key=lambda path: (path.stat().st_mtime_ns, path.stat().st_size))
-    wait_for(lambda: any(other.name == path.name for other in in_ram(kept)), "its copy in memory")
-    from_disk(kept)
-    failures = metric(kept, "memos_kv_load_failures_total")
+    cube = make(restartable, name, f"{name}. " + " ".join(RULES[:20]))
+    before = len(segments(restartable))
+    right = ask(restartable, f"{name}-1", cube)
+    wait_for(lambda: len(segments(restartable)) >= before + 1, "a segment")
+    path = max(
+        segments(restartable), key=lambda path: (path.stat().st_mtime_ns, path.stat().st_size)
+    )
+    wait_for(
+        lambda: any(other.name == path.name for other in in_ram(restartable)), "its copy in memory"
+    )
+    from_disk(restartable)
+    failures = metric(restartable, "memos_kv_load_failures_total")
     damage(path)
-    with contextlib.nullcontext() if alone else beside_another_request(kept):
-        reply = ask(kept, f"{name}-2", cube)
+    with contextlib.nullcontext() if alone else beside_another_request(restartable):
+        reply = ask(restartable, f"{name}-2", cube)
     assert same(reply, right)
-    wait_for(lambda: metric(kept, "memos_kv_load_failures_total") == failures + 1, "the metric", 15)
+    wait_for(
+        lambda: metric(restartable, "memos_kv_load_failures_total") == failures + 1,
+        "the metric",
+        15,
+    )
     healed = wait_for(
         lambda: (
-            (r := ask(kept, f"{name}-{time.monotonic()}", cube)) and cached_tokens(r) > 300 and r
+            (r := ask(restartable, f"{name}-{time.monotonic()}", cube))
+            and cached_tokens(r) > 300
+            and r
         ),
         "a new file",
     )
     assert same(healed, right)
 
 
-def test_a_failed_save_counts_in_a_metric_and_fails_no_request(kept):
-    folder = kept.home / "kv" / "segments"
+def test_a_failed_save_counts_in_a_metric_and_fails_no_request(restartable):
+    folder = restartable.home / "kv" / "segments"
     aside = folder.with_name("aside")
     folder.rename(aside)
     folder.write_text("not a folder")
     try:
-        failures = metric(kept, "memos_kv_save_failures_total")
-        cube = make(kept, "full", "Full. " + " ".join(RULES[:10]))
-        reply = ask(kept, "full-1", cube)
-        assert same(ask(kept, "full-2", cube), reply)
-        wait_for(lambda: metric(kept, "memos_kv_save_failures_total") > failures, "the metric", 15)
+        failures = metric(restartable, "memos_kv_save_failures_total")
+        cube = make(restartable, "full", "Full. " + " ".join(RULES[:10]))
+        reply = ask(restartable, "full-1", cube)
+        assert same(ask(restartable, "full-2", cube), reply)
+        wait_for(
+            lambda: metric(restartable, "memos_kv_save_failures_total") > failures, "the metric", 15
+        )
     finally:
         folder.unlink()
         aside.rename(folder)
@@ -220,22 +236,31 @@ def holding(server: Server, cube: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("change", ["delete", "update"])
-def test_a_deleted_cube_leaves_no_byte_of_kv(kept, change):
+def test_a_deleted_cube_leaves_no_byte_of_kv(restartable, change):
     """On no tier: neither in its own segments nor in later segments of its chains."""
-    cube = make(kept, f"doomed-{change}", f"Doomed by {change}. " + " ".join(RULES[:20]))
-    other = make(kept, f"behind-{change}", f"Behind {change}. " + " ".join(RULES[20:30]))
-    ask(kept, "q1", cube, memory={"cubes": [cube, other]})
-    made = wait_for(lambda: len(found := holding(kept, cube)) == 2 and found, "both segments")
-    wait_for(lambda: {path.name for path in made} <= {path.name for path in in_ram(kept)}, "copies")
+    cube = make(restartable, f"doomed-{change}", f"Doomed by {change}. " + " ".join(RULES[:20]))
+    other = make(restartable, f"behind-{change}", f"Behind {change}. " + " ".join(RULES[20:30]))
+    ask(restartable, "q1", cube, memory={"cubes": [cube, other]})
+    made = wait_for(
+        lambda: len(found := holding(restartable, cube)) == 2 and found, "both segments"
+    )
+    wait_for(
+        lambda: {path.name for path in made} <= {path.name for path in in_ram(restartable)},
+        "copies",
+    )
     samples = [path.read_bytes()[-4096:-2048] for path in made]
     assert all(any(sample) for sample in samples)
-    with kept.http() as http:
+    with restartable.http() as http:
         if change == "delete":
             assert http.delete(f"/v1/memory/cubes/{cube}").status_code == 200
         else:
             patch = {"payload": {"type": "explicit", "format": "text", "content": "Short now."}}
             assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
-    files_left = [*segments(kept), *in_ram(kept), *(kept.home / "kv").rglob("*.tmp")]
+    files_left = [
+        *segments(restartable),
+        *in_ram(restartable),
+        *(restartable.home / "kv").rglob("*.tmp"),
+    ]
     for file in files_left:
         content = file.read_bytes()
         assert not any(sample in content for sample in samples), file

@@ -13,9 +13,9 @@ from tests.engine.kv import same
 from tests.engine.tiers import Tier, going_on, talk_of
 
 
-@pytest.fixture(params=["fs", "lmcache"])
+@pytest.fixture(params=["files", "lmcache"])
 def tier(request: pytest.FixtureRequest) -> Tier:
-    found: Tier = request.getfixturevalue(f"kept_in_{request.param}")
+    found: Tier = request.getfixturevalue(f"{request.param}_tier")
     return found
 
 

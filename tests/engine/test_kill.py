@@ -37,47 +37,47 @@ class Before:
 
 
 @pytest.fixture(scope="module")
-def before(kept: Server) -> Before:
+def before(restartable: Server) -> Before:
     """Replies of a server that is then killed and restarted, with no KV in shared memory."""
-    cube = make(kept, "survivor", "Survivor. " + " ".join(RULES))
-    saved = len(segments(kept))
-    cold = ask(kept, "y1", cube, max_tokens=16)
-    settled(kept, saved + 1)
-    warm = ask(kept, "y1", cube, max_tokens=16)
+    cube = make(restartable, "survivor", "Survivor. " + " ".join(RULES))
+    saved = len(segments(restartable))
+    cold = ask(restartable, "y1", cube, max_tokens=16)
+    settled(restartable, saved + 1)
+    warm = ask(restartable, "y1", cube, max_tokens=16)
     talk = [
         {"role": "user", "content": "Remember these. " + " ".join(RULES[:14])},
         {"role": "assistant", "content": "I will."},
         {"role": "user", "content": QUESTION},
     ]
-    saved = len(segments(kept))
-    reply = chat(kept, "none", "y2", "", messages=talk, memory={"retrieve": False})
-    settled(kept, saved + 1)
-    chat(kept, "none", "kim", "I was born in Reykjavik.", session_id="birth")
-    kept.kill(signal.SIGKILL)  # at once: the job that makes the turn memory has had no time
-    from_disk(kept)
-    kept.start()
+    saved = len(segments(restartable))
+    reply = chat(restartable, "none", "y2", "", messages=talk, memory={"retrieve": False})
+    settled(restartable, saved + 1)
+    chat(restartable, "none", "kim", "I was born in Reykjavik.", session_id="birth")
+    restartable.kill(signal.SIGKILL)  # at once: the job that makes the turn memory has had no time
+    from_disk(restartable)
+    restartable.start()
     return Before(cube, cold, warm, talk, reply)
 
 
-def test_kv_survives_kill_9_and_gives_the_same_reply(kept: Server, before: Before):
-    again = ask(kept, "y1", before.cube, max_tokens=16)
+def test_kv_survives_kill_9_and_gives_the_same_reply(restartable: Server, before: Before):
+    again = ask(restartable, "y1", before.cube, max_tokens=16)
     assert cached_tokens(again) >= cached_tokens(before.warm) - BLOCK > 500
     assert same(again, before.warm)
     assert again.usage.prompt_tokens == before.cold.usage.prompt_tokens
-    assert metric(kept, "memos_kv_loaded_tokens_disk_total") > 500
+    assert metric(restartable, "memos_kv_loaded_tokens_disk_total") > 500
     talk = [
         *before.talk,
         {"role": "assistant", "content": text_of(before.reply)},
         {"role": "user", "content": "And when does it close?"},
     ]
-    next_reply = chat(kept, "none", "y2", "", messages=talk, memory={"retrieve": False})
+    next_reply = chat(restartable, "none", "y2", "", messages=talk, memory={"retrieve": False})
     assert cached_tokens(next_reply) > 300, "the conversation so far is not computed again"
 
 
 def test_an_answered_turn_survives_kill_9_and_the_next_server_finds_it(
-    kept: Server, before: Before
+    restartable: Server, before: Before
 ):
-    http = kept.http(None, "kim")
+    http = restartable.http(None, "kim")
     claimed = "kim was born in Reykjavik"
     texts = wait_for(
         lambda: len(found := items_of(http)) > 2 and found,
@@ -86,9 +86,9 @@ def test_an_answered_turn_survives_kill_9_and_the_next_server_finds_it(
     assert {"I was born in Reykjavik.", claimed} <= set(texts)
     assert len(texts) == 3  # the words, the reply and the claim: once, not twice
     found = wait_for(
-        lambda: chat(kept, "none", "kim", "Where was I born?", memory={"write": False}).memory[
-            "cubes"
-        ],
+        lambda: chat(
+            restartable, "none", "kim", "Where was I born?", memory={"write": False}
+        ).memory["cubes"],
         "retrieval after the restart",
     )
     assert "chat-birth#1" in [cube["name"] for cube in found]

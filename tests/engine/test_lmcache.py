@@ -30,12 +30,12 @@ UNANSWERED = "memos_kv_lmcache_unanswered_total"
 
 
 @pytest.fixture
-def setup(kept_in_lmcache: Setup) -> Setup:
-    return kept_in_lmcache
+def setup(lmcache_tier: Setup) -> Setup:
+    return lmcache_tier
 
 
-def test_a_server_that_starts_after_the_engine_is_used(engine_of_lmcache):
-    alone, talk = engine_of_lmcache, talk_of("absent")
+def test_a_server_that_starts_after_the_engine_is_used(lmcache_engine):
+    alone, talk = lmcache_engine, talk_of("absent")
     if alone.lmcache.running or alone.saved():  # another test came first
         alone.lmcache.kill()
         alone.server.kill(signal.SIGKILL)
