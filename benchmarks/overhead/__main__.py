@@ -86,7 +86,7 @@ def cases_of(servers: Servers) -> dict[str, tuple[Send, Send]]:
 @contextmanager
 def started(start: int) -> Iterator[Servers]:
     """All three servers of a round, launched in an order that changes with it."""
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, ExitStack() as stack:
         folder = Path(name)
         key = _make_key(folder / "home")
         trio = [

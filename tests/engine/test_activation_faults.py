@@ -192,9 +192,7 @@ def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(restartable, dama
         reply = ask(restartable, f"{name}-2", cube)
     assert same(reply, right)
     wait_for(
-        lambda: metric(restartable, "memos_kv_load_failures_total") == failures + 1,
-        "the metric",
-        15,
+        lambda: metric(restartable, "memos_kv_load_failures_total") == failures + 1, "the metric"
     )
     healed = wait_for(
         lambda: (
@@ -218,7 +216,7 @@ def test_a_failed_save_counts_in_a_metric_and_fails_no_request(restartable):
         reply = ask(restartable, "full-1", cube)
         assert same(ask(restartable, "full-2", cube), reply)
         wait_for(
-            lambda: metric(restartable, "memos_kv_save_failures_total") > failures, "the metric", 15
+            lambda: metric(restartable, "memos_kv_save_failures_total") > failures, "the metric"
         )
     finally:
         folder.unlink()

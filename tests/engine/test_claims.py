@@ -9,7 +9,7 @@ import httpx
 from tests.engine.conftest import Keys
 from tests.engine.harness import MODEL, Server, wait_for
 
-SECONDS = 60
+SECONDS = 120
 
 
 def chat(http: httpx.Client, text: str, session: str = "one", **memory: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_a_server_that_starts_after_the_engine_is_used(lmcache_engine):
     again = alone.say("ann", talk)
     assert cached_tokens(again) == 0
     assert same(again, first)
-    wait_for(lambda: alone.metric(UNANSWERED) >= 2, "the metric", 15)
+    wait_for(lambda: alone.metric(UNANSWERED) >= 2, "the metric")
     alone.lmcache.start()
 
     def loaded() -> Any:
@@ -92,13 +92,13 @@ def test_without_its_server_a_reply_is_computed_and_the_same(setup, away):
     try:
         started = time.monotonic()
         again = setup.say("hal", talk)
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
         assert same(again, reply)
         assert cached_tokens(again) == 0
         setup.empty_engine()
         assert same(setup.say("hal", talk), reply)
         wait_for(
-            lambda: setup.metric(UNANSWERED) + setup.metric(FAILED_LOADS) > before, "the metric", 15
+            lambda: setup.metric(UNANSWERED) + setup.metric(FAILED_LOADS) > before, "the metric"
         )
     finally:
         if away == "killed":

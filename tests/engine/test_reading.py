@@ -71,4 +71,4 @@ def test_the_served_model_rewrites_a_question_before_search(reading: Server):
     assert "required" not in plan["degraded"]
     first = http.post("/v1/chat/completions", json=body | {"messages": messages[2:]})
     plan = explained(http, first.json()["id"])
-    assert plan["steps_ms"]["rewrite"] < 20, "without history the model is not asked"
+    assert plan["steps_ms"]["rewrite"] < 100, "without history the model is not asked"
