@@ -57,7 +57,7 @@ def test_loaded_kv_gives_the_same_log_probabilities_as_the_prefix_cache(restarta
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_no_partial_segment(restartable):
-    """A partly written file is never loaded, and is removed at the next start."""
+    """A partly written file never becomes a segment."""
     kept_before = {path.name for path in segments(restartable)}
     caught: list[Path] = []
     for attempt in range(5):
