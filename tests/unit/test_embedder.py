@@ -100,6 +100,7 @@ def test_in_a_process_of_its_own_it_gives_the_same(process, tmp_path):
         assert process.count_tokens(text) == here.count_tokens(text)
 
 
+@pytest.mark.slow
 def test_asked_from_several_threads_each_gets_its_own(process):
     expected = {text: process.encode([text])[0] for text in TEXTS}
     found: list[tuple[str, np.ndarray, int]] = []
@@ -149,6 +150,7 @@ def test_a_process_that_cannot_stay_is_not_started_again_and_again(tmp_path):
     assert encoder.pid is None
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_said_by_name(tmp_path):
     embedder = Embedder(config(tmp_path, model=str(tmp_path / "nowhere")))
     with pytest.raises(EmbedderUnavailable, match=r"nowhere.*cannot be loaded"):
