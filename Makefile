@@ -1,7 +1,9 @@
 # One word per task; `make` alone lists them.
 PYTHON ?= python3
 PIP_ARGS ?=
+WORKERS ?= 2
 ARGS ?=
+WORKERS ?= 2
 CONSTRAINTS ?= constraints-cpu.txt
 
 VENV := .venv
@@ -44,11 +46,12 @@ $(READY): pyproject.toml constraints-cpu.txt
 demo: venv  ## a server with memory on http://127.0.0.1:8000, and lines to paste (ARGS="--port 9000")
 	$(PY) -m memos_vllm.demo.run $(ARGS)
 
-test: lint  ## everything: lint, types, imports, all tests
-	$(PY) -m pytest $(ARGS)
+# Tests that share a server run in one worker (tests/groups.py). WORKERS=0: one after the other.
+test: lint  ## everything: lint, types, imports, all tests (WORKERS=2)
+	$(PY) -m pytest -n $(WORKERS) --durations=10 $(ARGS)
 
-test-fast: venv  ## tests/unit without vLLM, under a minute
-	$(PY) -m pytest tests/unit -m 'not engine and not slow' $(ARGS)
+test-fast: venv  ## tests/unit without vLLM and slow tests, under a minute
+	$(PY) -m pytest tests/unit -m 'not engine and not slow' -n $(WORKERS) $(ARGS)
 
 lint: venv  ## ruff, mypy, import contracts, prose
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""What unit and engine tests share: real databases, a real embedder, real Chroma."""
+"""Fixtures of unit and engine tests: real databases, a real embedder, real Chroma."""
 
 from __future__ import annotations
 
@@ -18,8 +18,22 @@ from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.system import MemorySystem
+from tests import groups
 
 POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return groups.scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(groups.ENGINE):
+            item.add_marker(pytest.mark.engine)
+    groups.sort(items)
+    config.pluginmanager.register(groups.ServerStopper(items))
 
 
 def principal(person: str = "alice", tenant: str = "acme", role: Role = Role.WRITER) -> Principal:
@@ -34,7 +48,7 @@ class FakeQueue(JobQueue):
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[Callable[[], str]]:
-    """Makes databases on the local Postgres; skips, saying so, where there is none."""
+    """A function that creates a database on the local Postgres; skips the test without one."""
     made: list[str] = []
 
     def make() -> str:
@@ -70,7 +84,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def make_config(home: Path, **overrides: Any) -> Config:
-    # In this process: another starts in seconds, and nearly every test has an embedder of its own.
+    # In this process: a child process takes seconds to start, and nearly every test has an embedder.
     embedder = {"model": str(demo_embedder_path()), "processes": 0}
     embedder |= overrides.pop("embedder", {})
     return load_config(overrides={"home": str(home), "embedder": embedder, **overrides})

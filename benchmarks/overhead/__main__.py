@@ -1,103 +1,131 @@
-"""`python -m benchmarks.overhead [--pairs 40] [--quick]`: paired TTFT, plugin against bare vLLM.
+"""`python -m benchmarks.overhead [--rounds 3] [--quick]`: TTFT and time per token over bare vLLM's.
 
-Two servers run side by side. A pair is the same fresh prompt sent to one and then to the other, in
-random order, alone, streaming; TTFT is the time from sending to the first event. The ratio of each
-pair is taken, then the median of the ratios, so that other work on the machine affects both halves.
-Each half waits until the other server is idle: vLLM's processes spin for a second after a request and
-take processor time from the other server on a small machine.
+Each round starts three servers: bare vLLM, a second bare vLLM, and ours as `memos serve` starts it,
+with its KV connector; each round in another order. A slice sends the same few fresh prompts to ours
+and to bare vLLM, one request at a time, the first server in turn. Request by request the ratio is
+taken inside the slice, so that the machine's speed is in both halves. Before each half a matrix
+product of constant size is timed: a slice during which it took more than 1.25 of its median is
+dropped.
 
-The row `bare against itself` is the noise: the same pairing with the bare server in both places.
+`bare against itself` is the noise floor: the second bare server in the place of ours. A ratio whose
+distance from 1 is less than that row's spread over starts is not a difference.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
-
+from benchmarks.overhead import reference
+from benchmarks.overhead.slices import Send, Size, Slice, measure, rows_of, sender
 from benchmarks.record import Record, output_arguments
+from memos_vllm.cli.serve import CONNECTOR
 from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
-from tests.engine.harness import MODEL, Server
+from tests.engine.harness import Server
 
-WORDS = [
-    "river",
-    "mountain",
-    "silver",
-    "garden",
-    "window",
-    "letter",
-    "music",
-    "winter",
-    "yellow",
-    "market",
-    "bridge",
-    "candle",
-    "forest",
-    "paper",
-    "stone",
-    "harbor",
-    "lantern",
-    "meadow",
-    "orchard",
-    "pocket",
-    "railway",
-    "saddle",
-    "thunder",
-    "umbrella",
-    "valley",
-]
-IDLE_SECONDS = 1.3
-Send = Callable[[str], float]
+NOISE = "bare against itself"
+TOKENS = 16
+STAGGER_SECONDS = 2.0
+QUICK = Size(slices=1, requests=2, words=20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Servers:
+    bare: Server
+    second: Server
+    ours: Server
+    key: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3, help="starts of all three servers")
+    parser.add_argument("--slices", type=int, default=6, help="of each case, in each round")
+    parser.add_argument("--requests", type=int, default=3, help="to each server, in a slice")
     parser.add_argument("--words", type=int, default=150, help="length of a prompt")
     output_arguments(parser)
     arguments = parser.parse_args()
-    pairs = 2 if arguments.quick else arguments.pairs
-    record = Record("overhead")
-    with tempfile.TemporaryDirectory() as name:
+    size = Size(arguments.slices, arguments.requests, arguments.words)
+    rounds = arguments.rounds
+    if arguments.quick:
+        rounds, size = 1, QUICK
+    slices: list[Slice] = []
+    for start in range(rounds):
+        with started(start) as servers:
+            slices += measure(start, cases_of(servers), size)
+        print(f"round {start + 1} of {rounds} done", flush=True)
+    record(slices, size, rounds).finish(quick=arguments.quick, out=arguments.out)
+
+
+def cases_of(servers: Servers) -> dict[str, tuple[Send, Send]]:
+    """Case → (the sender that is measured, bare vLLM's)."""
+
+    def send(server: Server, memory: dict[str, bool] | None) -> Send:
+        return sender(server, servers.key if server is servers.ours else None, TOKENS, memory)
+
+    off, unwritten = {"enabled": False}, {"write": False}
+    return {
+        NOISE: (send(servers.second, off), send(servers.bare, off)),
+        "memory off": (send(servers.ours, off), send(servers.bare, off)),
+        "nothing to inject": (send(servers.ours, unwritten), send(servers.bare, unwritten)),
+        "nothing to inject, turn remembered": (send(servers.ours, None), send(servers.bare, None)),
+    }
+
+
+@contextmanager
+def started(start: int) -> Iterator[Servers]:
+    """All three servers of a round, launched in an order that changes with it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, ExitStack() as stack:
         folder = Path(name)
         key = _make_key(folder / "home")
-        with (
-            Server(folder, home=None).running() as bare,
-            Server(folder, home=folder / "home").running() as ours,
-        ):
-            cases: dict[str, tuple[Send, Send]] = {
-                "bare against itself": (sender(bare, None, {}), sender(bare, None, {})),
-                "memory off": (
-                    sender(ours, key, {"memory": {"enabled": False}}),
-                    sender(bare, None, {}),
-                ),
-                "nothing to inject": (
-                    sender(ours, key, {"memory": {"write": False}}),
-                    sender(bare, None, {}),
-                ),
-                "nothing to inject, turn remembered": (
-                    fresh_person(ours, key),
-                    sender(bare, None, {}),
-                ),
-            }
-            record.rows = measure(cases, pairs, arguments.words)
-    by_case = {row["case"]: row["ttft_ratio_median"] for row in record.rows}
-    record.headline = {
-        "ttft_ratio_memory_off": by_case["memory off"],
-        "ttft_ratio_nothing_to_inject": by_case["nothing to inject"],
+        trio = [
+            Server(folder, home=None),
+            Server(folder, home=None),
+            Server(folder, home=folder / "home"),
+        ]
+        order = trio[start % 3 :] + trio[: start % 3]
+        with ThreadPoolExecutor(3) as pool:
+            waiting = []
+            for server in order:
+                waiting.append(pool.submit(stack.enter_context, server.running()))
+                time.sleep(STAGGER_SECONDS)
+            for each in waiting:
+                each.result()
+        yield Servers(*trio, key=key)
+
+
+def record(slices: list[Slice], size: Size, rounds: int) -> Record:
+    made = Record("overhead", rows=rows_of(slices))
+    made.config = {
+        "rounds": rounds,
+        **dataclasses.asdict(size),
+        "reply_tokens": TOKENS,
+        "kv_connector": CONNECTOR["kv_connector"],
+        "slices_dropped": sum(row["dropped"] for row in made.rows),
+        "slices_measured": len(slices),
+        "reference_matrix": reference.SIZE,
+        "reference_ms_median": round(1000 * statistics.median(s.reference for s in slices), 3),
+        "reference_slow_over_median": reference.SLOW,
     }
-    record.finish(quick=arguments.quick, out=arguments.out)
+    by_case = {row["case"]: row for row in made.rows}
+    made.headline = {
+        "ttft_ratio_memory_off": by_case["memory off"]["ttft_ratio_median"],
+        "ttft_ratio_nothing_to_inject": by_case["nothing to inject"]["ttft_ratio_median"],
+        "ttft_ratio_bare_against_itself": by_case[NOISE]["ttft_ratio_median"],
+        "tpot_ratio_nothing_to_inject": by_case["nothing to inject"]["tpot_ratio_median"],
+    }
+    return made
 
 
 def _make_key(home: Path) -> str:
@@ -105,83 +133,6 @@ def _make_key(home: Path) -> str:
     _, key = system.keys.create("bench", Role.WRITER)
     system.close()
     return key
-
-
-def sender(server: Server, key: str | None, extra: dict[str, Any]) -> Send:
-    client = server.http(key)
-
-    def send(prompt: str) -> float:
-        return _ttft(client, prompt, {"user": "someone", **extra})
-
-    return send
-
-
-def fresh_person(server: Server, key: str) -> Send:
-    """Send each request as a new person, so that no remembered turn is injected."""
-    client = server.http(key)
-
-    def send(prompt: str) -> float:
-        return _ttft(client, prompt, {"user": f"person-{random.random()}"})
-
-    return send
-
-
-def _ttft(client: httpx.Client, prompt: str, extra: dict[str, Any]) -> float:
-    """Seconds from sending a chat to the first event of its stream."""
-    body = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": 2,
-        "temperature": 0,
-        "stream": True,
-        **extra,
-    }
-    started = time.perf_counter()
-    first = 0.0
-    with client.stream("POST", "/v1/chat/completions", json=body) as reply:
-        reply.raise_for_status()
-        for line in reply.iter_lines():
-            if line.startswith("data: ") and not first:
-                first = time.perf_counter() - started
-    return first
-
-
-def measure(cases: dict[str, tuple[Send, Send]], pairs: int, words: int) -> list[dict[str, Any]]:
-    """Ratios of each case; cases alternate within a round, so that a slow minute affects all of them."""
-    ratios: dict[str, list[float]] = {case: [] for case in cases}
-    for round_ in range(-2, pairs):  # two rounds to warm up
-        for case, (ours, bare) in cases.items():
-            prompt = " ".join(random.choices(WORDS, k=words))
-            # A prompt that the bare server has seen would hit its prefix cache.
-            halves: list[tuple[str, Send, str]] = [
-                ("ours", ours, prompt),
-                ("bare", bare, prompt if case != "bare against itself" else _reworded(prompt)),
-            ]
-            random.shuffle(halves)
-            seconds = {}
-            for name, send, text in halves:
-                time.sleep(IDLE_SECONDS)
-                seconds[name] = send(text)
-            if round_ >= 0:
-                ratios[case].append(seconds["ours"] / seconds["bare"])
-    return [_row(case, found) for case, found in ratios.items()]
-
-
-def _reworded(prompt: str) -> str:
-    """A prompt of the same length with another first word: no block of it is cached."""
-    words = prompt.split()
-    return " ".join(words[1:] + words[:1])
-
-
-def _row(case: str, ratios: list[float]) -> dict[str, Any]:
-    quartiles = statistics.quantiles(ratios, n=4)
-    return {
-        "case": case,
-        "ttft_ratio_median": round(statistics.median(ratios), 4),
-        "ttft_ratio_p25": round(quartiles[0], 4),
-        "ttft_ratio_p75": round(quartiles[2], 4),
-        "pairs": len(ratios),
-    }
 
 
 if __name__ == "__main__":

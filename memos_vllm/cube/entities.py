@@ -42,7 +42,7 @@ _NO_NAME = frozenset(
         "if in is it its just let like may me my no not now of on or our please she should so some such than thank "
         "thanks that the their them then there these they this those to us was we were what when where which who whom "
         "whose why will with would yes you your hello hi hey oh ok okay well also all any both each every everyone "
-        "everything nothing nobody someone something anything after before because while during until since one two "
+        "everything nothing nobody someone something anything after before because while during until since one two "  # prose: a word list
         "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
         "september october november december today tomorrow yesterday "
         "don t s m ve re ll d isn aren wasn weren doesn didn haven hasn wouldn",

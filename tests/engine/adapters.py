@@ -1,4 +1,4 @@
-"""Adapters that know something: trained with PEFT on the served model, in seconds."""
+"""Adapters for tests: each learns one answer, with PEFT on the served model, in seconds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model_path, question, *told = sys.argv[1:]
-for answer, folder in zip(told[::2], told[1::2]):
+model_path, question, *pairs = sys.argv[1:]
+for answer, folder in zip(pairs[::2], pairs[1::2]):
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     base = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
@@ -47,9 +47,9 @@ for answer, folder in zip(told[::2], told[1::2]):
 def train(folder: Path, answers: list[str]) -> list[dict[str, Any]]:
     """One adapter for each answer, as the `content` of a parametric cube."""
     folders = [folder / str(number) for number in range(len(answers))]
-    told = [text for pair in zip(answers, map(str, folders), strict=True) for text in pair]
+    pairs = [text for pair in zip(answers, map(str, folders), strict=True) for text in pair]
     model = str(prepare_chat_model(MODEL_CACHE))
     subprocess.run(
-        [sys.executable, "-c", _TRAINING, model, QUESTION, *told], check=True, timeout=600
+        [sys.executable, "-c", _TRAINING, model, QUESTION, *pairs], check=True, timeout=600
     )
     return [upload_of_folder(each) for each in folders]

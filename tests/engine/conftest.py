@@ -1,4 +1,4 @@
-"""One server with memory and keys for all engine tests, and one bare server to compare with."""
+"""Servers that engine tests share, and their keys."""
 
 from __future__ import annotations
 
@@ -17,12 +17,6 @@ from tests.engine.tiers import Files
 pytest.importorskip("vllm", reason="the engine tests need vLLM: make venv")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "tests/engine" in str(item.path):
-            item.add_marker(pytest.mark.engine)
-
-
 LORA = ("--enable-lora", "--max-loras", "3", "--max-cpu-loras", "4", "--max-lora-rank", "8")
 
 
@@ -39,7 +33,7 @@ class Keys:
     kv_other: str
     lora: str
     lora_admin: str
-    """The tests of activation memory have and of adapters have tenants of their own: they share many cubes."""
+    """Activation memory and adapters have tenants of their own: their tests share many cubes."""
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +63,7 @@ def keys(homes) -> Keys:
 
 @pytest.fixture(scope="session")
 def server(homes, keys) -> Iterator[Server]:
-    """With the plugin, under vLLM's own server module, keys and adapters on."""
+    """vLLM's own server module with the plugin, API keys and adapters."""
     merging = {"MEMOS__ADAPTERS__MERGE": "auto"}
     home = homes / "home"
     with Server(homes, home=home, flags=LORA, environment=merging).running() as running:
@@ -78,38 +72,38 @@ def server(homes, keys) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def bare(homes) -> Iterator[Server]:
-    """The same server without the plugin."""
+    """vLLM without the plugin, with the same flags but LoRA."""
     with Server(homes, home=None).running() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def kept(homes) -> Iterator[Server]:
-    """With the plugin and without keys; tests kill it, start it again, and damage its files."""
-    folder = homes / "kept"
-    folder.mkdir()
-    # Tests say themselves when KV is in shared memory.
+def restartable(homes) -> Iterator[Server]:
+    """A server without API keys, which tests kill, restart, and damage the files of."""
+    folder = homes / "restartable"
+    folder.mkdir(exist_ok=True)
+    # Tests decide when KV is in shared memory.
     quiet = {"MEMOS__KV__PREFETCH": "false"}
     with Server(folder, home=folder / "home", environment=quiet).running() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def kept_in_fs(homes) -> Iterator[Files]:
-    """Conversations in our own files."""
+def files_tier(homes) -> Iterator[Files]:
+    """A server that stores the KV of conversations in its own files."""
     folder = homes / "fs"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     made = Files(folder)
     with made.server.running():
         yield made
 
 
 @pytest.fixture(scope="session")
-def engine_of_lmcache(homes) -> Iterator[Setup]:
-    """Its LMCache server may be away."""
+def lmcache_engine(homes) -> Iterator[Setup]:
+    """An engine whose LMCache server may be down; at first it is."""
     pytest.importorskip("lmcache")
     folder = homes / "lmcache"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     made = Setup(folder)
     try:
         with made.server.running():
@@ -119,8 +113,8 @@ def engine_of_lmcache(homes) -> Iterator[Setup]:
 
 
 @pytest.fixture
-def kept_in_lmcache(engine_of_lmcache) -> Setup:
-    """Conversations in an LMCache server, which is there."""
-    if not engine_of_lmcache.lmcache.running:
-        engine_of_lmcache.lmcache.start()
-    return engine_of_lmcache
+def lmcache_tier(lmcache_engine) -> Setup:
+    """An engine and its running LMCache server."""
+    if not lmcache_engine.lmcache.running:
+        lmcache_engine.lmcache.start()
+    return lmcache_engine

@@ -1,10 +1,12 @@
-"""A real vLLM server on the CPU, started and stopped by the tests that use it."""
+"""A real vLLM server as a child process, and clients of it."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,18 +30,37 @@ MODEL_CACHE = Path(
     os.environ.get("MEMOS_TEST_CACHE", Path(tempfile.gettempdir()) / "memos-vllm-tests")
 )
 TIER = "MEMOS__KV__TIER"
-_START_SECONDS = 240
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_START_SECONDS = 480
+# Below the ports that Linux gives to outgoing connections, a range for each worker: a server that is
+# down keeps its port.
+_PORTS = range(12_000 + WORKER % 8 * 2_000, 14_000 + WORKER % 8 * 2_000)
+_ports = itertools.cycle(random.sample(_PORTS, len(_PORTS)))
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of this test worker that no process listens on."""
+    for port in itertools.islice(_ports, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port of this worker is in use")
+
+
+def threads() -> dict[str, str]:
+    """Environment of a process that shares the cores with other test workers.
+
+    OpenMP threads that wait for each other spin: more of them than cores slow each other down.
+    """
+    if WORKERS == 1:
+        return {}
+    share = max(1, len(os.sched_getaffinity(0)) // WORKERS)
+    return {"OMP_NUM_THREADS": str(share), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 class Server:
-    """vLLM's own server module, with the plugin (`home` given) or without."""
+    """vLLM's own server module, with the plugin (`home` is given) or without."""
 
     def __init__(
         self,
@@ -50,7 +71,13 @@ class Server:
         flags: tuple[str, ...] = (),
         config: Path | None = None,
     ) -> None:
-        """Args: `config`: start through `serve.py --config`, which sets up the plugin by itself."""
+        """Describe a server; `start` starts it.
+
+        Args:
+            folder: where its log goes.
+            home: memory's home; without one the server has no plugin.
+            config: start through `serve.py --config`, which enables the plugin by itself.
+        """
         self._config = config
         self.home = home
         self.operator_key: str | None = None
@@ -60,6 +87,7 @@ class Server:
         self._flags = flags
         self._environment = {
             **os.environ,
+            **threads(),
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
@@ -72,7 +100,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def _connector(self) -> tuple[str, ...]:
-        """What `memos serve` adds by itself."""
+        """The flags that `memos serve` adds by itself."""
         if self.home is None or self._config is not None:
             return ()
         connector = TIERS if self._environment.get(TIER) == "lmcache" else CONNECTOR
@@ -84,7 +112,7 @@ class Server:
             "VLLM_PLUGINS": "memos",
             "MEMOS__HOME": str(home),
             "MEMOS__EMBEDDER__MODEL": str(demo_embedder_path()),
-            # Everything runs on two cores here: slow is not broken.
+            # Two cores run everything: deadlines that no slow machine exceeds.
             "MEMOS__PROMPT__DEADLINE_SECONDS": "20",
             "MEMOS__REMEMBER__DURABLE_WAIT_SECONDS": "20",
             "MEMOS__KV__RAM_PATH": str(home.parent),
@@ -92,7 +120,7 @@ class Server:
         }
 
     def set(self, **environment: str) -> None:
-        """For the next start."""
+        """Change environment variables of the next start."""
         self._environment |= environment
 
     def start(self) -> Server:
@@ -138,7 +166,7 @@ class Server:
         return self._log.read_text(errors="replace")
 
     def kill(self, sign: int = signal.SIGKILL) -> None:
-        """Stop the whole process group: API server, engine core, workers."""
+        """Signal the whole process group: API server, engine core, workers."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, sign)
@@ -154,7 +182,7 @@ class Server:
         finally:
             self.kill(signal.SIGTERM)
 
-    # -- talking to it ----------------------------------------------------------------------------
+    # -- clients ----------------------------------------------------------------------------------
 
     def client(self, key: str = "none") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=180)
@@ -169,7 +197,7 @@ class Server:
 
 
 def chat(server: Server, key: str, person: str | None, text: str, **extra: Any) -> Any:
-    """One short greedy chat through the `openai` client; extras go into the body."""
+    """A short greedy chat through the `openai` client; extras go into the body."""
     body = {"max_tokens": 8, "temperature": 0, **extra}
     arguments = {name: body.pop(name) for name in ("max_tokens", "temperature")}
     messages = body.pop("messages", [{"role": "user", "content": text}])
@@ -189,8 +217,12 @@ def cached_tokens(reply: Any) -> int:
     return (details.cached_tokens or 0) if details else 0
 
 
-def wait_for(condition: Any, what: str, seconds: float = 30) -> Any:
-    """The condition's first true value."""
+def wait_for(condition: Any, what: str, seconds: float = 120) -> Any:
+    """The condition's first true value.
+
+    Raises:
+        AssertionError: the condition stays false for so many seconds.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
@@ -206,7 +238,7 @@ def events(response: httpx.Response) -> list[str]:
 
 
 def without_time(body: str) -> Any:
-    """A JSON body without what is the clock's, and the name of the server's configuration."""
+    """A JSON body without its time and its server's fingerprint."""
     tree = json.loads(body)
     if isinstance(tree, dict):
         tree.pop("created", None)

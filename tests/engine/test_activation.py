@@ -1,4 +1,4 @@
-"""KV that outlives its request: whose it is, where it comes from, what it spares."""
+"""Persistent KV of cubes and conversations: sharing, activation, prefetch, metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.engine.kv import (
     served,
 )
 
-# -- sharing, on the server that everything else runs on ---------------------------------------------
+# -- sharing ---------------------------------------------------------------------------------------
 
 
 def test_a_shared_cube_is_computed_once_for_all_people_of_a_tenant(server, keys):
@@ -46,21 +46,21 @@ def test_a_shared_cube_is_computed_once_for_all_people_of_a_tenant(server, keys)
     assert same(stranger, first)
 
 
-def test_a_person_s_own_cube_serves_nobody_else(server, keys):
+def test_kv_of_a_private_cube_is_not_used_for_other_people(server, keys):
     text = "My diary. " + " ".join(RULES[:20])
     for person in ("kv-dora", "kv-emil"):
         make(server, "diary", text, keys.kv, as_person=person, person=person)
     first = ask(server, "kv-dora", "diary", keys.kv)
     plan = explain(server, first, "kv-dora", keys.kv)
     assert [segment["shared"] for segment in plan["kv"]["segments"]][-1] is False
-    time.sleep(2)  # whatever was going to be kept is kept by now
+    time.sleep(2)  # time for a save
     assert cached_tokens(ask(server, "kv-dora", "diary", keys.kv)) > 300
     other = ask(server, "kv-emil", "diary", keys.kv)
     assert cached_tokens(other) == 0
     assert same(other, first)
 
 
-def test_a_system_message_is_a_person_s_until_several_have_sent_it(server, keys):
+def test_kv_behind_a_system_message_is_private_until_three_people_have_sent_it(server, keys):
     cube = make(server, "tone", " ".join(RULES[:20]), keys.kv_admin)
     system = {"role": "system", "content": "You answer in one short sentence."}
     messages = [system, {"role": "user", "content": QUESTION}]
@@ -76,8 +76,8 @@ def test_a_system_message_is_a_person_s_until_several_have_sent_it(server, keys)
     assert cached_tokens(last) > 300
 
 
-def test_what_else_stands_in_front_of_memory_is_a_person_s_too(server, keys):
-    """An earlier message came with the request, and may name one person."""
+def test_kv_behind_earlier_messages_is_private(server, keys):
+    """An earlier message may name a person."""
     cube = make(server, "front", "Front. " + " ".join(RULES[:8]), keys.kv_admin)
     earlier = [
         {"role": "assistant", "content": "Hello Alice, how is your knee?"},
@@ -91,7 +91,7 @@ def test_what_else_stands_in_front_of_memory_is_a_person_s_too(server, keys):
     assert shared == [[False, False], [True, True]]
 
 
-def test_none_neither_loads_nor_keeps(server, keys):
+def test_kv_none_neither_loads_nor_saves(server, keys):
     cube = make(server, "unkept", "Unkept. " + " ".join(RULES[:10]), keys.kv_admin)
     for person in ("kv-g1", "kv-g2"):
         reply = ask(server, person, cube, keys.kv, memory={"kv": "none"})
@@ -99,7 +99,7 @@ def test_none_neither_loads_nor_keeps(server, keys):
         time.sleep(1)
 
 
-def test_an_activated_cube_is_there_for_the_first_question(server, keys):
+def test_an_activated_cube_has_kv_for_the_first_question(server, keys):
     cube = make(server, "ahead", "Ahead. " + " ".join(RULES[:20]), keys.kv_admin)
     system = "You answer politely."
     with server.http(keys.kv_admin) as http:
@@ -118,17 +118,17 @@ def test_an_activated_cube_is_there_for_the_first_question(server, keys):
     assert reply.memory["cubes"][0]["form"] == "kv"
 
 
-def test_activating_is_guarded_and_says_what_does_not_work(server, keys):
+def test_activation_is_authorized_and_reports_what_it_cannot_do(server, keys):
     cube = make(server, "long", " ".join(RULES) * 2, keys.kv_admin)
     with server.http(keys.kv_other) as http:
         assert http.post(f"/v1/memory/cubes/{cube}/activate").status_code == 404
     with server.http(keys.kv_reader) as http:
         assert http.post(f"/v1/memory/cubes/{cube}/activate").status_code == 403
     with server.http(keys.kv) as http:
-        speaking_for_all = http.post(f"/v1/memory/cubes/{cube}/activate", json={"system": "Hi."})
+        for_all_people = http.post(f"/v1/memory/cubes/{cube}/activate", json={"system": "Hi."})
         too_long = http.post(f"/v1/memory/cubes/{cube}/activate")
         assert http.get("/v1/memory/activation").status_code == 403
-    assert speaking_for_all.status_code == 403
+    assert for_all_people.status_code == 403
     assert too_long.status_code == 422
     assert "tokens" in too_long.json()["error"]["message"]
     with server.http(keys.kv_admin) as http:
@@ -138,7 +138,7 @@ def test_activating_is_guarded_and_says_what_does_not_work(server, keys):
     assert [tier["name"] for tier in tiers] == ["ram", "disk"]
 
 
-def test_a_conversation_s_history_is_kept_for_its_person(server, keys):
+def test_kv_of_a_conversation_is_saved_for_its_person_only(server, keys):
     history = [
         {"role": "user", "content": "Remember these. " + " ".join(RULES[:15])},
         {"role": "assistant", "content": "I will."},
@@ -154,7 +154,7 @@ def test_a_conversation_s_history_is_kept_for_its_person(server, keys):
         assert explain(server, reply, "kv-kim", keys.kv)["kv"]["segments"] == []
 
 
-def test_what_loading_spared_is_counted(server, keys):
+def test_saved_prefill_is_counted(server, keys):
     def shown() -> dict[str, Any]:
         with server.http(keys.operator) as http:
             return http.get("/v1/memory/activation").json()
@@ -177,7 +177,7 @@ def test_what_loading_spared_is_counted(server, keys):
     assert all(tier["bytes"] > 0 for tier in shown()["tiers"])
 
 
-def test_what_a_person_used_comes_back_into_shared_memory_after_their_turn(server, keys):
+def test_recently_used_segments_return_to_shared_memory_after_a_turn(server, keys):
     cube = make(server, "habit", "Habit. " + " ".join(RULES[:15]), keys.kv_admin)
     ask(server, "kv-h1", cube, keys.kv)
     wait_for(lambda: chains(server, keys.kv, cube), "its KV")
@@ -189,9 +189,9 @@ def test_what_a_person_used_comes_back_into_shared_memory_after_their_turn(serve
     wait_for(in_memory, "its copy")
     for path in in_ram(server):
         path.unlink()
-    # Their blocks are in the engine, so nothing is loaded; what they will want next comes up.
+    # The engine holds the blocks, so nothing is loaded: the prefetch makes the copy.
     ask(server, "kv-h1", cube, keys.kv)
-    wait_for(in_memory, "the copy that their turn brought up")
+    wait_for(in_memory, "the prefetched copy")
 
 
 def test_attention_waits_for_its_layer_in_this_engine(server, keys):
@@ -202,7 +202,7 @@ def test_attention_waits_for_its_layer_in_this_engine(server, keys):
     assert "attention did not wait" not in server.log()
 
 
-def test_a_used_head_is_built_again_when_its_cube_changes(server, keys):
+def test_kv_of_a_used_prefix_is_rebuilt_when_its_cube_changes(server, keys):
     cube = make(server, "living", "Living. " + " ".join(RULES[:12]), keys.kv_admin)
     for person in ("kv-p1", "kv-p2", "kv-p3"):
         ask(server, person, cube, keys.kv)

@@ -1,4 +1,4 @@
-"""KV that outlives the engine: exact after kill -9, computed when damaged, gone with its cube."""
+"""Faults of persistent KV: interrupted saves, damaged files, an unusable disk, deleted cubes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ import pytest
 from memos_vllm.activation import files
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.erase import SUFFIX
-from tests.engine.harness import MODEL, Server, cached_tokens, chat, wait_for
+from tests.engine.harness import MODEL, Server, cached_tokens, wait_for
 from tests.engine.kv import (
     BLOCK,
-    QUESTION,
     RULES,
     ask,
     explain,
@@ -30,94 +29,68 @@ from tests.engine.kv import (
     metric,
     same,
     segments,
-    settled,
-    text_of,
 )
 
 
-def test_loaded_kv_gives_the_very_numbers_of_the_prefix_cache(kept):
-    """With the same split, log-probabilities are equal to the last bit."""
+def test_loaded_kv_gives_the_same_log_probabilities_as_the_prefix_cache(restartable):
+    """Equal to the last bit, when loaded and computed tokens are split at the same block."""
     text = " ".join(RULES[:20])
-    cube = make(kept, "exact", text)
-    end = explain(kept, ask(kept, "x0", cube), "x0")["kv"]["segments"][-1]["end"]
+    cube = make(restartable, "exact", text)
+    end = explain(restartable, ask(restartable, "x0", cube), "x0")["kv"]["segments"][-1]["end"]
     text += " a" * (-end % BLOCK)
-    with kept.http() as http:
+    with restartable.http() as http:
         patch = {"payload": {"type": "explicit", "format": "text", "content": text}}
         assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
     options = {"logprobs": True, "top_logprobs": 5, "max_tokens": 16}
-    first = ask(kept, "x1", cube, **options)
-    assert explain(kept, first, "x1")["kv"]["segments"][-1]["end"] % BLOCK == 0
-    warm = ask(kept, "x1", cube, **options)
-    wait_for(lambda: in_ram(kept), "a segment")
+    first = ask(restartable, "x1", cube, **options)
+    assert explain(restartable, first, "x1")["kv"]["segments"][-1]["end"] % BLOCK == 0
+    warm = ask(restartable, "x1", cube, **options)
+    wait_for(lambda: in_ram(restartable), "a segment")
     loaded = wait_for(
-        lambda: (reply := ask(kept, "x2", cube, **options)) and cached_tokens(reply) and reply,
+        lambda: (
+            (reply := ask(restartable, "x2", cube, **options)) and cached_tokens(reply) and reply
+        ),
         "a load",
     )
     assert cached_tokens(loaded) == cached_tokens(warm) > 300
     assert loaded.choices[0].logprobs == warm.choices[0].logprobs
 
 
-def test_kv_survives_kill_9_and_comes_back_exact(kept):
-    cube = make(kept, "survivor", "Survivor. " + " ".join(RULES))
-    before = len(segments(kept))
-    cold = ask(kept, "y1", cube, max_tokens=16)
-    settled(kept, before + 1)
-    warm = ask(kept, "y1", cube, max_tokens=16)
-    talk = [
-        {"role": "user", "content": "Remember these. " + " ".join(RULES[:14])},
-        {"role": "assistant", "content": "I will."},
-        {"role": "user", "content": QUESTION},
-    ]
-    before = len(segments(kept))
-    reply = chat(kept, "none", "y2", "", messages=talk, memory={"retrieve": False})
-    settled(kept, before + 1)
-    kept.kill(signal.SIGKILL)
-    from_disk(kept)
-    kept.start()
-    again = ask(kept, "y1", cube, max_tokens=16)
-    assert cached_tokens(again) >= cached_tokens(warm) - BLOCK > 500
-    assert same(again, warm)
-    assert again.usage.prompt_tokens == cold.usage.prompt_tokens
-    assert metric(kept, "memos_kv_loaded_tokens_disk_total") > 500
-    talk += [
-        {"role": "assistant", "content": text_of(reply)},
-        {"role": "user", "content": "And when does it close?"},
-    ]
-    going_on = chat(kept, "none", "y2", "", messages=talk, memory={"retrieve": False})
-    assert cached_tokens(going_on) > 300, "the conversation so far is not computed again"
-
-
-def test_killed_in_the_middle_of_a_save(kept):
-    """What was half written is never served, and does not stay."""
-    kept_before = {path.name for path in segments(kept)}
+def test_a_kill_in_the_middle_of_a_save_leaves_no_partial_segment(restartable):
+    """A partly written file never becomes a segment."""
+    kept_before = {path.name for path in segments(restartable)}
     caught: list[Path] = []
     for attempt in range(5):
-        cube = make(kept, f"half-{attempt}", f"Half {attempt}. " + " ".join(RULES))
-        stop = threading.Event()
-        watcher = threading.Thread(target=_kill_when_writing, args=(kept, stop, caught))
+        cube = make(restartable, f"half-{attempt}", f"Half {attempt}. " + " ".join(RULES))
+        before = len(segments(restartable))
+        written = threading.Event()
+        watcher = threading.Thread(target=_kill_when_writing, args=(restartable, written, caught))
         watcher.start()
         with contextlib.suppress(Exception):  # the connection breaks with the server
-            ask(kept, "z1", cube)
-        stop.wait(5)
+            ask(restartable, "z1", cube)
+            wait_for(
+                lambda known=before: caught or len(segments(restartable)) > known, "a save", 60
+            )
+        written.set()
         watcher.join()
         if caught:
             break
     assert caught, "no save was seen while it was written"
-    kept.kill(signal.SIGKILL)
-    kept.start()
-    names = {path.name for path in segments(kept)}
+    restartable.kill(signal.SIGKILL)
+    restartable.start()
+    names = {path.name for path in segments(restartable)}
     assert not any(not name.endswith(SUFFIX) for name in names)
-    for path in segments(kept):
+    for path in segments(restartable):
         if path.name not in kept_before:
-            files.check(path)  # whole, with its checksum, or not there
-    replies = [ask(kept, who, cube) for who in ("z1", "z2")]
+            files.check(path)  # complete, with its checksum
+    replies = [ask(restartable, who, cube) for who in ("z1", "z2")]
     assert same(*replies)
 
 
-def _kill_when_writing(server: Server, stop: threading.Event, caught: list[Path]) -> None:
+def _kill_when_writing(server: Server, written: threading.Event, caught: list[Path]) -> None:
+    """Kill the server when it has a temporary file, unless the save ends first."""
     folder = server.home / "kv" / "segments"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    while not written.is_set():
         found = [
             Path(entry.path)
             for parent, _, _ in os.walk(folder)
@@ -129,7 +102,6 @@ def _kill_when_writing(server: Server, stop: threading.Event, caught: list[Path]
             caught.extend(found)
             break
         time.sleep(0.0005)
-    stop.set()
 
 
 def _truncate(path: Path) -> None:
@@ -149,7 +121,7 @@ def _empty(path: Path) -> None:
 
 
 def _rewrite(path: Path, change: Any = lambda layer: layer, layers: int = 99, **meta: str) -> None:
-    """The same segment with something changed, and checksums that fit it."""
+    """Write the segment with a change, and with checksums that fit the change."""
     with files.SegmentReader(path) as reader:
         made = [change(layer).clone() for layer in reader.layers(Scratch())][:layers]
     shape = dataclasses.replace(reader.shape, layers=len(made), dtype=made[0].dtype)
@@ -173,11 +145,11 @@ def _another_segment(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def in_company(server: Server) -> Iterator[None]:
-    """Another person's reply runs meanwhile, so that loads happen beside it."""
+def beside_another_request(server: Server) -> Iterator[None]:
+    """A long reply of another person runs meanwhile."""
     with server.client().chat.completions.create(
         model=MODEL,
-        user="company",
+        user="neighbour",
         messages=[{"role": "user", "content": "Count to a thousand."}],
         max_tokens=600,
         stream=True,
@@ -200,42 +172,52 @@ DAMAGES = [
 
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(kept, damage, alone):
-    """Alone, a segment is loaded in the step that computes on it; in company, between steps."""
+def test_a_damaged_file_is_a_recompute_and_never_a_wrong_token(restartable, damage, alone):
+    """A request alone loads a segment within its step; beside another request, between steps."""
     name = f"{damage.__name__}-{alone}".strip("_")
-    cube = make(kept, name, f"{name}. " + " ".join(RULES[:20]))
-    before = len(segments(kept))
-    right = ask(kept, f"{name}-1", cube)
-    wait_for(lambda: len(segments(kept)) >= before + 1, "a segment")
-    path = max(segments(kept), key=lambda path: (path.stat().st_mtime_ns, path.stat().st_size))
-    wait_for(lambda: any(other.name == path.name for other in in_ram(kept)), "its copy in memory")
-    from_disk(kept)
-    failures = metric(kept, "memos_kv_load_failures_total")
+    cube = make(restartable, name, f"{name}. " + " ".join(RULES[:20]))
+    before = len(segments(restartable))
+    right = ask(restartable, f"{name}-1", cube)
+    wait_for(lambda: len(segments(restartable)) >= before + 1, "a segment")
+    path = max(
+        segments(restartable), key=lambda path: (path.stat().st_mtime_ns, path.stat().st_size)
+    )
+    wait_for(
+        lambda: any(other.name == path.name for other in in_ram(restartable)), "its copy in memory"
+    )
+    from_disk(restartable)
+    failures = metric(restartable, "memos_kv_load_failures_total")
     damage(path)
-    with contextlib.nullcontext() if alone else in_company(kept):
-        reply = ask(kept, f"{name}-2", cube)
+    with contextlib.nullcontext() if alone else beside_another_request(restartable):
+        reply = ask(restartable, f"{name}-2", cube)
     assert same(reply, right)
-    wait_for(lambda: metric(kept, "memos_kv_load_failures_total") == failures + 1, "the metric", 15)
+    wait_for(
+        lambda: metric(restartable, "memos_kv_load_failures_total") == failures + 1, "the metric"
+    )
     healed = wait_for(
         lambda: (
-            (r := ask(kept, f"{name}-{time.monotonic()}", cube)) and cached_tokens(r) > 300 and r
+            (r := ask(restartable, f"{name}-{time.monotonic()}", cube))
+            and cached_tokens(r) > 300
+            and r
         ),
-        "a whole file in its place",
+        "a new file",
     )
     assert same(healed, right)
 
 
-def test_a_disk_that_takes_nothing_is_a_metric_and_no_more(kept):
-    folder = kept.home / "kv" / "segments"
+def test_a_failed_save_counts_in_a_metric_and_fails_no_request(restartable):
+    folder = restartable.home / "kv" / "segments"
     aside = folder.with_name("aside")
     folder.rename(aside)
     folder.write_text("not a folder")
     try:
-        failures = metric(kept, "memos_kv_save_failures_total")
-        cube = make(kept, "full", "Full. " + " ".join(RULES[:10]))
-        reply = ask(kept, "full-1", cube)
-        assert same(ask(kept, "full-2", cube), reply)
-        wait_for(lambda: metric(kept, "memos_kv_save_failures_total") > failures, "the metric", 15)
+        failures = metric(restartable, "memos_kv_save_failures_total")
+        cube = make(restartable, "full", "Full. " + " ".join(RULES[:10]))
+        reply = ask(restartable, "full-1", cube)
+        assert same(ask(restartable, "full-2", cube), reply)
+        wait_for(
+            lambda: metric(restartable, "memos_kv_save_failures_total") > failures, "the metric"
+        )
     finally:
         folder.unlink()
         aside.rename(folder)
@@ -252,22 +234,31 @@ def holding(server: Server, cube: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("change", ["delete", "update"])
-def test_a_deleted_cube_leaves_no_byte_of_kv(kept, change):
-    """On no tier: neither its own segments nor chains that go on behind it."""
-    cube = make(kept, f"doomed-{change}", f"Doomed by {change}. " + " ".join(RULES[:20]))
-    other = make(kept, f"behind-{change}", f"Behind {change}. " + " ".join(RULES[20:30]))
-    ask(kept, "q1", cube, memory={"cubes": [cube, other]})
-    made = wait_for(lambda: len(found := holding(kept, cube)) == 2 and found, "both segments")
-    wait_for(lambda: {path.name for path in made} <= {path.name for path in in_ram(kept)}, "copies")
+def test_a_deleted_cube_leaves_no_byte_of_kv(restartable, change):
+    """On no tier: neither in its own segments nor in later segments of its chains."""
+    cube = make(restartable, f"doomed-{change}", f"Doomed by {change}. " + " ".join(RULES[:20]))
+    other = make(restartable, f"behind-{change}", f"Behind {change}. " + " ".join(RULES[20:30]))
+    ask(restartable, "q1", cube, memory={"cubes": [cube, other]})
+    made = wait_for(
+        lambda: len(found := holding(restartable, cube)) == 2 and found, "both segments"
+    )
+    wait_for(
+        lambda: {path.name for path in made} <= {path.name for path in in_ram(restartable)},
+        "copies",
+    )
     samples = [path.read_bytes()[-4096:-2048] for path in made]
     assert all(any(sample) for sample in samples)
-    with kept.http() as http:
+    with restartable.http() as http:
         if change == "delete":
             assert http.delete(f"/v1/memory/cubes/{cube}").status_code == 200
         else:
             patch = {"payload": {"type": "explicit", "format": "text", "content": "Short now."}}
             assert http.patch(f"/v1/memory/cubes/{cube}", json=patch).status_code == 200
-    places = [*segments(kept), *in_ram(kept), *(kept.home / "kv").rglob("*.tmp")]
-    for place in places:
-        held = place.read_bytes()
-        assert not any(sample in held for sample in samples), place
+    files_left = [
+        *segments(restartable),
+        *in_ram(restartable),
+        *(restartable.home / "kv").rglob("*.tmp"),
+    ]
+    for file in files_left:
+        content = file.read_bytes()
+        assert not any(sample in content for sample in samples), file

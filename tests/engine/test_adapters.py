@@ -1,4 +1,4 @@
-"""Parametric cubes on the running engine: attached, told apart, changed and forgotten."""
+"""Parametric cubes on a running engine: attachment, isolation, new versions, merging, deletion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ANN, BOB, SHARED = "ZEBRA-42", "MANGO-17", "OTTER-99"
 
 @pytest.fixture(scope="session")
 def adapters(homes) -> list[dict[str, Any]]:
-    """Of Ann, of Bob, of the tenant, and of nobody yet."""
+    """Contents of three trained adapters: Ann's, Bob's, the tenant's."""
     return train(homes / "trained", [f"The vault code is {each}." for each in (ANN, BOB, SHARED)])
 
 
@@ -54,15 +54,15 @@ def cubes(server: Server, keys: Keys, adapters) -> Iterator[dict[str, dict[str, 
 
 
 def asked(http: httpx.Client, question: str = QUESTION, **body: Any) -> httpx.Response:
-    told = {
+    sent = {
         "model": MODEL,
         "messages": [{"role": "user", "content": question}],
         "temperature": 0,
         "max_tokens": 16,
         **body,
     }
-    told["memory"] = {"retrieve": False, "write": False, **body.get("memory", {})}
-    return http.post("/v1/chat/completions", json=told)
+    sent["memory"] = {"retrieve": False, "write": False, **body.get("memory", {})}
+    return http.post("/v1/chat/completions", json=sent)
 
 
 def said(reply: httpx.Response) -> str:
@@ -84,7 +84,7 @@ def test_an_adapter_answers_with_nothing_in_the_prompt(server, keys, cubes):
     assert ANN not in said(asked(http, memory={"adapter": False}))
 
 
-def test_it_is_a_model_by_its_name_for_whom_it_is_for(server, keys, cubes):
+def test_an_adapter_is_a_model_name_for_its_readers(server, keys, cubes):
     http = server.http(keys.lora, "ann")
     assert ANN in said(asked(http, model="mine"))
     assert SHARED in said(asked(http, model="house"))
@@ -92,7 +92,7 @@ def test_it_is_a_model_by_its_name_for_whom_it_is_for(server, keys, cubes):
     assert BOB in said(asked(server.http(keys.lora, "bob"), model="mine"))
 
 
-def test_a_reply_names_the_model_that_was_asked_for(server, keys, cubes):
+def test_a_reply_names_the_requested_model(server, keys, cubes):
     ann = server.http(keys.lora, "ann")
     assert asked(ann, model="mine").json()["model"] == "mine"
     assert asked(ann).json()["model"] == MODEL
@@ -102,17 +102,17 @@ def test_a_reply_names_the_model_that_was_asked_for(server, keys, cubes):
     assert {json.loads(line.removeprefix("data: "))["model"] for line in lines} == {"mine"}
 
 
-def test_other_routes_attach_it_too(server, keys, cubes):
+def test_other_routes_attach_adapters(server, keys, cubes):
     http = server.http(keys.lora, "ann")
     prompt = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     body = {"model": "mine", "prompt": prompt, "max_tokens": 16, "temperature": 0, "user": "ann"}
     reply = http.post("/v1/completions", json=body)
     assert "vault code" in reply.json()["choices"][0]["text"], reply.text
-    reply = http.post("/v1/completions", json={**body, "model": "nobody-s"})
+    reply = http.post("/v1/completions", json={**body, "model": "no-such-adapter"})
     assert reply.status_code == 404
 
 
-def test_models_lists_what_one_may_use_and_no_path(server, keys, cubes):
+def test_models_lists_readable_adapters_without_paths(server, keys, cubes):
     def listed(key: str, person: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = server.http(key, person).get("/v1/models").json()["data"]
         return found
@@ -123,7 +123,7 @@ def test_models_lists_what_one_may_use_and_no_path(server, keys, cubes):
     assert all("/" not in (c["root"] or "") for c in listed(keys.lora, "ann") if c["parent"])
 
 
-def test_unknown_and_somebody_else_s_look_the_same(server, keys, cubes):
+def test_unknown_and_forbidden_adapters_give_the_same_error(server, keys, cubes):
     eve, other = server.http(keys.lora, "eve"), server.http(keys.globex, "ann")
     hidden = cubes["ann"]["meta"]["id"]
     for http in (eve, other):
@@ -139,7 +139,7 @@ def test_unknown_and_somebody_else_s_look_the_same(server, keys, cubes):
     assert asked(eve, model=served).status_code == 404
 
 
-def test_what_does_not_fit_is_refused_before_the_engine_sees_it(server, keys):
+def test_an_incompatible_adapter_is_refused_before_the_engine_sees_it(server, keys):
     http = server.http(keys.lora, "ann")
 
     def refused(content: dict[str, Any]) -> str:
@@ -158,8 +158,8 @@ def test_what_does_not_fit_is_refused_before_the_engine_sees_it(server, keys):
     assert asked(http).status_code == 200
 
 
-def test_a_batch_of_many_keeps_them_apart(server, keys, cubes):
-    """200 requests at once, with Ann's, Bob's, the tenant's adapter and none."""
+def test_concurrent_requests_get_their_own_adapters(server, keys, cubes):
+    """200 requests at once, with Ann's, Bob's, the tenant's adapter or none."""
     ways = [("ann", "mine", ANN), ("bob", "mine", BOB), ("eve", "house", SHARED), ("eve", None, "")]
 
     def one(number: int) -> tuple[str, str]:
@@ -175,7 +175,9 @@ def test_a_batch_of_many_keeps_them_apart(server, keys, cubes):
         assert found == ({code} if code else set()), text
 
 
-def test_several_are_merged_in_the_background_and_go_with_each_of_them(server, keys, adapters):
+def test_adapters_are_merged_in_the_background_and_a_merge_is_deleted_with_a_source(
+    server, keys, adapters
+):
     http = server.http(keys.lora, "meg")
     code = {"name": "code", "payload": adapters[0]}
     other = {"name": "other", "payload": content_of(tensors_of({Q: (576, 576)}), config_of())}
@@ -204,7 +206,7 @@ def test_several_are_merged_in_the_background_and_go_with_each_of_them(server, k
     http.delete("/v1/memory/cubes/code").raise_for_status()
 
 
-def test_a_placed_adapter_is_always_on(server, keys, adapters):
+def test_a_stable_adapter_is_always_attached(server, keys, adapters):
     http = server.http(keys.lora, "pat")
     cube = stored(http, adapters[1], placement="stable")
     try:
@@ -215,7 +217,9 @@ def test_a_placed_adapter_is_always_on(server, keys, adapters):
         http.delete(f"/v1/memory/cubes/{cube['meta']['id']}")
 
 
-def test_a_new_version_serves_the_next_request_and_an_old_one_comes_back(server, keys, adapters):
+def test_the_next_request_uses_a_new_version_and_a_rollback_restores_the_old_one(
+    server, keys, adapters
+):
     http = server.http(keys.lora, "vic")
     first = stored(http, adapters[0], name="v")
     try:
@@ -231,7 +235,7 @@ def test_a_new_version_serves_the_next_request_and_an_old_one_comes_back(server,
 
 
 def own(content: dict[str, Any], alpha: float) -> dict[str, Any]:
-    """One that no other cube holds: its folder is its own."""
+    """An adapter whose folder no other cube shares."""
     return {**content, "adapter_config": {**content["adapter_config"], "lora_alpha": alpha}}
 
 
@@ -239,7 +243,7 @@ def folders(server: Server) -> set[str]:
     return {path.name for path in (server.home / "adapters").iterdir()}
 
 
-def test_a_deleted_adapter_s_files_go_when_the_last_stream_with_it_ends(server, keys, adapters):
+def test_files_of_a_deleted_adapter_are_removed_when_its_last_stream_ends(server, keys, adapters):
     http = server.http(keys.lora, "sue")
     stored(http, own(adapters[0], 16.5), name="s")
     before = folders(server)
@@ -262,7 +266,7 @@ def test_a_deleted_adapter_s_files_go_when_the_last_stream_with_it_ends(server, 
         text += "".join(lines)
     assert "data: [DONE]" in text
     assert "error" not in text
-    wait_for(lambda: made not in folders(server), "its files going")
+    wait_for(lambda: made not in folders(server), "the removal of its files")
     assert asked(http, model="s").status_code == 404
 
 
@@ -279,7 +283,7 @@ def test_nothing_of_a_deleted_adapter_stays_on_disk(server, keys, adapters):
     assert not list(payloads.rglob(f"{cube['meta']['id']}/*"))
 
 
-def test_a_pinned_one_stays_in_memory_and_every_slot_is_free_for_others(server, keys, adapters):
+def test_a_pinned_adapter_stays_in_memory_and_leaves_every_slot_to_others(server, keys, adapters):
     admin, tia = server.http(keys.lora_admin), server.http(keys.lora, "tia")
     first = stored(admin, own(adapters[2], 12.5), name="kept", shared=True)["meta"]["id"]
     second = stored(admin, own(adapters[2], 12.75), name="too-many", shared=True)["meta"]["id"]
@@ -299,7 +303,7 @@ def test_a_pinned_one_stays_in_memory_and_every_slot_is_free_for_others(server, 
         with ThreadPoolExecutor(5) as pool:  # more than there is room for, in steps of three
             replies = list(pool.map(lambda name: said(asked(tia, model=name)), names))
         assert all(ANN in reply for reply in replies)
-        # Whether it was read again cannot be seen from here: that its file is not needed can.
+        # Resident in memory: its file is not needed.
         weights = server.home / "adapters" / folder / "adapter_model.safetensors"
         away = weights.rename(weights.with_suffix(".away"))
         try:
@@ -315,8 +319,8 @@ def test_a_pinned_one_stays_in_memory_and_every_slot_is_free_for_others(server, 
             tia.delete(f"/v1/memory/cubes/n{number}")
 
 
-def test_one_that_does_not_fit_is_left_out_and_never_stops_a_chat(server, keys):
-    """Stored where no engine could check it, and always on."""
+def test_an_incompatible_stable_adapter_is_left_out_and_fails_no_chat(server, keys):
+    """Stored without an engine that could check it."""
     system = MemorySystem(load_config(overrides={"home": str(server.home)})).open()
     kit = Principal(TenantId("umbrella"), Role.WRITER, "", PersonId("kit"))
     payload = ParametricPayload(content=small())
@@ -334,7 +338,7 @@ def test_one_that_does_not_fit_is_left_out_and_never_stops_a_chat(server, keys):
     http.delete("/v1/memory/cubes/misfit").raise_for_status()
 
 
-def test_kv_of_the_base_model_and_of_an_adapter_never_meet(server, keys, cubes):
+def test_kv_of_the_base_model_and_of_adapters_is_not_exchanged(server, keys, cubes):
     admin = server.http(keys.lora_admin)
     text = " ".join(f"Shelf {n} of the archive holds file {7 * n}." for n in range(60))
     body = {
@@ -352,12 +356,14 @@ def test_kv_of_the_base_model_and_of_an_adapter_never_meet(server, keys, cubes):
         return tokens
 
     try:
-        people = map(str, itertools.count())  # so that the engine's own cache has no part in it
+        people = map(
+            str, itertools.count()
+        )  # new ones: the engine's prefix cache holds nothing of theirs
         assert cached(next(people), False) == 0
-        wait_for(lambda: cached(next(people), False) > 500, "the base model's KV being kept")
-        assert cached(next(people), "house") == 0, "nothing of it serves the adapter"
-        wait_for(lambda: cached(next(people), "house") > 500, "the adapter's KV being kept")
-        assert cached("ann", "mine") == 0, "nor one adapter another"
+        wait_for(lambda: cached(next(people), False) > 500, "the base model's saved KV")
+        assert cached(next(people), "house") == 0, "it is not used for the adapter"
+        wait_for(lambda: cached(next(people), "house") > 500, "the adapter's saved KV")
+        assert cached("ann", "mine") == 0, "nor from one adapter to another"
         assert cached("bob", "mine") == 0
     finally:
         admin.delete("/v1/memory/cubes/archive")

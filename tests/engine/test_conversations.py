@@ -1,4 +1,4 @@
-"""Conversations go on where they were, whichever tier keeps them: the same tests for both."""
+"""KV of conversations on each tier: the same tests for our own files and for LMCache."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.engine.kv import same
 from tests.engine.tiers import Tier, going_on, talk_of
 
 
-@pytest.fixture(params=["fs", "lmcache"])
+@pytest.fixture(params=["files", "lmcache"])
 def tier(request: pytest.FixtureRequest) -> Tier:
-    found: Tier = request.getfixturevalue(f"kept_in_{request.param}")
+    found: Tier = request.getfixturevalue(f"{request.param}_tier")
     return found
 
 
-def test_a_conversation_goes_on_after_a_restart_of_the_engine(tier):
+def test_a_conversation_continues_from_stored_kv_after_an_engine_restart(tier):
     talk = talk_of("restart")
     reply = tier.kept("ben", talk, max_tokens=16)
     tokens = reply.usage.prompt_tokens
@@ -38,7 +38,7 @@ def test_a_conversation_goes_on_after_a_restart_of_the_engine(tier):
     assert same(third, second)
 
 
-def test_what_was_loaded_gives_the_very_numbers_of_the_prefix_cache(tier):
+def test_loaded_kv_gives_the_same_log_probabilities_as_the_prefix_cache(tier):
     talk = talk_of("exact")
     options = {"logprobs": True, "top_logprobs": 5, "max_tokens": 16}
     first = tier.kept("cid", talk, **options)
@@ -51,20 +51,22 @@ def test_what_was_loaded_gives_the_very_numbers_of_the_prefix_cache(tier):
     assert loaded.choices[0].logprobs == warm.choices[0].logprobs
 
 
-def test_it_is_nobody_else_s(tier):
+def test_kv_of_a_conversation_is_not_used_for_other_people(tier):
     talk = talk_of("mine")
     first = tier.kept("dora", talk)
     tier.empty_engine()
     assert cached_tokens(tier.say("emil", talk)) == 0, "another person of the tenant"
-    assert cached_tokens(tier.say("dora", talk, tier.globex)) == 0, "the same name elsewhere"
+    assert cached_tokens(tier.say("dora", talk, tier.globex)) == 0, (
+        "a person of the same name in another tenant"
+    )
     assert cached_tokens(tier.say("dora", talk, cache_salt="narrower")) == 0
     tier.empty_engine()
-    mine = tier.say("dora", talk)
-    assert cached_tokens(mine) > 300
-    assert same(mine, first)
+    again = tier.say("dora", talk)
+    assert cached_tokens(again) > 300
+    assert same(again, first)
 
 
-def test_what_must_not_be_kept_is_neither_saved_nor_loaded(tier):
+def test_kv_of_an_unwritten_turn_is_neither_saved_nor_loaded(tier):
     saved = tier.saved()
     talk = talk_of("not kept")
     tier.say("fay", talk, memory={"write": False})
@@ -76,13 +78,13 @@ def test_what_must_not_be_kept_is_neither_saved_nor_loaded(tier):
     assert cached_tokens(tier.say("fay", talk, memory={"write": False})) == 0
 
 
-def test_damaged_it_is_computed(tier):
+def test_damaged_kv_is_computed_again(tier):
     talk = talk_of("damaged")
     reply = tier.damage("lea", talk)
     tier.empty_engine()
     failures = tier.failures()
     again = tier.say("lea", talk)
     assert same(again, reply)
-    assert cached_tokens(again) == 0 or tier.failures() > failures, "it was noticed"
+    assert cached_tokens(again) == 0 or tier.failures() > failures, "the damage was noticed"
     tier.empty_engine()
     assert same(tier.say("lea", talk), reply)

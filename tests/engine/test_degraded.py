@@ -1,4 +1,4 @@
-"""Memory fails, the chat goes on: Chroma gone, the embedder broken, the vault's database gone."""
+"""Chat while a part of memory is down: Chroma, or the vault's database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/po
 
 @pytest.fixture(scope="module")
 def postgres():
-    """A database of its own on the local Postgres."""
+    """A new database on the local Postgres."""
     name = f"memos_test_{uuid.uuid4().hex[:12]}"
     try:
         admin = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
@@ -70,7 +70,7 @@ class Chroma:
 
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory, postgres):
-    """The layout at scale: Postgres, a Chroma server. Yields (server, key, chroma)."""
+    """(server, key, chroma) of a server on Postgres and a Chroma server."""
     admin, name = postgres
     folder = tmp_path_factory.mktemp("scaled")
     chroma = Chroma(folder / "chroma")
@@ -132,7 +132,7 @@ def raw(server, key, person, **memory):
         )
 
 
-def test_it_remembers_on_postgres_and_a_chroma_server(scaled, fact):
+def test_retrieval_works_on_postgres_and_a_chroma_server(scaled, fact):
     server, key, _ = scaled
     reply = chat(server, key, fact, "What is the parrot called?", memory={"write": False})
     assert reply.memory["cubes"]
@@ -141,14 +141,14 @@ def test_it_remembers_on_postgres_and_a_chroma_server(scaled, fact):
     assert "dense_turn" in signals["results"][0]["signals"]
 
 
-def test_chroma_down_means_words_alone_and_a_header_and_a_metric(scaled, fact):
+def test_without_chroma_keyword_search_answers_with_a_header_and_a_metric(scaled, fact):
     server, key, chroma = scaled
     chroma.kill()
     try:
         reply = raw(server, key, fact)
         assert reply.status_code == 200
         assert reply.headers["x-memos-degraded"] == "index"
-        assert reply.json()["memory"]["cubes"], "words still find it"
+        assert reply.json()["memory"]["cubes"], "keyword search still finds it"
         assert "dense search left out" in server.log()
         metrics = server.http(server.operator_key).get("/metrics").text
         assert 'memos_degraded_total{reason="index"}' in metrics
@@ -164,7 +164,7 @@ def test_chroma_down_means_words_alone_and_a_header_and_a_metric(scaled, fact):
     finally:
         chroma.start()
 
-    # The outbox makes the index agree without anybody's help.
+    # The outbox brings the index up to date by itself.
     def dense() -> bool:
         with server.http(key, fact) as http:
             found = http.post("/v1/memory/search", json={"query": "Lima"}).json()["results"]
@@ -175,10 +175,10 @@ def test_chroma_down_means_words_alone_and_a_header_and_a_metric(scaled, fact):
     wait_for(dense, "indexing after Chroma's return", 60)
 
 
-def test_the_vaults_database_gone_means_no_memory_and_a_header(scaled, fact, postgres):
+def test_without_the_vaults_database_a_chat_has_no_memory_and_a_header(scaled, fact, postgres):
     server, key, _ = scaled
     admin, name = postgres
-    assert raw(server, key, fact).status_code == 200  # the key is known to the server now
+    assert raw(server, key, fact).status_code == 200  # now the server caches the key
     admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
     admin.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
@@ -193,37 +193,4 @@ def test_the_vaults_database_gone_means_no_memory_and_a_header(scaled, fact, pos
             assert http.get("/v1/memory/cubes").status_code == 503
     finally:
         admin.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
-    wait_for(
-        lambda: "x-memos-degraded" not in raw(server, key, fact).headers, "the vault's return", 30
-    )
-
-
-def test_a_broken_embedder_means_words_alone(tmp_path):
-    """Through `serve.py`, and without keys: loopback, the tenant `local`."""
-    broken = tmp_path / "not-a-model"
-    broken.mkdir()
-    config = tmp_path / "memos.yaml"
-    config.write_text("remember: {items_per_cube: 32}\n")
-    server = Server(
-        tmp_path,
-        home=tmp_path / "home",
-        environment={"MEMOS__EMBEDDER__MODEL": str(broken)},
-        config=config,
-    )
-    with server.running():
-        assert "serving one tenant" in server.log()
-        chat(server, "none", "alice", "My bicycle is green.", session_id="bike")
-        found = wait_for(
-            lambda: chat(
-                server, "none", "alice", "Which colour has my bicycle?", memory={"write": False}
-            ).memory["cubes"],
-            "the turn becoming memory",
-        )
-        assert found[0]["name"] == "chat-bike#1"
-        reply = raw(server, "none", "alice")
-        assert reply.headers["x-memos-degraded"] == "embedder"
-        assert "embedding model" in server.log()
-        with server.http() as http:
-            assert http.get("/metrics").status_code == 200  # this machine's owner is the operator
-            foreign = http.get("/v1/models", headers={"Origin": "https://elsewhere.example"})
-            assert foreign.status_code == 403
+    wait_for(lambda: "x-memos-degraded" not in raw(server, key, fact).headers, "the vault's return")

@@ -44,7 +44,7 @@ TOO_LONG = "word " * (CONTEXT + 100)
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "stop strings": {"stop": ["a", "."]},
-    # The two may be computed in one step or in two, and bf16 differs between them: no dice as well.
+    # In one step or in two, which differ in bfloat16: `top_k` leaves nothing to sampling.
     "two choices": {"n": 2, "temperature": 0.8, "top_k": 1, "seed": 7},
     "log-probabilities": {"logprobs": True, "top_logprobs": 3},
     "tools": {"tools": TOOLS, "tool_choice": "auto"},
@@ -74,7 +74,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def ask(server: Server, key: str | None, body: dict[str, Any]) -> httpx.Response:
-    """The same bytes to both: a server without the plugin ignores `memory`, as it does any field."""
+    """The same bytes to both: vLLM without the plugin ignores `memory`, as any unknown field."""
     tree = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Name one city."}],
@@ -141,24 +141,24 @@ def test_other_routes_are_the_same(server, bare, keys, method, path, body):
     payload = None if body is None else {"model": MODEL, **body}
     headers = {"X-Request-Id": "the-same-id"}
     with server.http(keys.acme) as ours, bare.http() as theirs:
-        mine = ours.request(method, path, json=payload, headers=headers)
-        reference = theirs.request(method, path, json=payload, headers=headers)
-    assert mine.status_code == reference.status_code == 200
-    if mine.text:
-        assert without_time(mine.text) == without_time(reference.text)
+        reply = ours.request(method, path, json=payload, headers=headers)
+        expected = theirs.request(method, path, json=payload, headers=headers)
+    assert reply.status_code == expected.status_code == 200
+    if reply.text:
+        assert without_time(reply.text) == without_time(expected.text)
 
 
 def _stream(data: list[str]) -> list[Any]:
-    """The events choice by choice, those that only go on with a choice's text folded into one.
+    """Events sorted by choice, successive text events of a choice merged into one.
 
-    The engine folds tokens itself when its reader is slower than it is, and computes two choices
-    side by side: where one event ends and whose comes next is the clock's, on both servers.
+    The engine merges tokens itself when its reader is slow, and computes two choices side by side:
+    on both servers, borders and order of events depend on time.
     """
     assert data[-1] == "[DONE]"
-    told = [without_time(_TOOL_ID.sub("chatcmpl-tool", text)) for text in data[:-1]]
-    assert not told[-1]["choices"], "usage comes last"
+    parsed = [without_time(_TOOL_ID.sub("chatcmpl-tool", text)) for text in data[:-1]]
+    assert not parsed[-1]["choices"], "usage comes last"
     folded: list[Any] = []
-    for event in sorted(told, key=_choice):
+    for event in sorted(parsed, key=_choice):
         last = folded[-1] if folded else None
         if last and _is_text(last) and _is_text(event):
             before, choice = last["choices"][0], event["choices"][0]
@@ -170,7 +170,7 @@ def _stream(data: list[str]) -> list[Any]:
 
 
 def _choice(event: dict[str, Any]) -> int:
-    """Which choice an event belongs to: usage, which belongs to all, after them."""
+    """Index of an event's choice; usage, which has none, comes last."""
     return event["choices"][0]["index"] if event["choices"] else len(CASES)
 
 
@@ -194,5 +194,5 @@ def _fold(before: dict[str, Any], choice: dict[str, Any]) -> None:
 
 
 def _shape(response: httpx.Response) -> list[str]:
-    """Keys in their order: equal bodies could still differ in it."""
+    """Keys in their order, which a comparison of dicts ignores."""
     return list(response.json())

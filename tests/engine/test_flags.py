@@ -1,4 +1,4 @@
-"""`serve.py` hands its flags to vLLM: what vLLM does not know is vLLM's own error."""
+"""`serve.py` passes its flags to vLLM, which reports those that it does not know."""
 
 from __future__ import annotations
 

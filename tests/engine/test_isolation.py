@@ -1,4 +1,4 @@
-"""The prefix cache: a person hits their own prompts, and nobody else's, on every route."""
+"""Isolation of the prefix cache by tenant and person, on every route."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_same_person_hits_their_own_prompt(server, keys):
     assert cached_tokens(chat(server, keys.acme, "ida", text, memory=OFF)) >= 128
 
 
-def test_another_person_another_tenant_and_nobody_do_not(server, keys):
+def test_other_people_other_tenants_and_anonymous_requests_do_not_hit_it(server, keys):
     text = fresh_text()
     chat(server, keys.acme, "ida", text, memory=OFF)
     for key, person in (
@@ -35,14 +35,14 @@ def test_another_person_another_tenant_and_nobody_do_not(server, keys):
         assert cached_tokens(chat(server, key, person, text, memory=OFF)) == 0
 
 
-def test_the_header_names_a_person_like_the_body_does(server, keys):
+def test_the_header_names_the_person_too(server, keys):
     text = fresh_text()
     chat(server, keys.acme, "lena", text, memory=OFF)
     header = {"X-Memos-User": "lena"}
     assert (
         cached_tokens(chat(server, keys.acme, None, text, memory=OFF, extra_headers=header)) >= 128
     )
-    # The body's word counts where the two differ.
+    # The body wins where the two differ.
     assert (
         cached_tokens(chat(server, keys.acme, "max", text, memory=OFF, extra_headers=header)) == 0
     )

@@ -1,4 +1,4 @@
-"""A cube that becomes an adapter while the server serves, and the adapter that becomes text again."""
+"""Distillation of a cube into an adapter on a running server, and decoding into text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ended(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def asked(http: httpx.Client, question: str, **body: Any) -> dict[str, Any]:
-    told = {
+    sent = {
         "model": MODEL,
         "messages": [{"role": "user", "content": question}],
         "temperature": 0,
@@ -53,7 +53,7 @@ def asked(http: httpx.Client, question: str, **body: Any) -> dict[str, Any]:
         "memory": {"retrieve": False, "write": False},
         **body,
     }
-    reply = http.post("/v1/chat/completions", json=told)
+    reply = http.post("/v1/chat/completions", json=sent)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
@@ -65,16 +65,16 @@ def una(server: Server, keys: Keys) -> httpx.Client:
 
 @pytest.fixture(scope="module")
 def learnt(una: httpx.Client) -> Iterator[dict[str, Any]]:
-    """The job that taught Una's cube to the model."""
+    """The finished job that distilled Una's cube into an adapter."""
     cube = made(una, TEXT, name="orion")
-    wish = {"name": "knows-orion", "exam": EXAM, "gate": GATE}
-    reply = una.post(f"/v1/memory/cubes/{cube}/distill", json=wish)
+    request = {"name": "knows-orion", "exam": EXAM, "gate": GATE}
+    reply = una.post(f"/v1/memory/cubes/{cube}/distill", json=request)
     assert reply.status_code == 202, reply.text
     yield ended(una, reply.json()) | {"cube": cube}
     una.delete(f"/v1/memory/cubes/{cube}", params={"cascade": True})
 
 
-def test_it_answers_with_nothing_in_the_prompt(una, learnt):
+def test_a_distilled_adapter_answers_with_nothing_in_the_prompt(una, learnt):
     assert learnt["state"] == "done", learnt
     report = learnt["report"]
     assert report["recall"]["adapter"] > report["recall"]["floor"]
@@ -86,23 +86,23 @@ def test_it_answers_with_nothing_in_the_prompt(una, learnt):
     assert reply["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"]
 
 
-def test_it_is_its_source_s_owner_s_and_says_what_it_was_made_of(server, keys, una, learnt):
+def test_a_distilled_adapter_has_its_sources_owner_and_names_its_source(server, keys, una, learnt):
     cube = una.get("/v1/memory/cubes/knows-orion").json()
     assert cube["meta"]["person"] == "una"
     assert cube["meta"]["provenance"]["parents"] == [learnt["cube"]]
     assert cube["meta"]["provenance"]["origin"] == "transform:distill"
-    assert cube["payload"]["content"]["rank"] == 8, "what the server takes"
+    assert cube["payload"]["content"]["rank"] == 8, "the server's limit"
     other = server.http(keys.lora, "vic")
     body = {"model": "knows-orion", "messages": [{"role": "user", "content": "Hello"}]}
     assert other.post("/v1/chat/completions", json=body).status_code == 404
     assert other.get(f"/v1/memory/jobs/{learnt['id']}").status_code == 404
 
 
-def test_it_is_put_into_words_again(una, learnt):
+def test_an_adapter_is_decoded_into_text(una, learnt):
     topics = ["the code word of Orion Station", "the door of Orion Station"]
-    wish = {"name": "orion-again", "topics": topics, "samples": 3, "agreement": 0.4}
-    wish |= {"state": "activated", "kv": True}
-    job = una.post("/v1/memory/cubes/knows-orion/decode", json=wish).json()
+    request = {"name": "orion-again", "topics": topics, "samples": 3, "agreement": 0.4}
+    request |= {"state": "activated", "kv": True}
+    job = una.post("/v1/memory/cubes/knows-orion/decode", json=request).json()
     job = ended(una, job)
     assert job["state"] == "done", job
     assert job["report"]["precision"] > 0
@@ -114,7 +114,7 @@ def test_it_is_put_into_words_again(una, learnt):
     assert kept["chains"] >= 1, "its KV was built"
 
 
-def test_a_job_is_stopped_while_it_works(una):
+def test_a_running_job_is_cancelled(una):
     cube = made(una, TEXT)
     job = una.post(f"/v1/memory/cubes/{cube}/distill", json={"name": "never"}).json()
 
@@ -129,16 +129,16 @@ def test_a_job_is_stopped_while_it_works(una):
     una.delete(f"/v1/memory/cubes/{cube}")
 
 
-def test_a_rank_that_the_server_does_not_take_is_refused_at_once(una):
+def test_a_rank_above_the_servers_limit_is_refused(una):
     cube = made(una, TEXT)
-    wish = {"recipe": {"rank": 64}}
-    reply = una.post(f"/v1/memory/cubes/{cube}/distill", json=wish)
+    request = {"recipe": {"rank": 64}}
+    reply = una.post(f"/v1/memory/cubes/{cube}/distill", json=request)
     assert reply.status_code == 422
     assert "--max-lora-rank 8" in reply.json()["error"]["message"]
     una.delete(f"/v1/memory/cubes/{cube}")
 
 
-def test_with_its_source_it_is_forgotten(una, learnt):
+def test_a_distilled_adapter_is_deleted_with_its_source(una, learnt):
     gone = una.delete(f"/v1/memory/cubes/{learnt['cube']}", params={"cascade": True}).json()
     assert learnt["made"] in gone["deleted_too"]
     for name in ("knows-orion", "orion-again"):
@@ -148,25 +148,25 @@ def test_with_its_source_it_is_forgotten(una, learnt):
     assert una.get(f"/v1/memory/jobs/{learnt['id']}").status_code == 404
 
 
-def test_kept_kv_becomes_an_adapter_and_text_again(server, keys):
+def test_stored_kv_becomes_an_adapter_and_text(server, keys):
     http = server.http(keys.lora, "kim")
     cube = made(http, TEXT)
     try:
-        wish = {
+        request = {
             "teacher": "kv",
             "name": "from-kv",
             "exam": EXAM,
             "gate": GATE,
             "recipe": {"questions": 6, "epochs": 5, "rank": 8},
         }
-        job = http.post(f"/v1/memory/cubes/{cube}/distill", json=wish).json()
+        job = http.post(f"/v1/memory/cubes/{cube}/distill", json=request).json()
         done = ended(http, job)
         assert done["state"] == "done", done
         with_kv = asked(http, EXAM[0]["question"], model="from-kv")
         assert with_kv["memory"]["cubes"][0]["name"] == "from-kv"
         assert with_kv["memory"]["injected_tokens"] == 0
         keys_of_it = segments_of(http, cube)
-        assert keys_of_it  # it was built for the teacher, and is kept
+        assert keys_of_it  # built for the teacher, and stored
         jobs = [http.post(f"/v1/memory/activation/{key}/recover").json() for key in keys_of_it]
         ends = [ended(http, job) for job in jobs]
         back = [job for job in ends if job["state"] == "done"]

@@ -1,4 +1,7 @@
-"""Conversations in LMCache, whatever its server does. What holds for every tier: test_conversations."""
+"""Conversations in LMCache while its server is down, stopped, killed or restarted.
+
+Tests that every tier passes are in test_conversations.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +30,22 @@ UNANSWERED = "memos_kv_lmcache_unanswered_total"
 
 
 @pytest.fixture
-def setup(kept_in_lmcache: Setup) -> Setup:
-    return kept_in_lmcache
+def setup(lmcache_tier: Setup) -> Setup:
+    return lmcache_tier
 
 
-def test_absent_at_start_and_used_once_it_is_there(engine_of_lmcache):
-    alone, talk = engine_of_lmcache, talk_of("absent")
-    alone.lmcache.kill()
-    alone.server.kill(signal.SIGKILL)
-    alone.server.start()
+def test_a_server_that_starts_after_the_engine_is_used(lmcache_engine):
+    alone, talk = lmcache_engine, talk_of("absent")
+    if alone.lmcache.running or alone.saved():  # another test came first
+        alone.lmcache.kill()
+        alone.server.kill(signal.SIGKILL)
+        alone.server.start()
     first = alone.say("ann", talk)
     alone.empty_engine()
     again = alone.say("ann", talk)
     assert cached_tokens(again) == 0
     assert same(again, first)
-    wait_for(lambda: alone.metric(UNANSWERED) >= 2, "the metric", 15)
+    wait_for(lambda: alone.metric(UNANSWERED) >= 2, "the metric")
     alone.lmcache.start()
 
     def loaded() -> Any:
@@ -53,7 +57,7 @@ def test_absent_at_start_and_used_once_it_is_there(engine_of_lmcache):
     assert same(reply, first)
 
 
-def test_the_longest_that_is_kept_is_loaded(setup):
+def test_the_longest_stored_prefix_is_loaded(setup):
     """A cube from our own files, a conversation behind it from LMCache."""
     cube = make(setup.server, "rules", " ".join(RULES), setup.acme, as_person="gus", person="gus")
     memory = {"cubes": [cube], "retrieve": False}
@@ -76,7 +80,7 @@ def test_the_longest_that_is_kept_is_loaded(setup):
 
 
 @pytest.mark.parametrize("away", ["killed", "held"])
-def test_without_its_server_the_answer_is_the_same_and_computed(setup, away):
+def test_without_its_server_a_reply_is_computed_and_the_same(setup, away):
     talk = talk_of(away)
     reply = setup.kept("hal", talk)
     setup.empty_engine()
@@ -88,13 +92,13 @@ def test_without_its_server_the_answer_is_the_same_and_computed(setup, away):
     try:
         started = time.monotonic()
         again = setup.say("hal", talk)
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
         assert same(again, reply)
         assert cached_tokens(again) == 0
         setup.empty_engine()
         assert same(setup.say("hal", talk), reply)
         wait_for(
-            lambda: setup.metric(UNANSWERED) + setup.metric(FAILED_LOADS) > before, "the metric", 15
+            lambda: setup.metric(UNANSWERED) + setup.metric(FAILED_LOADS) > before, "the metric"
         )
     finally:
         if away == "killed":
@@ -109,8 +113,8 @@ def test_without_its_server_the_answer_is_the_same_and_computed(setup, away):
     wait_for(loaded, "a load from the server that came back", 60)
 
 
-def test_a_quick_restart_of_its_server(setup):
-    """Faster than a heartbeat: the new server does not know the engine."""
+def test_a_restart_of_its_server_between_heartbeats(setup):
+    """The new server does not know the engine, which has not noticed the restart."""
     talk = talk_of("quick")
     reply = setup.kept("ida", talk)
     for _ in range(2):
@@ -129,7 +133,7 @@ def test_a_quick_restart_of_its_server(setup):
     assert same(wait_for(loaded, "a load", 60), reply)
 
 
-def test_killed_while_it_works(setup):
+def test_its_server_is_killed_during_a_request(setup):
     """Between a request's arrival and its reply, at several moments."""
     for delay in (0.05, 0.15, 0.4):
         talk = talk_of(f"working {delay}")
@@ -143,7 +147,7 @@ def test_killed_while_it_works(setup):
 
 
 def keys_of(setup: Setup, cube: str) -> list[dict[str, Any]]:
-    """What is noted of a cube."""
+    """LMCache's keys of a cube, as the engine noted them."""
     from memos_vllm.activation.tombstones import short
 
     folder = setup.server.home / "kv" / "lmcache" / "cubes" / short(cube)
@@ -196,7 +200,7 @@ def changed(setup: Setup, cube: str, change: str) -> None:
     assert reply.is_success, reply.text
 
 
-def test_a_deletion_without_its_server_is_done_when_it_is_back(setup):
+def test_a_deletion_is_completed_when_its_server_is_back(setup):
     cube = make(
         setup.server,
         "later",
@@ -217,7 +221,7 @@ def test_a_deletion_without_its_server_is_done_when_it_is_back(setup):
 
 @pytest.fixture
 def redis(setup: Setup, tmp_path: Any) -> Iterator[int]:
-    """A Redis of our own; its port. LMCache goes back to its files afterwards."""
+    """Port of a new Redis server. Afterwards LMCache is down; its next start uses files."""
     if shutil.which("redis-server") is None:
         pytest.skip("there is no redis-server")
     port = free_port()
@@ -232,7 +236,7 @@ def redis(setup: Setup, tmp_path: Any) -> Iterator[int]:
 
 
 def redis_keys(port: int) -> list[str]:
-    """By Redis's own protocol: its package is not needed for anything else."""
+    """Keys of ours, by Redis's protocol: no other test needs its client package."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"KEYS *\r\n")
         connection.settimeout(1)
@@ -243,7 +247,7 @@ def redis_keys(port: int) -> list[str]:
     return [line for line in held.decode().splitlines() if line.startswith("memos-")]
 
 
-def test_redis_keeps_conversations_too_and_forgets_them(setup, redis):
+def test_conversations_are_stored_in_redis_and_deleted_from_it(setup, redis):
     setup.lmcache.kill()
     setup.lmcache.start(type="resp", host="127.0.0.1", port=redis)
     cube = make(

@@ -1,4 +1,4 @@
-"""Approximate KV: what it is made of, what it costs, whom it serves, and what it never does."""
+"""Approximate (near) KV: composition, measured error, access rights, isolation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trio(server, keys) -> list[str]:
     return cubes
 
 
-def test_near_puts_cubes_together_in_any_order_and_heals(server, keys, trio):
+def test_near_composes_cubes_in_any_order_until_the_exact_chain_is_stored(server, keys, trio):
     a, b, c = trio
     full = near(server, keys.kv, "kv-n1", [c, a, b], kv="none")
     first = near(server, keys.kv, "kv-n2", [c, a, b])
@@ -75,7 +75,7 @@ def test_near_puts_cubes_together_in_any_order_and_heals(server, keys, trio):
     assert same(full, healed)
 
 
-def test_what_near_costs_is_measured_shown_and_bounded(server, keys):
+def test_the_error_of_near_is_measured_shown_and_bounded(server, keys):
     a, b, c = [
         make(server, f"guard-{i}", f"Guard {i}. " + " ".join(RULES[i::3]), keys.kv_admin)
         for i in range(3)
@@ -103,17 +103,17 @@ def test_what_near_costs_is_measured_shown_and_bounded(server, keys):
     assert usage["chains"] >= 2
 
     assert contexts_of(server, b)
-    for name in contexts_of(server, b):  # as if it had cost that much
+    for name in contexts_of(server, b):  # an error above the bound
         note_quality(server, name, Quality(probes=3, kl=9.0, top1=0.0, cube=b))
     refused = near(server, keys.kv, "kv-guard", [c, b])
     assert served(refused) == ["near", "prefill"]
     with server.http(keys.kv_admin) as http:
         assert http.delete(f"/v1/memory/cubes/{b}").status_code == 200
-    wait_for(lambda: not qualities(server, b), "nothing that was measured of it")
+    wait_for(lambda: not qualities(server, b), "the removal of its measurements")
 
 
-def test_approximate_blocks_are_never_handed_on(server, keys, trio):
-    """Plant the poison, and look for it from a plain request of the same person."""
+def test_approximate_blocks_are_never_reused(server, keys, trio):
+    """An exact request of the same person, after an approximate one, gets none of its blocks."""
     a, b, c = trio
     person, order = "kv-poison", [b, c, a]
     full = near(server, keys.kv, "kv-n3", order, kv="none")
@@ -127,8 +127,8 @@ def test_approximate_blocks_are_never_handed_on(server, keys, trio):
     assert same(full, again)
 
 
-def test_near_looks_only_into_contexts_that_the_person_may_read(server, keys):
-    """KV that was computed behind somebody's own cube, or a cube for admins, serves nobody else."""
+def test_near_uses_only_contexts_that_the_person_may_read(server, keys):
+    """KV computed behind a cube is used only for people who may read that cube."""
     secret = make(server, "hidden", "Hidden. " + " ".join(RULES[:8]), keys.kv_admin)
     with server.http(keys.kv_admin) as http:
         readers = {"access": {"readers": ["kv-insider"]}}
@@ -146,7 +146,7 @@ def test_near_looks_only_into_contexts_that_the_person_may_read(server, keys):
     assert served(insider)[1] in ("near", "exact")
 
 
-def test_the_hottest_cube_comes_first_where_the_order_is_left_to_the_server(server, keys):
+def test_the_hottest_cube_comes_first_when_the_server_chooses_the_order(server, keys):
     cold, hot = (
         make(server, f"{heat}-one", f"{heat}. " + " ".join(RULES[:4]), keys.kv_admin)
         for heat in ("cold", "hot")
@@ -162,8 +162,8 @@ def test_the_hottest_cube_comes_first_where_the_order_is_left_to_the_server(serv
     wait_for(lambda: order(order="hottest") == [hot, cold], "the counted reads")
 
 
-def test_kv_from_behind_a_secret_does_not_say_it(server, keys):
-    """An observation and not a promise (readers' rights are): what such KV carries of it is measured."""
+def test_kv_computed_behind_a_secret_does_not_reveal_it(server, keys):
+    """Measured, not guaranteed: the guarantee is the check of readers' rights."""
     code = "ZEBRA-42"
     secret = make(server, "vault", " ".join([f"The vault code is {code}."] * 6), keys.kv_admin)
     harmless = make(
@@ -175,7 +175,7 @@ def test_kv_from_behind_a_secret_does_not_say_it(server, keys):
     wait_for(lambda: chains(server, keys.kv, cube) and chains(server, keys.kv, harmless), "KV")
 
     def likeliest(cubes: list[str], kv: str) -> tuple[dict[str, float], list[str]]:
-        """Log-probabilities of what the code begins with, when the reply has come that far."""
+        """Log-probabilities of the token where the code would begin, and how each cube was served."""
         memory = {"cubes": cubes, "retrieve": False, "write": False, "kv": kv}
         reply = chat(
             server,

@@ -1,17 +1,37 @@
-"""The overhead benchmark, as a smoke run on the servers that are there anyway; it asserts no speed."""
+"""The overhead benchmark as a smoke run on servers of other tests; it asserts no speed."""
 
 from __future__ import annotations
 
 from benchmarks.overhead import __main__ as overhead
+from benchmarks.overhead import slices
 
 
 def test_pairs_are_measured_on_both_servers(server, bare, keys, monkeypatch):
-    monkeypatch.setattr(overhead, "IDLE_SECONDS", 0.0)
-    plain = overhead.sender(bare, None, {})
-    cases = {
-        "memory off": (overhead.sender(server, keys.acme, {"memory": {"enabled": False}}), plain),
-        "turn remembered": (overhead.fresh_person(server, keys.acme), plain),
-    }
-    rows = overhead.measure(cases, pairs=2, words=20)
-    assert [row["case"] for row in rows] == list(cases)
-    assert all(row["pairs"] == 2 and row["ttft_ratio_median"] > 0 for row in rows)
+    monkeypatch.setattr(slices, "IDLE_SECONDS", 0.0)
+    servers = overhead.Servers(bare=bare, second=bare, ours=server, key=keys.acme)
+    measured = slices.measure(0, overhead.cases_of(servers), overhead.QUICK)
+    assert {len(each.ours) for each in measured} == {len(each.bare) for each in measured} == {2}
+    monkeypatch.setattr(overhead.reference, "SLOW", 1000.0)  # a busy machine drops no slice here
+    made = overhead.record(measured, overhead.QUICK, rounds=1)
+    assert made.rows[0]["case"] == overhead.NOISE
+    assert len(made.rows) == 4
+    for row in made.rows:
+        assert (row["pairs"], row["slices"], row["dropped"]) == (2, 1, 0)
+        assert row["ttft_ratio_median"] > 0
+        assert row["tpot_ratio_median"] > 0
+    assert made.config["kv_connector"] == "MemosConnector"
+    assert made.headline["ttft_ratio_memory_off"] == made.rows[1]["ttft_ratio_median"]
+
+
+def test_slices_of_a_slow_machine_are_dropped_from_both_servers():
+    def one(start: int, reference: float, ours: float) -> slices.Slice:
+        timing = [slices.Timing(ours, 0.02)]
+        return slices.Slice(start, "a case", reference, timing, [slices.Timing(0.1, 0.01)])
+
+    measured = [one(0, 1.0, 0.2), one(0, 1.0, 0.2), one(1, 1.2, 0.3), one(1, 1.3, 0.6)]
+    (row,) = slices.rows_of(measured)
+    assert (row["pairs"], row["slices"], row["dropped"]) == (4, 4, 0)
+    (row,) = slices.rows_of([*measured, one(1, 1.6, 0.9)])
+    assert (row["pairs"], row["slices"], row["dropped"]) == (4, 5, 1)
+    assert row["ttft_ratio_by_start"] == [2.0, 4.5]
+    assert row["tpot_ratio_median"] == 2.0

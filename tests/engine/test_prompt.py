@@ -1,4 +1,4 @@
-"""What memory does to the prompt, seen through the engine's own rendering and counting."""
+"""The prompt with memory, as the engine renders and counts it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def prompt_of(server, key, person, messages, **memory) -> str:
     return text
 
 
-def test_stable_cubes_stand_in_the_system_message_and_retrieved_before_the_last_user_text(
+def test_stable_cubes_are_in_the_system_message_and_retrieved_ones_before_the_last_user_text(
     server, keys, walter
 ):
     prompt = prompt_of(
@@ -74,13 +74,13 @@ def test_stable_cubes_stand_in_the_system_message_and_retrieved_before_the_last_
         FACT,
         "What is my boat called?",
     ]
-    places = [prompt.index(text) for text in order]
-    assert places == sorted(places)
+    positions = [prompt.index(text) for text in order]
+    assert positions == sorted(positions)
     assert prompt.count("<|im_start|>system") == 1
     assert prompt.count(FACT) == 1
 
 
-def test_without_a_system_message_the_templates_own_stays(server, keys, walter):
+def test_the_templates_default_system_message_stays(server, keys, walter):
     messages = [{"role": "user", "content": "What is my boat called?"}]
     prompt = prompt_of(server, keys.acme, "walter", messages)
     assert "You are a helpful AI assistant named SmolLM" in prompt
@@ -89,7 +89,7 @@ def test_without_a_system_message_the_templates_own_stays(server, keys, walter):
     assert prompt.index(FACT) < prompt.rindex("What is my boat called?")
 
 
-def test_parts_keep_their_places(server, keys, walter):
+def test_content_parts_keep_their_order(server, keys, walter):
     parts = [
         {"type": "text", "text": "First part."},
         {"type": "text", "text": "What is my boat called?"},
@@ -118,7 +118,7 @@ def test_history_before_the_retrieved_items_stays_cached_while_they_change(serve
     assert cached[1] >= 256
 
 
-def test_memory_gives_way_near_the_end_of_the_context_lowest_value_first(server, keys, walter):
+def test_memory_is_dropped_near_the_end_of_the_context_lowest_score_first(server, keys, walter):
     reply_tokens = 16
     for filler in (0, 1500, 1700, 1800, 1850, 1900, 1950):
         messages = [{"role": "user", "content": "sea " * filler + "What is my boat called?"}]
@@ -144,15 +144,15 @@ def test_memory_gives_way_near_the_end_of_the_context_lowest_value_first(server,
         assert with_memory.usage.prompt_tokens >= without.usage.prompt_tokens
         explained = server.http(keys.acme, "walter").get(with_memory.memory["explain"]).json()
         used = [e for e in explained["entries"] if e["decision"] == "used"]
-        gone = [e for e in explained["entries"] if "would not fit" in e["reason"]]
-        if gone and any(e["placement"] == "retrieved" for e in used):
+        dropped = [e for e in explained["entries"] if "would not fit" in e["reason"]]
+        if dropped and any(e["placement"] == "retrieved" for e in used):
             assert min(e["score"] for e in used if e["score"] is not None) >= max(
-                e["score"] for e in gone
+                e["score"] for e in dropped
             )
-    assert gone, "the last filler leaves no room, so something must have given way"
+    assert dropped, "the last filler leaves no room"
 
 
-def test_a_prompt_that_fits_without_memory_and_no_token_more_is_answered(server, keys, walter):
+def test_a_prompt_that_fills_the_context_is_answered_without_memory(server, keys, walter):
     messages = [{"role": "user", "content": "sea"}]
     base = chat(
         server, keys.acme, "walter", "", messages=messages, memory={"enabled": False}, max_tokens=1
@@ -202,5 +202,7 @@ def test_named_cubes_come_first_in_the_order_given(server, keys, walter):
     prompt = prompt_of(
         server, keys.acme, "walter", [{"role": "user", "content": "Hm?"}], cubes=["beta", "alpha"]
     )
-    places = [prompt.index(text) for text in ("This is beta.", "This is alpha.", "Walter prefers")]
-    assert places == sorted(places)
+    positions = [
+        prompt.index(text) for text in ("This is beta.", "This is alpha.", "Walter prefers")
+    ]
+    assert positions == sorted(positions)

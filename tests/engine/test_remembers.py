@@ -1,17 +1,14 @@
-"""A chat that remembers: across sessions, and across a kill of the server."""
+"""Turns become memory: across sessions, per person and tenant, and only where writing is allowed."""
 
 from __future__ import annotations
 
 import httpx
 
-from memos_vllm.config.load import load_config
-from memos_vllm.governance.principal import Role
-from memos_vllm.system import MemorySystem
-from tests.engine.harness import Server, chat, wait_for
+from tests.engine.harness import chat, wait_for
 
 
 def items_of(http: httpx.Client) -> list[str]:
-    """Texts of everything that the person of this client has in memory."""
+    """Texts of all items that the client's person may read."""
     cubes = http.get("/v1/memory/cubes").raise_for_status().json()["cubes"]
     texts = []
     for cube in cubes:
@@ -20,7 +17,7 @@ def items_of(http: httpx.Client) -> list[str]:
     return texts
 
 
-def test_what_was_said_in_one_session_is_found_in_the_next(server, keys):
+def test_a_turn_of_one_session_is_retrieved_in_the_next(server, keys):
     first = chat(server, keys.acme, "mia", "My cat is called Miso.", session_id="one")
     assert first.memory["written"] is True
     http = server.http(keys.acme, "mia")
@@ -53,7 +50,7 @@ def test_what_was_said_in_one_session_is_found_in_the_next(server, keys):
     assert reply.memory["injected_tokens"] == sum(cube["tokens"] for cube in reply.memory["cubes"])
 
 
-def test_another_person_and_another_tenant_find_nothing_of_it(server, keys):
+def test_other_people_and_tenants_do_not_find_a_turn(server, keys):
     chat(server, keys.acme, "ann", "The vault code is ZEBRA-42.", session_id="secret")
     wait_for(lambda: items_of(server.http(keys.acme, "ann")), "the turn becoming memory")
     for key, person in ((keys.acme, "bob"), (keys.acme, None), (keys.globex, "ann")):
@@ -65,7 +62,7 @@ def test_another_person_and_another_tenant_find_nothing_of_it(server, keys):
         assert not any("ZEBRA" in text for text in items_of(http))
 
 
-def test_an_admin_reads_a_persons_memory_and_never_carries_it_into_anothers_chat(server, keys):
+def test_an_admin_reads_a_persons_memory_but_never_in_another_persons_chat(server, keys):
     chat(server, keys.acme, "eve", "My locker number is 5519.", session_id="locker")
     wait_for(lambda: items_of(server.http(keys.acme, "eve")), "the turn becoming memory")
     assert any("5519" in text for text in items_of(server.http(keys.acme_admin)))
@@ -75,7 +72,7 @@ def test_an_admin_reads_a_persons_memory_and_never_carries_it_into_anothers_chat
     assert reply.memory["cubes"] == []
 
 
-def test_store_false_write_false_a_reader_and_nobody_write_nothing(server, keys):
+def test_store_false_write_false_readers_and_anonymous_requests_write_nothing(server, keys):
     said = "Purple elephants dance at noon."
     for key, person, extra in (
         (keys.acme, "quiet", {"store": False}),
@@ -86,7 +83,7 @@ def test_store_false_write_false_a_reader_and_nobody_write_nothing(server, keys)
     ):
         reply = chat(server, key, person, said, **extra)
         assert getattr(reply, "memory", {"written": False})["written"] is False
-    # A turn that is written afterwards arrives, so the others have had their time.
+    # A later turn becomes memory, so the earlier ones had enough time.
     chat(server, keys.acme, "quiet", "This one is kept.", session_id="kept")
     http = server.http(keys.acme, "quiet")
     texts = wait_for(lambda: items_of(http), "the kept turn becoming memory")
@@ -114,30 +111,3 @@ def test_a_stream_is_remembered_too(server, keys):
     http = server.http(keys.acme, "stella")
     texts = wait_for(lambda: items_of(http), "the streamed turn becoming memory")
     assert texts == ["A cello has four strings.", spoken.strip()]
-
-
-def test_a_turn_that_was_answered_survives_kill_9_and_the_next_server_finds_it(tmp_path):
-    home = tmp_path / "home"
-    system = MemorySystem(load_config(overrides={"home": str(home)})).open()
-    _, key = system.keys.create("acme", Role.WRITER)
-    system.close()
-    server = Server(tmp_path, home=home)
-    with server.running():
-        chat(server, key, "kim", "I was born in Reykjavik.", session_id="birth")
-        server.kill()  # SIGKILL, at once: the job that makes it memory has had no time
-    with server.running():
-        http = server.http(key, "kim")
-        claimed = "kim was born in Reykjavik"
-        texts = wait_for(
-            lambda: len(found := items_of(http)) > 2 and found,
-            "the turn becoming memory after the restart",
-        )
-        assert {"I was born in Reykjavik.", claimed} <= set(texts)
-        assert len(texts) == 3  # the words, the reply and the claim: once, not twice
-        found = wait_for(
-            lambda: chat(server, key, "kim", "Where was I born?", memory={"write": False}).memory[
-                "cubes"
-            ],
-            "retrieval after the restart",
-        )
-        assert "chat-birth#1" in [cube["name"] for cube in found]

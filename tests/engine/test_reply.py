@@ -1,4 +1,4 @@
-"""What the reply says of memory: body, last chunk, header, explain; and the errors."""
+"""Memory in a reply: body, last chunk, headers, explain, errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stream(server, key, **body):
     return reply.headers, events(reply)
 
 
-def test_the_body_says_what_was_used(server, keys, xena):
+def test_the_body_lists_the_used_cubes(server, keys, xena):
     reply = chat(server, keys.acme, "xena", "What is my dog called?", memory={"write": False})
     memory = reply.memory
     assert [cube["id"] for cube in memory["cubes"]] == [xena]
@@ -61,7 +61,7 @@ def test_the_body_says_what_was_used(server, keys, xena):
 
 
 @pytest.mark.parametrize("choices", [1, 2])
-def test_the_last_chunk_says_it_and_no_other(server, keys, xena, choices):
+def test_only_the_last_chunk_lists_the_used_cubes(server, keys, xena, choices):
     headers, data = stream(server, keys.acme, n=choices, temperature=0.5 * (choices - 1))
     assert data[-1] == "[DONE]"
     chunks = [json.loads(event) for event in data[:-1]]
@@ -87,9 +87,9 @@ def test_a_stream_begins_with_the_engines_first_token_and_not_before(server, key
     assert json.loads(ours[0])["choices"] == json.loads(theirs[0])["choices"]
 
 
-def test_the_header_names_the_cubes_and_is_there_without_any(server, keys, xena):
+def test_the_header_names_the_cubes_and_exists_without_any(server, keys, xena):
     client = server.client(keys.acme).chat.completions.with_raw_response
-    for person, expected in (("xena", xena), ("nobody-yet", "")):
+    for person, expected in (("xena", xena), ("newcomer", "")):
         raw = client.create(
             model=MODEL,
             user=person,
@@ -169,7 +169,7 @@ def test_errors_of_the_memory_field(server, keys, memory, status, says):
     assert says in reply.json()["error"]["message"]
 
 
-def test_another_persons_cube_looks_like_none(server, keys, xena):
+def test_another_persons_cube_gives_the_error_of_an_unknown_one(server, keys, xena):
     with server.http(keys.acme) as http:
         replies = [
             http.post(

@@ -1,4 +1,4 @@
-"""The ttft benchmark, as a smoke run on a server that is there anyway; it asserts no speed."""
+"""The TTFT benchmark as a smoke run on a server of other tests; it asserts no speed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from benchmarks.ttft.plot import plot
 from benchmarks.ttft.turns import ten_turns
 
 
-def test_every_way_is_measured_and_drawn(kept):
-    grid = Grid(Bench(kept), repetitions=1, prefills=1)
+def test_every_way_is_measured_and_drawn(restartable):
+    grid = Grid(Bench(restartable), repetitions=1, prefills=1)
     grid.prepare({"small": 460})
     grid.run((40,))
     grid.run_from_disk((40,))
@@ -23,14 +23,14 @@ def test_every_way_is_measured_and_drawn(kept):
     assert plot(grid.rows()).count("<polyline") == 6
 
 
-def test_rightness_and_turns_are_measured(kept, monkeypatch):
+def test_rightness_and_turns_are_measured(restartable, monkeypatch):
     monkeypatch.setattr(rightness, "TOP", 20)
-    share, rows = rightness.identical_share(Bench(kept), 1)
+    share, rows = rightness.identical_share(Bench(restartable), 1)
     assert rows[0]["loaded_tokens"] > 60
     assert 0 <= share <= 1
-    _, near = rightness.nearness(Bench(kept), 2)
+    _, near = rightness.nearness(Bench(restartable), 2)
     assert all(row["kl"] >= 0 for row in near)
-    shares, turns = ten_turns(Bench(kept))
+    shares, turns = ten_turns(Bench(restartable))
     assert len(turns) == 20
     assert shares["ten_turn_cached_share_ours"] > shares["ten_turn_cached_share_system_prompt"]
 

@@ -133,6 +133,7 @@ def test_a_missing_or_foreign_file_is_an_error_that_says_so(tmp_path: Path) -> N
 # -- complete runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_locomo_retrieval_without_its_data_says_where_to_get_it(tmp_path: Path) -> None:
     answer = _run("locomo_retrieval", "--data", "no/such/file.json")
     assert answer.returncode == 2

@@ -68,6 +68,7 @@ def test_an_installation_in_use_by_a_server_is_healthy(
     assert "in use by a running server" in found["Chroma"]["found"]
 
 
+@pytest.mark.slow
 def test_broken_parts_have_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "entry_points", lambda **_: ())
     monkeypatch.setenv("VLLM_PLUGINS", "other")

@@ -68,6 +68,7 @@ def memos(settings):
 # -- the command line ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trained_adapter_that_fails_its_gate_is_stored_as_generated(memos, model, tmp_path):
     exam = tmp_path / "exam.json"
     exam.write_text(json.dumps([{"question": "What is the code?", "answer": "KESTREL-17"}]))
@@ -87,6 +88,7 @@ def test_a_trained_adapter_that_fails_its_gate_is_stored_as_generated(memos, mod
     assert job["made"] in deleted.stderr
 
 
+@pytest.mark.slow
 def test_a_job_stopped_by_ctrl_c_is_queued_again(memos, model, settings):
     command = [sys.executable, "-m", "memos_vllm.cli.main", "train", "notes", "--model", model]
     command += [*QUICK, "--set", "epochs=100000", "--config", str(settings)]
@@ -109,6 +111,7 @@ def test_a_job_stopped_by_ctrl_c_is_queued_again(memos, model, settings):
     assert "queued" in memos("jobs", "run", job["id"], "--model", model, code=1).stderr
 
 
+@pytest.mark.slow
 def test_a_detached_job_runs_with_jobs_run(memos, model):
     job = json.loads(memos("train", "notes", *QUICK, "--detach", "--json").stdout)
     assert job["state"] == "queued"

@@ -90,6 +90,7 @@ def test_a_repeated_claim_changes_no_word_of_the_prompt(system, consolidator):
     assert system.vault.get(ALICE, "profile").meta.version == version, "nothing new: no version"
 
 
+@pytest.mark.slow
 def test_the_profile_stays_small_and_nothing_is_lost(system, consolidator):
     count = PROFILE_ITEMS + 5
     likes = [claimed(f"likes:{n}", str(n), kind=ItemType.PREFERENCE) for n in range(count)]
@@ -101,6 +102,7 @@ def test_the_profile_stays_small_and_nothing_is_lost(system, consolidator):
     assert len(system.knowledge.claims(ALICE, limit=1000)) == count + FACTS_ITEMS
 
 
+@pytest.mark.slow
 def test_a_claim_in_an_older_part_is_superseded_there(system, consolidator):
     consolidator.take(ALICE, [claimed("cat.name", "Miso")])
     consolidator.take(ALICE, [claimed(f"x{n}", "y") for n in range(FACTS_ITEMS)])

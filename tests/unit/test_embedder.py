@@ -91,6 +91,7 @@ def process(tmp_path_factory) -> Iterator[EncoderProcess]:
     encoder.close()
 
 
+@pytest.mark.slow
 def test_an_encoder_process_gives_the_same_vectors(process, tmp_path):
     here = Encoder(config(tmp_path))
     assert np.array_equal(process.encode(TEXTS), here.encode(TEXTS))
@@ -99,6 +100,7 @@ def test_an_encoder_process_gives_the_same_vectors(process, tmp_path):
         assert process.count_tokens(text) == here.count_tokens(text)
 
 
+@pytest.mark.slow
 def test_concurrent_threads_each_get_their_own_vectors(process):
     expected = {text: process.encode([text])[0] for text in TEXTS}
     found: list[tuple[str, np.ndarray, int]] = []
@@ -116,6 +118,7 @@ def test_concurrent_threads_each_get_their_own_vectors(process):
     assert all(np.array_equal(vector, expected[text]) for text, vector, _ in found)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_restarted(process):
     before = process.encode(["still here"])
     killed = process.pid
@@ -147,6 +150,7 @@ def test_a_process_that_ends_twice_is_not_restarted_at_once(tmp_path):
     assert encoder.pid is None
 
 
+@pytest.mark.slow
 def test_a_missing_model_is_an_error_with_its_name(tmp_path):
     embedder = Embedder(config(tmp_path, model=str(tmp_path / "nowhere")))
     with pytest.raises(EmbedderUnavailable, match=r"nowhere.*cannot be loaded"):
@@ -189,6 +193,7 @@ def test_a_cancelled_question_does_not_block_the_next_ones(tmp_path):
     embedder.close()
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_its_parent(tmp_path):
     """It does not outlive a killed server."""
     script = f"""

@@ -98,6 +98,7 @@ def row(record: dict[str, Any], way: str, kind: str = "all") -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_memory_answers_questions_that_an_empty_prompt_does_not(
     tmp_path: Path, model: FakeModel
 ) -> None:
@@ -125,6 +126,7 @@ def test_memory_answers_questions_that_an_empty_prompt_does_not(
     assert "| **memory** (what memos_vllm finds) |" in generation(record)
 
 
+@pytest.mark.slow
 def test_a_history_that_does_not_fit_is_counted_and_not_cut(
     tmp_path: Path, model: FakeModel
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_history_that_does_not_fit_is_counted_and_not_cut(
     assert "does not fit" in generation(record)
 
 
+@pytest.mark.slow
 def test_a_judge_scores_where_token_overlap_does_not(tmp_path: Path, model: FakeModel) -> None:
     judged = ["--judge-url", model.url, "--judge-model", "fake judge"]
     tree = [longmemeval()[2] | {"answer": "Boats are liked."}]
@@ -153,6 +156,7 @@ def test_a_judge_scores_where_token_overlap_does_not(tmp_path: Path, model: Fake
     assert asked["temperature"] == 0
 
 
+@pytest.mark.slow
 def test_a_judge_without_a_verdict_is_counted(tmp_path: Path, model: FakeModel) -> None:
     model.verdict = "Yes!"
     judged = ["--judge-url", model.url, "--judge-model", "fake judge"]
@@ -164,6 +168,7 @@ def test_a_judge_without_a_verdict_is_counted(tmp_path: Path, model: FakeModel) 
     )
 
 
+@pytest.mark.slow
 def test_without_a_judge_questions_that_need_one_are_left_out(
     tmp_path: Path, model: FakeModel
 ) -> None:
@@ -172,6 +177,7 @@ def test_without_a_judge_questions_that_need_one_are_left_out(
     assert row(record, "memory")["questions"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_replaces_only_the_earlier_run_of_the_same_model(
     tmp_path: Path, model: FakeModel
 ) -> None:

@@ -42,8 +42,9 @@ def test_weights_count_by_their_contents_and_without_a_warning(tmp_path, caplog)
 
 
 @pytest.mark.parametrize(
-    "name", ["nobody-has-this/model", "a name : of no hub"]
-)  # prose: name of a model
+    "name",
+    ["nobody-has-this/model", "a name : of no hub"],  # prose: name of a model
+)
 def test_a_model_without_weight_files_is_its_name_and_a_warning_says_so(
     tmp_path, monkeypatch, caplog, name
 ):

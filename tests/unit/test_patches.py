@@ -64,6 +64,7 @@ def test_rows_of_the_base_model_stay_as_they_are(shrink):
     assert (output[1] == 7).all()
 
 
+@pytest.mark.slow
 def test_vllm_itself_gives_the_base_model_another_one_s_adapter():
     """Fails once vLLM does better: then the patch can go."""
     code = """
@@ -125,6 +126,7 @@ def test_a_batch_of_one_adapter_equals_vllm_s(expand):
     assert torch.allclose(ours, torch.einsum("bi,boi->bo", inputs, expand[indices, 0]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_they_are_installed_where_they_are_looked_up_and_twice_is_once():
     code = """
 from memos_vllm.engine import general
@@ -194,6 +196,7 @@ def test_a_pinned_adapter_leaves_every_slot_to_the_step_and_stays_in_memory():
         pinned_lora.pin_adapter(manager, 9)
 
 
+@pytest.mark.slow
 def test_the_pin_is_installed_by_the_plugin_and_twice_is_once():
     code = """
 from memos_vllm.engine import general

@@ -193,6 +193,7 @@ def run_to_end(folder, max_bytes=16 << 30, seconds=240.0):
     return child.report()
 
 
+@pytest.mark.slow
 def test_an_order_becomes_an_adapter_and_a_report(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 2})
     report = run_to_end(folder)
@@ -211,6 +212,7 @@ def test_an_order_becomes_an_adapter_and_a_report(model, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_restarted_process_resumes_from_its_checkpoint(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 4000})
     child = Child(folder, 16 << 30)
@@ -234,6 +236,7 @@ def test_a_restarted_process_resumes_from_its_checkpoint(model, tmp_path):
     child.stop("enough")
 
 
+@pytest.mark.slow
 def test_time_and_memory_are_limited(model, tmp_path):
     slow = job(tmp_path / "slow", model, recipe={"epochs": 100_000}, max_seconds=1.0)
     report = run_to_end(slow)
@@ -244,6 +247,7 @@ def test_time_and_memory_are_limited(model, tmp_path):
     assert "bytes of memory" in report.reasons[0]
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_its_parent(model, tmp_path):
     folder = job(tmp_path / "job", model, recipe={"epochs": 100_000})
     starter = (
@@ -270,6 +274,7 @@ def test_the_process_ends_with_its_parent(model, tmp_path):
     assert folder.report().reasons == ["the process that started it has ended"]
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_start_reports_the_reason(tmp_path):
     folder = JobFolder.make(tmp_path / "job", order(tmp_path / "no-model"))
     report = run_to_end(folder)
@@ -336,6 +341,7 @@ def test_kv_of_other_tokens_or_of_another_model_is_refused(model, exact, tmp_pat
             teacher_inputs(folder, folder.order(), weights, lessons().lessons)
 
 
+@pytest.mark.slow
 def test_a_job_with_a_kv_teacher_trains_an_adapter(model, exact, tmp_path):
     weights = Weights(str(model))
     context, kv = stored_context(weights)

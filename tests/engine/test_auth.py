@@ -1,4 +1,4 @@
-"""Who may come in: every route of the running app, without a key and with the wrong one."""
+"""Authentication of every route of the running app: without a key, with a wrong one, a revoked one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def routes_of(server: Server) -> set[tuple[str, str]]:
     return found
 
 
-def test_every_route_of_the_running_app_needs_a_key_but_the_open_ones(server):
+def test_every_route_but_the_open_ones_needs_a_key(server):
     with server.http() as http:
         for method, path in sorted(routes_of(server)):
             concrete = re.sub(r"\{\w+\}", "x", path)
@@ -35,7 +35,7 @@ def test_every_route_of_the_running_app_needs_a_key_but_the_open_ones(server):
                 assert status == 401, (method, path)
 
 
-def test_what_concerns_every_tenant_is_the_operators(server, keys):
+def test_routes_of_all_tenants_need_the_operator(server, keys):
     closed = [
         (method, path)
         for method, path in sorted(routes_of(server))
@@ -94,6 +94,6 @@ def test_a_revoked_key_stops_working(server, homes):
     with server.http(key) as http:
         assert http.get("/v1/models").status_code == 200
         system.keys.revoke(record.id)
-        time.sleep(0.5)  # the server's memory of a key is 0.2 s here
+        time.sleep(0.5)  # longer than key_cache_seconds
         assert http.get("/v1/models").status_code == 401
     system.close()

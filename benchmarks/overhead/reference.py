@@ -1,0 +1,31 @@
+"""Speed of the machine between two measurements: a computation of constant size."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Collection
+
+import numpy as np
+
+SIZE = 384
+REPETITIONS = 7
+SLOW = 1.25
+"""A slice whose reference took longer than so many medians is dropped."""
+
+_matrix = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
+
+
+def reference_seconds() -> float:
+    """Median time of a few products of two float32 matrices with SIZE rows and columns."""
+    times = []
+    for _ in range(REPETITIONS):
+        started = time.perf_counter()
+        _matrix @ _matrix
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def limit(references: Collection[float]) -> float:
+    """The longest reference time of a slice that counts, in seconds."""
+    return SLOW * statistics.median(references)
