@@ -171,7 +171,7 @@ def test_export_into_a_missing_folder_is_a_bad_request(
     [
         ('"memos-cubes"', '"zip"', ":1: no header of a bundle"),
         ('"version": 1,', '"version": 2,', ":1: bundle version 2.*upgrade"),
-        ('"cubes": 6', '"cubes": 7', "announces 7 cubes and 6 are there"),
+        ('"cubes": 6', '"cubes": 7', "announces 7 cubes and the file has 6"),
         ('"kind": "explicit"', '"kind": "odd"', ":2: no cube: `meta.kind`"),
         ('"name": "rules"', '"name": "a/b"', ":2: no cube: `name`"),
     ],

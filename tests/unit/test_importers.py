@@ -195,7 +195,7 @@ def test_jsonl_bad_line_is_named_before_anything_is_imported(
 
 
 def test_jsonl_empty_and_unreadable_files_are_bad_requests(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="there is no line to import"):
+    with pytest.raises(BadRequest, match="the file has no line to import"):
         jsonl_source(write_lines(tmp_path / "e.jsonl", ""), None, 8)
     with pytest.raises(BadRequest, match=r"cannot read .*No such file"):
         jsonl_source(tmp_path / "absent.jsonl", None, 8)
