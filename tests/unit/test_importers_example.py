@@ -56,8 +56,8 @@ def test_evidence_is_read_however_it_is_written(example: ModuleType) -> None:
 
 def test_the_speaker_who_is_named_first_is_asked(example: ModuleType) -> None:
     speakers = ("Ann", "Bob")
-    assert example.who_is_asked("What did Bob tell Ann?", speakers) == "Bob"
-    assert example.who_is_asked("What happened?", speakers) == "Ann"
+    assert example.person_of("What did Bob tell Ann?", speakers) == "Bob"
+    assert example.person_of("What happened?", speakers) == "Ann"
 
 
 def test_missing_file_says_where_the_data_is(

@@ -87,6 +87,4 @@ def parse_date(text: Any, where: str) -> datetime:
         bare = _WEEKDAY.sub(" ", text).strip()
         return datetime.strptime(bare, "%Y/%m/%d %H:%M").replace(tzinfo=UTC)
     except (TypeError, ValueError) as error:
-        raise BadRequest(
-            f"{where}: expected a date like '2023/05/20 (Sat) 02:21': {text!r}"
-        ) from error
+        raise BadRequest(f"{where}: no date like '2023/05/20 (Sat) 02:21': {text!r}") from error

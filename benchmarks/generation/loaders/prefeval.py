@@ -42,7 +42,7 @@ def with_inter_turns(dataset: Dataset, path: Path, count: int) -> Dataset:
     """Append the first `count` exchanges of the file to each history."""
     tree = read_json(path)
     if not isinstance(tree, list):
-        raise BadRequest(f"{path.name}: expected a list of objects with a `conversation`")
+        raise BadRequest(f"{path.name}: a list of objects with a `conversation` is needed")
     messages = (
         (field(message, "role", str, where), field(message, "content", str, where))
         for number, raw in enumerate(tree, start=1)
