@@ -116,6 +116,7 @@ def record(slices: list[Slice], size: Size, rounds: int, *, quick: bool) -> Reco
         "slices_dropped": sum(row["dropped"] for row in made.rows),
         "slices_measured": len(slices),
         "reference_matrix": reference.SIZE,
+        "reference_products": reference.REPETITIONS,
         "reference_ms_median": round(1000 * statistics.median(s.reference for s in slices), 3),
         "reference_slow_over_median": reference.SLOW,
     }
