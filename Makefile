@@ -1,7 +1,6 @@
 # One word per task; `make` alone lists them.
 PYTHON ?= python3
 PIP_ARGS ?=
-WORKERS ?= 2
 ARGS ?=
 WORKERS ?= 2
 CONSTRAINTS ?= constraints-cpu.txt

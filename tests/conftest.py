@@ -23,6 +23,10 @@ from tests import groups
 POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")
 
 
+def pytest_configure() -> None:
+    groups.share_cores()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return groups.scheduler(config, log)

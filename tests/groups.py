@@ -6,6 +6,7 @@ server twice. Long groups come first; unit tests fill the gaps.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 ENGINE = "tests/engine/"
 ORDER = ("adapters", "server", "restartable", "lmcache")
 """Longest first. Groups of one engine file come next, then unit tests."""
@@ -34,6 +36,20 @@ GROUPS = {
 """Of engine tests by file. All others: `server`."""
 SERVERS = ("server", "bare", "restartable", "files_tier", "lmcache_engine")
 """Session-scoped fixtures that start a server."""
+
+
+def share_cores() -> None:
+    """Give this process, its child processes and their servers a share of the cores.
+
+    OpenMP threads that wait for each other spin: more of them than cores slow each other down.
+    """
+    if WORKERS == 1:
+        return
+    import torch
+
+    threads = max(1, len(os.sched_getaffinity(0)) // WORKERS)
+    torch.set_num_threads(threads)
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def group_of(node_id: str) -> str:

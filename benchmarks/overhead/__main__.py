@@ -51,7 +51,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, help="starts of all three servers")
-    parser.add_argument("--slices", type=int, default=6, help="of each case, in each round")
+    parser.add_argument("--slices", type=int, default=5, help="of each case, in each round")
     parser.add_argument("--requests", type=int, default=3, help="to each server, in a slice")
     parser.add_argument("--words", type=int, default=150, help="length of a prompt")
     output_arguments(parser)
@@ -65,7 +65,8 @@ def main() -> None:
         with started(start) as servers:
             slices += measure(start, cases_of(servers), size)
         print(f"round {start + 1} of {rounds} done", flush=True)
-    record(slices, size, rounds).finish(quick=arguments.quick, out=arguments.out)
+    made = record(slices, size, rounds, quick=arguments.quick)
+    made.finish(quick=arguments.quick, out=arguments.out)
 
 
 def cases_of(servers: Servers) -> dict[str, tuple[Send, Send]]:
@@ -105,8 +106,8 @@ def started(start: int) -> Iterator[Servers]:
         yield Servers(*trio, key=key)
 
 
-def record(slices: list[Slice], size: Size, rounds: int) -> Record:
-    made = Record("overhead", rows=rows_of(slices))
+def record(slices: list[Slice], size: Size, rounds: int, *, quick: bool) -> Record:
+    made = Record("overhead", rows=rows_of(slices, drop=not quick))
     made.config = {
         "rounds": rounds,
         **dataclasses.asdict(size),
@@ -115,6 +116,7 @@ def record(slices: list[Slice], size: Size, rounds: int) -> Record:
         "slices_dropped": sum(row["dropped"] for row in made.rows),
         "slices_measured": len(slices),
         "reference_matrix": reference.SIZE,
+        "reference_products": reference.REPETITIONS,
         "reference_ms_median": round(1000 * statistics.median(s.reference for s in slices), 3),
         "reference_slow_over_median": reference.SLOW,
     }

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import numpy as np
 
 SIZE = 384
-REPETITIONS = 7
+REPETITIONS = 50
 SLOW = 1.25
 """A slice whose reference took longer than so many medians is dropped."""
 
@@ -17,13 +17,14 @@ _matrix = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float
 
 
 def reference_seconds() -> float:
-    """Median time of a few products of two float32 matrices with SIZE rows and columns."""
-    times = []
+    """Time of REPETITIONS products of two float32 matrices with SIZE rows and columns.
+
+    Some 30 ms in all: long enough for another process to interrupt it.
+    """
+    started = time.perf_counter()
     for _ in range(REPETITIONS):
-        started = time.perf_counter()
         _matrix @ _matrix
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return time.perf_counter() - started
 
 
 def limit(references: Collection[float]) -> float:

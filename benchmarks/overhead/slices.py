@@ -153,13 +153,16 @@ def _prompt(words: int) -> str:
     return " ".join(random.choices(WORDS, k=words))
 
 
-def rows_of(slices: Sequence[Slice]) -> list[dict[str, Any]]:
+def rows_of(slices: Sequence[Slice], *, drop: bool = True) -> list[dict[str, Any]]:
     """A row per case: ratios of pairs, without the slices in which the machine was slow.
+
+    Args:
+        drop: false in a smoke run, which has too few slices to lose any.
 
     Raises:
         RuntimeError: a case has no slice left.
     """
-    longest = limit([each.reference for each in slices])
+    longest = limit([each.reference for each in slices]) if drop else float("inf")
     rows = []
     for case in dict.fromkeys(each.case for each in slices):
         mine = [each for each in slices if each.case == case]

@@ -30,12 +30,11 @@ MODEL_CACHE = Path(
     os.environ.get("MEMOS_TEST_CACHE", Path(tempfile.gettempdir()) / "memos-vllm-tests")
 )
 TIER = "MEMOS__KV__TIER"
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _START_SECONDS = 480
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 # Below the ports that Linux gives to outgoing connections, a range for each worker: a server that is
 # down keeps its port.
-_PORTS = range(12_000 + WORKER % 8 * 2_000, 14_000 + WORKER % 8 * 2_000)
+_PORTS = range(12_000 + _WORKER % 8 * 2_000, 14_000 + _WORKER % 8 * 2_000)
 _ports = itertools.cycle(random.sample(_PORTS, len(_PORTS)))
 
 
@@ -46,17 +45,6 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise AssertionError("every port of this worker is in use")
-
-
-def threads() -> dict[str, str]:
-    """Environment of a process that shares the cores with other test workers.
-
-    OpenMP threads that wait for each other spin: more of them than cores slow each other down.
-    """
-    if WORKERS == 1:
-        return {}
-    share = max(1, len(os.sched_getaffinity(0)) // WORKERS)
-    return {"OMP_NUM_THREADS": str(share), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 class Server:
@@ -87,7 +75,6 @@ class Server:
         self._flags = flags
         self._environment = {
             **os.environ,
-            **threads(),
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",

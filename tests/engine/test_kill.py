@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,11 @@ from tests.engine.kv import (
     RULES,
     ask,
     from_disk,
+    in_ram,
     make,
     metric,
     same,
     segments,
-    settled,
     text_of,
 )
 from tests.engine.test_remembers import items_of
@@ -36,22 +37,32 @@ class Before:
     reply: Any
 
 
+def wait_for_save(server: Server, earlier: set[Path]) -> None:
+    """Wait until a segment besides the earlier ones is on disk and in shared memory."""
+
+    def saved() -> bool:
+        made = {path.name for path in set(segments(server)) - earlier}
+        return bool(made) and made <= {path.name for path in in_ram(server)}
+
+    wait_for(saved, "a save")
+
+
 @pytest.fixture(scope="module")
 def before(restartable: Server) -> Before:
     """Replies of a server that is then killed and restarted, with no KV in shared memory."""
     cube = make(restartable, "survivor", "Survivor. " + " ".join(RULES))
-    saved = len(segments(restartable))
+    earlier = set(segments(restartable))
     cold = ask(restartable, "y1", cube, max_tokens=16)
-    settled(restartable, saved + 1)
+    wait_for_save(restartable, earlier)
     warm = ask(restartable, "y1", cube, max_tokens=16)
     talk = [
         {"role": "user", "content": "Remember these. " + " ".join(RULES[:14])},
         {"role": "assistant", "content": "I will."},
         {"role": "user", "content": QUESTION},
     ]
-    saved = len(segments(restartable))
+    earlier = set(segments(restartable))
     reply = chat(restartable, "none", "y2", "", messages=talk, memory={"retrieve": False})
-    settled(restartable, saved + 1)
+    wait_for_save(restartable, earlier)
     chat(restartable, "none", "kim", "I was born in Reykjavik.", session_id="birth")
     restartable.kill(signal.SIGKILL)  # at once: the job that makes the turn memory has had no time
     from_disk(restartable)
