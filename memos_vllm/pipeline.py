@@ -178,7 +178,7 @@ class Pipeline:
             except EmbedderUnavailable as error:
                 if chat.options.required:
                     raise
-                log.warning("searching by words alone: %s", error)
+                log.warning("lexical search only, the embedder failed: %s", error)
                 self._note_degraded(chat, error.reason)
                 return None
 
