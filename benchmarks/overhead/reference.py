@@ -8,8 +8,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-SIZE = 384
-REPETITIONS = 50
+SIZE = 1024
+REPETITIONS = 3
 SLOW = 1.25
 """A slice whose reference took longer than so many medians is dropped."""
 

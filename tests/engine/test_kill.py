@@ -23,7 +23,8 @@ from tests.engine.kv import (
     segments,
     text_of,
 )
-from tests.engine.test_remembers import items_of
+
+PERSON = "kim"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def before(restartable: Server) -> Before:
     earlier = set(segments(restartable))
     reply = chat(restartable, "none", "y2", "", messages=talk, memory={"retrieve": False})
     wait_for_save(restartable, earlier)
-    chat(restartable, "none", "kim", "I was born in Reykjavik.", session_id="birth")
+    chat(restartable, "none", PERSON, "I was born in Reykjavik.", session_id="birth")
     restartable.kill(signal.SIGKILL)  # at once: the job that makes the turn memory has had no time
     from_disk(restartable)
     restartable.start()
@@ -85,20 +86,28 @@ def test_kv_survives_kill_9_and_gives_the_same_reply(restartable: Server, before
     assert cached_tokens(next_reply) > 300, "the conversation so far is not computed again"
 
 
+def items(server: Server) -> list[str]:
+    """Texts of the person's items. Without keys, a local caller sees every person's cubes."""
+    with server.http(None, PERSON) as http:
+        cubes = http.get("/v1/memory/cubes").raise_for_status().json()["cubes"]
+        full = [http.get(f"/v1/memory/cubes/{cube['id']}").json() for cube in cubes]
+    persons = [cube for cube in full if cube["meta"]["person"] == PERSON]
+    return [item["text"] for cube in persons for item in cube["payload"]["content"]]
+
+
 def test_an_answered_turn_survives_kill_9_and_the_next_server_finds_it(
     restartable: Server, before: Before
 ):
-    http = restartable.http(None, "kim")
-    claimed = "kim was born in Reykjavik"
+    claimed = f"{PERSON} was born in Reykjavik"
     texts = wait_for(
-        lambda: len(found := items_of(http)) > 2 and found,
+        lambda: len(found := items(restartable)) > 2 and found,
         "the turn becoming memory after the restart",
     )
     assert {"I was born in Reykjavik.", claimed} <= set(texts)
     assert len(texts) == 3  # the words, the reply and the claim: once, not twice
     found = wait_for(
         lambda: chat(
-            restartable, "none", "kim", "Where was I born?", memory={"write": False}
+            restartable, "none", PERSON, "Where was I born?", memory={"write": False}
         ).memory["cubes"],
         "retrieval after the restart",
     )
