@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +19,12 @@ from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import PersonId
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
+from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Pipeline
-from memos_vllm.ports import Chat
+from memos_vllm.ports import Chat, Finish
 from memos_vllm.scheduler.scheduler import Tokenizer
 from memos_vllm.system import MemorySystem
 from tests.engine.harness import MODEL, Server
@@ -105,7 +106,7 @@ class Elsewhere:
         }
         self._system = MemorySystem(load_config(overrides=tree)).open()
         rememberer = Rememberer(self._system, JobQueue(self._system.jobs, self._system.config.jobs))
-        self._pipeline = Pipeline(self._system, rememberer)
+        self._pipeline = Pipeline(self._system, rememberer, BackgroundTasks())
         self.tokenizer = Tokenizer(self._system.embedder.count_tokens, lambda text: text, context)
 
     def close(self) -> None:
@@ -119,16 +120,13 @@ class Elsewhere:
     def count(self, messages: Messages) -> int:
         return sum(self.tokenizer.count(one["content"]) + FRAMING_TOKENS for one in messages)
 
-    async def prompt_tokens(self, messages: Messages) -> int | None:
-        return self.count(messages)
-
     def ask(self, person: str, messages: Messages, max_tokens: int, *, memory: bool) -> Reply:
         if not memory:
             return stream(self._client, self.model, messages, max_tokens)
         started = time.perf_counter()
         options = MemoryOptions(write=False, required=True, top_k=self._top_k)
         chat = Chat(_principal(person), options, messages, self.model, max_reply=max_tokens)
-        placed = asyncio.run(self._pipeline.chat(chat, self, _unchanged))
+        placed = asyncio.run(self._pipeline.chat(chat, _Placement(self.count, self.tokenizer)))
         memory_ms = (time.perf_counter() - started) * 1000
         reply = stream(self._client, self.model, placed or messages, max_tokens)
         return dataclasses.replace(
@@ -175,8 +173,24 @@ def stream(
     )
 
 
-async def _unchanged(messages: Messages | None) -> Messages | None:
-    return messages
+@dataclasses.dataclass(frozen=True)
+class _Placement:
+    """`ports.Exchange` whose answer is the messages with memory in them; no engine runs here."""
+
+    count: Callable[[Messages], int]
+    tokenizer: Tokenizer
+
+    async def prompt_tokens(self, messages: Messages) -> int | None:
+        return self.count(messages)
+
+    async def order_kv(self, chat: Chat, messages: Messages | None) -> None:
+        return None
+
+    async def answer(self, chat: Chat, messages: Messages | None) -> Messages | None:
+        return messages
+
+    async def deliver(self, chat: Chat, reply: Any, finish: Finish) -> Any:
+        return reply
 
 
 def _principal(person: str) -> Principal:
