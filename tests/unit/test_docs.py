@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from memos_vllm.api.app import create_app
 from memos_vllm.config.tree import Config
+from memos_vllm.options import MemoryOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,6 +58,12 @@ def test_every_route_of_the_memory_api_is_documented(system):
     for path, operations in create_app(system).openapi()["paths"].items():
         for method in operations:
             assert f"`{method.upper()} {path}`" in text, (method, path)
+
+
+def test_every_key_of_the_memory_field_is_documented():
+    text = (ROOT / "docs/memory_api.md").read_text()
+    table = text[text.index("## The `memory` field") : text.index("## A cube")]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == list(MemoryOptions.model_fields)
 
 
 def documents() -> list[Path]:
