@@ -102,7 +102,7 @@ class Pipeline:
             memory = await self.stable(chat)
             query = await self.rewrite(chat, query, memory)
             vector = await self.embed(chat, query, memory)
-            await self.search(chat, query, vector, memory)
+            await self.search(chat, query=query, vector=vector, memory=memory)
             await self.run_steps(chat, query, memory)
             draft = self.plan(chat, memory, exchange)
         await self.attach(chat)
@@ -159,7 +159,7 @@ class Pipeline:
             if options.order == "hottest":
                 texts = hottest_first(texts, cubes.named)
             entries = await self._choose_adapters(chat, cubes.adapters)
-            return Candidates(owners, texts, cubes.named, entries)
+            return Candidates(owners, stable=texts, named=cubes.named, adapters=entries)
 
     async def rewrite(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> MemoryQuery:
         """The question written out by a model, where the configuration says so."""
@@ -211,7 +211,9 @@ class Pipeline:
         if not self._steps or not self._top_k(chat, query, memory):
             return
         with self._step(chat, "steps"):
-            recall = steps.Recall(chat.principal, query, memory.found, memory.further)
+            recall = steps.Recall(
+                chat.principal, query=query, found=memory.found, further=memory.further
+            )
             recall = await asyncio.to_thread(steps.run, self._steps, recall)
         memory.found, memory.further = recall.found, recall.further
 

@@ -90,7 +90,9 @@ class Salter:
         call = current_call()
         if call.private_salt is not None:
             client_salt = f"{call.private_salt}{client_salt or ''}"
-        return cache_salt(self.secret, call.principal, self.isolation, client_salt)
+        return cache_salt(
+            self.secret, principal=call.principal, isolation=self.isolation, client_salt=client_salt
+        )
 
     def salted(self, prompt: Any) -> Any:
         """The prompt with its salt; a text, token ids, a prompt's dict, or an engine request.

@@ -49,7 +49,9 @@ class MemosPlugin:
         system: MemorySystem = state.memos_system
         if engine_client is None or getattr(state, "memos_engine", None) is not None:
             return
-        state.memos_engine = await wiring.attach(system, engine_client, state, args)
+        state.memos_engine = await wiring.attach(
+            system, engine_client=engine_client, state=state, args=args
+        )
         log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
 
 

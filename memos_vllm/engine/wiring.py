@@ -110,7 +110,9 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
     serving = getattr(state, "openai_serving_chat", None)
     if serving is not None:
         renderer = PromptRenderer(serving, (args.served_model_name or [args.model])[0])
-        return await _attach_chat(host, serving, renderer, served, adapters)
+        return await _attach_chat(
+            host, serving=serving, renderer=renderer, served=served, adapters=adapters
+        )
     system.attach_engine(AttachedEngine(served))
     await asyncio.to_thread(_start, system, Rememberer(system, _queue(system)))
     return MemoryEngine(pipeline=None, adapters=adapters, activator=None)
@@ -125,7 +127,9 @@ async def _attach_chat(
 ) -> MemoryEngine:
     """Everything from the pipeline on, for a server with vLLM's chat handler."""
     system = host.system
-    writer = EngineWriter(host.client, renderer.inner_tokenizer, host.in_flight, host.loop)
+    writer = EngineWriter(
+        host.client, tokenizer=renderer.inner_tokenizer, in_flight=host.in_flight, loop=host.loop
+    )
     extractor = _extractor(system, writer, renderer)
     rememberer = Rememberer(system, _queue(system), extractor=extractor)
     rewriter = _rewriter(system, writer, renderer)
@@ -142,7 +146,7 @@ async def _attach_chat(
     )
     await asyncio.to_thread(_start, system, rememberer)
     if system.config.training.in_server:
-        _start_transforms(host, writer, renderer, activator)
+        _start_transforms(host, writer=writer, renderer=renderer, activator=activator)
     return MemoryEngine(pipeline, adapters, activator)
 
 
@@ -172,7 +176,9 @@ async def _adapters(host: _Host, served: EngineModel, state: Any) -> EngineAdapt
     models = getattr(state, "openai_serving_models", None)
     if models is None or host.vllm_config.lora_config is None:
         return None
-    adapters = EngineAdapters(host.client, models, host.system, served, host.loop)
+    adapters = EngineAdapters(
+        host.client, models=models, system=host.system, served=served, loop=host.loop
+    )
     adapters.install_listing()
     adapters.install_naming()
     await asyncio.to_thread(adapters.sweep)
@@ -194,7 +200,9 @@ def _extractor(
     if reader.url is not None:
         if reader.model is None:
             raise ConfigError("`reader.url` is set: name the model there, `reader.model`")
-        writer = OpenAIWriter(reader.url, reader.model, reader.api_key, reader.timeout_seconds)
+        writer = OpenAIWriter(
+            reader.url, model=reader.model, api_key=reader.api_key, timeout=reader.timeout_seconds
+        )
     return Extractor(system, writer, renderer.tokenizer.escape)
 
 
@@ -217,16 +225,9 @@ async def _activation(
     segments, config = host.system.segments, host.system.config
     names = await asyncio.to_thread(namer, host.vllm_config, config.kv_path)
     scopes = await asyncio.to_thread(lambda: host.system.scopes)
-    planner = ChainPlanner(
-        renderer.inner_tokenizer,
-        config.kv,
-        scopes,
-        SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people),
-        segments.generation,
-        plain_head=await renderer.plain_head(),
-    )
-    builder = ChainBuilder(host.client, segments, names, host.in_flight)
-    near = _near(host, builder, scopes, renderer)
+    planner = await _planner(host, scopes, renderer)
+    builder = ChainBuilder(host.client, store=segments, namer=names, in_flight=host.in_flight)
+    near = _near(host, builder=builder, scopes=scopes, renderer=renderer)
     activator = EngineActivator(
         renderer=renderer,
         pipeline=pipeline,
@@ -237,14 +238,35 @@ async def _activation(
         scopes=scopes,
     )
     spawn = host.tasks.spawn
-    promoter = Promoter(activator.build_head, config.kv.promote_uses, spawn, host.loop)
+    promoter = Promoter(
+        activator.build_head, least_uses=config.kv.promote_uses, spawn=spawn, loop=host.loop
+    )
     prefetcher = None
     if config.kv.prefetch:
-        prefetcher = Prefetcher(TensorStore(segments), names, segments.recent, scopes, spawn)
+        prefetcher = Prefetcher(
+            TensorStore(segments), namer=names, recent=segments.recent, scopes=scopes, spawn=spawn
+        )
     block_size = host.vllm_config.cache_config.block_size
     spawn(builder.measure())
     atexit.register(segments.empty_memory)
-    return _ActivationMemory(KVOrders(planner, near, promoter, prefetcher, block_size), activator)
+    return _ActivationMemory(
+        KVOrders(
+            planner, near=near, promoter=promoter, prefetcher=prefetcher, block_size=block_size
+        ),
+        activator,
+    )
+
+
+async def _planner(host: _Host, scopes: Scopes, renderer: PromptRenderer) -> ChainPlanner:
+    config = host.system.config
+    return ChainPlanner(
+        renderer.inner_tokenizer,
+        config=config.kv,
+        scopes=scopes,
+        prompts=SharedPrompts(config.kv_path / "prompts", config.kv.shared_system_prompt_people),
+        generation=host.system.segments.generation,
+        plain_head=await renderer.plain_head(),
+    )
 
 
 def _near(
@@ -253,13 +275,15 @@ def _near(
     segments, config = host.system.segments, host.system.config.kv
     return NearPlanner(
         ContextIndex(segments, builder.namer, config.near_max_kl),
-        host.system.views,
-        scopes,
-        builder,
-        host.tasks.spawn,
-        config.near_heal,
-        Probe(builder, segments, config.near_probes, renderer.tail_of),
-        rotation_problem(host.vllm_config),
+        views=host.system.views,
+        scopes=scopes,
+        builder=builder,
+        spawn=host.tasks.spawn,
+        heals=config.near_heal,
+        probe=Probe(
+            builder, store=segments, questions=config.near_probes, tail_of=renderer.tail_of
+        ),
+        problem=rotation_problem(host.vllm_config),
     )
 
 

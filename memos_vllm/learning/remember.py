@@ -141,7 +141,7 @@ class Rememberer:
 
         def append() -> MemCube:
             part, current = self._latest_part(turn.principal, session)
-            return self._append_to(turn, session, part, current, fresh)
+            return self._append_to(turn, session=session, part=part, current=current, fresh=fresh)
 
         try:
             return retry_conflicts(

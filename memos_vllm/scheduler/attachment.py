@@ -32,11 +32,7 @@ def choose(
     """
     if options.adapter is False:
         return [], [_entry(cube, "the request wants no adapter") for cube in cubes]
-    if options.adapter and not any(_is(cube, options.adapter) for cube in cubes):
-        raise Unprocessable(
-            f"{options.adapter!r} is a cube of text: `memory.adapter` names a parametric one",
-            param="memory.adapter",
-        )
+    _check_named(cubes, options)
     chosen: list[AdapterCube] = []
     entries: list[PlanEntry] = []
     limit = 1 if options.adapter else most
@@ -54,6 +50,15 @@ def choose(
             entries.append(_chosen_entry(cube, chosen, options))
             chosen.append(cube)
     return chosen, entries
+
+
+def _check_named(cubes: Sequence[AdapterCube], options: MemoryOptions) -> None:
+    """Raises Unprocessable: `memory.adapter` names a cube of text."""
+    if options.adapter and not any(_is(cube, options.adapter) for cube in cubes):
+        raise Unprocessable(
+            f"{options.adapter!r} is a cube of text: `memory.adapter` names a parametric one",
+            param="memory.adapter",
+        )
 
 
 def _rank(cube: AdapterCube, options: MemoryOptions) -> tuple[bool, int, int, bool, int, str]:

@@ -127,14 +127,21 @@ class MemScheduler:
         """
         framing = tokenizer.count(layout.block([]))
         head = [
-            _stable_candidate(cube, position, position < named, tokenizer)
+            _stable_candidate(
+                cube, position=position, is_named=position < named, tokenizer=tokenizer
+            )
             for position, cube in enumerate(stable)
         ]
         left = _fit_stable(head, budget.limit - (framing if stable else 0))
         results = [(result, _retrieved_candidate(result, tokenizer)) for result in found]
         in_prompt = {c.entry.cube for c in head if c.entry.decision == "used"}
         conversation = [_normal(text_of(message)) for message in messages]
-        _fit_retrieved(results, in_prompt, conversation, left - (framing if found else 0))
+        _fit_retrieved(
+            results,
+            in_prompt=in_prompt,
+            conversation=conversation,
+            left=left - (framing if found else 0),
+        )
         reason = f"not among the best {len(found)} for the question"
         rest = [_rejected(result, reason) for result in further]
         candidates = [*head, *(candidate for _, candidate in results), *rest]

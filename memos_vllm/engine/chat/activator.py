@@ -116,7 +116,13 @@ class EngineActivator:
         options = MemoryOptions(
             cubes=tuple(cubes), retrieve=False, write=False, required=True, adapter=False
         )
-        chat = Chat(caller, options, messages, self.renderer.model_name, max_reply=1)
+        chat = Chat(
+            caller,
+            options=options,
+            messages=messages,
+            model_name=self.renderer.model_name,
+            max_reply=1,
+        )
         model, draft = _RenderingModel(self.renderer), None
         async with self.pipeline.within_deadline(chat):
             memory = await self.pipeline.stable(chat)

@@ -171,7 +171,7 @@ class ChatExchange:
             chat.plan.request_id = watch.request_id
             return summary(chat.plan)
 
-        return pass_through(chunks, watch, memory, complete, abandon)
+        return pass_through(chunks, watch=watch, memory=memory, complete=complete, abandon=abandon)
 
     def _observe_first_token(self, chat: Chat, output: Any) -> None:
         """Note time, cached tokens and loaded KV when the engine's first output arrives."""

@@ -78,7 +78,7 @@ class ChainBuilder:
     ) -> tuple[int, dict[Hashable, float]]:
         """(tokens whose KV was cached or loaded, log-probabilities of the first token by token id)"""
         async with self._one_at_a_time:
-            output = await self._when_idle(tokens, salt, orders, self._listed)
+            output = await self._when_idle(tokens, salt=salt, orders=orders, listed=self._listed)
         listed = output.outputs[0].logprobs[0]
         logprobs = {token: entry.logprob for token, entry in listed.items()}
         return output.num_cached_tokens or 0, logprobs
@@ -87,7 +87,7 @@ class ChainBuilder:
         self, tokens: list[int], salt: str, orders: Orders | None, listed: int | None = None
     ) -> Any:
         await self._in_flight.idle(_LONGEST_WAIT_SECONDS)
-        work = self._compute(tokens, salt, orders, listed)
+        work = self._compute(tokens, salt=salt, orders=orders, listed=listed)
         return await asyncio.get_running_loop().create_task(work, context=Context())
 
     async def _compute(

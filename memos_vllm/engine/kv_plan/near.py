@@ -52,7 +52,9 @@ class NearPlanner:
         mark = hash((end, tuple(prompt.tokens[:end])))
         if mark not in self.healing:
             self.healing.add(mark)
-            work = self._build(prompt.tokens, _head(chained), tuple(chained.near), mark)
+            work = self._build(
+                prompt.tokens, segments=_head(chained), sources=tuple(chained.near), mark=mark
+            )
             self.spawn(work)
 
     def measure_others(
@@ -74,7 +76,7 @@ class NearPlanner:
         exact = self.index.reach(prompt.tokens, segments)
         if not 0 < exact < len(segments):
             return
-        chained.near = self._closest(principal, prompt, segments, exact)
+        chained.near = self._closest(principal, prompt=prompt, segments=segments, first=exact)
         if chained.near:
             used = tuple(segments[: exact + len(chained.near)])
             chained.orders = Orders(used, save=False, near=tuple(chained.near))
@@ -96,7 +98,14 @@ class NearPlanner:
         def may_read(cubes: Sequence[str]) -> bool:
             return self.views.may_use(principal, [CubeVersion.parse(cube).cube for cube in cubes])
 
-        return self.index.closest(prompt.tokens, segments, first, scopes, may_read, without)
+        return self.index.closest(
+            prompt.tokens,
+            segments=segments,
+            first=first,
+            scopes=scopes,
+            may_read=may_read,
+            without=without,
+        )
 
     async def _build(
         self,

@@ -70,9 +70,9 @@ class KVOrders:
         end = chained.ends[-1][1]
         head = Head(
             chat.principal,
-            chat.options.cubes,
-            text_of(first) if first.get("role") in SYSTEM_ROLES else None,
-            frozenset(entry.cube for entry, _ in chained.ends),
+            named=chat.options.cubes,
+            system=text_of(first) if first.get("role") in SYSTEM_ROLES else None,
+            cubes=frozenset(entry.cube for entry, _ in chained.ends),
         )
         last = next(s for s in chained.plan.segments if s.end == end)
         self.promoter.note(head, last.shared)

@@ -157,7 +157,7 @@ class ChainPlanner:
                 deleted with each of them.
         """
         mine = self._scopes.person(principal, prompt.client_salt)
-        segments, ends, problem = self._head(principal, draft, prompt, mine)
+        segments, ends, problem = self._head(principal, draft=draft, prompt=prompt, mine=mine)
         conversation = None
         if self._config.history and writes.history:
             conversation = self._conversation(prompt, draft, mine)
@@ -194,7 +194,13 @@ class ChainPlanner:
         if draft is None or not (stable := draft.stable()):
             return [], [], None
         parts = [Part(c.entry.cube, f"{c.text}\n") for c in stable]
-        found = locate(prompt.text, prompt.tokens, layout.OPENING, parts, self._encode)
+        found = locate(
+            prompt.text,
+            tokens=prompt.tokens,
+            opening=layout.OPENING,
+            parts=parts,
+            encode=self._encode,
+        )
         scope = self._head_scope(principal, prompt, found.text_start)
         segments = [Segment(found.head, scope)] if found.head else []
         ends: list[tuple[PlanEntry, int]] = []
@@ -215,21 +221,31 @@ class ChainPlanner:
             else ()
         )
         if draft is None or not (retrieved := draft.retrieved_block()):
-            return Conversation(len(prompt.tokens), scope, cubes, self._generation(scope))
+            return Conversation(
+                len(prompt.tokens), scope=scope, cubes=cubes, generation=self._generation(scope)
+            )
         before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
         count = len(self._control.findall(before)) if self._control else 0
         end = special_position(prompt.tokens, self._special, count) + 1
-        return Conversation(end, scope, cubes, self._generation(scope))
+        return Conversation(end, scope=scope, cubes=cubes, generation=self._generation(scope))
 
     def _cut(self, prompt: Prompt, conversation: Conversation, start: int) -> list[Segment]:
         least, end = self._config.segment_tokens, conversation.end
-        cuts = history_cuts(prompt.tokens, self._special, start, end, least)
+        cuts = history_cuts(
+            prompt.tokens, special=self._special, start=start, limit=end, least=least
+        )
         return [Segment(cut, conversation.scope, conversation.cubes) for cut in cuts]
 
     def declare(self, principal: Principal, draft: Draft, prompt: Prompt) -> None:
         """Declare the text in front of memory as the tenant's, on behalf of a tenant's admin."""
         parts = [Part(c.entry.cube, f"{c.text}\n") for c in draft.stable()]
-        found = locate(prompt.text, prompt.tokens, layout.OPENING, parts, self._encode)
+        found = locate(
+            prompt.text,
+            tokens=prompt.tokens,
+            opening=layout.OPENING,
+            parts=parts,
+            encode=self._encode,
+        )
         tenant = self._scopes.tenant(principal, prompt.client_salt)
         self._prompts.declare(tenant, prompt.text[: found.text_start])
 

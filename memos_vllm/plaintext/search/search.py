@@ -85,14 +85,18 @@ class MemOperator:
             index = self._lexical.get(state.owner, state.revision)
             channels = index.lexical(tokenize(question))
             if vector is not None and degraded is None:
-                degraded = self._add_dense(channels, state.owner, index, vector)
+                degraded = self._add_dense(channels, owner=state.owner, index=index, vector=vector)
             ended, claims = index.past.at(now_us())
             left_out = index.elsewhere(principal.persona)
             left_out |= frozenset() if about_past else claims
-            scored.extend(self._rank(question, index, channels, top_k, left_out))
+            scored.extend(
+                self._rank(question, index=index, channels=channels, top_k=top_k, left_out=left_out)
+            )
             over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
-        found = self._readable(principal, scored, over, len(scored) if further else top_k)
+        found = self._readable(
+            principal, scored=scored, over=over, count=len(scored) if further else top_k
+        )
         return SearchResult(found[:top_k], found[top_k:], degraded)
 
     def _add_dense(
@@ -114,9 +118,9 @@ class MemOperator:
         return [
             Found(
                 recalled[item_id],
-                score,
-                signals,
-                to_datetime(over[item_id]) if item_id in over else None,
+                score=score,
+                signals=signals,
+                over=to_datetime(over[item_id]) if item_id in over else None,
             )
             for score, item_id, signals in scored
             if item_id in recalled
@@ -179,7 +183,9 @@ class MemOperator:
         count = min(len(index.items), self._config.candidates)
         for view in VIEWS:
             scores = np.full(len(index.items), np.nan, dtype=np.float32)
-            for item_id, cosine in self._index.query(owner, view, vector, count) if count else ():
+            for item_id, cosine in (
+                self._index.query(owner, view=view, vector=vector, count=count) if count else ()
+            ):
                 position = index.position.get(item_id)
                 if position is not None:
                     scores[position] = cosine
