@@ -44,9 +44,8 @@ class EngineWriter:
             written = asyncio.run_coroutine_threadsafe(self._write(batch), self._loop)
             try:
                 texts += self._waited(written, functools.partial(done, len(texts)))
-            except BaseException:
-                written.cancel()
-                raise
+            finally:
+                written.cancel()  # does nothing when it is complete
             done(len(texts))
         return texts
 
