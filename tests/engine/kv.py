@@ -70,12 +70,6 @@ def in_ram(server: Server) -> list[Path]:
     return sorted(server.home.parent.glob(f"memos-kv-*/**/*{SUFFIX}"))
 
 
-def settled(server: Server, count: int) -> list[Path]:
-    """Wait until both tiers hold so many segments."""
-    wait_for(lambda: len(segments(server)) >= count <= len(in_ram(server)), f"{count} segments")
-    return segments(server)
-
-
 def text_of(reply: Any) -> str:
     return reply.choices[0].message.content
 

@@ -36,7 +36,7 @@ def qualities(server: Server, cube: str) -> list[Quality]:
 
 
 def note_quality(server: Server, name: str, quality: Quality) -> None:
-    QualityNotes(server.home / "kv" / "quality").write(name, quality)
+    QualityNotes(server.home / "kv" / "quality").write(SegmentName.parse(name), quality)
 
 
 @pytest.fixture(scope="module")
