@@ -177,14 +177,28 @@ def extraction(record: Mapping[str, Any]) -> str:
     return f"{table_of(['TTFT of a question while', 'over idle'], lines)}\n\n{note}"
 
 
+def _spread(row: Mapping[str, Any], name: str) -> list[str]:
+    """Median of a ratio, its interquartile range, and its range over starts of the servers."""
+    starts = row[f"{name}_ratio_by_start"]
+    return [
+        f"{row[f'{name}_ratio_median']:.3f}",
+        f"{row[f'{name}_ratio_p25']:.3f} to {row[f'{name}_ratio_p75']:.3f}",
+        f"{min(starts):.3f} to {max(starts):.3f}",
+    ]
+
+
 def overhead(record: Mapping[str, Any]) -> str:
     lines = [
-        [
-            row["case"],
-            f"{row['ttft_ratio_median']:.3f}",
-            f"{row['ttft_ratio_p25']:.3f} to {row['ttft_ratio_p75']:.3f}",
-            str(row["pairs"]),
-        ]
+        [row["case"], *_spread(row, "ttft"), *_spread(row, "tpot"), str(row["pairs"])]
         for row in record["rows"]
     ]
-    return table_of(["Case", "TTFT ratio, median", "interquartile range", "pairs"], lines)
+    columns = ["Case"]
+    for name in ("TTFT", "time per token"):
+        columns += [f"{name}, ratio", "interquartile range", "over starts"]
+    config = record["config"]
+    note = (
+        f"{config['rounds']} starts of all servers; slices of {config['requests']} requests in a row, "
+        f"{config['reply_tokens']} tokens out; {config['slices_dropped']} of "
+        f"{config['slices_measured']} slices dropped, in which the machine was slow."
+    )
+    return f"{table_of([*columns, 'pairs'], lines)}\n\n{note}"

@@ -97,7 +97,7 @@ def test_tables_are_written_between_their_marks_and_only_there(tmp_path: Path) -
     assert readme.read_text(encoding="utf-8") == before
     assert main(options) == 0
     text = readme.read_text(encoding="utf-8")
-    assert "| memory off | 1.004 | 0.990 to 1.020 | 40 |" in text
+    assert "| memory off | 1.004 | 0.990 to 1.020 | 0.995 to 1.013 | 1.200 |" in text
     assert "old" not in text
     assert text.startswith("# T\n\n<!-- table:overhead -->\n")
     assert text.endswith("<!-- /table:overhead -->\n\nend\n")
@@ -210,6 +210,11 @@ def _write_overhead(folder: Path, median: float) -> None:
         "ttft_ratio_median": median,
         "ttft_ratio_p25": 0.99,
         "ttft_ratio_p75": 1.02,
+        "ttft_ratio_by_start": [0.995, 1.013],
+        "tpot_ratio_median": 1.2,
+        "tpot_ratio_p25": 1.1,
+        "tpot_ratio_p75": 1.3,
+        "tpot_ratio_by_start": [1.19, 1.21],
         "pairs": 40,
     }
     record = {
@@ -220,6 +225,13 @@ def _write_overhead(folder: Path, median: float) -> None:
         "machine": {"cpu": "some CPU", "cores": 2, "memory_gib": 8.0, "gpu": None},
         "versions": {"python": "3.11.0"},
         "headline": {},
+        "config": {
+            "rounds": 2,
+            "requests": 3,
+            "reply_tokens": 16,
+            "slices_dropped": 1,
+            "slices_measured": 8,
+        },
         "rows": [row],
     }
     (folder / "overhead.json").write_text(json.dumps(record), encoding="utf-8")
