@@ -132,7 +132,7 @@ class Loader:
         self._cache = cache
         self._named = named
         self._rotation = rotation
-        self._pool = ThreadPoolExecutor(threads, "memos-kv-layers", unbind)
+        self._pool = ThreadPoolExecutor(threads, "memos-kv-layers", _unbind)
         self._memories = [_Memory(cache.device.type == "cuda") for _ in range(threads)]
 
     def load(self, load: Load, counts: Counter[str], progress: Progress | None = None) -> int:
@@ -355,11 +355,10 @@ def _cores() -> set[int]:
     return cores
 
 
-def unbind() -> None:
-    """Initialise a thread beside the engine's: it runs on any core, and its torch operators on it alone.
+def _unbind() -> None:
+    """Let this thread run on all cores of the process, and use one thread for computing.
 
-    The engine binds each of its threads to a core, and a thread inherits the core of its parent. A
-    second team of OpenMP threads would spin on the cores of the engine's own team.
+    The engine binds each of its threads to a core, and a thread inherits the core of its parent.
     """
     os.sched_setaffinity(0, _cores())
     torch.set_num_threads(1)

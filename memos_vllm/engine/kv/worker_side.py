@@ -23,7 +23,7 @@ from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
-from memos_vllm.engine.kv.loading import Loader, loading_threads, unbind
+from memos_vllm.engine.kv.loading import Loader, loading_threads
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.progress import Progress, finishing
 from memos_vllm.engine.kv.rope import Rotation
@@ -56,8 +56,8 @@ class WorkerSide(Reports):
         self._cache = cache
         self._rank = rank
         self._used: list[SegmentName] = []
-        self._loads = ThreadPoolExecutor(1, "memos-kv-load", unbind)
-        self._saver = ThreadPoolExecutor(1, "memos-kv-save", unbind)
+        self._loads = ThreadPoolExecutor(1, "memos-kv-load")
+        self._saver = ThreadPoolExecutor(1, "memos-kv-save")
         self._swept = time.monotonic()
         self._step = _Step()
         # CUDA graphs do not call wait_for_layer_load.
