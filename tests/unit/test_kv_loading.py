@@ -363,7 +363,7 @@ def test_a_bug_in_a_load_costs_its_tokens_and_not_the_engine(
             worker.wait_for_layer(name)
         worker.step_ends()
     else:
-        worker.close()
+        worker._loads.submit(int).result(10)  # behind the load
     assert worker.take_bad_blocks() == set(range(12))
     loaded = frozenset() if in_step else frozenset({"request"})
     assert worker.take_finished() == Finished(loaded=loaded)
