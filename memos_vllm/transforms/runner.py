@@ -212,15 +212,12 @@ class JobRunner:
             lessons = study(order, writer, escape, self._studying(job, order.max_seconds))
             write_json(folder.lessons, lessons.model_dump(mode="json"))
         child = Child(folder, order.max_bytes, beside_engine=self._writer is not None)
-        ended = False
-        try:
+        with contextlib.ExitStack() as interrupted:
+            interrupted.callback(child.stop, "interrupted")  # no process outlives its job
             while child.runs():
                 self._look(job, folder.progress())
                 time.sleep(_LOOK_SECONDS)
-            ended = True
-        finally:
-            if not ended:  # no training process outlives its job
-                child.stop("interrupted")
+            interrupted.pop_all()
         return child.report()
 
     def _studying(self, job: Transform, max_seconds: float) -> Callable[[int, int], None]:
