@@ -176,12 +176,14 @@ def _choice(event: dict[str, Any]) -> int:
 
 def _is_text(event: Any) -> bool:
     delta = event["choices"][0]["delta"] if event["choices"] else {}
-    return bool(delta.keys() & {"content", "tool_calls"}) and "role" not in delta
+    # An empty delta ends a choice; a slow reader gets it as one event with the text before it.
+    return bool(event["choices"]) and delta.keys() <= {"content", "tool_calls"}
 
 
 def _fold(before: dict[str, Any], choice: dict[str, Any]) -> None:
     old, new = before["delta"], choice["delta"]
-    old["content"] = (old.get("content") or "") + (new.get("content") or "")
+    if new.get("content"):
+        old["content"] = (old.get("content") or "") + new["content"]
     if new.get("tool_calls"):
         known = old.setdefault("tool_calls", [{"function": {"arguments": ""}}])[0]["function"]
         known["arguments"] = (known.get("arguments") or "") + (
