@@ -49,8 +49,8 @@ demo: venv  ## a server with memory on http://127.0.0.1:8000, and lines to paste
 test: lint  ## everything: lint, types, imports, all tests (WORKERS=2)
 	$(PY) -m pytest -n $(WORKERS) --durations=10 $(ARGS)
 
-test-fast: venv  ## tests/unit without vLLM and slow tests
-	$(PY) -m pytest tests/unit -m 'not engine and not slow' -n $(WORKERS) $(ARGS)
+test-fast: venv  ## tests/unit without the engine, training, Postgres and slow tests
+	$(PY) -m pytest tests/unit --fast -n $(WORKERS) $(ARGS)
 
 lint: venv  ## ruff, mypy, import contracts, prose
 	$(VENV)/bin/ruff check .

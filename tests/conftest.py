@@ -18,9 +18,22 @@ from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.system import MemorySystem
-from tests import groups
+from tests import fast, groups
 
 POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    fast.add_option(parser)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_test = collection_path.name.startswith("test_")
+    return (
+        True
+        if config.getoption("--fast") and is_test and fast.is_left_out(collection_path)
+        else None
+    )
 
 
 def pytest_configure() -> None:
@@ -36,6 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.nodeid.startswith(groups.ENGINE):
             item.add_marker(pytest.mark.engine)
+    if config.getoption("--fast"):
+        fast.deselect(config, items)
     groups.sort(items)
     config.pluginmanager.register(groups.ServerStopper(items))
 

@@ -210,6 +210,7 @@ def test_the_audit_log_is_per_tenant_and_verifiable(http):
     assert [record["action"] for record in actions] == ["key.create"]
 
 
+@pytest.mark.slow
 def test_too_much_text_is_a_413(tmp_path):
     from memos_vllm.system import MemorySystem
     from tests.conftest import make_config

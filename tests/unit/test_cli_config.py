@@ -45,6 +45,7 @@ def test_a_home_that_is_not_writable_is_one_error_line(tmp_path: Path) -> None:
     assert "set `home` to a" in result.stderr
 
 
+@pytest.mark.slow
 def test_module_is_the_command_and_starts_without_the_heavy_libraries() -> None:
     code = (
         "import sys, memos_vllm.cli.main;"

@@ -74,6 +74,7 @@ def test_a_server_that_dies_is_reported_with_exit_code_and_log_tail(
     assert server.stop()
 
 
+@pytest.mark.slow
 def test_stop_kills_children_that_ignore_sigterm_and_outlive_their_parent(
     start: Callable[[str], DemoServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_killed_process_is_restarted(process):
     assert process.pid not in (None, killed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_end_the_process(process):
     process.encode(["warm"])
     os.kill(process.pid, signal.SIGINT)

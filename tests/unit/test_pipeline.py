@@ -100,6 +100,7 @@ def test_what_fits_is_measured_once(system, pipeline):
 
 
 @pytest.mark.parametrize("room", range(0, 60, 4))
+@pytest.mark.slow
 def test_memory_never_makes_a_prompt_too_long(system, pipeline, room):
     know(system, *(f"Boat {n} is blue and fast." for n in range(30)))
     question = "Which boat is blue? " + "x " * 100

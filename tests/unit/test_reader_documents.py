@@ -181,6 +181,7 @@ def test_a_pdf_that_opens_without_a_password_is_read() -> None:
     assert read("a.pdf", encrypted(pdf_of("Boats float."), ""))[0][1] == "Boats float."
 
 
+@pytest.mark.slow
 def test_deeply_nested_html_is_read() -> None:
     found = read("a.html", "<div>" * 3000 + "<p>Deep.</p>" + "</div>" * 3000)
     assert found[0][1].strip() == "Deep."

@@ -73,6 +73,7 @@ def test_a_turn_has_speaker_time_and_source_and_the_version_its_provenance(syste
     assert len(provenance.prompt_sha256) == 64
 
 
+@pytest.mark.slow
 def test_odd_and_oversized_input_of_a_client_can_be_remembered(system, rememberer):
     longest = dataclasses.replace(ALICE, session="s/" * 128)
     odd = body("a\x00b" + "word " * 5000, reply="\x00", request_id="r" * 5000)
@@ -213,6 +214,7 @@ def test_jobs_run_on_postgres_too(tmp_path, postgres_url):
         system.close()
 
 
+@pytest.mark.slow
 def test_done_jobs_leave_no_row_and_failed_ones_do(tmp_path, monkeypatch):
     system = MemorySystem(make_config(tmp_path)).open()
     monkeypatch.setattr(jobs, "MAX_ATTEMPTS", 1)

@@ -136,6 +136,7 @@ def test_the_job_of_a_killed_process_is_run_by_another_after_its_lease(store, st
     assert time.monotonic() - killed > 1.5, "not before the lease ended"
 
 
+@pytest.mark.slow
 def test_a_job_that_takes_longer_than_a_lease_is_not_taken_from_its_process(
     store, start, monkeypatch
 ):
@@ -167,6 +168,7 @@ def test_a_holder_whose_lease_was_taken_changes_nothing_of_the_job(store, monkey
     assert store.counts() == {}
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_tried_again_after_a_pause_that_grows(store):
     pauses = [backoff_seconds(attempts) for attempts in range(1, MAX_ATTEMPTS + 1)]
     assert pauses[:4] == [1.0, 4.0, 16.0, 64.0]

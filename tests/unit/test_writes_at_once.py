@@ -118,6 +118,7 @@ def test_a_writer_that_waits_too_long_gets_vault_unavailable(tmp_path):
     database.dispose()
 
 
+@pytest.mark.slow
 def test_rows_of_one_collection_are_written_in_one_call(system):
     owner = Owner(ALICE.tenant, ALICE.person)
     vectors, parts = np.eye(4, dtype=np.float32), []
