@@ -210,7 +210,7 @@ class _Graph:
         return self._op("Cast", value, to=1)
 
     def _reshape(self, value: str, *shape: int) -> str:
-        """Args: shape: 0: as it is."""
+        """Change the shape; 0 keeps a dimension."""
         return self._op("Reshape", value, self._int("_".join(map(str, ("shape", *shape))), *shape))
 
     def _int(self, name: str, *values: int, scalar: bool = False) -> str:
