@@ -29,7 +29,7 @@ from benchmarks.generation.loaders.prefeval import with_inter_turns
 from benchmarks.generation.measure import Answered, Outcome, measure, rows
 from benchmarks.generation_tables import OURS
 from benchmarks.record import RESULTS, output_arguments
-from memos_vllm.demo.embedder import WHEEL
+from memos_vllm.demo.embedder import MINILM_WHEEL
 from memos_vllm.demo.model import prepare_chat_model
 from memos_vllm.errors import BadRequest
 from tests.engine.harness import MODEL_CACHE, Server
@@ -207,7 +207,7 @@ def describe(
         "context": asker.context,
         "temperature": 0,
         "top_k": options.top_k,
-        "embedder": f"all-MiniLM-L6-v2 from {WHEEL}",
+        "embedder": f"all-MiniLM-L6-v2 from {MINILM_WHEEL}",
         "judge": judge.model if judge else None,
         "judge_without_verdict": judge.silent if judge else None,
         "answers": len(outcome.answers),

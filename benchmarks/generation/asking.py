@@ -17,7 +17,7 @@ from openai import OpenAI
 from benchmarks.generation.dataset import History
 from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import PersonId
-from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.embedder import minilm_path
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.queue import JobQueue
@@ -101,7 +101,7 @@ class Elsewhere:
         self._client, self._top_k = client, top_k
         tree: dict[str, Any] = {
             "home": str(home),
-            "embedder": {"model": str(demo_embedder_path())},
+            "embedder": {"model": str(minilm_path())},
             "prompt": {"deadline_seconds": 20},
         }
         self._system = MemorySystem(load_config(overrides=tree)).open()

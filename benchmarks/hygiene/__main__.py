@@ -27,7 +27,7 @@ from benchmarks.record import Record, output_arguments
 from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import PersonId, TenantId, now_us
 from memos_vllm.cube.model import Item
-from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.embedder import minilm_path
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
@@ -64,7 +64,7 @@ def main() -> None:
 def _measure(home: Path, cast: list[Person], claims: bool) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "home": str(home),
-        "embedder": {"model": str(demo_embedder_path())},
+        "embedder": {"model": str(minilm_path())},
         "remember": {"claims": claims},
     }
     system = MemorySystem(load_config(overrides=tree)).open()

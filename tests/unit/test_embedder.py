@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from memos_vllm.config.tree import EmbedderConfig
+from memos_vllm.demo.embedder import minilm_path
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Encoder
@@ -64,7 +65,9 @@ def test_concurrent_questions_are_embedded_in_one_batch(tmp_path):
 def test_bfloat16_vectors_are_nearly_the_same_and_have_another_signature(tmp_path):
     texts = ["My cat is called Miso.", "Where do I live?", "word " * 400]
     exact, half = (
-        Embedder(make_config(tmp_path, embedder={"dtype": dtype}).embedder)
+        Embedder(
+            make_config(tmp_path, embedder={"dtype": dtype, "model": str(minilm_path())}).embedder
+        )
         for dtype in ("float32", "bfloat16")
     )
     one, other = exact.embed(texts), half.embed(texts)

@@ -8,6 +8,7 @@ own, or one in this process.
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
 import threading
 import time
@@ -19,7 +20,9 @@ from cachetools import LRUCache
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
-from memos_vllm.plaintext.embed.encoder import Encoder, TextEncoder, Vectors
+from memos_vllm.plaintext.embed.encoder import Encoder, TextEncoder, folder_of
+from memos_vllm.plaintext.embed.layout import UnsupportedLayout, prefixes_of
+from memos_vllm.plaintext.embed.model import Vectors
 from memos_vllm.plaintext.embed.process import EncoderProcess
 
 _Job = tuple[int, int, list[str], "Future[Vectors]"]  # priority, order, texts, result
@@ -38,11 +41,22 @@ class Embedder:
         ] or [Encoder(config)]
         self._cache: LRUCache[tuple[str, str], Vectors] = LRUCache(config.query_cache)
 
-    @property
+    @functools.cached_property
     def signature(self) -> str:
-        """Model and version of the vectors: vectors with different signatures cannot be compared."""
-        dtype = "" if self._config.dtype == "float32" else f"|{self._config.dtype}"
-        return f"{self._config.model}|mean-of-windows-1{dtype}"
+        """Model and version of the stored vectors; different signatures cannot be compared.
+
+        The questions' prefix is no part of it: it changes no stored vector.
+        """
+        config = self._config
+        try:
+            passage = prefixes_of(config, folder_of(config)).passage
+        except (OSError, UnsupportedLayout):  # loading the model reports it
+            passage = prefixes_of(config, None).passage
+        parts = [config.model, "mean-of-windows-1"]
+        parts += [config.dtype] if config.dtype != "float32" else []
+        parts += [config.onnx_file] if config.onnx_file is not None else []
+        parts += [f"passage={passage!r}"] if passage else []
+        return "|".join(parts)
 
     async def embed_query(self, text: str, scope: str) -> Vectors:
         """(dim,) of one question, cached.
@@ -150,7 +164,7 @@ class Embedder:
             return
         texts = [text for job in batch for text in job[2]]
         try:
-            vectors = self._encode(encoder, texts)
+            vectors = self._encode(encoder, texts, batch[0][0] == _QUERY)
         except EmbedderUnavailable as error:
             for job in batch:
                 job[3].set_exception(error)
@@ -160,5 +174,5 @@ class Embedder:
             job[3].set_result(vectors[start : start + len(job[2])])
             start += len(job[2])
 
-    def _encode(self, encoder: TextEncoder, texts: list[str]) -> Vectors:
-        return encoder.encode(texts)
+    def _encode(self, encoder: TextEncoder, texts: list[str], query: bool) -> Vectors:
+        return encoder.encode(texts, query)

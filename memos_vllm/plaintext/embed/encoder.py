@@ -1,7 +1,7 @@
-"""Sentence embedding with sentence-transformers: unit vectors of texts.
+"""Sentence embedding: unit vectors of texts.
 
 Texts longer than the model's window are embedded window by window and averaged, so that their end
-counts too.
+counts too.  Questions and passages get the prefixes that the model was trained with.
 """
 
 from __future__ import annotations
@@ -9,16 +9,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.plaintext.embed.layout import (
+    GRAPHS,
+    HUB_FILES,
+    Prefixes,
+    UnsupportedLayout,
+    graph_in,
+    prefixes_of,
+)
+from memos_vllm.plaintext.embed.model import SentenceModel, Vectors
 
-Vectors = npt.NDArray[np.float32]
-"""(num_texts, dim), rows of length 1."""
+__all__ = ["Encoder", "TextEncoder", "Vectors", "folder_of"]
 
 _RETRY_LOAD_SECONDS = 300.0  # without a network, one try at a hub takes over a minute
 
@@ -26,8 +34,11 @@ _RETRY_LOAD_SECONDS = 300.0  # without a network, one try at a hub takes over a 
 class TextEncoder(Protocol):
     """One thread at a time calls `encode`; other threads may call `count_tokens` meanwhile."""
 
-    def encode(self, texts: list[str]) -> Vectors:
+    def encode(self, texts: list[str], query: bool = False) -> Vectors:
         """Embed texts: (len(texts), dim).
+
+        Args:
+            query: the texts are questions, not passages.
 
         Raises:
             EmbedderUnavailable: the model cannot be loaded, or it failed.
@@ -50,25 +61,22 @@ class Encoder:
 
     def __init__(self, config: EmbedderConfig) -> None:
         self._config = config
-        self._model: Any = None
+        self._model: SentenceModel | None = None
+        self._prefixes = Prefixes()
         self._load_error: tuple[float, EmbedderUnavailable] | None = None
 
-    def encode(self, texts: list[str]) -> Vectors:
+    def encode(self, texts: list[str], query: bool = False) -> Vectors:
         model = self._loaded()
+        prefix = self._prefixes.query if query else self._prefixes.passage
         spans: list[tuple[int, int]] = []
         windows: list[str] = []
         with _failures():
+            limit = model.max_tokens - (model.count(prefix) if prefix else 0)
             for text in texts:
-                pieces = self._windows(model, text)
+                pieces = _windows(model, text, max(1, limit))
                 spans.append((len(windows), len(windows) + len(pieces)))
-                windows.extend(pieces)
-            encoded = model.encode(
-                windows,
-                batch_size=self._config.batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-            )
+                windows.extend(prefix + piece for piece in pieces)
+            encoded = model.encode(windows)
         means = np.stack([encoded[start:end].mean(axis=0) for start, end in spans]).astype(
             np.float32
         )
@@ -76,49 +84,24 @@ class Encoder:
         return unit
 
     def count_tokens(self, text: str) -> int:
-        tokenizer = self._loaded().tokenizer
+        model = self._loaded()
         with _failures():
-            return len(
-                tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)[
-                    "input_ids"
-                ]
-            )
+            return model.count(text)
 
     def close(self) -> None:
         """No-op: the model lives as long as the process."""
 
-    def _windows(self, model: Any, text: str) -> list[str]:
-        limit = (model.max_seq_length or 512) - 2  # the two special tokens around a text
-        if len(text) <= limit:
-            return [text]
-        offsets = model.tokenizer(
-            text,
-            add_special_tokens=False,
-            truncation=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )["offset_mapping"]
-        if len(offsets) <= limit:
-            return [text]
-        cuts = [offsets[start : start + limit] for start in range(0, len(offsets), limit)]
-        return [text[cut[0][0] : cut[-1][1]] for cut in cuts]
-
-    def _loaded(self) -> Any:
+    def _loaded(self) -> SentenceModel:
         if self._model is not None:
             return self._model
         if self._load_error and time.monotonic() - self._load_error[0] < _RETRY_LOAD_SECONDS:
             raise self._load_error[1]
         try:
-            import torch
-            from sentence_transformers import SentenceTransformer
-
-            torch.set_num_threads(self._config.threads)
-            dtype = {"dtype": getattr(torch, self._config.dtype)}
-            self._model = SentenceTransformer(
-                self._config.model, device=self._config.device, model_kwargs=dtype
-            )
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-            cause = str(error).strip().splitlines()[0]
+            folder = folder_of(self._config, download=True)
+            self._prefixes = prefixes_of(self._config, folder)
+            self._model = _load(self._config, folder)
+        except Exception as error:  # tokenizers and ONNX Runtime raise bare exceptions
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             unavailable = EmbedderUnavailable(
                 f"the embedding model {self._config.model!r} cannot be loaded: {cause}"
             )
@@ -127,10 +110,66 @@ class Encoder:
         return self._model
 
 
+def folder_of(config: EmbedderConfig, download: bool = False) -> Path | None:
+    """Folder of the model's files: itself, or in the hub's cache; None: not on this machine.
+
+    Args:
+        download: fetch the small files and the ONNX graph of a model on a hub, if they are missing.
+
+    Raises:
+        OSError: the hub does not answer, and the model was never fetched.
+    """
+    if (folder := Path(config.model).expanduser()).is_dir():
+        return folder
+    if config.model.count("/") != 1:
+        return (
+            None  # a short name, which sentence-transformers completes; or a folder that is missing
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    graphs = () if config.runtime == "torch" else GRAPHS
+    files = [*HUB_FILES, *graphs, *([config.onnx_file] if config.onnx_file else [])]
+    try:
+        return Path(
+            snapshot_download(config.model, allow_patterns=files, local_files_only=not download)
+        )
+    except HFValidationError:
+        return None
+    except LocalEntryNotFoundError:
+        if download:
+            raise
+        return None
+
+
+def _load(config: EmbedderConfig, folder: Path | None) -> SentenceModel:
+    graph = graph_in(folder, config) if folder is not None else None
+    if folder is not None and graph is not None:
+        from memos_vllm.plaintext.embed.onnx_model import OnnxModel
+
+        return OnnxModel(config, folder, graph)
+    if config.runtime == "onnx":
+        raise UnsupportedLayout("no such folder, and no such model on a hub")
+    from memos_vllm.plaintext.embed.torch_model import TorchModel
+
+    return TorchModel(config)
+
+
+def _windows(model: SentenceModel, text: str, limit: int) -> list[str]:
+    """Cut a text into pieces of at most `limit` tokens."""
+    if len(text.encode("utf-8", "surrogatepass")) <= limit:  # a token is at least one byte
+        return [text]
+    offsets = model.offsets(text)
+    if len(offsets) <= limit:
+        return [text]
+    cuts = [offsets[start : start + limit] for start in range(0, len(offsets), limit)]
+    return [text[cut[0][0] : cut[-1][1]] for cut in cuts]
+
+
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
     """Translate errors of the model, so that one text does not end the shared encoder process."""
     try:
         yield
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except Exception as error:  # tokenizers and ONNX Runtime raise bare exceptions
         raise EmbedderUnavailable(f"the embedding model failed: {error}") from error

@@ -23,7 +23,8 @@ import numpy as np
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
-from memos_vllm.plaintext.embed.encoder import Encoder, Vectors
+from memos_vllm.plaintext.embed.encoder import Encoder
+from memos_vllm.plaintext.embed.model import Vectors
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class EncoderProcess:
         self._ended: tuple[float, EmbedderUnavailable] | None = None
         self._closed = False
 
-    def encode(self, texts: list[str]) -> Vectors:
-        answer = self._request({"encode": texts})
+    def encode(self, texts: list[str], query: bool = False) -> Vectors:
+        answer = self._request({"encode": texts, "query": query})
         shape: list[int] = answer["shape"]
         return np.frombuffer(answer["bytes"], dtype=np.float32).reshape(shape)
 
@@ -145,7 +146,7 @@ def serve(connection: Connection, parent: int) -> None:
                 if "count" in request:
                     _reply(connection, {"count": encoder.count_tokens(request["count"])})
                 else:
-                    vectors = encoder.encode(request["encode"])
+                    vectors = encoder.encode(request["encode"], request["query"])
                     _reply(connection, {"shape": vectors.shape})
                     connection.send_bytes(vectors.tobytes())
             except EmbedderUnavailable as error:

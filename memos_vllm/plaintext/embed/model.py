@@ -1,0 +1,35 @@
+"""Sentence model: what an encoder needs of a library that runs one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+"""(num_texts, dim), rows of length 1."""
+Offsets = list[tuple[int, int]]
+"""First and last character of each token."""
+
+
+class SentenceModel(Protocol):
+    """A loaded model. One thread at a time calls `encode`; others may count tokens meanwhile.
+
+    Each method raises the library's own errors.
+    """
+
+    max_tokens: int
+    """Longest text, tokens, without special ones."""
+
+    def encode(self, texts: list[str]) -> Vectors:
+        """Embed texts that fit: (len(texts), dim), rows of length 1."""
+        ...
+
+    def offsets(self, text: str) -> Offsets:
+        """Tokens of a text of any length, without special ones."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Number of these tokens."""
+        ...
