@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -17,6 +17,11 @@ REMEMBER_SECONDS = Histogram(
     "memos_remember_seconds", "Time to store a turn as memory", buckets=_FAST
 )
 CLAIMS = Counter("memos_claims_total", "Extracted claims by outcome", ["outcome"])
+INDEX_CHANGE_ITEMS = Gauge(
+    "memos_index_change_items",
+    "Items that have no vector of a changed embedder yet",
+    multiprocess_mode="livemax",
+)
 STEP_FAILURES = Counter("memos_step_failures_total", "Failed pipeline steps", ["step"])
 EXTRACTIONS = Counter("memos_extractions_total", "Turns read by a model", ["outcome"])
 JOBS_SET_ASIDE = Counter(

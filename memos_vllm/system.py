@@ -36,6 +36,7 @@ from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.reader.chunking import passages
 from memos_vllm.plaintext.search.indexer import Indexer
+from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.search import MemOperator, SearchResult
 from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.vault.ageing import Ageing
@@ -44,6 +45,7 @@ from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
 from memos_vllm.vault.idempotency import IdempotencyKey
+from memos_vllm.vault.index_state import IndexState
 from memos_vllm.vault.jobs import JobStore
 from memos_vllm.vault.keys import KeyRing
 from memos_vllm.vault.knowledge import Knowledge
@@ -110,10 +112,20 @@ class MemorySystem:
         self.segments = SegmentStore(config.kv, config.kv_path)
         self.adapter_pins = AdapterPins(config.adapter_pins_path, older=config.kv_path / "pins")
         self._engine: AttachedEngine | None = None
+        self.index_state = IndexState(self.database)
+        self.part_files = PartFiles(config.search_path, self.views.cube_versions)
         self.indexer = Indexer(
-            self.outbox, self.payloads, self.embedder, self.index, self._forget_kv
+            self.outbox,
+            self.payloads,
+            self.embedder,
+            self.index,
+            self.index_state,
+            forget_kv=self._forget_kv,
+            files=self.part_files,
         )
-        self.operator = MemOperator(config.retrieval, self.views, self.index)
+        self.operator = MemOperator(
+            config.retrieval, self.views, self.index, self.outbox.waiting, self.part_files
+        )
 
     def open(self) -> MemorySystem:
         """Migrate the database.
@@ -123,6 +135,7 @@ class MemorySystem:
         """
         self.database.migrate()
         take_over(self.database, self.config.legacy_jobs_url)
+        self.indexer.attach()
         return self
 
     def attach_engine(self, engine: AttachedEngine) -> None:
@@ -137,6 +150,7 @@ class MemorySystem:
 
     def close(self) -> None:
         self.indexer.stop()
+        self.part_files.close()
         self.embedder.close()
         self.index.close()
         self.database.dispose()

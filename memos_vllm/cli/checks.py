@@ -64,7 +64,10 @@ def check_memory(system: MemorySystem) -> Iterator[Check]:
         yield _guarded("index work", lambda: _index_work(system))
     yield _package("chromadb", "pip install 'chromadb>=1.5,<2'")
     yield _guarded("Chroma", lambda: _chroma(system))
-    yield _guarded("embedder", lambda: _embedder(system))
+    embedder = _guarded("embedder", lambda: _embedder(system))
+    yield embedder
+    if embedder.status == "ok":
+        yield _guarded("embedder's languages", lambda: _languages(system))
 
 
 def _python() -> Check:
@@ -202,11 +205,18 @@ def _keys(system: MemorySystem) -> Check:
 def _index_work(system: MemorySystem) -> Check:
     stored, ours = system.outbox.index_signature(), system.indexer.signature
     if stored is not None and stored != ours:
+        building = system.index_state.building()
+        done = (
+            f"{building.done} of {building.total} items"
+            if building is not None and building.signature == ours
+            else "no item yet"
+        )
         return Check(
             "index work",
             "warning",
-            f"the index was built with {stored}; the configuration has {ours}",
-            "run `memos reindex`, or configure the embedder that the index was built with",
+            f"search uses {stored}; the configuration has {ours}, whose vectors {done} has",
+            "a running server builds the rest and then uses them; without one, run `memos reindex`, or "
+            "configure the embedder that the index was built with",
         )
     waiting = system.outbox.size()
     if waiting:
@@ -233,6 +243,24 @@ def _chroma(system: MemorySystem) -> Check:
 def _embedder(system: MemorySystem) -> Check:
     system.embedder.warm()
     return Check("embedder", "ok", system.config.embedder.model)
+
+
+def _languages(system: MemorySystem) -> Check:
+    from memos_vllm.plaintext.embed.languages import MULTILINGUAL, shares, unrelated
+
+    found = shares(system.embedder.embed)
+    foreign = unrelated(found)
+    if not foreign:
+        return Check("embedder's languages", "ok", f"English, {', '.join(found)}")
+    others = f"not related to English: {', '.join(foreign)}"
+    kind = "English only" if len(foreign) == len(found) else "some languages"
+    return Check(
+        "embedder's languages",
+        "note",
+        f"{kind}; {others}",
+        "for memory in other languages set `embedder.model` to a multilingual model, such as "
+        + " or ".join(MULTILINGUAL),
+    )
 
 
 def check_features(config: Config, cuda: bool | None) -> Iterator[Check]:
@@ -286,6 +314,7 @@ _REMEDIES = {
     "index work": "see `database`",
     "Chroma": "start it (`chroma run`), or correct `chroma.host` and `chroma.port`; for a damaged "
     "embedded store, move its folder away and run `memos reindex`",
+    "embedder's languages": "see `embedder`",
     "embedder": "set `embedder.model` to a downloadable name, or to a folder",
 }
 

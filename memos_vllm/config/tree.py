@@ -317,6 +317,11 @@ class Config(Section):
         return (self.chroma.path or self.root / "chroma").expanduser().absolute()
 
     @property
+    def search_path(self) -> Path:
+        """Folder of what search derives from items."""
+        return self.root / "search"
+
+    @property
     def kv_path(self) -> Path:
         return (self.kv.path or self.root / "kv").expanduser().absolute()
 

@@ -293,6 +293,7 @@ def _queue(system: MemorySystem) -> JobQueue:
 
 def _start(system: MemorySystem, rememberer: Rememberer) -> None:
     """Start the job queue and the indexer. Blocks while the embedder loads."""
+    system.indexer.serve_stored()
     try:
         system.embedder.warm()
     except EmbedderUnavailable as error:

@@ -84,6 +84,17 @@ class Outbox:
         with self._database.read() as session:
             return session.scalar(select(func.count()).select_from(OutboxRow)) or 0
 
+    def waiting(self, owner: Owner) -> set[str]:
+        """Cubes of an owner with pending work."""
+        with self._database.read() as session:
+            return set(
+                session.scalars(
+                    select(OutboxRow.cube_id)
+                    .where(OutboxRow.tenant == owner.tenant, OutboxRow.person == owner.person)
+                    .distinct()
+                )
+            )
+
     def refill(self) -> int:
         """Queue every item of the vault again (`memos reindex`); returns how many."""
         with self._database.write() as session:

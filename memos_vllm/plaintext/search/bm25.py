@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from memos_vllm.plaintext.search.part_arrays import hashes_of
 from memos_vllm.plaintext.tokens import tokenize
 
 Scores = npt.NDArray[np.float32]
@@ -40,7 +41,7 @@ class TokenHashes:
     """Hashes of the tokens of a list of items, concatenated."""
 
     hashes: Integers
-    """(num_tokens,) 64 bits each; Python's hash secret prevents collisions on purpose."""
+    """(num_tokens,) 64 bits each, of `hashes_of`."""
     lengths: Integers
     """(num_items,) tokens in each item."""
 
@@ -48,7 +49,7 @@ class TokenHashes:
     def of(cls, texts: Sequence[str]) -> TokenHashes:
         tokens = [tokenize(text) for text in texts]
         return cls(
-            np.fromiter((hash(token) for row in tokens for token in row), dtype=np.int64),
+            hashes_of([token for row in tokens for token in row]),
             np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens)),
         )
 
@@ -84,7 +85,7 @@ class Bm25:
     def postings(self, word: str) -> Postings:
         """Postings of a token from `tokenize`."""
         return Postings(
-            *np.unique(self._item[self._hashes == np.int64(hash(word))], return_counts=True)
+            *np.unique(self._item[self._hashes == hashes_of([word])[0]], return_counts=True)
         )
 
     def turn_scores(self, asked: Sequence[Postings]) -> Scores:

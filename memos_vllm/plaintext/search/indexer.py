@@ -10,12 +10,26 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from memos_vllm.cube.ids import CubeId
-from memos_vllm.errors import Unavailable
-from memos_vllm.plaintext.embed.embedder import Embedder
-from memos_vllm.plaintext.search.vector_store import LAYOUT, Rows, VectorIndex
+from memos_vllm.errors import IndexUnavailable, Unavailable
+from memos_vllm.metrics import INDEX_CHANGE_ITEMS
+from memos_vllm.plaintext.embed.embedder import Embedder, signature_by
+from memos_vllm.plaintext.search.embedder_change import (
+    EMBEDDER_IDENTITY,
+    EmbedderChange,
+    old_embedder,
+    prefix_of,
+    vectors_of,
+)
+from memos_vllm.plaintext.search.part_files import PartFiles
+from memos_vllm.plaintext.search.vector_store import (
+    FIRST_PREFIX,
+    LAYOUT,
+    Generation,
+    Rows,
+    VectorIndex,
+)
+from memos_vllm.vault.index_state import IndexState, Serving
 from memos_vllm.vault.outbox import Outbox, Work
 from memos_vllm.vault.payloads import PayloadStore
 
@@ -31,16 +45,24 @@ class Indexer:
         payloads: PayloadStore,
         embedder: Embedder,
         index: VectorIndex,
+        state: IndexState,
         forget_kv: Callable[[Work], None] = lambda work: None,
+        files: PartFiles | None = None,
     ) -> None:
         """
         Args:
             forget_kv: wipes the KV of a cube that changed or is deleted.
+            files: files of derived data, removed with the text that they derive from.
         """
+        self._files = files
         self._outbox = outbox
         self._payloads = payloads
         self._embedder = embedder
         self._index = index
+        self._state = state
+        self._configured = embedder.config
+        self._change: EmbedderChange | None = None
+        self._swept = False
         self._forget_kv = forget_kv
         self._lock = threading.Lock()
         """Guards outbox processing."""
@@ -53,7 +75,47 @@ class Indexer:
 
     @property
     def signature(self) -> str:
-        return f"{self._embedder.signature}|{LAYOUT}"
+        """Of the configured embedder and the layout."""
+        return f"{signature_by(self._configured)}|{LAYOUT}"
+
+    def attach(self) -> None:
+        """Search and write the vectors of the configured embedder.
+
+        Raises:
+            VaultUnavailable
+        """
+        serving = self._state.serving()
+        ours = serving is None or serving.signature == self.signature
+        self._index.generation = self._generation(
+            serving.prefix if serving and ours else None, ours
+        )
+
+    def serve_stored(self) -> None:
+        """Search the vectors that are there, by the embedder that made them, until they are replaced.
+
+        Raises:
+            VaultUnavailable
+        """
+        serving = self._state.serving()
+        if serving is None or serving.signature == self.signature:
+            return
+        signature, _, layout = serving.signature.rpartition("|")
+        if layout != LAYOUT:
+            return  # this version cannot read them
+        old = old_embedder(self._configured, signature, serving.embedder)
+        log.warning(
+            "the embedder has changed: %s serves until every item has a vector of %s",
+            signature,
+            self.signature,
+        )
+        self._embedder.use(old)
+        self._index.generation = Generation(
+            self._embedder.signature, serving.prefix or FIRST_PREFIX
+        )
+
+    def _generation(self, prefix: str | None, first: bool = True) -> Generation:
+        signature = signature_by(self._configured)
+        return Generation(signature, prefix or (FIRST_PREFIX if first else prefix_of(signature)))
 
     def drain(self, cubes: Sequence[CubeId] | None = None) -> int:
         """Process the outbox (these cubes, or all of it); the number of rows done.
@@ -95,11 +157,22 @@ class Indexer:
         return done
 
     def rebuild(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Empty Chroma and index the whole vault again; the number of items."""
+        """Empty Chroma and index the whole vault again with the configured embedder.
+
+        Returns:
+            The number of items.
+        """
         with self._lock:
+            self._end_change()
+            if self._embedder.config != self._configured:
+                self._embedder.use(self._configured)
+            self._index.generation = self._generation(FIRST_PREFIX)
             self._index.clear()
+            self._index.clear_others()
+            if self._files is not None:
+                self._files.clear()
             total = self._outbox.refill()
-            self._outbox.set_index_signature(self.signature)
+            self._record_serving()
         while batch := self._outbox.pending():
             with self._lock:
                 self._do(batch)
@@ -124,49 +197,112 @@ class Indexer:
         pause = _POLL_SECONDS
         while not self._stop.wait(pause):
             try:
-                self._check_signature()
                 self.drain()
-                pause = _POLL_SECONDS
+                pause = 0.0 if self._check_signature() else _POLL_SECONDS
             except Unavailable as error:
-                pause = min(pause * 2, _WORST_POLL_SECONDS)
+                pause = min(max(pause, _POLL_SECONDS) * 2, _WORST_POLL_SECONDS)
                 log.warning("indexing waits %.0f s: %s", pause, error)
 
-    def _check_signature(self) -> None:
-        """Rebuild an index that has another embedder or layout."""
-        stored = self._outbox.index_signature()
-        if stored is None:
-            self._outbox.set_index_signature(self.signature)
-        elif stored != self.signature:
-            log.warning(
-                "the index was built with %s and is rebuilt with %s", stored, self.signature
-            )
+    def _check_signature(self) -> bool:
+        """Compare the stored vectors' embedder with the configured one; whether work is left.
+
+        Raises:
+            Unavailable: the stored vectors serve on.
+        """
+        serving = self._state.serving()
+        if serving is None:
+            self._record_serving()
+        elif serving.signature == self.signature:
+            if self._change is not None or self._embedder.config != self._configured:
+                self._serve(self._generation(serving.prefix))  # another process has built them
+            self._sweep()
+        elif not self._index.claim():
+            return False
+        elif not serving.signature.endswith(f"|{LAYOUT}"):
+            log.warning("the index is of another version and is rebuilt with %s", self.signature)
             self.rebuild()
+        else:
+            return self._change_embedder()
+        return False
+
+    def _change_embedder(self) -> bool:
+        """Do a batch of the change to the configured embedder; whether work is left."""
+        if self._change is None:
+            generation = self._generation(None, first=False)
+            index = self._index.beside(generation)
+            self._index.clear_others(generation)
+            change = EmbedderChange(
+                self.signature, Embedder(self._configured), index, self._state, self._lock
+            )
+            with self._lock:
+                self._change = change
+        if not self._change.step():
+            return True
+        try:  # the lock is held: no change comes between the last vector and this
+            self._serve(self._change.index.generation)
+            self._record_serving()
+        finally:
+            self._lock.release()
+        log.warning("every item has a vector of %s, which serves from now on", self.signature)
+        self._swept = False
+        return False
+
+    def _serve(self, generation: Generation) -> None:
+        """Let the vectors of the configured embedder serve."""
+        if self._change is not None:
+            self._embedder.take(self._change.embedder)
+            self._change = None
+        else:
+            self._embedder.use(self._configured)
+        self._index.generation = generation
+        INDEX_CHANGE_ITEMS.set(0)
+
+    def _end_change(self) -> None:
+        change, self._change = self._change, None
+        if change is not None:
+            change.embedder.close()
+
+    def _record_serving(self) -> None:
+        settings = self._configured.model_dump(include=EMBEDDER_IDENTITY)
+        prefix = self._index.generation.prefix
+        self._state.serve(Serving(self.signature, settings, prefix))
+
+    def _sweep(self) -> None:
+        """Remove what earlier processes left: vectors of other embedders, files of gone versions."""
+        if self._swept or not self._index.claim():
+            return
+        self._index.clear_others()
+        if self._files is not None:
+            self._files.sweep(self._state.owners())
+        self._swept = True
+
+    def _forget_files(self, work: Work) -> None:
+        """Remove the files of a cube's older versions; search writes those of the current one."""
+        if self._files is not None:
+            try:
+                self._files.forget(work.owner, work.cube)
+            except OSError as error:
+                raise IndexUnavailable(f"derived files cannot be removed: {error}") from error
 
     def _do(self, batch: Sequence[Work]) -> None:
         """Apply a batch: deletions one by one, all new items in one embedding call."""
         for work in batch:
             self._forget_kv(work)  # first: it needs neither Chroma nor the embedder
+            self._forget_files(work)
+            if self._change is not None:
+                self._change.forget(work)
             if work.drop:
                 self._index.drop_cube(work.owner, work.cube)
                 self._payloads.delete_cube(work.owner.tenant, work.cube)
             elif work.deletes:
                 self._index.delete(work.owner, work.deletes)
-        items = [item for work in batch for item in work.upserts]
-        if not items:
+        if not any(work.upserts for work in batch):
             return
-        # The window of a first item is the item itself: embed each distinct text once.
-        texts = list(dict.fromkeys(text for item in items for text in (item.turn, item.window)))
-        rows = dict(zip(texts, self._embedder.embed(texts), strict=True))
+        vectors = vectors_of([item for work in batch for item in work.upserts], self._embedder)
         self._index.upsert_all(
             [
                 Rows(
-                    work.owner,
-                    work.cube,
-                    [item.id for item in work.upserts],
-                    {
-                        "turn": np.stack([rows[item.turn] for item in work.upserts]),
-                        "window": np.stack([rows[item.window] for item in work.upserts]),
-                    },
+                    work.owner, work.cube, [item.id for item in work.upserts], vectors(work.upserts)
                 )
                 for work in batch
                 if work.upserts

@@ -19,6 +19,8 @@ from cachetools import LRUCache
 from memos_vllm.plaintext.claims.validity import Past
 from memos_vllm.plaintext.english.lexicon import is_question, names_time
 from memos_vllm.plaintext.search.bm25 import Bm25, Integers, Postings, Scores, TokenHashes, rarity
+from memos_vllm.plaintext.search.part_arrays import KIND, arrays_of, restored
+from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import CubeItems, IndexedItem, Owner, PartKey
 
@@ -196,8 +198,9 @@ class OwnerIndex:
 class LexicalCache:
     """LRU cache of owner indexes; one thread builds an owner's index at a time."""
 
-    def __init__(self, load: LoadParts, capacity: int) -> None:
+    def __init__(self, load: LoadParts, capacity: int, files: PartFiles | None = None) -> None:
         self._load = load
+        self._files = files
         self._lock = threading.Lock()
         self._building: dict[Owner, threading.Lock] = {}
         self._indexes: LRUCache[Owner, OwnerIndex] = LRUCache(capacity)
@@ -223,11 +226,25 @@ class LexicalCache:
     def _joined(
         self, owner: Owner, revision: int, parts_before: Mapping[PartKey, Part]
     ) -> OwnerIndex:
-        parts = [
-            parts_before[cube.key] if cube.items is None else Part.of(cube.key, cube.items)
-            for cube in self._load(owner, frozenset(parts_before))
-        ]
+        parts: list[Part] = []
+        derived: list[Part] = []
+        for cube in self._load(owner, frozenset(parts_before)):
+            part = parts_before[cube.key] if cube.items is None else None
+            if part is None and cube.items:
+                part = self._restored(owner, cube.key, cube.items)
+            if part is None:
+                part = Part.of(cube.key, cube.items or ())
+                derived.append(part)
+            parts.append(part)
+        if self._files is not None:
+            self._files.save_soon(
+                owner, [(part.key, KIND, arrays_of(part)) for part in derived if part.items]
+            )
         return OwnerIndex.build(revision, [part for part in parts if part.items])
+
+    def _restored(self, owner: Owner, key: PartKey, items: Sequence[IndexedItem]) -> Part | None:
+        arrays = self._files.load(owner, key, KIND) if self._files is not None else None
+        return restored(Part, arrays, {"key": key, "items": items}) if arrays else None
 
 
 def _integers(values: Iterable[int]) -> Integers:

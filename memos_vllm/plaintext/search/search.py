@@ -19,7 +19,8 @@ from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
-from memos_vllm.plaintext.search.vector_cache import VectorCache
+from memos_vllm.plaintext.search.part_files import PartFiles
+from memos_vllm.plaintext.search.vector_cache import Unsettled, VectorCache
 from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex
 from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import Owner
@@ -53,12 +54,24 @@ class SearchResult:
 
 
 class MemOperator:
-    def __init__(self, config: RetrievalConfig, views: VaultViews, index: VectorIndex) -> None:
+    def __init__(
+        self,
+        config: RetrievalConfig,
+        views: VaultViews,
+        index: VectorIndex,
+        unsettled: Unsettled = lambda owner: frozenset(),
+        files: PartFiles | None = None,
+    ) -> None:
+        """
+        Args:
+            unsettled: cubes of an owner whose changes are not in Chroma yet.
+            files: what was derived from items, kept across restarts.
+        """
         self._config = config
         self._views = views
         self._index = index
-        self._lexical = LexicalCache(views.owner_cubes, config.cached_owners)
-        self._vectors = VectorCache(index, config.vector_cache_bytes)
+        self._lexical = LexicalCache(views.owner_cubes, config.cached_owners, files)
+        self._vectors = VectorCache(index, config.vector_cache_bytes, unsettled, files)
 
     def search(
         self,

@@ -3,7 +3,8 @@
 Chroma's filtered query reads an owner's ids from its database each time: at 10,000 items that is most
 of a search (benchmarks/locomo_retrieval measures ours).  With matrices, a search is one product, every
 item has a score, and nothing is approximate.  Chroma remains the store: rows are read at an owner's
-first search, and after a change only the changed ones.
+first search, and after a change only those of the changed cubes.  Rows that are final also go into
+files (`PartFiles`), since Chroma takes seconds to return 10,000 vectors after a start.
 """
 
 from __future__ import annotations
@@ -11,27 +12,36 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections.abc import Callable, Iterator, Set
 
 import numpy as np
 from cachetools import LRUCache
 
 from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.embed.model import signature_of
 from memos_vllm.plaintext.search.bm25 import Scores
-from memos_vllm.plaintext.search.owner_index import OwnerIndex
-from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex, View
-from memos_vllm.vault.items import Owner
+from memos_vllm.plaintext.search.owner_index import OwnerIndex, Part
+from memos_vllm.plaintext.search.part_files import PartFiles
+from memos_vllm.plaintext.search.vector_store import VIEWS, Generation, VectorIndex, View
+from memos_vllm.vault.items import Owner, PartKey
 
 _RETRY_SECONDS = 1.0
 _FLOAT_BYTES = 4
 
+Unsettled = Callable[[Owner], Set[str]]
+"""Cubes of an owner whose changes are not in Chroma yet."""
+
 
 @dataclasses.dataclass(slots=True)
 class _Matrices:
+    generation: Generation
     index: OwnerIndex
     rows: dict[View, Vectors]
     """(num_items, dim) for each view, in the order of the index's items; NaN: not in Chroma yet."""
+    settled: frozenset[PartKey]
+    """Parts whose rows are final."""
     retry_at: float
-    """Monotonic time to read missing rows again; infinite: complete."""
+    """Monotonic time to read the other parts again; infinite: none."""
 
     @property
     def bytes(self) -> int:
@@ -39,9 +49,17 @@ class _Matrices:
 
 
 class VectorCache:
-    def __init__(self, index: VectorIndex, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        index: VectorIndex,
+        limit_bytes: int,
+        unsettled: Unsettled = lambda owner: frozenset(),
+        files: PartFiles | None = None,
+    ) -> None:
         self._index = index
         self._limit = limit_bytes
+        self._unsettled = unsettled
+        self._files = files
         self._lock = threading.Lock()
         self._cache: LRUCache[Owner, _Matrices] = LRUCache(
             limit_bytes, getsizeof=lambda cached: cached.bytes
@@ -54,18 +72,29 @@ class VectorCache:
     def scores(self, owner: Owner, index: OwnerIndex, vector: Vectors) -> dict[View, Scores]:
         """Cosine of each item, by view; NaN for items that are not indexed yet.
 
+        All are NaN for a vector of another embedder than the index's, as while it changes.
+
         Args:
             vector: (dim,), of length 1.
 
         Raises:
             IndexUnavailable: rows are missing, and Chroma does not answer.
         """
+        generation = self._index.generation
+        if not generation.matches(signature_of(vector)):
+            return {view: np.full(len(index.items), np.nan, dtype=np.float32) for view in VIEWS}
         with self._lock:
             cached = self._cache.get(owner)
-        if cached is None or cached.index is not index or cached.retry_at <= time.monotonic():
-            cached = self._load(owner, index, cached, len(vector))
+        if (
+            cached is None
+            or cached.index is not index
+            or cached.generation != generation
+            or cached.retry_at <= time.monotonic()
+        ):
+            cached = self._load(owner, index, cached, len(vector), generation)
         self._store(owner, cached)
-        return {view: rows @ vector for view, rows in cached.rows.items()}
+        plain = np.asarray(vector)
+        return {view: rows @ plain for view, rows in cached.rows.items()}
 
     def refresh(self, owner: Owner, index: OwnerIndex) -> None:
         """Update the matrices of an owner, if they are cached.
@@ -78,23 +107,76 @@ class VectorCache:
         if cached is not None and cached.index is not index:
             dim = cached.rows["turn"].shape[1]
             if self.fits(index, dim):
-                self._store(owner, self._load(owner, index, cached, dim))
+                loaded = self._load(owner, index, cached, dim, self._index.generation)
+                self._store(owner, loaded)
 
-    def _load(self, owner: Owner, index: OwnerIndex, old: _Matrices | None, dim: int) -> _Matrices:
+    def _load(
+        self,
+        owner: Owner,
+        index: OwnerIndex,
+        old: _Matrices | None,
+        dim: int,
+        generation: Generation,
+    ) -> _Matrices:
         shape = (len(index.items), dim)
         rows: dict[View, Vectors] = {
             view: np.full(shape, np.nan, dtype=np.float32) for view in VIEWS
         }
-        if old is not None:
-            _copy_unchanged(old, index, rows)
-        complete = True
+        settled: set[PartKey] = set()
+        if old is not None and old.generation == generation and old.rows["turn"].shape[1] == dim:
+            settled = _copy_settled(old, index, rows)
+        if self._files is not None:
+            settled |= self._copy_files(owner, index, rows, settled)
+        fresh = [(part, span) for part, span in _spans(index) if part.key not in settled]
+        if fresh:
+            # Asked before the rows are read: a change that comes between makes another version.
+            unsettled = self._unsettled(owner)
+            self._read(owner, index, rows)
+            final = [
+                (part, span)
+                for part, span in fresh
+                if part.key.cube_id not in unsettled
+                and not any(np.isnan(matrix[span, 0]).any() for matrix in rows.values())
+            ]
+            settled |= {part.key for part, _ in final}
+            if self._files is not None:
+                self._files.save_soon(
+                    owner,
+                    [
+                        (part.key, generation.kind, {v: m[span] for v, m in rows.items()})
+                        for part, span in final
+                    ],
+                )
+        complete = len(settled) == len(index.parts)
+        retry_at = np.inf if complete else time.monotonic() + _RETRY_SECONDS
+        return _Matrices(generation, index, rows, frozenset(settled), retry_at)
+
+    def _copy_files(
+        self, owner: Owner, index: OwnerIndex, rows: dict[View, Vectors], done: Set[PartKey]
+    ) -> set[PartKey]:
+        """Copy the rows that files have; the parts that are complete."""
+        assert self._files is not None
+        found = set()
+        for part, span in _spans(index):
+            if part.key in done:
+                continue
+            arrays = self._files.load(owner, part.key, self._index.generation.kind)
+            if arrays is None or any(
+                view not in arrays or arrays[view].shape != rows[view][span].shape for view in VIEWS
+            ):
+                continue
+            for view, matrix in rows.items():
+                matrix[span] = arrays[view]
+            found.add(part.key)
+        return found
+
+    def _read(self, owner: Owner, index: OwnerIndex, rows: dict[View, Vectors]) -> None:
+        """Read missing rows from Chroma."""
         for view, matrix in rows.items():
-            wanted = np.flatnonzero(np.isnan(matrix[:, 0]))
-            ids = [index.items[position].id for position in wanted]
+            missing = np.flatnonzero(np.isnan(matrix[:, 0]))
+            ids = [index.items[position].id for position in missing]
             for item_id, row in self._index.vectors(owner, view, ids):
                 matrix[index.position[item_id]] = row
-            complete = complete and not np.isnan(matrix[wanted, 0]).any()
-        return _Matrices(index, rows, np.inf if complete else time.monotonic() + _RETRY_SECONDS)
 
     def _store(self, owner: Owner, cached: _Matrices) -> None:
         with self._lock:
@@ -102,17 +184,35 @@ class VectorCache:
                 self._cache[owner] = cached
 
 
-def _copy_unchanged(old: _Matrices, index: OwnerIndex, rows: dict[View, Vectors]) -> None:
-    """Copy the rows of items whose text and window are unchanged."""
-    before = old.index.position
-    pairs = [
-        (position, before[item.id])
-        for position, item in enumerate(index.items)
-        if item.id in before and old.index.items[before[item.id]].window == item.window
-    ]
-    if not pairs:
-        return
-    to, of = np.array(pairs).T
-    for view, matrix in rows.items():
-        if old.rows[view].shape[1] == matrix.shape[1]:
-            matrix[to] = old.rows[view][of]
+def _spans(index: OwnerIndex) -> Iterator[tuple[Part, slice]]:
+    """Each part with its positions in the index."""
+    start = 0
+    for part in index.parts.values():
+        yield part, slice(start, start + len(part.items))
+        start += len(part.items)
+
+
+def _copy_settled(old: _Matrices, index: OwnerIndex, rows: dict[View, Vectors]) -> set[PartKey]:
+    """Copy final rows of unchanged items; the parts that are unchanged as a whole."""
+    before = {
+        part.key.cube_id: (part, span)
+        for part, span in _spans(old.index)
+        if part.key in old.settled
+    }
+    unchanged = set()
+    for part, span in _spans(index):
+        old_part, old_span = before.get(part.key.cube_id, (None, slice(0)))
+        if old_part is None:
+            continue
+        if old_part.key == part.key:
+            for view, matrix in rows.items():
+                matrix[span] = old.rows[view][old_span]
+            unchanged.add(part.key)
+            continue
+        windows = {item.id: (n, item.window) for n, item in enumerate(old_part.items)}
+        for position, item in enumerate(part.items):
+            n, window = windows.get(item.id, (0, None))
+            if window == item.window:
+                for view, matrix in rows.items():
+                    matrix[span.start + position] = old.rows[view][old_span.start + n]
+    return unchanged

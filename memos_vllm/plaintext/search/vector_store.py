@@ -16,6 +16,7 @@ import dataclasses
 import fcntl
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,12 +33,16 @@ from chromadb.errors import ChromaError, NotFoundError
 from memos_vllm.config.tree import Config
 from memos_vllm.errors import ConfigError, IndexUnavailable
 from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.embed.model import signature_of
 from memos_vllm.vault.items import Owner
 
 View = Literal["turn", "window"]
 VIEWS: tuple[View, ...] = ("turn", "window")
 BUCKETS = 64
 LAYOUT = f"buckets-{BUCKETS}-1"
+FIRST_PREFIX = "memos"
+"""Of the collections' names, while the embedder was never changed."""
+_NAME = re.compile(rf"({FIRST_PREFIX}(?:-[0-9a-f]{{8}})?)-(?:{'|'.join(VIEWS)})-\d{{3}}")
 _BATCH = 1000
 _NEVER_EVICT = 1_000_000  # indexes kept open; there are only len(VIEWS) * BUCKETS of them
 
@@ -53,6 +58,24 @@ class Rows:
     """(len(ids), dim) of each view."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Generation:
+    """Collections with the vectors of one embedder."""
+
+    signature: str
+    prefix: str = FIRST_PREFIX
+    """Of the collections' names."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the files with these vectors (`PartFiles`)."""
+        return f"vectors-{hashlib.sha256(self.signature.encode()).hexdigest()[:16]}"
+
+    def matches(self, signature: str | None) -> bool:
+        """Whether a vector can be compared with these; None: its embedder is not known."""
+        return signature is None or not self.signature or signature == self.signature
+
+
 class VectorIndex:
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -60,6 +83,16 @@ class VectorIndex:
         self._collections: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._lock_file: int | None = None
+        self.generation = Generation("")
+        """The vectors that searches and writes use; assign to change it."""
+
+    def beside(self, generation: Generation) -> VectorIndex:
+        """Another generation in the same store, while this object is open."""
+        other = VectorIndex(self._config)
+        other.generation = generation
+        with self._lock:
+            other._client = self._open()
+        return other
 
     def claim(self) -> bool:
         """Lock the embedded store for this process; False: another process has it.
@@ -135,7 +168,12 @@ class VectorIndex:
     def query(
         self, owner: Owner, view: View, vector: Vectors, count: int
     ) -> list[tuple[str, float]]:
-        """The nearest items of one owner: (item id, cosine similarity), best first."""
+        """The nearest items of one owner: (item id, cosine similarity), best first.
+
+        None for a vector of another embedder.
+        """
+        if not self.generation.matches(signature_of(vector)):
+            return []
         with _translated():
             found = self._collection(owner, view).query(
                 query_embeddings=[vector],
@@ -170,16 +208,26 @@ class VectorIndex:
             )
 
     def clear(self) -> None:
-        """Remove every collection of ours, before a rebuild."""
+        """Remove every collection of the generation, before a rebuild."""
         with self._lock, _translated():
             client = self._open()
             for view in VIEWS:
                 for bucket in range(BUCKETS):
                     try:
-                        client.delete_collection(f"memos-{view}-{bucket:03d}")
+                        client.delete_collection(f"{self.generation.prefix}-{view}-{bucket:03d}")
                     except NotFoundError:
                         continue
             self._collections.clear()
+
+    def clear_others(self, *kept: Generation) -> None:
+        """Remove the collections of all generations but this one and the given ones."""
+        prefixes = {self.generation.prefix, *(generation.prefix for generation in kept)}
+        with self._lock, _translated():
+            client = self._open()
+            for collection in client.list_collections():
+                name = _NAME.fullmatch(collection.name)
+                if name and name[1] not in prefixes:
+                    client.delete_collection(collection.name)
 
     def ping(self) -> None:
         """Check that Chroma answers.
@@ -200,7 +248,7 @@ class VectorIndex:
 
     def _collection(self, owner: Owner, view: View) -> Any:
         bucket = int(owner_digest(owner)[:8], 16) % BUCKETS
-        name = f"memos-{view}-{bucket:03d}"
+        name = f"{self.generation.prefix}-{view}-{bucket:03d}"
         with self._lock, _translated():
             if name not in self._collections:
                 self._collections[name] = self._open().get_or_create_collection(
