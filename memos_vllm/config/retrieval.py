@@ -51,7 +51,8 @@ class RetrievalConfig(Section):
         0.2,
         ge=-1,
         le=1,
-        description="items below it that share no word with the question are dropped",
+        description="items below it that share no word with the question are dropped; 0 is the cosine of "
+        "unrelated texts in the embedder, 1 that of equal ones",
     )
     weights: RetrievalWeights = RetrievalWeights()
     cached_owners: int = Field(

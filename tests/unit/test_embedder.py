@@ -35,6 +35,7 @@ def test_the_query_cache_is_separate_for_each_person(system):
         await system.embed_question(ALICE, "Where is it?")
         await system.embed_question(BOB, "Where is it?")
 
+    system.embedder.warm()
     with mock.patch.object(
         type(system.embedder), "_encode", autospec=True, side_effect=type(system.embedder)._encode
     ) as encode:

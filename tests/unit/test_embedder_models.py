@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,11 +17,13 @@ from memos_vllm.demo.embedder import INSTALL, PACK, WHEEL, demo_embedder_path, m
 from memos_vllm.demo.granite import read_pack
 from memos_vllm.demo.wheels import find_in_wheel
 from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.plaintext.embed.background import above
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Encoder, Vectors
 from memos_vllm.plaintext.embed.languages import MULTILINGUAL, shares, unrelated
+from memos_vllm.plaintext.embed.model import background_by
 from memos_vllm.system import MemorySystem
-from tests.conftest import make_config
+from tests.conftest import make_config, principal
 
 TEXTS = [
     "My cat is called Miso.",
@@ -200,8 +203,6 @@ def test_the_passage_prefix_is_part_of_the_signature(folder: Path) -> None:
 
 
 def test_the_embedder_marks_questions(folder: Path) -> None:
-    import asyncio
-
     config = EmbedderConfig(model=str(folder), processes=0, query_prefix="ask: ")
     embedder, plain = Embedder(config), encoder(folder)
     asked = asyncio.run(embedder.embed_query("cat", "ann"))
@@ -298,3 +299,16 @@ def test_doctor_names_multilingual_models_for_an_english_embedder(tmp_path: Path
     assert found.status == "note"
     assert "English only" in found.found
     assert all(model in found.remedy for model in MULTILINGUAL)
+
+
+@pytest.mark.parametrize("model", [demo_embedder_path, minilm_path])
+def test_unrelated_texts_stand_at_the_background_in_every_model(
+    tmp_path: Path, model: Callable[[], Path]
+) -> None:
+    system = MemorySystem(make_config(tmp_path, embedder={"model": str(model())})).open()
+    vector = asyncio.run(system.embed_question(principal(), "What is my cat called?"))
+    background = background_by(vector)
+    rows = system.embedder.embed(["The kitten has the name Miso.", "The invoice is overdue."])
+    near, far = above(rows @ np.asarray(vector), background)
+    system.close()
+    assert far < 0.2 < near

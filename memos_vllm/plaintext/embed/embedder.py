@@ -20,6 +20,7 @@ from cachetools import LRUCache
 
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.plaintext.embed.background import UNRELATED, background_of
 from memos_vllm.plaintext.embed.encoder import Encoder, TextEncoder, folder_of
 from memos_vllm.plaintext.embed.layout import UnsupportedLayout, prefixes_of
 from memos_vllm.plaintext.embed.model import SignedVector, Vectors
@@ -36,6 +37,10 @@ class _Line:
     def __init__(self, config: EmbedderConfig) -> None:
         self.config = config
         self.signature = signature_by(config)
+        self.closed = False
+        """Whether nothing may be queued any more."""
+        self.probe: Future[Vectors] | None = None
+        """Vectors of unrelated texts; None: not asked for yet."""
         self.jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
         self.threads: list[threading.Thread] = []
         self.encoders: list[TextEncoder] = [
@@ -77,7 +82,10 @@ class Embedder:
             if (cached := line.cache.get(key)) is not None:
                 return cached
             future = self._submitted(line, _QUERY, [text])
-        vector = SignedVector.of((await asyncio.wrap_future(future))[0], line.signature)
+        rows = await asyncio.wrap_future(future)
+        # Others wait for the probe, too: a cancelled request must not cancel it.
+        probe = await asyncio.shield(asyncio.wrap_future(self._probe(line)))
+        vector = SignedVector.of(rows[0], line.signature, background_of(probe))
         if line.config.query_cache:
             with self._lock:
                 line.cache[key] = vector
@@ -110,9 +118,7 @@ class Embedder:
         Raises:
             EmbedderUnavailable: it cannot be loaded.
         """
-        with self._lock:
-            future = self._submitted(self._line, _QUERY, ["warm"])
-        future.result()
+        self._probe(self._line).result()
 
     def use(self, config: EmbedderConfig) -> None:
         """Embed with another configuration from now on; what was asked before is still answered."""
@@ -122,14 +128,26 @@ class Embedder:
         """Embed with the model of another embedder, which may be loaded; use the other no more."""
         with self._lock:
             old, self._line = self._line, other._line
+            old.closed = True
         threading.Thread(target=_close, args=(old, True), daemon=True).start()
 
     def close(self) -> None:
         _close(self._line)
 
+    def _probe(self, line: _Line) -> Future[Vectors]:
+        """Vectors of `UNRELATED`, once for each line."""
+        with self._lock:
+            failed = line.probe is not None and line.probe.done() and line.probe.exception()
+            if line.probe is None or failed:
+                line.probe = self._submitted(line, _QUERY, list(UNRELATED))
+            return line.probe
+
     def _submitted(self, line: _Line, priority: int, texts: list[str]) -> Future[Vectors]:
         """Queue texts; the caller holds the lock."""
         future: Future[Vectors] = Future()
+        if line.closed:
+            future.set_exception(EmbedderUnavailable("the embedder has just changed"))
+            return future
         line.jobs.put((priority, next(_numbers), texts, future))
         if not line.threads:
             line.threads = [self._started(line, encoder) for encoder in line.encoders]

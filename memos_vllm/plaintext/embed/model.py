@@ -36,17 +36,24 @@ class SentenceModel(Protocol):
 
 
 class SignedVector(np.ndarray):  # type: ignore[type-arg]
-    """(dim,) of a question, with the signature of the embedder that made it."""
+    """(dim,) of a question, with what search has to know of the embedder that made it."""
 
     signature: str | None = None
+    background: float = 0.0
+    """Cosine of unrelated texts."""
 
     @classmethod
-    def of(cls, vector: Vectors, signature: str) -> SignedVector:
+    def of(cls, vector: Vectors, signature: str, background: float) -> SignedVector:
         signed = vector.view(cls)
-        signed.signature = signature
+        signed.signature, signed.background = signature, background
         return signed
 
 
 def signature_of(vector: Vectors) -> str | None:
     """Signature of a vector's embedder; None: not known."""
     return getattr(vector, "signature", None)
+
+
+def background_by(vector: Vectors | None) -> float:
+    """Background of a vector's embedder; 0: not known."""
+    return getattr(vector, "background", 0.0)

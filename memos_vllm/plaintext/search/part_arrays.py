@@ -67,6 +67,11 @@ def arrays_of(derived: Any, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
     return found
 
 
+@functools.cache
+def _types(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def restored(
     kind: type[Derived], arrays: Mapping[str, npt.NDArray[Any]], given: Mapping[str, Any]
 ) -> Derived | None:
@@ -75,7 +80,7 @@ def restored(
     Args:
         given: the other fields.
     """
-    types = typing.get_type_hints(kind)
+    types = _types(kind)  # type: ignore[arg-type]  # types are hashable
     values: dict[str, Any] = dict(given)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name in values:

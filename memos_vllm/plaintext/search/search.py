@@ -15,7 +15,9 @@ from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.principal import Principal
+from memos_vllm.plaintext.embed.background import above
 from memos_vllm.plaintext.embed.encoder import Vectors
+from memos_vllm.plaintext.embed.model import background_by
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
@@ -103,7 +105,14 @@ class MemOperator:
             left_out = index.elsewhere(principal.persona)
             left_out |= frozenset() if about_past else claims
             scored.extend(
-                self._rank(question, index=index, channels=channels, top_k=top_k, left_out=left_out)
+                self._rank(
+                    question,
+                    index=index,
+                    channels=channels,
+                    top_k=top_k,
+                    left_out=left_out,
+                    background=background_by(vector),
+                )
             )
             over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
@@ -212,11 +221,12 @@ class MemOperator:
         channels: dict[str, Scores],
         top_k: int,
         left_out: AbstractSet[str] = frozenset(),
+        background: float = 0.0,
     ) -> list[_Scored]:
         if not index.items:
             return []
         fused = fuse(signals_of(question, index, channels), self._config.weights)
-        relevant = self._relevant(channels)
+        relevant = self._relevant(channels, background)
         best = np.argsort(-fused, kind="stable")
         ranked: list[_Scored] = []
         for position in best:
@@ -232,11 +242,16 @@ class MemOperator:
                 break
         return ranked
 
-    def _relevant(self, channels: dict[str, Scores]) -> npt.NDArray[np.bool_]:
-        """Whether an item shares a token with the question, or its cosine is at least `min_cosine`."""
+    def _relevant(self, channels: dict[str, Scores], background: float) -> npt.NDArray[np.bool_]:
+        """Whether an item shares a token with the question, or its cosine is at least `min_cosine`.
+
+        Args:
+            background: cosine of unrelated texts; `min_cosine` is a share of the way from there to 1.
+        """
         relevant: npt.NDArray[np.bool_] = channels["lexical_turn"] > 0
         for view in VIEWS:
             dense = channels.get(f"dense_{view}")
             if dense is not None:
-                relevant = relevant | (np.nan_to_num(dense, nan=-1.0) >= self._config.min_cosine)
+                over = above(np.nan_to_num(dense, nan=-1.0), background)
+                relevant = relevant | (over >= self._config.min_cosine)
         return relevant

@@ -94,7 +94,8 @@ class VectorCache:
             cached = self._load(owner, index, cached, len(vector), generation)
         self._store(owner, cached)
         plain = np.asarray(vector)
-        return {view: rows @ plain for view, rows in cached.rows.items()}
+        # Not a product of BLAS: its threads wait for one another while the engine has the cores.
+        return {view: np.einsum("ij,j->i", rows, plain) for view, rows in cached.rows.items()}
 
     def refresh(self, owner: Owner, index: OwnerIndex) -> None:
         """Update the matrices of an owner, if they are cached.
@@ -119,16 +120,21 @@ class VectorCache:
         generation: Generation,
     ) -> _Matrices:
         shape = (len(index.items), dim)
-        rows: dict[View, Vectors] = {
-            view: np.full(shape, np.nan, dtype=np.float32) for view in VIEWS
-        }
+        rows: dict[View, Vectors] = {view: np.empty(shape, dtype=np.float32) for view in VIEWS}
         settled: set[PartKey] = set()
-        if old is not None and old.generation == generation and old.rows["turn"].shape[1] == dim:
+        if old is not None and (old.generation != generation or old.rows["turn"].shape[1] != dim):
+            old = None
+        if old is not None:
             settled = _copy_settled(old, index, rows)
         if self._files is not None:
             settled |= self._copy_files(owner, index, rows, settled)
         fresh = [(part, span) for part, span in _spans(index) if part.key not in settled]
         if fresh:
+            for _, span in fresh:
+                for matrix in rows.values():
+                    matrix[span] = np.nan
+            if old is not None:
+                _copy_items(old, fresh, rows)
             # Asked before the rows are read: a change that comes between makes another version.
             unsettled = self._unsettled(owner)
             self._read(owner, index, rows)
@@ -193,21 +199,27 @@ def _spans(index: OwnerIndex) -> Iterator[tuple[Part, slice]]:
 
 
 def _copy_settled(old: _Matrices, index: OwnerIndex, rows: dict[View, Vectors]) -> set[PartKey]:
-    """Copy final rows of unchanged items; the parts that are unchanged as a whole."""
+    """Copy the final rows of unchanged parts; these parts."""
+    before = {part.key: span for part, span in _spans(old.index) if part.key in old.settled}
+    unchanged = set()
+    for part, span in _spans(index):
+        if part.key in before:
+            for view, matrix in rows.items():
+                matrix[span] = old.rows[view][before[part.key]]
+            unchanged.add(part.key)
+    return unchanged
+
+
+def _copy_items(old: _Matrices, parts: list[tuple[Part, slice]], rows: dict[View, Vectors]) -> None:
+    """Copy the final rows of items whose text and window are unchanged in changed parts."""
     before = {
         part.key.cube_id: (part, span)
         for part, span in _spans(old.index)
         if part.key in old.settled
     }
-    unchanged = set()
-    for part, span in _spans(index):
+    for part, span in parts:
         old_part, old_span = before.get(part.key.cube_id, (None, slice(0)))
         if old_part is None:
-            continue
-        if old_part.key == part.key:
-            for view, matrix in rows.items():
-                matrix[span] = old.rows[view][old_span]
-            unchanged.add(part.key)
             continue
         windows = {item.id: (n, item.window) for n, item in enumerate(old_part.items)}
         for position, item in enumerate(part.items):
@@ -215,4 +227,3 @@ def _copy_settled(old: _Matrices, index: OwnerIndex, rows: dict[View, Vectors]) 
             if window == item.window:
                 for view, matrix in rows.items():
                     matrix[span.start + position] = old.rows[view][old_span.start + n]
-    return unchanged
