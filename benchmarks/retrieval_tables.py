@@ -23,7 +23,7 @@ LOCOMO_SYSTEMS = {
     "four_way_both": "ours, four equal + both (weights of version 0.1)",
     "four_way_both_coverage": "ours, four equal + both + coverage",
     "without_coverage": "ours without coverage",
-    "without_session_coverage": "ours without session coverage",
+    "without_near_coverage": "ours without coverage by neighbours",
     "without_session_prior": "ours without session prior",
     "without_speaker_boost": "ours without speaker boost",
     "without_time_boost": "ours without time boost",

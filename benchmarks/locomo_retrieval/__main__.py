@@ -22,12 +22,12 @@ from benchmarks.locomo_retrieval.dataset import (
     DataUnavailable,
     load,
 )
-from benchmarks.locomo_retrieval.fit import Example, fit
 from benchmarks.locomo_retrieval.metrics import KS, mean_scores, score
 from benchmarks.locomo_retrieval.plot import plot
 from benchmarks.locomo_retrieval.rivals import rivals
 from benchmarks.locomo_retrieval.sweep import sweep
 from benchmarks.record import ROOT, Record, output_arguments
+from benchmarks.retrieval_general.fit import Example, fit
 from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.demo.embedder import MINILM_WHEEL, minilm_path
 from memos_vllm.plaintext.embed.encoder import Vectors

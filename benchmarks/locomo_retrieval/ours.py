@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.locomo_retrieval.dataset import Conversation, Question, Turn
-from benchmarks.locomo_retrieval.fit import Example
 from benchmarks.locomo_retrieval.metrics import distinct
+from benchmarks.retrieval_general.fit import Example
 from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.config.tree import Config, EmbedderConfig
 from memos_vllm.cube.ids import PersonId
@@ -53,7 +53,7 @@ ABLATIONS: Mapping[str, RetrievalWeights] = {
 } | {
     f"without_{name}": _without(name)
     for name in (
-        *("coverage", "session_coverage", "session_prior", "speaker_boost", "time_boost"),
+        *("coverage", "near_coverage", "session_prior", "speaker_boost", "time_boost"),
         *("when_boost", "question_penalty"),
     )
 }

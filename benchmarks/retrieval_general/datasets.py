@@ -5,7 +5,7 @@
 | LoCoMo | a conversation of two people | turns | turns |
 | LongMemEval, own sessions | the sessions of one question | turns of user and assistant | turns |
 | LongMemEval, pool | all sessions, one after another | the same | turns |
-| PrefEval | the stated preferences of all topics | preferences | one preference |
+| PrefEval | one preference, then conversations about other things | turns | the preference |
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 
 from benchmarks.locomo_retrieval import dataset as locomo
 
+_OF_TOPIC = 20
+"""Preferences of each topic of PrefEval: each is a store of its own."""
 PERSON, ASSISTANT = "alice", "assistant"
 FILES = {
     "LoCoMo": "locomo10.json",
@@ -85,7 +87,9 @@ def _locomo(path: Path) -> Iterator[Store]:
             name=conversation.name,
             part="LoCoMo",
             family="LoCoMo",
-            turns=tuple(Turn(t.id, t.session, t.speaker, t.text, t.time) for t in conversation.turns),
+            turns=tuple(
+                Turn(t.id, t.session, t.speaker, t.text, t.time) for t in conversation.turns
+            ),
             questions=tuple(
                 Question(q.text, locomo.CATEGORIES[q.category], frozenset(q.evidence))
                 for q in conversation.questions
@@ -126,10 +130,8 @@ def _longmemeval(path: Path) -> Iterator[Store]:
 
 def _session(name: str, date: str, turns: Sequence[dict[str, Any]]) -> Iterator[Turn]:
     moment = datetime.strptime(date, "%Y/%m/%d (%a) %H:%M").replace(tzinfo=UTC)
-    for number, turn in enumerate(turns):
-        if text := turn["content"].strip():
-            speaker = PERSON if turn["role"] == "user" else ASSISTANT
-            yield Turn(f"{name}:{number}", name, speaker, text, moment)
+    for turn in _conversation(name, turns):
+        yield dataclasses.replace(turn, time=moment)
 
 
 def _first_time(turns: Sequence[Turn]) -> datetime:
@@ -137,13 +139,25 @@ def _first_time(turns: Sequence[Turn]) -> datetime:
 
 
 def _prefeval(path: Path) -> Iterator[Store]:
-    turns, questions = [], []
-    for topic, rows in _read(path)["explicit"].items():
-        for number, row in enumerate(rows):
-            name = f"{topic}:{number}"
-            turns.append(Turn(name, name, PERSON, row["preference"], None))
-            questions.append(Question(row["question"], topic, frozenset({name})))
-    yield Store("PrefEval", "PrefEval", "PrefEval", tuple(turns), tuple(questions))
+    data = _read(path)
+    others = tuple(
+        turn
+        for conversation in data["distractor_conversations"]
+        for turn in _conversation(conversation["conversation_id"], conversation["conversation"])
+    )
+    for topic, rows in data["explicit"].items():
+        for number in range(0, len(rows), max(1, len(rows) // _OF_TOPIC)):
+            row, name = rows[number], f"{topic}:{number}"
+            turn = Turn(name, name, PERSON, row["preference"], None)
+            question = Question(row["question"], topic, frozenset({name}))
+            yield Store(name, "PrefEval", "PrefEval", (turn, *others), (question,))
+
+
+def _conversation(name: str, turns: Sequence[dict[str, Any]]) -> Iterator[Turn]:
+    for number, turn in enumerate(turns):
+        if text := turn["content"].strip():
+            speaker = PERSON if turn["role"] == "user" else ASSISTANT
+            yield Turn(f"{name}:{number}", name, speaker, text, None)
 
 
 def _read(path: Path) -> Any:

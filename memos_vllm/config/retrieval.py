@@ -1,8 +1,7 @@
 """Configuration of the search.
 
-The default weights are rounded from a fit on LoCoMo's ten conversations
-(`benchmarks/locomo_retrieval/fit.py`); that benchmark's headline is their recall on held-out
-conversations.
+The default weights are rounded from a fit on LoCoMo, LongMemEval and PrefEval together
+(`benchmarks/retrieval_general/fit.py`); that benchmark reports them on data sets left out whole.
 """
 
 from __future__ import annotations
@@ -13,31 +12,45 @@ from memos_vllm.config.section import Section
 
 
 class RetrievalWeights(Section):
-    """Weights of an item's score: a weighted mean of six signals, plus boosts."""
+    """Weights of an item's score: a weighted sum of signals, of which most are 0 to 1."""
 
-    lexical_turn: float = Field(0.5, ge=0, description="BM25 of the item")
-    lexical_window: float = Field(0.6, ge=0, description="BM25 of the item with its predecessor")
-    dense_turn: float = Field(1.15, ge=0, description="cosine of the item")
-    dense_window: float = Field(1.45, ge=0, description="cosine of the item with its predecessor")
-    coverage: float = Field(
-        0.9, ge=0, description="share of the question's words that occur in the item or near it"
+    lexical_turn: float = Field(
+        1.4, ge=0, description="BM25 of the item, of the question's best possible"
     )
-    session_coverage: float = Field(
-        0.45, ge=0, description="share of the question's words that occur in the item's session"
+    lexical_window: float = Field(
+        1.7, ge=0, description="BM25 of the item with its predecessor, likewise"
+    )
+    dense_turn: float = Field(
+        2.8,
+        ge=0,
+        description="standing of the item's cosine, standard deviations above the background",
+    )
+    dense_window: float = Field(0.2, ge=0, description="standing of the item with its predecessor")
+    coverage: float = Field(
+        2.9, ge=0, description="share of the question's information in the item"
+    )
+    near_coverage: float = Field(
+        2.9, ge=0, description="share of the question's information in the item and its neighbours"
     )
     session_prior: float = Field(
-        0.12, ge=0, description="boost of items whose session has other good items"
+        0.9, ge=0, description="boost of items whose session has other good items"
     )
     speaker_boost: float = Field(
-        0.3, ge=0, description="boost of items by a speaker named in the question"
+        2.5, ge=0, description="boost of items by a speaker named in the question"
     )
     time_boost: float = Field(
-        1.1, ge=0, description="boost of items from a year, month or day named in the question"
+        3.8, ge=0, description="boost of items from a year, month or day named in the question"
     )
     when_boost: float = Field(
-        0.3, ge=0, description="boost of items that name a time, for questions that ask for one"
+        1.8, ge=0, description="boost of items that name a time, for questions that ask for one"
     )
-    question_penalty: float = Field(0.1, ge=0, description="penalty of items that are questions")
+    question_penalty: float = Field(0.8, ge=0, description="penalty of items that are questions")
+    reply_penalty: float = Field(
+        4.0, ge=0, description="penalty of the assistant's replies and of tool results"
+    )
+    reply_boost: float = Field(
+        4.0, ge=0, description="boost of replies for questions about what the assistant said"
+    )
 
 
 class RetrievalConfig(Section):

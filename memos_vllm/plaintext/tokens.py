@@ -36,7 +36,8 @@ _local = threading.local()
 
 def tokenize(text: str) -> list[str]:
     """Tokens of a text, in order: stems of words, and n-grams of scripts without spaces."""
-    words, grams = [], []
+    words: list[str] = []
+    grams: list[str] = []
     for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
         if word.isascii():
             words.append(word)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.locomo_retrieval.fit import Example, fit
 
 from benchmarks.locomo_retrieval.__main__ import DATA
 from benchmarks.locomo_retrieval.dataset import DataUnavailable, load, parse_evidence
-from benchmarks.locomo_retrieval.fit import Example, fit
 from benchmarks.locomo_retrieval.metrics import (
     distinct,
     ndcg_at,

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.cube.ids import to_us
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta, State
+from memos_vllm.plaintext.embed.model import Background
 from memos_vllm.plaintext.search import owner_index
 from memos_vllm.plaintext.search.fusion import (
     fuse,
     min_max,
     session_scores,
     signals_of,
+    standing,
     without_names,
 )
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex, Part
@@ -87,7 +89,7 @@ def test_lifts_prefer_the_named_speaker_and_the_good_session():
     flat = [1.0, 1.0, 1.0, 1.0]
     assert score(items, "What did Ben say?", flat, speaker_boost=0.2) == [1.0, 1.2, 1.0, 1.0]
     assert score(items, "What did Ben tell Ann?", flat, speaker_boost=0.2) == flat
-    uneven = score(items, "What?", [1.0, 0.9, 0.9, 0.0], session_prior=0.2)
+    uneven = score(items, "Which x?", [1.0, 0.9, 0.9, 0.0], session_prior=0.2)
     assert uneven[1] > uneven[2]
 
 
@@ -115,21 +117,59 @@ def test_questions_among_the_items_rank_behind_their_answers():
     assert score(items, "fun", [1.0, 1.0], question_penalty=0.5) == [0.5, 1.0]
 
 
-def test_session_coverage_is_the_share_of_the_question_in_a_session():
+def test_coverage_is_the_share_of_the_question_in_an_item_and_near_it():
     items = [
         item("a", "a red boat", "Ann", "one"),
         item("b", "the old harbour", "Ben", "one"),
-        item("c", "a red car", "Ann", "two"),
-        item("d", "walking home", None, "three"),
+        *(item(f"c{n}", "walking home", "Ann", "two") for n in range(4)),
+        item("d", "a red car", None, "three"),
     ]
+    found = index_of(items).lexical(tokenize("red harbour"))
+    assert found["near_coverage"][0] == found["near_coverage"][1] == 1.0
+    assert 0 < found["coverage"][6] < found["coverage"][1] < 1.0, "a rarer word counts more"
+    assert found["coverage"][3] == 0.0
+
+
+def test_a_weak_match_is_no_full_score_because_it_is_the_best():
+    items = index_of([item("a", "we like to talk"), item("b", "nothing here"), item("c", "more")])
+    weak = items.lexical(tokenize("talk about quantum chromodynamics lattices"))
+    strong = items.lexical(tokenize("talk"))
+    for name in ("lexical_turn", "coverage"):
+        assert weak[name].max() < 0.4 * strong[name].max()
+
+
+def test_meaning_decides_where_the_words_of_the_question_match_nothing():
+    background = Background(0.5, 0.05)
+    cosines = np.array([0.5, 0.8, 0.5], dtype=np.float32)
+    items = [item("a", "red boat"), item("b", "blue car"), item("c", "walking home")]
     index = index_of(items)
-    both = index.lexical(tokenize("red harbour"))["session_coverage"]
-    assert both[0] == both[1] == 1.0
-    assert 0 < both[2] < 0.5, "a word of two sessions counts less than a word of one"
-    assert both[3] == 0
-    assert not index.lexical([])["session_coverage"].any()
-    assert index.lexical(tokenize("Ann"))["session_coverage"].tolist() == [0.0] * 4
-    assert all(scores.shape == (0,) for scores in OwnerIndex.build(1, []).lexical(["red"]).values())
+
+    def best(question: str) -> int:
+        channels = index.lexical(tokenize(question)) | {"dense_turn": cosines}
+        return int(
+            np.argmax(fuse(signals_of(question, index, channels, background), RetrievalWeights()))
+        )
+
+    assert best("something else entirely") == 1
+    assert best("red boat") == 0
+
+
+def test_the_standing_of_a_cosine_is_measured_from_unrelated_texts():
+    few = standing(np.array([0.8], dtype=np.float32), Background(0.5, 0.05))
+    assert few[0] > 3, "one item alone says nothing about what is usual"
+    assert abs(standing(np.array([0.5] * 5, dtype=np.float32), Background(0.5, 0.05))).max() < 0.1
+    usual = standing(np.full(500, 0.8, dtype=np.float32), Background(0.5, 0.05))
+    assert abs(usual).max() < 1, "where all items are close to the question, none stands out"
+    with_gap = standing(np.array([0.9, np.nan], dtype=np.float32), Background(0.5, 0.05))
+    assert with_gap[1] == 0
+    assert with_gap[0] > 0
+
+
+def test_replies_rank_behind_the_person_s_words_unless_they_are_asked_for():
+    items = [item("a", "try green tea", "assistant"), item("b", "I drink green tea", "alice")]
+    weights = {"reply_penalty": 0.5, "reply_boost": 0.5}
+    assert score(items, "Which tea do I drink?", [1.0, 1.0], **weights) == [0.5, 1.0]
+    assert score(items, "Which tea did you recommend?", [1.0, 1.0], **weights) == [1.0, 1.0]
 
 
 def test_coverage_counts_words_of_neighbours_but_not_of_another_cube():
@@ -140,11 +180,11 @@ def test_coverage_counts_words_of_neighbours_but_not_of_another_cube():
         )
     ]
     index = index_of(items)
-    assert index.lexical(tokenize("red"))["coverage"].tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
-    both = index.lexical(tokenize("Ann, red zebra"))["coverage"]
+    assert index.lexical(tokenize("red"))["near_coverage"].tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
+    both = index.lexical(tokenize("Ann, red zebra"))["near_coverage"]
     assert 0 < both[1] < 1
     assert both[4] == 0
-    assert not index.lexical([])["coverage"].any()
+    assert not index.lexical([])["near_coverage"].any()
 
 
 def test_irregular_forms_and_their_verbs_are_one_token():
@@ -185,9 +225,10 @@ def test_scores_equal_those_of_bm25s_for_any_split_into_cubes(cubes, asked):
         parts.append(Part.of(PartKey(f"c{number}", "1", None), items))
         turns += texts
         windows += [" ".join(texts[max(0, n - 1) : n + 1]) for n in range(len(texts))]
-    found = OwnerIndex.build(1, parts).lexical(tokenize(" ".join(asked)))
-    assert np.allclose(found["lexical_turn"], bm25s_scores(turns, asked), atol=1e-5)
-    assert np.allclose(found["lexical_window"], bm25s_scores(windows, asked), atol=1e-5)
+    index = OwnerIndex.build(1, parts).bm25
+    postings = [index.postings(word) for word in tokenize(" ".join(asked))]
+    assert np.allclose(index.turn_scores(postings), bm25s_scores(turns, asked), atol=1e-5)
+    assert np.allclose(index.window_scores(postings), bm25s_scores(windows, asked), atol=1e-5)
 
 
 def bm25s_scores(texts: list[str], asked: list[str]) -> np.ndarray:

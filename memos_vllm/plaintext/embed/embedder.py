@@ -85,7 +85,7 @@ class Embedder:
         rows = await asyncio.wrap_future(future)
         # Others wait for the probe, too: a cancelled request must not cancel it.
         probe = await asyncio.shield(asyncio.wrap_future(self._probe(line)))
-        vector = SignedVector.of(rows[0], line.signature, background_of(probe))
+        vector = SignedVector.of(rows[0], line.signature, background_of(rows[0], probe))
         if line.config.query_cache:
             with self._lock:
                 line.cache[key] = vector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,15 +35,21 @@ class SentenceModel(Protocol):
         ...
 
 
+class Background(NamedTuple):
+    """Cosines of a question with unrelated texts."""
+
+    mean: float
+    deviation: float
+
+
 class SignedVector(np.ndarray):  # type: ignore[type-arg]
     """(dim,) of a question, with what search has to know of the embedder that made it."""
 
     signature: str | None = None
-    background: float = 0.0
-    """Cosine of unrelated texts."""
+    background: Background | None = None
 
     @classmethod
-    def of(cls, vector: Vectors, signature: str, background: float) -> SignedVector:
+    def of(cls, vector: Vectors, signature: str, background: Background | None) -> SignedVector:
         signed = vector.view(cls)
         signed.signature, signed.background = signature, background
         return signed
@@ -54,6 +60,6 @@ def signature_of(vector: Vectors) -> str | None:
     return getattr(vector, "signature", None)
 
 
-def background_by(vector: Vectors | None) -> float:
-    """Background of a vector's embedder; 0: not known."""
-    return getattr(vector, "background", 0.0)
+def background_by(vector: Vectors | None) -> Background | None:
+    """Background of a question's vector; None: not known."""
+    return getattr(vector, "background", None)

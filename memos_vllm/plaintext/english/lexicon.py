@@ -30,6 +30,15 @@ _NAMES_TIME = re.compile(
     r"(?:19|20)\d\d|this (?:morning|summer|autumn|fall|winter|spring))\b",
     re.IGNORECASE,
 )
+_ASKS_FOR_REPLY = re.compile(
+    r"\b(?:you|assistant) (?:\w+ )?(?:said|told|recommended|suggested|mentioned|gave|listed|provided|explained|wrote"
+    r"|advised|described|shared|say|tell|recommend|suggest|mention|give|list|provide|explain|write|advise|describe"
+    r"|share)\b"
+    r"|\byour (?:\w+ )?(?:suggestions?|recommendations?|advice|list|answers?|reply|replies|responses?)\b"
+    r"|\b(?:previous|last|earlier|past) (?:chat|conversation|discussion|session)\b"
+    r"|\bwe (?:talked|discussed|chatted|spoke)\b|\bremind me\b",
+    re.IGNORECASE,
+)
 _NOTE_AT_END = re.compile(r"\s*\[[^\[\]]*\]\s*$")
 
 
@@ -58,6 +67,11 @@ def named_time(question: str) -> NamedTime | None:
 def asks_when(question: str) -> bool:
     """Whether the question asks for a time."""
     return _ASKS_WHEN.search(question) is not None
+
+
+def asks_for_reply(question: str) -> bool:
+    """Whether the question is about what the assistant said: "what did you recommend?"."""
+    return _ASKS_FOR_REPLY.search(question) is not None
 
 
 def names_time(text: str) -> bool:

@@ -71,13 +71,9 @@ def vectors_of(
     Raises:
         EmbedderUnavailable
     """
-    # The window of a first item is the item itself: embed each distinct text once.
-    texts = list(dict.fromkeys(text for item in items for text in (item.turn, item.window)))
+    texts = list(dict.fromkeys(item.turn for item in items))
     rows = dict(zip(texts, embedder.embed(texts), strict=True))
-    return lambda some: {
-        "turn": np.stack([rows[item.turn] for item in some]),
-        "window": np.stack([rows[item.window] for item in some]),
-    }
+    return lambda some: {"turn": np.stack([rows[item.turn] for item in some])}
 
 
 class EmbedderChange:
@@ -160,7 +156,7 @@ class EmbedderChange:
 
     def _build(self, owner: Owner, locked: bool = False) -> Iterator[None]:
         """Embed the items of an owner that have no vectors, and remove vectors without an item."""
-        present = self.index.ids_of(owner, "turn") & self.index.ids_of(owner, "window")
+        present = self.index.ids_of(owner, "turn")
         wanted: set[str] = set()
         for cube, ids in self._state.cubes(owner):
             wanted |= ids

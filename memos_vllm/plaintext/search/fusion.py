@@ -1,11 +1,18 @@
 """Score fusion: one score per item from lexical, dense and rule-based signals.
 
-Six channels are averaged by weight: lexical and dense, each over the item alone and over its window,
-and coverage of the question's tokens near the item and in its session.  The first four are min-max
-normalised within an owner; rank fusion would lose the distances between scores.  Lifts are added for
-items of a session with other good items, by the speaker or from the time that the question names, and
-with a time where the question asks when; items that are questions get a penalty.
-benchmarks/locomo_retrieval measures the effect of each.
+Every signal keeps an absolute meaning, so that a channel with nothing to say says nothing: a lexical score
+is the share of the question's information that an item has, a dense score the number of standard deviations
+that an item's cosine stands above unrelated texts.  (Min-max scaling, as before, made 1 of the best of a
+set of weak matches.)  What the person's words match of the question decides how much each kind counts:
+
+    matched        largest share of the question's information in one item, 0 to 1
+    dense          counts by (1 - matched)²: meaning decides where words do not
+    windows, near, session    count by matched: the neighbours of a match are good where there is one
+
+Lifts are added for items by the speaker or from the time that the question names, and with a time where
+the question asks when; an assistant's replies and items that are questions get a penalty, as they seldom
+say what the person said.  benchmarks/retrieval_general fits the weights and reports them on data sets left
+out whole.
 """
 
 from __future__ import annotations
@@ -17,17 +24,22 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from memos_vllm.config.retrieval import RetrievalWeights
-from memos_vllm.plaintext.english.lexicon import asks_when, named_time
+from memos_vllm.plaintext.embed.model import Background
+from memos_vllm.plaintext.english.lexicon import asks_for_reply, asks_when, named_time
 from memos_vllm.plaintext.search.bm25 import Integers, Scores
 from memos_vllm.plaintext.search.owner_index import OwnerIndex
 
-CHANNELS = (
-    *("lexical_turn", "lexical_window", "dense_turn", "dense_window"),
-    *("coverage", "session_coverage"),
+LEXICAL = ("lexical_turn", "lexical_window", "coverage", "near_coverage")
+DENSE = ("dense_turn", "dense_window")
+CHANNELS = (*LEXICAL, *DENSE)
+LIFTS = (
+    *("speaker_boost", "time_boost", "when_boost"),
+    *("question_penalty", "reply_penalty", "reply_boost"),
 )
-LIFTS = ("speaker_boost", "time_boost", "when_boost", "question_penalty")
-_SHARES = ("coverage", "session_coverage")  # 0 to 1 already, not normalised
 _SESSION_TOP = 3
+_PRIOR_ITEMS = 30
+"""Weight of the background in the mean and deviation of cosines, in items."""
+_LEAST_DEVIATION = 0.03
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,53 +47,95 @@ class Signals:
     """Signals of each item of an owner, before weighting; all (num_items,)."""
 
     channels: Mapping[str, Scores]
-    """0 to 1, by the names in CHANNELS."""
+    """By the names in CHANNELS, scaled by how much of the question words match."""
     lifts: Mapping[str, Scores]
     """By the names in LIFTS; -1 to 1, mostly 0."""
     sessions: Integers
+    matched: float
+    """Largest share of the question's information in one item that is no reply."""
 
 
-def signals_of(question: str, index: OwnerIndex, channels: Mapping[str, Scores]) -> Signals:
-    """Normalise the channels and compute the lifts.
+def signals_of(
+    question: str,
+    index: OwnerIndex,
+    channels: Mapping[str, Scores],
+    background: Background | None = None,
+) -> Signals:
+    """Scale the channels and compute the lifts.
 
     Args:
-        channels: raw scores by the names in CHANNELS; NaN marks an item without a score and counts as
-            the channel's minimum. A missing channel does not count at all.
+        channels: raw scores by the names in CHANNELS: shares, and cosines. NaN marks an item without a
+            score, which counts as an unrelated text. A missing channel does not count at all.
+        background: cosines of the question with unrelated texts; None: not known.
     """
-    scaled = {
-        name: scores if name in _SHARES else min_max(scores) for name, scores in channels.items()
-    }
-    zeros = np.zeros(len(index.items), dtype=np.float32)
     cues = index.cues
+    matched = _matched(channels.get("coverage"), cues.is_reply)
+    scale = {
+        "dense_turn": (1 - matched) ** 2,
+        **dict.fromkeys(("dense_window", "lexical_window", "near_coverage"), matched),
+    }
+    scaled = {}
+    for name, scores in channels.items():
+        meant = standing(scores, background) if name in DENSE else scores
+        scaled[name] = np.float32(scale.get(name, 1.0)) * meant
+    zeros = np.zeros(len(index.items), dtype=np.float32)
     lifts = {
         "speaker_boost": _named_speakers(question, index),
         "time_boost": _at_named_time(question, index),
         "when_boost": cues.names_time if asks_when(question) else zeros,
         "question_penalty": -cues.is_question,
+        "reply_penalty": -cues.is_reply,
+        "reply_boost": cues.is_reply if asks_for_reply(question) else zeros,
     }
-    return Signals(scaled, lifts, cues.session)
+    return Signals(scaled, lifts, cues.session, matched)
 
 
 def fuse(signals: Signals, weights: RetrievalWeights) -> Scores:
-    """(num_items,) fused scores; 0 to 1 before the lifts."""
-    fused = channel_mean(signals, weights)
+    """(num_items,) fused scores: a weighted sum."""
+    fused = channel_sum(signals, weights)
     if weights.session_prior:
         prior = session_scores(signals.sessions, fused)
-        fused = fused + np.float32(weights.session_prior) * prior
+        fused = fused + np.float32(weights.session_prior * signals.matched) * prior
     for name, lift in signals.lifts.items():
         fused = fused + np.float32(getattr(weights, name)) * lift
     return fused
 
 
-def channel_mean(signals: Signals, weights: RetrievalWeights) -> Scores:
-    """(num_items,) weighted mean of the channels present."""
+def channel_sum(signals: Signals, weights: RetrievalWeights) -> Scores:
+    """(num_items,) weighted sum of the channels present."""
     total = np.zeros(len(signals.sessions), dtype=np.float32)
-    weight_sum = 0.0
     for name, scores in signals.channels.items():
-        weight = float(getattr(weights, name))
-        total += weight * scores
-        weight_sum += weight
-    return total / np.float32(weight_sum) if weight_sum else total
+        total += np.float32(getattr(weights, name)) * scores
+    return total
+
+
+def standing(cosines: Scores, background: Background | None) -> Scores:
+    """Standard deviations of each cosine above the background; NaN becomes 0.
+
+    The background is that of the owner's items, drawn towards that of unrelated texts: few items say
+    little about what is usual among them.
+    """
+    known = cosines[~np.isnan(cosines)]
+    if background is None:
+        if known.size < 2:
+            return np.zeros_like(cosines)
+        background = Background(float(known.mean()), float(known.std()))
+    usual, deviation = background.mean, max(background.deviation, _LEAST_DEVIATION)
+    count, mean = known.size, float(known.mean()) if known.size else usual
+    centre = (count * mean + _PRIOR_ITEMS * usual) / (count + _PRIOR_ITEMS)
+    spread = count * (float(known.var()) + (mean - centre) ** 2) if count else 0.0
+    spread += _PRIOR_ITEMS * (deviation**2 + (usual - centre) ** 2)
+    width = max(float(np.sqrt(spread / (count + _PRIOR_ITEMS))), 1e-6)
+    standings: Scores = ((np.nan_to_num(cosines, nan=centre) - centre) / width).astype(np.float32)
+    return standings
+
+
+def _matched(coverage: Scores | None, is_reply: Scores) -> float:
+    """Largest coverage among items that are no replies; among all, where there are only replies."""
+    if coverage is None or not len(coverage):
+        return 0.0
+    own = coverage[is_reply == 0]
+    return float(own.max() if own.size else coverage.max())
 
 
 def session_scores(sessions: Integers, scores: Scores) -> Scores:

@@ -24,6 +24,7 @@ from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import CubeItems, IndexedItem, Owner, PartKey
 
+REPLY_SPEAKERS = frozenset({"assistant", "tool"})
 _NEAR = 2  # neighbours on each side of an item, for coverage
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -69,6 +70,8 @@ class Cues:
     """Of its time in UTC; 0: no time."""
     is_question: Scores
     names_time: Scores
+    is_reply: Scores
+    """1: by the assistant or a tool."""
 
     @classmethod
     def of(cls, parts: Sequence[Part], speakers: Sequence[str]) -> Cues:
@@ -85,6 +88,7 @@ class Cues:
             day=dates[:, 2],
             is_question=np.concatenate([none, *(part.is_question for part in parts)]),
             names_time=np.concatenate([none, *(part.names_time for part in parts)]),
+            is_reply=np.array([item.speaker in REPLY_SPEAKERS for item in items], dtype=np.float32),
         )
 
 
@@ -135,52 +139,41 @@ class OwnerIndex:
         return [item for item in self.items if item.persona is not None]
 
     def lexical(self, words: Sequence[str]) -> dict[str, Scores]:
-        """The lexical channels, by their names in fusion.CHANNELS.
+        """The lexical channels, by their names in fusion.CHANNELS: shares of the question's information.
 
         Args:
             words: tokens of the question, from `tokenize`.
         """
         postings = {word: self.bm25.postings(word) for word in dict.fromkeys(words)}
         asked = [postings[word] for word in words]
-        # Nearly every item names a speaker: their names count only without other tokens.
+        # A name says who speaks, which the speaker boost reads: it counts only without other tokens.
         others = [found for word, found in postings.items() if word not in self.speaker_words]
         wanted = others or list(postings.values())
+        ideal = np.float32(sum(self._rarity(found) for found in asked) or 1)
         return {
-            "lexical_turn": self.bm25.turn_scores(asked),
-            "lexical_window": self.bm25.window_scores(asked),
-            "coverage": self._coverage(wanted),
-            "session_coverage": self._session_coverage(wanted),
+            "lexical_turn": self.bm25.turn_scores(asked) / ideal,
+            "lexical_window": self.bm25.window_scores(asked) / ideal,
+            "coverage": self._coverage(wanted, near=False),
+            "near_coverage": self._coverage(wanted, near=True),
         }
 
-    def _coverage(self, wanted: Sequence[Postings]) -> Scores:
-        """IDF-weighted share of the question's tokens in an item or its two neighbours on each side.
+    def _coverage(self, wanted: Sequence[Postings], near: bool) -> Scores:
+        """IDF-weighted share of the question's tokens in an item.
 
-        The answer is often in the turn before or behind the one with the question's words.
+        Args:
+            near: count the item's two neighbours on each side, too: the answer is often in the turn before
+                or behind the one with the question's words.
         """
         covered = np.zeros(len(self.items), dtype=np.float32)
         total = np.float32(0)
-        for holders, _ in wanted:
-            idf = rarity(len(holders), len(self.items))
-            covered[self._near(holders)] += idf
+        for found in wanted:
+            idf = self._rarity(found)
+            covered[self._near(found.items) if near else found.items] += idf
             total += idf
         return covered / total if total else covered
 
-    def _session_coverage(self, wanted: Sequence[Postings]) -> Scores:
-        """Share of the question's tokens in an item's session, weighted by IDF over sessions.
-
-        The topic of a session is spread over its turns; each has some of its words.
-        """
-        session = self.cues.session
-        count = int(session.max(initial=-1)) + 1
-        covered = np.zeros(count, dtype=np.float32)
-        total = np.float32(0)
-        for holders, _ in wanted:
-            sessions = np.unique(session[holders])
-            idf = rarity(len(sessions), count)
-            covered[sessions] += idf
-            total += idf
-        found = covered / total if total else covered
-        return found[session]
+    def _rarity(self, found: Postings) -> np.float32:
+        return rarity(len(found.items), len(self.items))
 
     def _near(self, positions: Integers) -> Integers:
         """Positions of these items and their neighbours in the same cube."""

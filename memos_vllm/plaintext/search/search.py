@@ -17,7 +17,7 @@ from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.plaintext.embed.background import above
 from memos_vllm.plaintext.embed.encoder import Vectors
-from memos_vllm.plaintext.embed.model import background_by
+from memos_vllm.plaintext.embed.model import Background, background_by
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
@@ -184,7 +184,9 @@ class MemOperator:
         index = self._lexical.get(state.owner, state.revision)
         channels = index.lexical(tokenize(question))
         channels |= self._dense_channels(state.owner, index, vector)
-        return [item.id for item in index.items], signals_of(question, index, channels)
+        return [item.id for item in index.items], signals_of(
+            question, index, channels, background_by(vector)
+        )
 
     def refresh(self, principal: Principal) -> None:
         """Update the indexes of a principal's owners, outside of requests."""
@@ -221,11 +223,11 @@ class MemOperator:
         channels: dict[str, Scores],
         top_k: int,
         left_out: AbstractSet[str] = frozenset(),
-        background: float = 0.0,
+        background: Background | None = None,
     ) -> list[_Scored]:
         if not index.items:
             return []
-        fused = fuse(signals_of(question, index, channels), self._config.weights)
+        fused = fuse(signals_of(question, index, channels, background), self._config.weights)
         relevant = self._relevant(channels, background)
         best = np.argsort(-fused, kind="stable")
         ranked: list[_Scored] = []
@@ -242,16 +244,19 @@ class MemOperator:
                 break
         return ranked
 
-    def _relevant(self, channels: dict[str, Scores], background: float) -> npt.NDArray[np.bool_]:
+    def _relevant(
+        self, channels: dict[str, Scores], background: Background | None
+    ) -> npt.NDArray[np.bool_]:
         """Whether an item shares a token with the question, or its cosine is at least `min_cosine`.
 
         Args:
-            background: cosine of unrelated texts; `min_cosine` is a share of the way from there to 1.
+            background: cosines of unrelated texts; `min_cosine` is a share of the way from there to 1.
         """
         relevant: npt.NDArray[np.bool_] = channels["lexical_turn"] > 0
         for view in VIEWS:
             dense = channels.get(f"dense_{view}")
             if dense is not None:
-                over = above(np.nan_to_num(dense, nan=-1.0), background)
+                usual = background.mean if background is not None else 0.0
+                over = above(np.nan_to_num(dense, nan=-1.0), usual)
                 relevant = relevant | (over >= self._config.min_cosine)
         return relevant

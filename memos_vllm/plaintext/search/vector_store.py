@@ -36,13 +36,16 @@ from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import signature_of
 from memos_vllm.vault.items import Owner
 
-View = Literal["turn", "window"]
-VIEWS: tuple[View, ...] = ("turn", "window")
+View = Literal["turn"]
+VIEWS: tuple[View, ...] = ("turn",)
+_FORMER_VIEWS = ("window",)
 BUCKETS = 64
-LAYOUT = f"buckets-{BUCKETS}-1"
+LAYOUT = f"buckets-{BUCKETS}-2"
 FIRST_PREFIX = "memos"
 """Of the collections' names, while the embedder was never changed."""
-_NAME = re.compile(rf"({FIRST_PREFIX}(?:-[0-9a-f]{{8}})?)-(?:{'|'.join(VIEWS)})-\d{{3}}")
+_NAME = re.compile(
+    rf"({FIRST_PREFIX}(?:-[0-9a-f]{{8}})?)-(?:{'|'.join((*VIEWS, *_FORMER_VIEWS))})-\d{{3}}"
+)
 _BATCH = 1000
 _NEVER_EVICT = 1_000_000  # indexes kept open; there are only len(VIEWS) * BUCKETS of them
 
