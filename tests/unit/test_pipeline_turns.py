@@ -87,13 +87,19 @@ def stored(system, who=ALICE):
     "forms",
     [
         ["What is the name of my cat?"],
-        ["What is the name of my cat?", "what's my cat's name", "And the name of my cat, what is it?"],
+        [
+            "What is the name of my cat?",
+            "what's my cat's name",
+            "And the name of my cat, what is it?",
+        ],
         ["Tell me the name of my cat."],
         ["Wie heißt meine Katze?"],
     ],
 )
 def test_a_question_asked_twenty_times_finds_its_answer_each_time(system, talk, forms):
-    answer = "Meine Katze heißt Miso." if "Katze" in forms[0] else "My cat is called Miso, by the way."
+    answer = (
+        "Meine Katze heißt Miso." if "Katze" in forms[0] else "My cat is called Miso, by the way."
+    )
     talk(answer, session="first")
     for number in range(20):
         asked = forms[number % len(forms)]
@@ -115,16 +121,14 @@ def test_rejected_results_are_replaced_by_those_behind_them(system, talk):
     texts = [*["The blue boat is fast."] * 3, "A blue boat. " + "very " * 900 + "fast boat.", *(
         f"Boat {n} is blue." for n in range(6)
     )]  # fmt: skip
-    system.create(
-        ALICE, [NewCube(payload=ExplicitPayload(content=[Item(text=t) for t in texts]))]
-    )
+    system.create(ALICE, [NewCube(payload=ExplicitPayload(content=[Item(text=t) for t in texts]))])
     messages = [
         {"role": "user", "content": "Boat 1 is blue. Boat 2 is blue."},
         {"role": "assistant", "content": "Noted."},
         {"role": "user", "content": "Which boat is blue and fast?"},
     ]
     plan, prompt = talk("", messages=messages, options={"top_k": 5})
-    used = [entry for entry in plan.used]
+    used = plan.used
     assert len(used) == 5
     assert prompt.count("The blue boat is fast.") == 1
     assert {f"Boat {n} is blue." for n in (0, 3, 4, 5)} <= {
@@ -144,7 +148,7 @@ def test_a_reply_that_did_not_end_by_itself_is_listed_and_not_found(system, talk
     words, reply = stored(system)
     assert (words.mark, reply.mark) == (None, mark)
     assert reply.text == "Argo is a cat, and"
-    plan, prompt = talk("Which animal is Argo, a cat?", session="two")
+    _, prompt = talk("Which animal is Argo, a cat?", session="two")
     assert "Argo is a cat, and" not in prompt
     assert "Tell me of my dog Argo." in prompt
     found = system.search(ALICE, "Argo cat", None, 10).found
@@ -155,9 +159,7 @@ def test_a_reply_that_did_not_end_by_itself_is_listed_and_not_found(system, talk
 def test_a_reply_given_without_memory_is_no_evidence(system, talk, options):
     talk("My dog is called Argo.", session="one")
     talk("What is my dog called?", FakeEngine("Your dog is Rex."), session="two", options=options)
-    assert [i.mark for i in stored(system) if i.text == "Your dog is Rex."] == [
-        Mark.WITHOUT_MEMORY
-    ]
+    assert [i.mark for i in stored(system) if i.text == "Your dog is Rex."] == [Mark.WITHOUT_MEMORY]
     _, prompt = talk("Is my dog called Rex?", session="three")
     assert "My dog is called Argo." in prompt
     assert "Your dog is Rex." not in prompt
@@ -171,12 +173,14 @@ def test_a_reply_given_with_memory_is_evidence_and_is_said_to_be_the_assistants(
 
 
 def test_replies_take_few_places_and_only_their_matching_part(system, talk):
-    filler = " ".join(f"This sentence number {n} is about nothing in particular." for n in range(40))
+    filler = " ".join(
+        f"This sentence number {n} is about nothing in particular." for n in range(40)
+    )
     for number in range(6):
         reply = f"{filler} Restaurant {number} in Lisbon serves grilled sardines. {filler}"
         talk(f"Name restaurant {number} in Lisbon.", FakeEngine(reply), session=f"s-{number}")
     talk("I dislike sardines, and I go to Lisbon in May.", session="own")
-    plan, prompt = talk("Which restaurant in Lisbon serves sardines?", session="now")
+    _, prompt = talk("Which restaurant in Lisbon serves sardines?", session="now")
     replies = [line for line in prompt.splitlines() if "reply of the assistant" in line]
     assert 1 <= len(replies) <= system.config.retrieval.most_replies
     assert all("serves grilled sardines" in line for line in replies)
