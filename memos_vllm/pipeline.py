@@ -250,7 +250,8 @@ class Pipeline:
 
     async def run_steps(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> None:
         """Run the configured steps between search and budget (`pipeline.recall`)."""
-        if not self._steps or not self._top_k(chat, query, memory):
+        is_late = MemoryTimeout("words").reason in chat.plan.degraded
+        if not self._steps or is_late or not self._top_k(chat, query, memory):
             return
         with self._step(chat, "steps"):
             recall = steps.Recall(

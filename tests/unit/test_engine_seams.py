@@ -257,8 +257,9 @@ def exchange(written=True):
     ends = []
 
     async def finish(request_id, reply, finish_reason=None):
-        chat.finished = True
-        ends.append((request_id, reply, finish_reason))
+        if not chat.finished:
+            chat.finished = True
+            ends.append((request_id, reply, finish_reason))
 
     return made, chat, finish, ends
 
