@@ -82,4 +82,4 @@ def _has_no_memory(chat: Chat) -> bool:
     """Whether the reply was given without the memory that there may be."""
     options = chat.options
     wants_none = not options.retrieve or 0 in (options.top_k, options.budget_tokens)
-    return chat.without_memory or wants_none
+    return chat.without_memory or (wants_none and chat.draft is None)

@@ -19,6 +19,8 @@ from memos_vllm.vault.views import Recalled
 
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u055e", "\u037e", "\u1367", "\u2e2e")
 _WORD = re.compile(r"\w+")
+_LONGER, _SLACK = 2, 40
+"""An earlier asking is at most so many times as long as the question, and so many characters more."""
 _SHARE = 0.6
 """Least share of the question's words in an earlier asking of it."""
 
@@ -46,9 +48,9 @@ class Sieve:
         self._seen: set[str] = set()
         self._place_of_repeats_taken = False
         position = last_user(messages)
-        question = text_of(messages[position]) if position is not None else ""
+        question = _Question(text_of(messages[position]) if position is not None else "")
         items = [each.recalled.item for each in results]
-        self._askings = {id(item) for item in items if _asks(item, question)}
+        self._askings = {id(item) for item in items if question.is_asked_by(item)}
         self._requests = {
             request for item in items if id(item) in self._askings and (request := _request(item))
         }
@@ -104,22 +106,36 @@ def normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _asks(item: Item, question: str) -> bool:
-    """Whether an item asks the question and says nothing beyond it.
+class _Question:
+    """The question of a conversation, and what asks it again."""
 
-    The same words, whatever their case and marks; or a question whose content words are all among the
-    question's. A statement of the same words is an answer: "My cat is called Miso."
-    """
-    if item.speaker == ASSISTANT or item.claim is not None or not question.strip():
-        return False
-    if _bare(item.text) == _bare(question):
-        return _is_question(item.text) or not _is_question(question)
-    said, asked = Counter(tokenize(item.text)), Counter(tokenize(question))
-    if not said:
-        return False
-    if _is_question(item.text):
-        return said.keys() <= asked.keys() and len(said) >= _SHARE * len(asked)
-    return said == asked and not _is_question(question)
+    def __init__(self, text: str) -> None:
+        self._bare = _bare(text)
+        self._words = Counter(tokenize(text))
+        self._is_marked = _is_question(text)
+        self._longest = _LONGER * len(text) + _SLACK
+
+    def is_asked_by(self, item: Item) -> bool:
+        """Whether an item asks the question and says nothing beyond it.
+
+        The same words, whatever their case and marks; or a question whose content words are all among
+        the question's. A statement of the same words is an answer: "My cat is called Miso."
+        """
+        text = item.text
+        if item.speaker == ASSISTANT or item.claim is not None or len(text) > self._longest:
+            return False
+        if not self._bare:
+            return False
+        is_marked = _is_question(text)
+        if _bare(text) == self._bare:
+            return is_marked or not self._is_marked
+        words = Counter(tokenize(text))
+        if not words:
+            return False
+        if is_marked:
+            share = len(words) / (len(self._words) or 1)
+            return words.keys() <= self._words.keys() and share >= _SHARE
+        return words == self._words and not self._is_marked
 
 
 def _bare(text: str) -> list[str]:

@@ -253,3 +253,21 @@ def test_a_mark_survives_the_vault_and_changes_no_other_items_id(system):
     ]
     read = [system.vault.get(ALICE, cube.meta.id).items[0] for cube in made]
     assert [item.mark for item in read] == [None, Mark.CUT]
+
+
+def test_a_conversation_that_a_request_names_stands_in_the_prompt_without_marked_replies(
+    system, talk
+):
+    talk("Tell me of my dog Argo.", FakeEngine("Argo is a cat, and", "length"))
+    talk("Argo is a poodle.", FakeEngine("A poodle, then."))
+    _, prompt = talk("Hello!", options={"cubes": ["chat-s#1"], "retrieve": False}, session="new")
+    assert "Argo is a poodle." in prompt
+    assert "A poodle, then." in prompt
+    assert "Argo is a cat, and" not in prompt
+
+
+def test_a_reply_with_the_head_of_the_prompt_alone_was_given_with_memory(system, talk):
+    talk("Argo is a poodle.")
+    head = {"cubes": ["chat-s#1"], "retrieve": False}
+    talk("Hello!", FakeEngine("Hello, owner of Argo."), options=head, session="new")
+    assert [item.mark for item in stored(system)] == [None] * 4
