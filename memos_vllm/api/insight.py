@@ -105,5 +105,5 @@ def _hit(found: Found) -> SearchHit:
         person=recalled.person or None,
         score=found.score,
         signals=dict(found.signals),
-        until=found.over,
+        over=found.over,
     )

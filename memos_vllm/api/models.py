@@ -145,7 +145,9 @@ class SearchHit(Body):
     person: str | None
     score: float
     signals: dict[str, float]
-    until: datetime | None = Field(None, description="end of its validity; null: it holds")
+    over: datetime | None = Field(
+        None, description="since when a newer statement replaces it; null: it holds"
+    )
 
 
 class SearchResponse(Body):

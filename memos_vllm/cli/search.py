@@ -137,5 +137,5 @@ def _json(found: Found) -> dict[str, object]:
         "person": recalled.person or None,
         "item": recalled.item.model_dump(mode="json"),
         "signals": dict(found.signals),
-        "until": found.over.isoformat() if found.over else None,
+        "over": found.over.isoformat() if found.over else None,
     }

@@ -188,7 +188,7 @@ def test_a_result_says_when_it_ceased_to_hold(stored, http):
     tree = {"event": {"from": "2020-02-10", "until": "2020-02-20"}}
     body = {"query": "boat five", "filters": tree}
     (hit,) = http("acme", "alice").post("/v1/memory/search", json=body).json()["results"]
-    assert hit["until"].startswith("2020-04-01")
+    assert hit["over"].startswith("2020-04-01")
 
 
 def test_a_filter_reads_its_own_json(system):
