@@ -83,7 +83,7 @@ class DamagedPayload(MemosError):
 
 class Unavailable(MemosError):
     status, type, code = 503, "service_unavailable_error", "memory_unavailable"
-    reason: ClassVar[str] = "memory"
+    reason: str = "memory"
     """Label for `x-memos-degraded` and the metric."""
 
 
@@ -112,7 +112,13 @@ class WriterUnavailable(Unavailable):
 
 
 class MemoryTimeout(Unavailable):
-    reason = "timeout"
+    def __init__(self, step: str) -> None:
+        """
+        Args:
+            step: of the pipeline, the one that was late.
+        """
+        super().__init__(f"memory took longer than its deadline, in the step {step!r}")
+        self.reason = f"timeout:{step}"
 
 
 def envelope(error: MemosError) -> dict[str, Any]:

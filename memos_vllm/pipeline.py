@@ -20,7 +20,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from memos_vllm import metrics, steps
-from memos_vllm.cube.ids import now_us
+from memos_vllm.attaching import AdapterChooser
+from memos_vllm.clock import Clock
 from memos_vllm.errors import (
     AdapterUnavailable,
     DamagedPayload,
@@ -33,21 +34,22 @@ from memos_vllm.errors import (
 from memos_vllm.governance.principal import Role
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.remember import Rememberer
+from memos_vllm.learning.saving import TurnSaver, not_written
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
 from memos_vllm.plaintext.reader.rewrite import Rewriter
-from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.ports import AdapterLoader, Chat, Exchange, Messages, Model
-from memos_vllm.scheduler.attachment import choose, learnt_together, merged
+from memos_vllm.scheduler.attachment import merged
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
 from memos_vllm.scheduler.scheduler import Draft, MemScheduler, hottest_first
+from memos_vllm.scheduler.sieve import sifted
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.views import AdapterCube, OwnerState, StableCube
+from memos_vllm.vault.views import OwnerState, StableCube
 
 log = logging.getLogger(__name__)
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
-_WAITING_TURNS = 10_000
+_OVERFETCH, _DEEPER = 3, 4
+"""Results ranked for each place, and how many times more where most of them repeat something."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -65,7 +67,7 @@ class Candidates:
     found: Sequence[Found] = ()
     """Items found by search, the best first."""
     further: Sequence[Found] = ()
-    """Items behind them, for the explanation."""
+    """Items behind them, which take the places of those that the plan rejects."""
 
 
 class Pipeline:
@@ -85,30 +87,39 @@ class Pipeline:
             rewriter: writes a question out before it is searched for; None: it is searched as asked.
         """
         self._system = system
-        self._rememberer = rememberer
+        self._saver = TurnSaver(rememberer, tasks, system.config.remember)
         self._adapters = adapters
         self._rewriter = rewriter
-        self._scheduler = MemScheduler(system.config.prompt)
+        self._chooser = AdapterChooser(system.views, adapters)
+        self._scheduler = MemScheduler(system.config.prompt, system.config.retrieval)
         self._steps = steps.load(system.config.pipeline.recall, system)
         self.tasks = tasks
         times.load()  # at start: the first call takes a second
 
     async def chat(self, chat: Chat, exchange: Exchange) -> Any:
-        """Answer a chat with the memory that its person may read."""
-        draft: Draft | None = None
+        """Answer a chat with the memory that its person may read, as far as it is found in time."""
+        memory, vector = Candidates(), None
         query = self.read(chat)
         self.permit(chat)
-        async with self.within_deadline(chat):
-            memory = await self.stable(chat)
-            query = await self.rewrite(chat, query, memory)
-            vector = await self.embed(chat, query, memory)
-            await self.search(chat, query=query, vector=vector, memory=memory)
-            await self.run_steps(chat, query, memory)
+        with self.stored_when_abandoned(chat, exchange):
+            clock = Clock.started(self._system.config.prompt.deadline_seconds)
+            async with self.within_deadline(chat, "stable", clock):
+                memory = await self.stable(chat)
+            async with self.within_deadline(chat, "rewrite", clock):
+                query = await self.rewrite(chat, query, memory)
+            async with self.within_deadline(chat, "embed", clock):
+                vector = await self.embed(chat, query, memory)
+            async with self.within_deadline(chat, "search", clock):
+                await self.search(chat, query=query, vector=vector, memory=memory)
+            async with self.within_deadline(chat, "words", clock):
+                await self.search_words(chat, query, memory)
+            async with self.within_deadline(chat, "steps", clock):
+                await self.run_steps(chat, query, memory)
             draft = self.plan(chat, memory, exchange)
-        await self.attach(chat)
-        messages = await self.render(chat, draft, exchange)
-        await exchange.order_kv(chat, messages)
-        reply = await exchange.answer(chat, messages)
+            await self.attach(chat)
+            messages = await self.render(chat, draft, exchange)
+            await exchange.order_kv(chat, messages)
+            reply = await exchange.answer(chat, messages)
         return await exchange.deliver(chat, reply, finish=functools.partial(self.finish, chat))
 
     def read(self, chat: Chat) -> MemoryQuery:
@@ -129,18 +140,34 @@ class Pipeline:
                 "`safety_identifier`) whose memory it becomes",
                 param="memory.write",
             )
-        wanted = chat.store and chat.options.write is not False
-        chat.plan.written = wanted and may_write and self._system.config.remember.enabled
+        chat.plan.not_written = not_written(chat, self._system.config.remember)
+        chat.plan.written = chat.plan.not_written is None
         chat.plan.person = chat.principal.person or None
 
-    @asynccontextmanager
-    async def within_deadline(self, chat: Chat) -> AsyncIterator[None]:
-        """Leave the steps inside when memory takes too long or is unavailable, and note it."""
+    @contextmanager
+    def stored_when_abandoned(self, chat: Chat, exchange: Exchange) -> Iterator[None]:
+        """Store the person's words when the client goes away before a reply, which cancels the steps."""
         try:
-            async with asyncio.timeout(self._system.config.prompt.deadline_seconds):
+            yield
+        except asyncio.CancelledError:
+            self.tasks.spawn(self.finish(chat, exchange.request_id, "", "abort"))
+            raise
+
+    @asynccontextmanager
+    async def within_deadline(
+        self, chat: Chat, step: str = "stable", clock: Clock | None = None
+    ) -> AsyncIterator[None]:
+        """Leave the step inside when it is late or unavailable, and note it: the others go on without.
+
+        Args:
+            clock: of the request; None: it begins here.
+        """
+        clock = clock or Clock.started(self._system.config.prompt.deadline_seconds)
+        try:
+            async with asyncio.timeout_at(clock.end_of(step)):
                 yield
         except TimeoutError:
-            self._degrade(chat, MemoryTimeout("memory took longer than its deadline"))
+            self._degrade(chat, MemoryTimeout(step))
         except Unavailable as error:
             self._degrade(chat, error)
 
@@ -158,7 +185,7 @@ class Pipeline:
             texts = cubes.texts
             if options.order == "hottest":
                 texts = hottest_first(texts, cubes.named)
-            entries = await self._choose_adapters(chat, cubes.adapters)
+            entries = await self._chooser.choose(chat, cubes.adapters)
             return Candidates(owners, stable=texts, named=cubes.named, adapters=entries)
 
     async def rewrite(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> MemoryQuery:
@@ -192,23 +219,39 @@ class Pipeline:
         if not top_k:
             return
         with self._step(chat, "search"):
-            result = await asyncio.to_thread(
-                self._system.operator.search,
-                chat.principal,
-                query.text,
-                vector,
-                top_k=top_k,
-                owners=memory.owners,
-                about_past=query.about_past,
-                further=True,
-            )
-        memory.found, memory.further = result.found, result.further
+            depth = top_k * _OVERFETCH
+            while True:
+                result = await asyncio.to_thread(
+                    self._system.operator.search,
+                    chat.principal,
+                    query.text,
+                    vector,
+                    top_k=top_k,
+                    owners=memory.owners,
+                    about_past=query.about_past,
+                    further=True,
+                    depth=depth,
+                )
+                ranked = [*result.found, *result.further]
+                new = sifted(ranked, chat.messages)
+                if len(new) >= 2 * top_k or len(ranked) < depth:
+                    break
+                depth *= _DEEPER  # most results repeat the conversation or the question
+        memory.found = new[:top_k]
+        best = {id(each) for each in memory.found}
+        memory.further = [each for each in ranked if id(each) not in best]
         if result.degraded:
             self._note_degraded(chat, result.degraded)
 
+    async def search_words(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> None:
+        """Search by words alone where the search with vectors was late."""
+        if MemoryTimeout("search").reason in chat.plan.degraded:
+            await self.search(chat, query=query, vector=None, memory=memory)
+
     async def run_steps(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> None:
         """Run the configured steps between search and budget (`pipeline.recall`)."""
-        if not self._steps or not self._top_k(chat, query, memory):
+        is_late = MemoryTimeout("words").reason in chat.plan.degraded
+        if not self._steps or is_late or not self._top_k(chat, query, memory):
             return
         with self._step(chat, "steps"):
             recall = steps.Recall(
@@ -234,6 +277,7 @@ class Pipeline:
                 tokenizer=tokenizer,
                 named=memory.named,
                 further=memory.further,
+                places=self._configured_top_k(chat),
             )
         chat.plan.entries, chat.plan.budget = [*draft.plan.entries, *memory.adapters], budget
         draft.plan = chat.plan
@@ -277,57 +321,35 @@ class Pipeline:
                     return messages
                 over = length - room if length is not None else _tokens(chat.plan) // 2 + 1
                 draft.give_way(over, "the prompt would not fit into the context")
+        chat.without_memory = True
         return None
 
-    async def finish(self, chat: Chat, request_id: str, reply: str | None) -> None:
+    async def finish(
+        self, chat: Chat, request_id: str, reply: str | None, finish_reason: str | None = None
+    ) -> None:
         """Observe the request and store its turn durably; the reply's end waits only briefly.
 
         Args:
             request_id: of vLLM.
-            reply: text; None after an error, whose turn is not remembered.
+            reply: text, which may be empty; None: the turn is not remembered (an error, a tool call).
+            finish_reason: of the engine; "abort" where the client went away.
         """
+        if chat.finished:
+            return
+        chat.finished = True
         chat.plan.request_id = request_id
         metrics.CHATS.labels(_outcome(chat.plan)).inc()
-        body = None
         if chat.plan.written and reply is not None:
-            body = turn_body(
-                chat.messages, reply, model=chat.model_name, request_id=request_id, at_us=now_us()
-            )
-        if body is not None:
-            saving = self.tasks.spawn(self._save_turn(chat, body))
-            await asyncio.wait({saving}, timeout=self._system.config.remember.durable_wait_seconds)
+            await self._saver.save(chat, request_id, reply, finish_reason)
         self.tasks.spawn(asyncio.to_thread(self._observe, chat, request_id))
-
-    async def _choose_adapters(self, chat: Chat, cubes: Sequence[AdapterCube]) -> list[PlanEntry]:
-        """Choose the adapters of a request, and begin to load them while memory is searched."""
-        loader = self._adapters
-        chat.parametric, entries = choose(
-            cubes,
-            chat.options,
-            problem=self._adapter_problem,
-            most=loader.most_merged if loader is not None else 1,
-        )
-        if len(chat.parametric) > 1 and (
-            whole := await asyncio.to_thread(
-                self._system.views.learnt_together, chat.principal, chat.parametric
-            )
-        ):
-            learnt_together(entries, chat.parametric, whole)
-            chat.parametric = [whole]
-        if loader is not None and chat.parametric:
-            chat.preparing = asyncio.ensure_future(loader.prepare(chat.parametric))
-            chat.preparing.add_done_callback(_retrieve_exception)
-        return entries
-
-    def _adapter_problem(self, cube: AdapterCube) -> str | None:
-        if self._adapters is None:
-            return "the server attaches no adapters: start it with --enable-lora"
-        return self._adapters.problem(cube)
 
     def _top_k(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> int:
         """Number of items to search for; 0: there is no search for this request."""
         if not memory.owners or not chat.options.retrieve or not query.text:
             return 0
+        return self._configured_top_k(chat)
+
+    def _configured_top_k(self, chat: Chat) -> int:
         configured: int = self._system.config.retrieval.top_k
         return configured if chat.options.top_k is None else chat.options.top_k
 
@@ -343,22 +365,6 @@ class Pipeline:
         if reason not in chat.plan.degraded:
             chat.plan.degraded.append(reason)
             metrics.DEGRADED.labels(reason).inc()
-
-    async def _save_turn(self, chat: Chat, body: dict[str, Any]) -> None:
-        """Store a turn; retry while the vault is locked or unreachable, so that no turn is lost."""
-        pause = _FIRST_RETRY_SECONDS
-        while True:
-            try:
-                await asyncio.to_thread(self._rememberer.accept, chat.principal, body)
-                return
-            except Unavailable as error:
-                metrics.DEGRADED.labels("remember").inc()
-                if len(self.tasks) > _WAITING_TURNS:
-                    log.error("a turn is lost: too many wait for the vault: %s", error)
-                    return
-                log.warning("storing a turn failed, retrying in %.0f s: %s", pause, error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LAST_RETRY_SECONDS)
 
     def _observe(self, chat: Chat, request_id: str) -> None:
         try:
@@ -376,12 +382,6 @@ class Pipeline:
             seconds = time.perf_counter() - started
             chat.plan.steps_ms[name] = round(seconds * 1000, 3)
             metrics.STEP_SECONDS.labels(name).observe(seconds)
-
-
-def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Retrieve the exception of an adapter task that no step awaited, so that asyncio is silent."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _tokens(plan: MemoryPlan) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from memos_vllm.governance.principal import Principal
@@ -20,8 +20,20 @@ from memos_vllm.vault.views import AdapterCube
 Messages = list[dict[str, Any]]
 """Chat messages, as in the request's body."""
 
-Finish = Callable[[str, str | None], Awaitable[None]]
-"""Called with (request id, text of the reply) when a reply is complete; no text after an error."""
+
+class Finish(Protocol):
+    """Called when a reply is complete, or its client has gone away; a second call does nothing."""
+
+    def __call__(
+        self, request_id: str, reply: str | None, finish_reason: str | None = None
+    ) -> Awaitable[None]:
+        """
+        Args:
+            reply: its text, empty where there is none; None: the turn is not stored (an error, or a
+                call of a tool).
+            finish_reason: of the engine; "abort" where the client went away.
+        """
+        ...
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,6 +56,10 @@ class Chat:
     adapter: AttachedAdapter | None = None
     preparing: asyncio.Task[AttachedAdapter] | None = None
     """Loads the adapter into the engine while memory is searched."""
+    without_memory: bool = False
+    """Memory that was found does not fit into the prompt."""
+    finished: bool = False
+    """The reply is complete or abandoned, and its turn is stored or refused."""
 
 
 class AttachedAdapter(Protocol):
@@ -97,6 +113,11 @@ class Model(Protocol):
 
 class Exchange(Model, Protocol):
     """One request inside vLLM's chat handler."""
+
+    @property
+    def request_id(self) -> str:
+        """Id of the request, also before the engine has answered."""
+        ...
 
     async def order_kv(self, chat: Chat, messages: Messages | None) -> None:
         """Order the prompt's KV: the segments that the connector may load and keep.

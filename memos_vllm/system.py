@@ -16,6 +16,7 @@ from typing import Protocol
 
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config.tree import Config
+from memos_vllm.cube.filters import ItemFilter
 from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.model import (
     CubePatch,
@@ -44,6 +45,7 @@ from memos_vllm.vault.audit import AuditLog
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
+from memos_vllm.vault.filters import ItemFilters
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.index_state import IndexState
 from memos_vllm.vault.jobs import JobStore
@@ -106,6 +108,7 @@ class MemorySystem:
         self.transforms = Transforms(self.database)
         self.knowledge = Knowledge(self.database)
         self.entities = Entities(self.database)
+        self.filters = ItemFilters(self.database)
         self.ageing = Ageing(self.database)
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
@@ -304,8 +307,24 @@ class MemorySystem:
         vector: Vectors | None,
         top_k: int,
         owners: Sequence[OwnerState] | None = None,
+        where: ItemFilter | None = None,
     ) -> SearchResult:
-        return self.operator.search(principal, question, vector, top_k, owners)
+        """The best items that a filter admits, best first.
+
+        Args:
+            vector: (dim,) of the question; None: lexical search only.
+            where: None: all items that are evidence.
+        """
+        keep = self.filters.matching(principal, where) if where is not None else None
+        return self.operator.search(
+            principal,
+            question,
+            vector,
+            top_k,
+            owners,
+            about_past=where is not None and where.is_about_time,
+            keep=keep,
+        )
 
     @functools.cached_property
     def scopes(self) -> Scopes:

@@ -52,6 +52,8 @@ class AuthMiddleware:
             await self._app(scope, receive, _with_memory_headers(state, send))
         finally:
             PRINCIPAL.reset(token)
+            if (ended := state.get("memos_ended")) is not None:
+                ended()
 
     async def _admit(self, scope: Scope) -> Principal | None:
         method = scope.get("method", "WEBSOCKET").upper()

@@ -13,6 +13,7 @@ from memos_vllm.api.models import (
     AuditPage,
     Caller,
     SearchHit,
+    SearchQuery,
     SearchRequest,
     SearchResponse,
     System,
@@ -39,11 +40,25 @@ async def search(system: System, caller: Caller, request: SearchRequest) -> Sear
         log.warning("lexical search only, the embedder failed: %s", error)
         degraded = error.reason
     result = await asyncio.to_thread(
-        system.search, caller, request.query, vector, request.top_k, owners
+        system.search,
+        caller,
+        request.query,
+        vector,
+        request.top_k,
+        owners,
+        where=request.filters,
     )
     return SearchResponse(
         results=[_hit(found) for found in result.found], degraded=result.degraded or degraded
     )
+
+
+@router.get("/search")
+async def search_by_query(
+    system: System, caller: Caller, query: Annotated[SearchQuery, Query()]
+) -> SearchResponse:
+    """The same search by query parameters; a repeated parameter is an alternative."""
+    return await search(system, caller, query.as_request())
 
 
 @router.get("/explain/{request_id}")
@@ -90,4 +105,5 @@ def _hit(found: Found) -> SearchHit:
         person=recalled.person or None,
         score=found.score,
         signals=dict(found.signals),
+        over=found.over,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from memos_vllm.cube.filters import ItemFilter, flat_filter
 from memos_vllm.cube.model import Header, Item, MemCube, NewCube, Text, Version
 from memos_vllm.governance.principal import Principal
 from memos_vllm.options import PERSONA
@@ -94,6 +96,45 @@ class SearchRequest(Body):
     persona: str | None = Field(
         None, pattern=PERSONA, description="include this persona's memory, as in a chat"
     )
+    filters: ItemFilter | None = Field(
+        None, description="conditions of the items, applied before the best are chosen"
+    )
+
+
+_Words = Annotated[list[Text], Field(max_length=100)]
+_Moment = Annotated[str | None, Field(max_length=64)]
+
+
+class SearchQuery(Body):
+    """A search as query parameters; a repeated one is an alternative."""
+
+    query: Text = Field(max_length=20_000)
+    top_k: int = Field(8, ge=1, le=200)
+    persona: str | None = Field(None, pattern=PERSONA)
+    tag: _Words = Field(default_factory=list)
+    type: _Words = Field(default_factory=list)
+    session: _Words = Field(default_factory=list)
+    speaker: _Words = Field(default_factory=list)
+    source: _Words = Field(default_factory=list)
+    cube: _Words = Field(default_factory=list)
+    said_from: _Moment = Field(None, description="time of the message, included")
+    said_until: _Moment = Field(None, description="excluded")
+    event_from: _Moment = Field(None, description="time of the event or claim, included")
+    event_until: _Moment = Field(None, description="excluded")
+    marked: bool = Field(False, description="find replies that are no evidence, too")
+
+    def as_request(self) -> SearchRequest:
+        """Raises BadRequest: a type or a time that is none."""
+        words = {"tags": self.tag, "types": self.type, "session": self.session}
+        words |= {"speaker": self.speaker, "source": self.source, "cube": self.cube}
+        times = {"said_from": self.said_from, "said_until": self.said_until}
+        times |= {"event_from": self.event_from, "event_until": self.event_until}
+        return SearchRequest(
+            query=self.query,
+            top_k=self.top_k,
+            persona=self.persona,
+            filters=flat_filter(words, times, self.marked),
+        )
 
 
 class SearchHit(Body):
@@ -104,6 +145,9 @@ class SearchHit(Body):
     person: str | None
     score: float
     signals: dict[str, float]
+    over: datetime | None = Field(
+        None, description="since when a newer statement replaces it; null: it holds"
+    )
 
 
 class SearchResponse(Body):

@@ -17,6 +17,7 @@ from memos_vllm.cli.vault import (
     can_index,
     opened,
 )
+from memos_vllm.cube.filters import flat_filter
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal
 
@@ -24,6 +25,34 @@ if TYPE_CHECKING:
     from memos_vllm.plaintext.embed.encoder import Vectors
     from memos_vllm.plaintext.search.search import Found
     from memos_vllm.system import MemorySystem
+
+TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Tag of the cube.")]
+TypeOption = Annotated[
+    list[str] | None,
+    typer.Option("--type", help="Type of the item: episode, fact, preference, event, …"),
+]
+SessionOption = Annotated[
+    list[str] | None, typer.Option("--session", help="Session of the message.")
+]
+SpeakerOption = Annotated[
+    list[str] | None, typer.Option("--speaker", help="Speaker of the message.")
+]
+SourceOption = Annotated[
+    list[str] | None, typer.Option("--source", help="Message id, or name of the document.")
+]
+CubeOption = Annotated[list[str] | None, typer.Option("--cube", help="Id or name of the cube.")]
+SaidFromOption = Annotated[
+    str | None, typer.Option("--said-from", help="Time of the message, included.")
+]
+SaidUntilOption = Annotated[
+    str | None, typer.Option("--said-until", help="Time of the message, excluded.")
+]
+EventFromOption = Annotated[
+    str | None, typer.Option("--event-from", help="Time of the event or claim, included.")
+]
+EventUntilOption = Annotated[
+    str | None, typer.Option("--event-until", help="Time of the event or claim, excluded.")
+]
 
 
 def search(
@@ -36,15 +65,36 @@ def search(
     persona: Annotated[
         str | None, typer.Option("--persona", help="Include this persona's memory.")
     ] = None,
+    tag: TagOption = None,
+    item_type: TypeOption = None,
+    session: SessionOption = None,
+    speaker: SpeakerOption = None,
+    source: SourceOption = None,
+    cube: CubeOption = None,
+    said_from: SaidFromOption = None,
+    said_until: SaidUntilOption = None,
+    event_from: EventFromOption = None,
+    event_until: EventUntilOption = None,
+    marked: Annotated[
+        bool, typer.Option("--marked", help="Find replies that are no evidence, too.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the memory of a person and what the tenant shares."""
+    """Search the memory of a person and what the tenant shares.
+
+    A repeated filter is an alternative; different filters hold together.
+    """
+    words = {"tags": tag, "types": item_type, "session": session}
+    words |= {"speaker": speaker, "source": source, "cube": cube}
+    times = {"said_from": said_from, "said_until": said_until}
+    times |= {"event_from": event_from, "event_until": event_until}
+    where = flat_filter(words, times, marked)
     principal = administrator(tenant, person).in_persona(persona)
     with opened(config) as system:
         vector, problem = _vector(system, principal, question)
         count = top_k or system.config.retrieval.top_k
-        result = system.search(principal, question, vector, count)
+        result = system.search(principal, question, vector, count, where=where)
     degraded = problem or result.degraded
     if as_json:
         print_json({"results": [_json(found) for found in result.found], "degraded": degraded})
@@ -87,4 +137,5 @@ def _json(found: Found) -> dict[str, object]:
         "person": recalled.person or None,
         "item": recalled.item.model_dump(mode="json"),
         "signals": dict(found.signals),
+        "over": found.over.isoformat() if found.over else None,
     }

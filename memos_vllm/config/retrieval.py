@@ -55,6 +55,20 @@ class RetrievalWeights(Section):
 
 class RetrievalConfig(Section):
     top_k: int = Field(8, ge=0, le=1000, description="items retrieved for a question")
+    most_replies: int = Field(
+        2, ge=0, description="most replies of the assistant among the items in a prompt"
+    )
+    reply_tokens: int = Field(
+        80,
+        ge=1,
+        description="longest reply in a prompt, tokens of the chat model; a longer one is cut to the "
+        "sentences that match the question",
+    )
+    most_of_session: int = Field(
+        4,
+        ge=1,
+        description="items of one session in a prompt, while other sessions have some that match",
+    )
     candidates: int = Field(
         200,
         ge=1,

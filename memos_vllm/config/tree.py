@@ -93,7 +93,7 @@ class PromptConfig(Section):
     deadline_seconds: float = Field(
         2.0,
         gt=0,
-        description="time limit of memory per request; after it the chat proceeds without",
+        description="time limit of memory per request; after it the chat proceeds with what was found",
     )
 
 

@@ -69,6 +69,25 @@ class ItemType(StrEnum):
         return cls.EPISODE if value == "turn" else None  # its name before schema revision 0003
 
 
+ASSISTANT, TOOL = "assistant", "tool"
+"""Speakers of replies and of tool traces in chats."""
+
+
+class Mark(StrEnum):
+    """Reason why a reply is no evidence: it is stored and listed, and no search finds it."""
+
+    CUT = "cut"
+    """It ended at `max_tokens`."""
+    ABORTED = "aborted"
+    """The client went away, or the engine failed, before its end."""
+    FILTERED = "filtered"
+    """A content filter ended it."""
+    DEGRADED = "degraded"
+    """A part of memory did not answer."""
+    WITHOUT_MEMORY = "without_memory"
+    """The request asked for no memory, or none fitted."""
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -121,6 +140,9 @@ class Item(Strict):
         None, description="message id, document name, turn id of a data set"
     )
     claim: Claim | None = Field(None, description="the extracted claim; null: the text is verbatim")
+    mark: Mark | None = Field(
+        None, description="why a reply is no evidence and not searched; null: it is"
+    )
 
 
 class Access(Strict):

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from memos_vllm.cube.model import Item, ItemType
+from memos_vllm.cube.model import ASSISTANT, Item, ItemType
 from memos_vllm.prompt.messages import SYSTEM_ROLES, Message, last_user, part_text
 from memos_vllm.prompt.quoting import Escape, quoted
 
@@ -52,7 +52,7 @@ def quote_item(item: Item, escape: Escape, over: datetime | None = None) -> str:
     if ends is None and item.claim is not None and item.type is not ItemType.EVENT:
         ends = item.claim.ends
     until = f"until {_date(ends)}" if ends is not None else None
-    parts = [part for part in (_when(item), until, item.speaker) if part]
+    parts = [part for part in (_when(item), until, _who(item)) if part]
     head = f"[{', '.join(parts)}] " if parts else ""
     return quoted(head + item.text, escape)
 
@@ -101,6 +101,12 @@ def _with_text(message: dict[str, Any], before: str = "", after: str = "") -> di
     else:
         part["text"] = before + part["text"] + after
     return {**message, "content": parts}
+
+
+def _who(item: Item) -> str | None:
+    """The speaker; a reply is no statement of the person, and says so."""
+    is_reply = item.speaker == ASSISTANT and item.type is ItemType.EPISODE
+    return "reply of the assistant" if is_reply else item.speaker
 
 
 def _when(item: Item) -> str | None:

@@ -81,6 +81,7 @@ class MemoryPlan(PlanModel):
     degraded: list[str] = Field(default_factory=list)
     steps_ms: dict[str, float] = Field(default_factory=dict)
     written: bool = Field(False, description="whether the turn becomes memory")
+    not_written: str | None = Field(None, description="the reason why it does not")
 
     @property
     def used(self) -> list[PlanEntry]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.config.tree import PromptConfig
 from memos_vllm.cube.model import Item, Placement
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt import layout
-from memos_vllm.prompt.messages import Message, text_of
+from memos_vllm.prompt.messages import Message, last_user, text_of
 from memos_vllm.prompt.quoting import Escape
+from memos_vllm.scheduler.excerpt import excerpt
 from memos_vllm.scheduler.plan import Budget, MemoryPlan, PlanEntry
+from memos_vllm.scheduler.sieve import Sieve, is_reply
 from memos_vllm.vault.views import StableCube
 
+_TRIES = 2
+"""Items too large for the rest of the budget that are measured for each place."""
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -89,8 +95,9 @@ class Draft:
 
 
 class MemScheduler:
-    def __init__(self, config: PromptConfig) -> None:
+    def __init__(self, config: PromptConfig, retrieval: RetrievalConfig | None = None) -> None:
         self._config = config
+        self._retrieval = retrieval or RetrievalConfig()
 
     def budget(self, tokenizer: Tokenizer, asked: int | None, max_reply: int | None) -> Budget:
         """Token limit of memory, before the length of the prompt is known.
@@ -117,13 +124,15 @@ class MemScheduler:
         tokenizer: Tokenizer,
         named: int = 0,
         further: Sequence[Found] = (),
+        places: int | None = None,
     ) -> Draft:
         """Choose the candidates that fit into the budget, best first.
 
         Args:
             stable: in prompt order; the request names the first `named`.
             found: search results, best first.
-            further: results behind them; only explained.
+            further: results behind them; they take the places of those that are rejected.
+            places: number of items; default: that of `found`.
         """
         framing = tokenizer.count(layout.block([]))
         head = [
@@ -133,20 +142,92 @@ class MemScheduler:
             for position, cube in enumerate(stable)
         ]
         left = _fit_stable(head, budget.limit - (framing if stable else 0))
-        results = [(result, _retrieved_candidate(result, tokenizer)) for result in found]
-        in_prompt = {c.entry.cube for c in head if c.entry.decision == "used"}
-        conversation = [_normal(text_of(message)) for message in messages]
-        _fit_retrieved(
-            results,
-            in_prompt=in_prompt,
-            conversation=conversation,
+        used = {c.entry.cube for c in head if c.entry.decision == "used"}
+        sieve = Sieve(
+            [*found, *further],
+            messages,
+            in_prompt=used,
+            stable=[i.text for cube in stable if cube.cube_id in used for i in cube.items],
+        )
+        selection = _Selection(
+            sieve,
+            self._retrieval,
+            question=_question(messages),
+            tokenizer=tokenizer,
+            places=max(len(found), places or 0),
             left=left - (framing if found else 0),
         )
-        reason = f"not among the best {len(found)} for the question"
-        rest = [_rejected(result, reason) for result in further]
-        candidates = [*head, *(candidate for _, candidate in results), *rest]
+        candidates = [*head, *selection.of(found, further)]
         plan = MemoryPlan(entries=[c.entry for c in candidates], budget=budget)
         return Draft(plan, candidates)
+
+
+@dataclasses.dataclass
+class _Selection:
+    """Fills the places of the retrieved block, best first."""
+
+    sieve: Sieve
+    config: RetrievalConfig
+    question: str
+    tokenizer: Tokenizer
+    places: int
+    left: int
+    """Tokens."""
+    taken: int = 0
+    replies: int = 0
+    too_large: int = 0
+    sessions: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def of(self, found: Sequence[Found], further: Sequence[Found]) -> list[Candidate]:
+        """A candidate for each result, used or rejected with the reason.
+
+        The best results come first, among them the words of people before replies; then those behind
+        them; and last those of sessions that have many items already.
+        """
+        replies = [each for each in found if is_reply(each.recalled)]
+        own = [each for each in found if not is_reply(each.recalled)]
+        candidates: dict[int, Candidate] = {}
+        crowded = []
+        for result in [*own, *replies, *further]:
+            if self._is_crowded(result) and self.taken < self.places:
+                crowded.append(result)
+            else:
+                candidates[id(result)] = self._decide(result)
+        for result in crowded:
+            candidates[id(result)] = self._decide(result)
+        return [candidates[id(result)] for result in [*found, *further]]
+
+    def _decide(self, result: Found) -> Candidate:
+        if self.taken >= self.places:
+            return _rejected(result, f"not among the best {self.places} for the question")
+        if (problem := self.sieve.problem(result)) is not None:
+            return _rejected(result, problem)
+        if is_reply(result.recalled) and self.replies >= self.config.most_replies:
+            return _rejected(result, f"{self.config.most_replies} better replies are in the prompt")
+        if self.too_large > _TRIES * self.places:
+            return _rejected(result, f"the budget is full: {max(self.left, 0)} tokens are left")
+        candidate = _retrieved_candidate(
+            result, self.tokenizer, self.question, self.config.reply_tokens
+        )
+        tokens = candidate.entry.tokens
+        if tokens > self.left:
+            self.too_large += 1
+            _reject(candidate, f"needs {tokens} tokens and {max(self.left, 0)} are left")
+            return candidate
+        self._take(result, tokens)
+        return candidate
+
+    def _take(self, result: Found, tokens: int) -> None:
+        self.sieve.take(result)
+        self.left -= tokens
+        self.taken += 1
+        self.replies += is_reply(result.recalled)
+        if (session := _session(result)) is not None:
+            self.sessions[session] += 1
+
+    def _is_crowded(self, result: Found) -> bool:
+        session = _session(result)
+        return session is not None and self.sessions[session] >= self.config.most_of_session
 
 
 def hottest_first(stable: Sequence[StableCube], named: int) -> list[StableCube]:
@@ -175,33 +256,15 @@ def _fit_stable(candidates: Sequence[Candidate], left: int) -> int:
     return left
 
 
-def _fit_retrieved(
-    results: Sequence[tuple[Found, Candidate]],
-    in_prompt: Set[str],
-    conversation: Sequence[str],
-    left: int,
-) -> None:
-    """Reject items that repeat the prompt or do not fit.
+def _session(result: Found) -> str | None:
+    """Session of verbatim words; None: a claim, or of no session."""
+    item = result.recalled.item
+    return item.session if item.claim is None else None
 
-    Args:
-        in_prompt: cubes that the prompt has whole.
-        conversation: normalised texts of the messages.
-        left: tokens.
-    """
-    seen: set[str] = set()
-    for result, candidate in results:
-        text, tokens = _normal(result.recalled.item.text), candidate.entry.tokens
-        if result.recalled.cube_id in in_prompt:
-            _reject(candidate, "the prompt has its cube already")
-        elif any(text in message for message in conversation):
-            _reject(candidate, "already in the conversation")
-        elif text in seen:
-            _reject(candidate, "the same words as a better item")
-        elif tokens > left:
-            _reject(candidate, f"needs {tokens} tokens and {max(left, 0)} are left")
-        else:
-            left -= tokens
-            seen.add(text)
+
+def _question(messages: Sequence[Message]) -> str:
+    position = last_user(messages)
+    return text_of(messages[position]) if position is not None else ""
 
 
 def _rejected(result: Found, reason: str) -> Candidate:
@@ -226,7 +289,7 @@ def _stable_candidate(
         tokens=tokenizer.count(text + "\n"),
         reason="named in the request" if is_named else "placed at the head of every prompt",
     )
-    # Rejected in this order: retrieved items, stable cubes, cubes that the request names.
+    # Rejected in this order: replies, other retrieved items, stable cubes, cubes that the request names.
     value = (2.0 + is_named, cube.priority, -position)
     candidate = Candidate(
         entry, text, value, (position,), owner=cube.person, sequence=cube.sequence
@@ -236,15 +299,23 @@ def _stable_candidate(
     return candidate
 
 
-def _retrieved_candidate(result: Found, tokenizer: Tokenizer) -> Candidate:
+def _retrieved_candidate(
+    result: Found, tokenizer: Tokenizer, question: str, reply_tokens: int
+) -> Candidate:
     recalled = result.recalled
     item: Item = recalled.item
-    text = layout.quote_item(item, tokenizer.escape, result.over)
     entry = _retrieved_entry(result)
+    value = (1.0, result.score)
+    if is_reply(recalled):
+        value = (0.0, result.score)
+        text = excerpt(item.text, question, reply_tokens, tokenizer.count)
+        if text != item.text:
+            item = item.model_copy(update={"text": text})
+            entry.reason += "; cut to the sentences that match it"
+    text = layout.quote_item(item, tokenizer.escape, result.over)
     entry.tokens = tokenizer.count(text + "\n")
-    moment = item.time or _BEGINNING
-    order = (moment, recalled.cube_id, item.source or "")
-    return Candidate(entry, text, (1.0, result.score), order)
+    order = (item.time or _BEGINNING, recalled.cube_id, item.source or "")
+    return Candidate(entry, text, value, order)
 
 
 def _retrieved_entry(result: Found) -> PlanEntry:
@@ -261,7 +332,3 @@ def _retrieved_entry(result: Found) -> PlanEntry:
         if result.via
         else "matches the question",
     )
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.split()).casefold()

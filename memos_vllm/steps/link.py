@@ -49,7 +49,9 @@ def step(system: MemorySystem) -> Step[Recall]:
         hops = []
         for each in links:
             item = recalled.get(each.item_id)
-            if item is None or not (recall.query.about_past or holds(item.item, now)):
+            if item is None or item.item.mark is not None:
+                continue
+            if not recall.query.about_past and not holds(item.item, now):
                 continue
             over = known[each.item_id].over if each.item_id in known else None
             hops.append(Found(item, 0.0, {"link": round(each.weight, 4)}, over, each.via))

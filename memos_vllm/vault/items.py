@@ -62,6 +62,8 @@ class IndexedItem:
     """Thing and name in a claim about a name: (`cat`, `Miso`)."""
     persona: str | None = None
     """Persona of its cube; None: it belongs to all personas."""
+    is_evidence: bool = True
+    """False: a reply with a mark, which no search finds."""
 
 
 class PartKey(NamedTuple):
@@ -232,6 +234,7 @@ def _indexed(
         to_us(datetime.fromisoformat(ends)) if ends else None,
         _names(claim),
         persona,
+        row.mark is None,
     )
 
 
@@ -269,6 +272,7 @@ def _new_row(cube: CubeRow, item: Item, ordinal: int, window: str) -> ItemRow:
         window_sha256=window,
         claim=_claim(item),
         claim_key=claim_key(item),
+        mark=item.mark,
     )
 
 

@@ -27,6 +27,7 @@ from memos_vllm.cube.model import (
     Header,
     Item,
     Kind,
+    Mark,
     Placement,
     Provenance,
     State,
@@ -138,6 +139,7 @@ def item_model(row: ItemRow) -> Item:
         session=row.session,
         source=row.source,
         claim=Claim.model_validate(row.claim) if row.claim else None,
+        mark=Mark(row.mark) if row.mark else None,
     )
 
 
@@ -175,6 +177,7 @@ def _item_json(item: Item) -> dict[str, Any]:
     tree = item.model_dump(mode="json")
     if item.time is not None:
         tree["time"] = to_datetime(to_us(item.time)).isoformat()
-    if item.claim is None:
-        del tree["claim"]
+    for absent in ("claim", "mark"):  # ids and payloads of older versions have neither
+        if tree[absent] is None:
+            del tree[absent]
     return tree

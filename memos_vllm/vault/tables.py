@@ -129,6 +129,8 @@ class ItemRow(Base):
     claim: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     claim_key: Mapped[str | None] = mapped_column(String(64))
     """Digest of subject and attribute: claims that could supersede each other share it."""
+    mark: Mapped[str | None] = mapped_column(String(16))
+    """Why a reply is no evidence (`Mark`); null: it is."""
 
 
 class MentionRow(Base):

@@ -356,7 +356,9 @@ def _recalled(item: ItemRow, cube: CubeRow) -> Recalled:
 
 def _stable(session: Session, row: CubeRow) -> StableCube:
     content = session.scalars(
-        select(ItemRow).where(ItemRow.cube_id == row.id).order_by(ItemRow.ordinal)
+        select(ItemRow)
+        .where(ItemRow.cube_id == row.id, ItemRow.mark.is_(None))
+        .order_by(ItemRow.ordinal)
     )
     return StableCube(
         cube_id=row.id,

@@ -318,3 +318,22 @@ def test_a_failed_import_is_one_line(
     result = memos(*arguments, code=1)
     assert expected in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_search_takes_filters_and_refuses_bad_ones(memos: Memos, tmp_path: Path) -> None:
+    talk = locomo_conversation("conv-1", "Ann", "Bob", sessions=2)
+    memos("import", "locomo", str(write(tmp_path / "l.json", [talk])))
+
+    def sessions(*options: str) -> set[str]:
+        found = memos("search", "conv", "--person", "Bob", "--top-k", "20", "--json", *options)
+        return {hit["item"]["session"] for hit in json.loads(found.stdout)["results"]}
+
+    both = sessions()
+    assert len(both) == 2
+    one = min(both)
+    assert sessions("--session", one) == {one}
+    assert sessions("--session", one, "--session", max(both)) == both
+    assert sessions("--session", one, "--tag", "absent") == set()
+    assert sessions("--said-until", "1990-01-01") == set()
+    bad = memos("search", "conv", "--person", "Bob", "--said-from", "soon", code=1)
+    assert "said_from" in bad.stderr

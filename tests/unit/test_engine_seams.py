@@ -10,13 +10,18 @@ import pytest
 from fastapi import FastAPI
 
 from memos_vllm.api.app import attach
+from memos_vllm.api.auth import AuthMiddleware
 from memos_vllm.api.identity import Authenticator
 from memos_vllm.engine import gateway
 from memos_vllm.engine.chat import routes
+from memos_vllm.engine.chat.handler import ChatExchange
 from memos_vllm.engine.chat.stream import StreamWatch, pass_through
 from memos_vllm.engine.general import register
 from memos_vllm.errors import BadRequest, NotBuilt
 from memos_vllm.governance.current import PRINCIPAL
+from memos_vllm.learning.background import BackgroundTasks
+from memos_vllm.options import MemoryOptions
+from memos_vllm.ports import Chat
 from tests.conftest import principal
 
 SALTER = gateway.Salter(b"s" * 32, "person", False)
@@ -226,3 +231,114 @@ def test_a_client_that_goes_away_leaves_what_was_said():
     assert order[-1] == "abandoned"
     assert "complete" not in order
     assert watch.text == "Hi "
+
+
+def test_a_stream_tells_how_its_first_choice_ended_and_whether_it_calls_a_tool():
+    call = {"tool_calls": [{"index": 0, "function": {"name": "weather"}}]}
+    cut = [*WORDS, chunk(delta={}, finish_reason="length"), DONE]
+    called = [chunk(delta=call), chunk(delta={}, finish_reason="tool_calls"), DONE]
+    broken = ['data: {"error": {"message": "away"}}\n\n', DONE]
+    expected = [("length", False, False), ("tool_calls", True, False), (None, False, True)]
+    for chunks, ending in zip((cut, called, broken), expected, strict=True):
+        watch = StreamWatch(1, with_usage=False)
+        run_stream(chunks, watch)
+        assert (watch.finish_reason, watch.calls_tool, watch.failed) == ending
+
+
+def exchange(written=True):
+    """An exchange of a request whose turn may be stored, and the ends that it is told of."""
+    request = types.SimpleNamespace(stream_options=None, n=1, request_id="7")
+    raw = types.SimpleNamespace(state=types.SimpleNamespace())
+    memory = types.SimpleNamespace(serving=types.SimpleNamespace())
+    made = ChatExchange(memory, BackgroundTasks(), None, request, raw)
+    said = [{"role": "user", "content": "Hi"}]
+    chat = Chat(principal(), MemoryOptions(), said, "demo")
+    chat.plan.written = written
+    ends = []
+
+    async def finish(request_id, reply, finish_reason=None):
+        if not chat.finished:
+            chat.finished = True
+            ends.append((request_id, reply, finish_reason))
+
+    return made, chat, finish, ends
+
+
+async def chunks_of(*chunks):
+    for each in chunks:
+        yield each
+
+
+@pytest.mark.parametrize(
+    ("received", "end"), [(0, ("chatcmpl-7", "", "abort")), (2, ("c-1", "Hi ", "abort"))]
+)
+def test_a_client_that_goes_away_leaves_its_words_even_before_the_stream_begins(received, end):
+    made, chat, finish, ends = exchange()
+
+    async def run():
+        stream = await made.deliver(chat, chunks_of(*WORDS, LAST, DONE), finish)
+        for _ in range(received):
+            await anext(stream)
+        if received:
+            await stream.aclose()
+        made.raw.state.memos_ended()  # the ASGI app has returned
+        await made.tasks.drain()
+        made.raw.state.memos_ended()
+
+    asyncio.run(run())
+    assert ends == [end]
+
+
+@pytest.mark.parametrize("text", [None, "Let me see."])
+def test_a_call_of_a_tool_is_not_stored_and_says_so(text):
+    made, chat, finish, ends = exchange()
+    calls = [types.SimpleNamespace(id="c1")]
+    message = types.SimpleNamespace(content=text, tool_calls=calls)
+    choice = types.SimpleNamespace(message=message, finish_reason="tool_calls")
+    reply = types.SimpleNamespace(id="c-1", choices=[choice])
+    asyncio.run(made.deliver(chat, reply, finish))
+    assert ends == [("c-1", None, "tool_calls")]
+    assert reply.memory["written"] is False
+    assert "calls a tool" in reply.memory["not_written"]
+
+
+def test_a_streamed_call_of_a_tool_says_that_it_is_not_stored():
+    made, chat, finish, ends = exchange()
+    call = chunk(delta={"tool_calls": [{"index": 0, "function": {"name": "weather"}}]})
+    last = chunk(delta={}, finish_reason="tool_calls")
+
+    async def run():
+        stream = await made.deliver(chat, chunks_of(call, last, DONE), finish)
+        return [each async for each in stream]
+
+    memory = json.loads(asyncio.run(run())[1][6:])["memory"]
+    assert (memory["written"], ends) == (False, [("c-1", None, "tool_calls")])
+    assert "calls a tool" in memory["not_written"]
+
+
+def test_an_error_of_the_engine_stores_nothing_unless_something_was_said():
+    error = 'data: {"error": {"message": "away"}}\n\n'
+    for chunks, reply in (([error, DONE], None), ([*WORDS, error, DONE], "Hi you")):
+        made, chat, finish, ends = exchange()
+
+        async def run(made=made, chat=chat, finish=finish, chunks=chunks):
+            stream = await made.deliver(chat, chunks_of(*chunks), finish)
+            return [each async for each in stream]
+
+        asyncio.run(run())
+        assert ends[0][1:] == (reply, "abort")
+
+
+def test_the_end_of_a_request_is_told_to_its_exchange(system):
+    """A client that goes away early: the app returns, though the stream was never begun."""
+    ended = []
+
+    async def app(scope, receive, send):
+        scope["state"]["memos_ended"] = lambda: ended.append(scope["path"])
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": [], "client": None}
+    layer = AuthMiddleware(
+        app, Authenticator(system.config.governance, system.keys), system.config.governance
+    )
+    asyncio.run(layer(scope, None, None))
+    assert ended == ["/health"]

@@ -146,10 +146,12 @@ class ChatExchange:
             return self._stream(chat, reply, finish)
         choices = getattr(reply, "choices", None)
         if choices is None:  # vLLM's ErrorResponse
-            await finish(self._request_id(), None)
+            await finish(self.request_id, None)
             return reply
-        # A call of a tool says nothing yet: the turn is remembered with the reply that follows it.
-        await finish(reply.id, choices[0].message.content or None)
+        message = choices[0].message
+        calls_tool = bool(getattr(message, "tool_calls", None))
+        text = _remembered_text(chat, message.content or "", calls_tool=calls_tool)
+        await finish(reply.id, text, choices[0].finish_reason)
         reply.memory = summary(chat.plan)
         return reply
 
@@ -161,16 +163,24 @@ class ChatExchange:
         watch = StreamWatch(self.request.n or 1, with_usage)
 
         async def complete() -> None:
-            await finish(watch.request_id or self._request_id(), watch.text or None)
+            reason = watch.finish_reason or "abort"
+            calls_tool = watch.calls_tool and reason != "abort"
+            text = _remembered_text(chat, watch.text, calls_tool=calls_tool)
+            failed = watch.failed and not watch.text
+            await finish(watch.request_id or self.request_id, None if failed else text, reason)
 
         def abandon() -> None:
-            # The client is gone; the text that it was sent becomes memory.
-            self.tasks.spawn(complete())
+            # The client is gone; the person's words, and the text that it was sent, become memory.
+            if not chat.finished:
+                self.tasks.spawn(complete())
 
         def memory() -> dict[str, Any]:
             chat.plan.request_id = watch.request_id
+            _remembered_text(chat, watch.text, calls_tool=watch.calls_tool)
             return summary(chat.plan)
 
+        # A client may go away before the stream is begun: then none of its code runs.
+        self.raw.state.memos_ended = abandon
         return pass_through(chunks, watch=watch, memory=memory, complete=complete, abandon=abandon)
 
     def _observe_first_token(self, chat: Chat, output: Any) -> None:
@@ -189,9 +199,23 @@ class ChatExchange:
     def _request(self, messages: Messages | None) -> Any:
         return self.request if messages is None else self.rendered
 
-    def _request_id(self) -> str:
+    @property
+    def request_id(self) -> str:
         metadata = getattr(self.raw.state, "request_metadata", None)
         return getattr(metadata, "request_id", None) or f"chatcmpl-{self.request.request_id}"
+
+
+def _remembered_text(chat: Chat, text: str, calls_tool: bool) -> str | None:
+    """The reply that the turn is stored with; None: the reply after a tool's result is, and the plan
+    says so."""
+    if not calls_tool:
+        return text
+    if chat.plan.written:
+        chat.plan.written = False
+        chat.plan.not_written = (
+            "the reply calls a tool: the turn is stored with the one that follows"
+        )
+    return None
 
 
 def summary(plan: MemoryPlan) -> dict[str, Any]:
@@ -210,6 +234,7 @@ def summary(plan: MemoryPlan) -> dict[str, Any]:
         "steps_ms": plan.steps_ms,
         "degraded": plan.degraded,
         "written": plan.written,
+        "not_written": plan.not_written,
         "explain": f"/v1/memory/explain/{plan.request_id}",
     }
 

@@ -25,6 +25,11 @@ class StreamWatch:
         self._text: list[str] = []
         self.request_id = ""
         self.finished = False
+        self.finish_reason: str | None = None
+        """Of the first choice; None: it has not ended."""
+        self.calls_tool = False
+        self.failed = False
+        """Whether the engine sent an error."""
 
     def is_last(self, chunk: str) -> bool:
         self._open_choices -= chunk.count(_FINISH)
@@ -38,9 +43,13 @@ class StreamWatch:
             return
         event = json.loads(chunk[len(_PREFIX) :])
         self.request_id = event.get("id", self.request_id)
+        self.failed = self.failed or "error" in event
         for choice in event.get("choices") or ():
             if choice.get("index") == 0:
-                self._text.append((choice.get("delta") or {}).get("content") or "")
+                delta = choice.get("delta") or {}
+                self._text.append(delta.get("content") or "")
+                self.calls_tool = self.calls_tool or bool(delta.get("tool_calls"))
+                self.finish_reason = choice.get("finish_reason") or self.finish_reason
 
     @property
     def text(self) -> str:

@@ -135,6 +135,11 @@ class OwnerIndex:
         )
 
     @functools.cached_property
+    def no_evidence(self) -> frozenset[str]:
+        """Replies with a mark."""
+        return frozenset(item.id for item in self.items if not item.is_evidence)
+
+    @functools.cached_property
     def _of_personas(self) -> list[IndexedItem]:
         return [item for item in self.items if item.persona is not None]
 

@@ -84,6 +84,8 @@ class MemOperator:
         owners: Sequence[OwnerState] | None = None,
         about_past: bool = False,
         further: bool = False,
+        depth: int | None = None,
+        keep: AbstractSet[str] | None = None,
     ) -> SearchResult:
         """The best items of the person's own memory and the tenant's, best first.
 
@@ -92,6 +94,9 @@ class MemOperator:
             owners: from `VaultViews.owners` of the same principal, if the caller has them already.
             about_past: include claims that have ended; verbatim turns are always included.
             further: return the results behind the best, too.
+            depth: results of each owner that are ranked; default: three times `top_k`.
+            keep: ids of the only items to search, replies with a mark among them; None: all items
+                that are evidence.
         """
         scored: list[_Scored] = []
         over: dict[str, int] = {}
@@ -104,12 +109,13 @@ class MemOperator:
             ended, claims = index.past.at(now_us())
             left_out = index.elsewhere(principal.persona)
             left_out |= frozenset() if about_past else claims
+            left_out |= index.no_evidence if keep is None else index.position.keys() - keep
             scored.extend(
                 self._rank(
                     question,
                     index=index,
                     channels=channels,
-                    top_k=top_k,
+                    count=depth or top_k * _OVERFETCH,
                     left_out=left_out,
                     background=background_by(vector),
                 )
@@ -221,7 +227,7 @@ class MemOperator:
         question: str,
         index: OwnerIndex,
         channels: dict[str, Scores],
-        top_k: int,
+        count: int,
         left_out: AbstractSet[str] = frozenset(),
         background: Background | None = None,
     ) -> list[_Scored]:
@@ -240,7 +246,7 @@ class MemOperator:
                 if not np.isnan(scores[position])
             }
             ranked.append((round(float(fused[position]), 4), index.items[position].id, signals))
-            if len(ranked) >= top_k * _OVERFETCH:
+            if len(ranked) >= count:
                 break
         return ranked
 
