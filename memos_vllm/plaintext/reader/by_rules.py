@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from memos_vllm.cube.model import Claim, Item, ItemType
-from memos_vllm.plaintext.english.attributes import relative, slug
-from memos_vllm.plaintext.english.clauses import clauses, stripped_clause
+from memos_vllm.plaintext.english.attributes import relative, slug, thing
+from memos_vllm.plaintext.english.clauses import Clause, clauses, plain_form, stripped_clause
 from memos_vllm.plaintext.english.events import read_event
+from memos_vllm.plaintext.english.forms import Form
 from memos_vllm.plaintext.english.instructions import is_instruction
-from memos_vllm.plaintext.english.statements import BIRTHDAY, FORMS, INTRODUCTION, NAMED_KIN, Form
+from memos_vllm.plaintext.english.moves import read_move
+from memos_vllm.plaintext.english.statements import BIRTHDAY, FORMS, INTRODUCTION, NAMED_KIN
+from memos_vllm.plaintext.english.things import names_a_thing
 from memos_vllm.plaintext.english.times import Mention, TimeRange, find_times
 
 __all__ = ["is_instruction", "read_claims"]
@@ -22,20 +25,14 @@ __all__ = ["is_instruction", "read_claims"]
 _CONFIDENCE = 0.9
 _ASKED_CONFIDENCE = 0.8  # "remember that …" in no known form
 _LONGEST_VALUE = 200
+_NEAR = timedelta(days=92)
 _REMEMBER = re.compile(
     r"(?:please )?(?:remember|don't forget|keep in mind)(?: that|:)? (?P<said>.+)", re.IGNORECASE
 )
 _FIRST_PERSON = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s+or\s+")
 _LONGEST_PART_WORDS = 3
-# "I like it", "I love how …", "I enjoy to …" are about the conversation, not about a thing.
-_NO_THING = re.compile(
-    r"(?:it|its|this|that|these|those|them|him|her|you|your|yours|us|me|what|how|when|where|who|why|to|the way|the idea"
-    r"|the (?:first|second|third|last|other) (?:one|option|version)|something|anything|nothing|everything|one|both|all"
-    r"|neither|either|not|being|seeing|hearing|much|anybody|anyone|everyone|my|our|the (?:sound|look) of)\b",  # prose: a word of user language
-    re.IGNORECASE,
-)
-_TO_YOU = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
+_CAPITAL = re.compile(r"(?!I\b|My\b)[A-Z]")
 _NO_NAME = frozenset(
     re.findall(
         r"\w+",
@@ -58,19 +55,19 @@ def read_claims(turns: Sequence[Item], person: str) -> list[Item]:
     for turn in turns:
         if turn.speaker != person or turn.type is not ItemType.EPISODE or is_instruction(turn.text):
             continue
-        for clause, greeted in clauses(turn.text):
-            for item in _read(clause, greeted, turn, person):
+        for clause in clauses(turn.text):
+            for item in _read(clause, turn, person):
                 claim = item.claim
                 assert claim is not None
                 found[claim.attribute, item.text] = item  # a repeated statement is one claim
     return list(found.values())
 
 
-def _read(clause: str, greeted: bool, turn: Item, person: str) -> Iterator[Item]:
-    asked = _REMEMBER.fullmatch(clause)
-    statement = stripped_clause(asked["said"]) if asked is not None else clause
+def _read(clause: Clause, turn: Item, person: str) -> Iterator[Item]:
+    asked = _REMEMBER.fullmatch(clause.text)
+    statement = stripped_clause(asked["said"]) if asked is not None else clause.text
     times = find_times(statement, turn.time) if turn.time is not None else []
-    items = list(_by_forms(statement, times, greeted, turn, person))
+    items = list(_by_forms(statement, times, clause, turn, person))
     if not items and times and (event := read_event(statement, times[0], person)) is not None:
         what, text = event
         items = [_item(turn, person, ItemType.EVENT, None, what, text, times[0].range)]
@@ -81,14 +78,20 @@ def _read(clause: str, greeted: bool, turn: Item, person: str) -> Iterator[Item]
 
 
 def _by_forms(
-    statement: str, times: Sequence[Mention], greeted: bool, turn: Item, person: str
+    statement: str, times: Sequence[Mention], clause: Clause, turn: Item, person: str
 ) -> Iterator[Item]:
     if (birthday := BIRTHDAY.fullmatch(statement)) is not None:
         yield from _birthday(birthday["value"], times, turn, person)
         return
     timeless, span = _without(statement, times)
-    for form in FORMS:
-        if (match := form.pattern.fullmatch(timeless)) is not None:
+    span = None if _is_near(span, turn.time) else span
+    plain = plain_form(timeless)
+    if not clause.is_past and (home := read_move(plain, turn.text)) is not None:
+        text = f"{person} lives in {home}"
+        yield _item(turn, person, ItemType.FACT, "home", home, text, span)
+        return
+    for form in FORMS if not clause.is_past else ():
+        if (match := _matched(form, plain)) is not None:
             yield from _of_form(form, match, span, turn, person)
             return
     if (match := NAMED_KIN.fullmatch(statement)) is not None and _is_name(match["value"]):
@@ -98,7 +101,7 @@ def _by_forms(
             turn, person, ItemType.FACT, f"{relative(key)}.name", match["value"], text, None
         )
     elif (
-        greeted
+        clause.is_greeted
         and (match := INTRODUCTION.fullmatch(statement)) is not None
         and _is_name(match["value"])
     ):
@@ -106,8 +109,27 @@ def _by_forms(
         yield _item(turn, person, ItemType.FACT, "name", match["value"], text, None)
 
 
+def _matched(form: Form, plain: str) -> re.Match[str] | None:
+    """The match of a form; of its casual pattern where the writer uses no capitals."""
+    match = form.pattern.fullmatch(plain)
+    if match is None and form.casual is not None and _CAPITAL.search(plain) is None:
+        match = form.casual.fullmatch(plain)
+    return match
+
+
 def _is_name(words: str) -> bool:
     return words.split()[0].casefold() not in _NO_NAME
+
+
+def _is_near(span: TimeRange | None, said_at: datetime | None) -> bool:
+    """Whether a state began shortly before the message, which then is its beginning.
+
+    "I live in Oslo" on Monday, "I moved to Bergen last week" on Tuesday: the later message is newer.
+    """
+    if span is None or span.begins is None or said_at is None:
+        return False
+    aware = said_at if said_at.tzinfo else said_at.replace(tzinfo=UTC)
+    return aware - _NEAR <= span.begins <= aware
 
 
 def _without(statement: str, times: Sequence[Mention]) -> tuple[str, TimeRange | None]:
@@ -124,31 +146,54 @@ def _of_form(
     groups = match.groupdict()
     value = " ".join((groups.get("value") or "").split())
     key = _kin(match) if groups.get("key") else ""
+    said = _in_third_person(groups.get("said") or "")
+    if not _is_meant(form, value):
+        return
     parts = _LIST.split(value) if form.is_list else [value]
     if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts):
         parts = [value]
     for part in parts:
         if len(part) > _LONGEST_VALUE or not _is_meant(form, part):
             continue
-        attribute = form.attribute.format(value=slug(part), key=relative(key))
+        attribute = form.attribute.format(value=thing(part), key=relative(key))
         if attribute == "reply.emoji":
             attribute = "reply.emojis"
-        text = form.text.format(person=person, value=part, key=key)
-        item = _item(turn, person, form.type, attribute, form.value.format(value=part), text, span)
-        if form.is_over:
-            if turn.time is None:
-                continue
-            assert item.claim is not None
-            item.claim.begins, item.claim.ends = None, turn.time
-        yield item
+        named = {"person": person, "value": part, "key": key, "said": said}
+        text = form.text.format(**named, other=groups.get("other") or "")
+        claimed = form.value.format(value=part)
+        for about in filter(None, (attribute, form.also)):
+            item = _item(turn, person, form.type, about, claimed, text, span)
+            if form.is_over or not form.value:
+                if turn.time is None:
+                    continue
+                assert item.claim is not None
+                item.claim.begins = None
+                item.claim.ends = turn.time if form.is_over else None
+            yield item
+
+
+_THIRD = {
+    **{"my": "their", "our": "their", "am": "is", "have": "has", "do": "does", "me": "them"},
+    **{"i": "they", "work": "works", "eat": "eats"},
+}
+
+
+def _in_third_person(said: str) -> str:
+    """Own words about oneself: "quit my job" → "quit their job"."""
+    words = said.split()
+    if words[:2] == ["do", "not"]:
+        return " ".join(["does", *(_THIRD.get(w, w) if w == "my" else w for w in words[1:])])
+    return " ".join(_THIRD.get(word.casefold(), word) for word in words)
 
 
 def _is_meant(form: Form, value: str) -> bool:
-    if form.attribute in ("name", "reply.address"):
-        return _is_name(value)
+    if form.attribute in ("name", "reply.address") or form.attribute.endswith(".name"):
+        return not value or _is_name(value)
+    if form.attribute.startswith("favourite."):
+        return names_a_thing(value) or value.casefold().startswith(("the ", "my ", "our "))
     if "{value}" not in form.attribute:
         return True
-    return bool(slug(value)) and not _NO_THING.match(value) and not _TO_YOU.search(value)
+    return bool(slug(value)) and names_a_thing(value)
 
 
 def _kin(match: re.Match[str]) -> str:
@@ -156,7 +201,7 @@ def _kin(match: re.Match[str]) -> str:
     groups = match.groupdict()
     which = (groups.get("which") or "").casefold()
     key = " ".join(match["key"].casefold().split())
-    return f"{which} {key}" if which and which != "new" else key
+    return f"{which} {key}" if which and which not in ("new", "late") else key
 
 
 def _birthday(value: str, times: Sequence[Mention], turn: Item, person: str) -> Iterator[Item]:
