@@ -46,34 +46,6 @@ _NOT_ISE = {
     *("capsize", "maize", "resize", "resized", "resizing", "oversize", "oversized", "downsize"),
     *("downsizing", "bite", "assize"),
 }
-_ISE = frozenset(
-    [
-        "size",
-        "sized",
-        "sizes",
-        "sizing",
-        "prize",
-        "prizes",
-        "prized",
-        "seize",
-        "seized",
-        "seizes",
-        "capsize",
-        "maize",
-        "citizen",
-        "citizens",
-        "wizen",
-        "resize",
-        "oversize",
-        "oversized",
-        "downsize",
-        "downsizing",
-        "resizing",
-        "bite",
-        "denizen",
-        "netizen",
-    ]
-)
 _ISE = re.compile(r"(?P<stem>[a-z]{3,}[iy])z(?P<end>e[drs]?|ers|ing|ations?)")
 _LL = re.compile(
     r"(?P<stem>[a-z]*[aeiouy][a-z]*[^aeiouy][aeo])ll(?P<end>ed|ing|ings|ers?|ors?|ous|en)"
