@@ -60,6 +60,7 @@ ENDINGS: tuple[Form, ...] = (
         rf"I (?P<said>(?:have )?(?:quit|left|lost|resigned from|gave up|given up|walked out of) {_JOB})",
         rf"I (?P<said>(?:was|got|have been|have gotten) {_LOST})(?: (?:from|by|at) (?:work|my \w+))?",
         r"I (?P<said>(?:have )?(?:resigned|quit work|stopped working))",
+        r"I (?P<said>am (?:self-employed|freelance|freelancing|my own boss))",
         r"I (?P<said>am (?:unemployed|out of work|between jobs|jobless|out of a job))",
         rf"I (?P<said>{NOT} have a job{MORE})",
         r"I (?P<said>no longer (?:work there|have a job|work))",
@@ -159,13 +160,13 @@ ENDINGS: tuple[Form, ...] = (
     *ended(
         rf"I (?P<said>(?:got|am|have gotten) divorced(?: from my {SPOUSE})?)",
         r"I (?P<said>am (?:single|no longer married)(?: again)?)",
-        r"I (?P<said>(?:have )?(?:separated|split up|broke up|broken up))",
+        r"I (?P<said>(?:have )?(?:separated|split up)(?: from my \w+)?)",
         attribute="spouse.name",
     ),
     *ended(
         rf"I (?P<said>(?:have )?(?:broke|broken|split) up with my {PERSON_OR_PET})",
         rf"I (?P<said>(?:have )?(?:rehomed|re-homed|gave away|given away|buried|lost) my {ANIMAL})",
-        rf"I (?P<said>had to put down my {ANIMAL})",
+        rf"I (?P<said>had to put my {ANIMAL} (?:down|to sleep)|had to put down my pet)",
         attribute="{key}.name",
     ),
     *forms(
@@ -212,10 +213,11 @@ ENDINGS: tuple[Form, ...] = (
     ),
     *forms(
         (
-            r"I (?:have )?(?:stopped|quit) (?P<value>smoking|vaping|gambling|drinking)",
-            "habit:{value}",
-            "{person} stopped {value}",
+            r"I (?:have )?(?:stopped|quit) (?P<key>smok|vap|gambl|drink)ing",
+            "habit:{key}",
+            "{person} stopped {key}ing",
         ),
+        (r"I used to (?P<key>smoke|vape|gamble)", "habit:{key}", "{person} no longer {key}s"),
         value="no",
         type=FACT,
     ),

@@ -110,6 +110,27 @@ _LONG = tuple(
         *(("wasn't", "was not"), ("anymore", "any more")),
     )
 )
+# "my girlfriend and I broke up", "my name is not Bob, it is Rob", "allergic to soy, not nuts"
+_REWORDED = (
+    (
+        re.compile(
+            r"\b(my [\w-]+) and I (?:(?:have|'ve) )?(?:just |finally )?(broke|split|broken) up\b",
+            re.I,
+        ),
+        r"I \2 up with \1",
+    ),
+    (
+        re.compile(
+            r"\bmy ([\w -]+?)(?:'s| is|'s name is) (?:not|no longer) [^,;]+?,? (?:but )?(?:it|he|she) is ",
+            re.I,
+        ),
+        r"my \1 is ",
+    ),
+    (
+        re.compile(r"\b(I am allergic to) ([\w ]+), (?:and )?not (?:to )?([\w ]+)$", re.I),
+        r"\1 \2; I am not allergic to \3",
+    ),
+)
 # "For running, I prefer mornings" is not about mornings in general.
 _QUALIFIES = re.compile(
     r"(?:as for|for|with|in terms of|regarding|concerning|when it comes to|of (?:the|these|those|all)|between)\s",
@@ -117,7 +138,7 @@ _QUALIFIES = re.compile(
 )
 _OUR = re.compile(r"\bour\b", re.IGNORECASE)
 _WE = re.compile(
-    r"^we(?= (?:live|have (?:an? |two |three |four |five )|own|(?:have )?(?:renamed|named|sold|bought|adopted|got rid of)|call|called|are vegan|are vegetarian)\b)",
+    r"^we(?= (?:live|have (?:an? |two |three |four |five )|own|had to put|(?:have )?(?:renamed|named|sold|bought|adopted|got rid of)|call|called|are vegan|are vegetarian)\b)",
     re.I,
 )
 # "New job! It is Globex since Monday."
@@ -178,6 +199,12 @@ def clauses(text: str) -> Iterator[Clause]:
 def _parts(sentence: str) -> Iterator[str]:
     """Parts of a sentence with a subject each."""
     before = ""
+    reworded = sentence.rstrip(" .!")
+    for short, full in _LONG:
+        reworded = short.sub(full, reworded)
+    for said, meant in _REWORDED:
+        if said.search(reworded):
+            sentence = reworded = said.sub(meant, reworded)
     for part in _BORDER.split(sentence):
         is_qualified, before = _QUALIFIES.match(before) is not None, part
         if is_qualified:

@@ -30,6 +30,11 @@ def _pattern(place: str) -> re.Pattern[str]:
 
 
 _MOVE, _CASUAL_MOVE = _pattern(PLACE), _pattern(LOWER)
+_INTO = re.compile(
+    r"(?:I|we) (?:have )?moved (?:back )?into (?:an?|my|our|the) (?:[\w-]+ ){0,2}?(?:flat|apartment|house|place|home|condo|studio"
+    rf"|room|cottage|loft) in (?P<value>{PLACE})".replace(" ", r"\s"),
+    re.IGNORECASE,
+)
 _LIVING = re.compile(
     r"\b(?:to live|live|living|lived|relocat\w+|emigrat\w+|new (?:flat|apartment|house|home|place|neighbou?rhood|city"
     r"|country|town|landlord|neighbou?rs|school)|pack(?:ed|ing)|unpack\w*|movers|removal|rent|lease|mortgage|wife|husband"
@@ -67,6 +72,8 @@ def read_move(clause: str, turn: str) -> str | None:
     Args:
         turn: the whole turn, whose words may be evidence.
     """
+    if (into := _INTO.fullmatch(clause)) is not None:
+        return str(into["value"])
     match = _MOVE.fullmatch(clause)
     if match is None and clause.replace("I ", "i ") == clause.lower():
         match = _CASUAL_MOVE.fullmatch(clause)

@@ -63,6 +63,7 @@ FORMS: tuple[Form, ...] = (
     ),
     *forms(  # where; moves are read by `moves`
         (rf"I {BEEN_THERE} in (?P<value>{PLACE})", "home", "{person} lives in {value}"),
+        (rf"I live (?:at|on) [\w .'-]{{3,40}} in (?P<value>{PLACE})", "home", "{person} lives in {value}"),
         (rf"I am based out of (?P<value>{PLACE})", "home", "{person} lives in {value}"),
         (rf"my {NEW}home(?: ?town)? (?:is|{_LINK}) (?:in )?(?P<value>{PLACE})", "home", "{person} lives in {value}"),
         (rf"(?P<value>{PLACE}) is (?:my {NEW}home|home|where I live)", "home", "{person} lives in {value}"),
@@ -82,6 +83,7 @@ FORMS: tuple[Form, ...] = (
         (rf"my {NEW}(?:employer|company|workplace|firm|job) {_LINK} (?:at |with )?(?P<value>{NAME})", "employer", "{person} works at {value}", {"has_casual": False}),
         (r"I (?:work|am working) as an? (?P<value>(?:[\w-]+ ){0,3}?[\w-]+)", "job", "{person} works as a {value}"),
         (rf"I (?:am|became|have become) an? (?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}"),
+        (rf"I (?:have )?(?:got|landed|found|started|took) (?:a (?:new )?)?(?:job|position|role|work) as an? (?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}", {"also": "employer"}),
         (rf"I (?:got|was|have been) promoted to (?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}"),
         (rf"my {NEW}(?:job|occupation|profession|job title|title|position|role) {_LINK} (?:an? )?(?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}"),
     ),

@@ -33,9 +33,7 @@ LOWER = (
 CASUAL = ((PLACE, LOWER), (NAME, LOWER))
 
 THING = r"[\w][\w'&/+#. -]{0,60}?[\w+#]|\w"
-_KEY_WORD = (
-    r"(?!(?:has|have|is|are|was|used|changed|switched|went|became|remains|turned|no)\b)[\w-]+"
-)
+_KEY_WORD = r"(?!(?:has|have|is|are|was|used|changed|switched|went|became|remains|turned|no|any|anymore|not)\b)[\w-]+"
 KEY = rf"(?P<key>{_KEY_WORD}(?: {_KEY_WORD}){{0,2}})"
 """Kind of a favourite: "football player"."""
 LANGUAGE = r"(?-i:[A-Z])[a-z]+(?:\s(?-i:[A-Z])[a-z]+)?"

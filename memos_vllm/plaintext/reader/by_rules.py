@@ -32,6 +32,7 @@ _REMEMBER = re.compile(
 _FIRST_PERSON = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s+or\s+")
 _LONGEST_PART_WORDS = 3
+_ANY_CAPITAL = re.compile(r"[A-Z]")
 _CAPITAL = re.compile(r"(?!I\b|My\b)[A-Z]")
 _NO_NAME = frozenset(
     re.findall(
@@ -40,7 +41,7 @@ _NO_NAME = frozenset(
         "french german greek indian irish italian japanese korean mexican norwegian polish "
         "portuguese russian scottish spanish swedish swiss turkish ukrainian welsh catholic "
         "christian muslim jewish hindu buddhist atheist happy sorry fine good great ok okay back "
-        "here sure glad sad tired hungry ready done monday tuesday wednesday thursday friday "
+        "vegan vegetarian pregnant retired married single dead sick ill here sure glad sad tired hungry ready done monday tuesday wednesday thursday friday "
         "saturday sunday asap later ",
     )
 )
@@ -112,13 +113,15 @@ def _by_forms(
 def _matched(form: Form, plain: str) -> re.Match[str] | None:
     """The match of a form; of its casual pattern where the writer uses no capitals."""
     match = form.pattern.fullmatch(plain)
-    if match is None and form.casual is not None and _CAPITAL.search(plain) is None:
+    capital = _ANY_CAPITAL if form.attribute in ("employer", "origin") else _CAPITAL
+    if match is None and form.casual is not None and capital.search(plain) is None:
         match = form.casual.fullmatch(plain)
     return match
 
 
 def _is_name(words: str) -> bool:
-    return words.split()[0].casefold() not in _NO_NAME
+    first = words.split()[0]
+    return first.casefold() not in _NO_NAME and not (len(first) > 2 and first.isupper())
 
 
 def _is_near(span: TimeRange | None, said_at: datetime | None) -> bool:
@@ -160,9 +163,12 @@ def _of_form(
             attribute = "reply.emojis"
         named = {"person": person, "value": part, "key": key, "said": said}
         text = form.text.format(**named, other=groups.get("other") or "")
+        if part[:1].casefold() in tuple("aeio"):
+            text = text.replace(f" a {part}", f" an {part}")
         claimed = form.value.format(value=part)
         for about in filter(None, (attribute, form.also)):
-            item = _item(turn, person, form.type, about, claimed, text, span)
+            value = claimed if about == attribute else None
+            item = _item(turn, person, form.type, about, value, text, span)
             if form.is_over or not form.value:
                 if turn.time is None:
                     continue
