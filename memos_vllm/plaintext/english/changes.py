@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memos_vllm.plaintext.english.forms import FACT, PREFERENCE, Form, ended, forms, over
+from memos_vllm.plaintext.english.forms import PREFERENCE, Form, ended, forms, over
 from memos_vllm.plaintext.english.vocabulary import (
     ANIMAL,
     DIET,
@@ -57,7 +57,7 @@ ENDINGS: tuple[Form, ...] = (
         text="{person} no longer works at {value}",
     ),
     *ended(
-        rf"I (?P<said>(?:have )?(?:quit|left|lost|resigned from|gave up|given up|walked out of) {_JOB})",
+        rf"I (?P<said>(?:have )?(?:quit|left|lost|resigned from|gave up|given up|walked out of) {_JOB}(?: as an? [\w -]+)?)",
         rf"I (?P<said>(?:was|got|have been|have gotten) {_LOST})(?: (?:from|by|at) (?:work|my \w+))?",
         r"I (?P<said>(?:have )?(?:resigned|quit work|stopped working))",
         r"I (?P<said>am (?:self-employed|freelance|freelancing|my own boss))",
@@ -70,7 +70,7 @@ ENDINGS: tuple[Form, ...] = (
     *ended(
         r"I (?P<said>(?:have )?retired|am retired|went into retirement|took early retirement)",
         attribute="job",
-        also="employer",
+        also=("employer", "{person} left their last employer"),
     ),
     *over(
         rf"I am {_NO_MORE} an? (?P<value>(?:[\w-]+ ){{0,3}}?{WORK}){MORE}",
@@ -107,7 +107,7 @@ ENDINGS: tuple[Form, ...] = (
         r"I (?P<said>(?:started |have started |began )?eat(?:ing)? (?:meat|animal products|everything|fish and meat)(?: again)?)",
         r"I (?P<said>(?:went|am|have gone) back to eating (?:meat|everything|animal products))",
         attribute="diet",
-        also="eats:meat",
+        also=("eats:meat", "{person} eats meat"),
     ),
     *over(
         rf"I (?:have )?{_GONE} my (?P<value>{OWNED})",
@@ -197,6 +197,18 @@ ENDINGS: tuple[Form, ...] = (
         type=PREFERENCE,
         is_list=True,
     ),
+    *(
+        form
+        for verb, gerund in (("smoke", "smoking"), ("vape", "vaping"), ("gamble", "gambling"))
+        for form in forms(
+            (
+                rf"I (?:(?:have )?(?:stopped|quit|gave up|given up) {gerund}|used to {verb}|(?:{NOT}|no longer|never) {verb}(?:{MORE})?)",
+                f"habit:{gerund}",
+                f"{{person}} does not {verb}",
+            ),
+            value="no",
+        )
+    ),
     *forms(
         (
             rf"I (?:have )?(?:gave|given) up (?:on )?{_V}",
@@ -204,22 +216,26 @@ ENDINGS: tuple[Form, ...] = (
             "{person} gave up {value}",
         ),
         (
-            rf"I (?:have )?(?:stopped|quit) playing (?:the )?{_V}",
+            rf"I (?:(?:have )?(?:stopped|quit) playing|no longer play) (?:the )?{_V}",
             "likes:{value}",
             "{person} stopped playing {value}",
         ),
+        (rf"I {NOT} play (?:the )?{_V}{MORE}", "likes:{value}", "{person} stopped playing {value}"),
         value="no longer {value}",
         type=PREFERENCE,
     ),
     *forms(
         (
-            r"I (?:have )?(?:stopped|quit) (?P<key>smok|vap|gambl|drink)ing",
-            "habit:{key}",
-            "{person} stopped {key}ing",
+            rf"I am {_NO_MORE} (?P<value>lactose|gluten|fructose|histamine)[ -]intolerant(?:{MORE})?",
+            "intolerance:{value}",
+            "{person} is not {value} intolerant",
         ),
-        (r"I used to (?P<key>smoke|vape|gamble)", "habit:{key}", "{person} no longer {key}s"),
-        value="no",
-        type=FACT,
+        value="not {value}",
+    ),
+    *over(
+        rf"my {ANIMAL},? (?P<value>{NAME}),? (?:has )?(?:died|passed away|ran away)",
+        attribute="{key}.name",
+        text="{person}'s {key} {value} is gone",
     ),
 )
 """In the order of their trial, before the forms of `statements`."""

@@ -6,12 +6,13 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from memos_vllm.plaintext.english.vocabulary import NAME, WORK
 from memos_vllm.prompt.sentences import sentences
 
 _LONGEST = 4000  # characters; longer text is probably pasted
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _PASTED = re.compile(
-    r"^\s*(?:>|\||#|\d\d?:\d\d|\[[^\]]+\]|(?!(?:Update|News|Correction|Edit|PS|Note|(?:Big|Good|Great|Bad|Quick) (?:news|update))\b)[A-Z][\w .-]{0,30}:\s)[^\n]*$",
+    r"^\s*(?:>|\||#|\d\d?:\d\d|\[[^\]]+\]|(?!(?:My|I|We|Our|It|So|And|But|Now|Update|News|Correction|Edit|PS|Note|(?:Big|Good|Great|Bad|Quick) (?:news|update))\b)[A-Z][\w .-]{0,30}:\s)[^\n]*$",
     re.MULTILINE,
 )
 _QUOTE = re.compile(
@@ -56,7 +57,7 @@ _GREETING = re.compile(
 )
 _LEAD = re.compile(
     r"(?:oh|no|nope|yes|yeah|yep|ok|okay|so|well|and|but|also|actually|in fact|correction|sorry|wait|btw|by the way"
-    r"|fyi|for the record|just so you know|anyway|now|currently|these days|nowadays|recently|well actually"
+    r"|fyi|for the record|just so you know|anyway|now|currently|these days|nowadays|recently|lately|well actually"
     r"|(?:please )?note(?: that)?|(?:to be|as) (?:honest|i said)|(?:it |as it )?turns? out(?: that)?|update|quick update"
     r"|(?:good|big|great|bad|sad|exciting) news|news|guess what|scratch that|to clarify|finally|at last|hm+|ah|haha|then"
     r"|after all(?!\sth)|(?:after|for) (?:all )?(?:these|those|many|\w+) years|as of (?:today|now|this \w+|last \w+|\w+day)|since (?:today|yesterday|last \w+|\w+day)|from (?:now|today) on"
@@ -70,7 +71,7 @@ _TAIL = re.compile(
     r"|from here on(?: out)?|for (?:us|me)(?: now)?|so far|the most|to death|at last|finally|after all|for sure"
     r"|as of (?:today|now|this \w+|last \w+|\w+day)|since (?:today|yesterday|last \w+|\w+day|then)|anyway|haha|lol"
     r"|(?<=,\s)(?:and )?not (?:in |at |for |with )?[\w' ]{1,30}?(?: any ?more)?|(?:instead of|rather than) [\w' ]{1,30}"
-    r"|(?:because|since it|as (?:I|we|it|you)|when|which|where|so|but(?!\s(?:now\s)?it\b)|while)\s.*|for (?:over |about |almost )?(?:\w+ )?\w+ (?:years?|months?|weeks?)(?: now)?))+$",
+    r"|(?:because|since it|as (?:I|we|it|you)|when|which|where(?!\sI\s(?:live|work)\b)|so|but(?!\s(?:now\s)?it\b)|while)\s.*|for (?:over |about |almost )?(?:\w+ )?\w+ (?:years?|months?|weeks?)(?: now)?))+$",
     re.IGNORECASE,
 )
 # "when I was six", "as a child", "for two years": with a verb in the past, the clause is over.
@@ -90,7 +91,7 @@ _PAST_VERB = re.compile(
 )
 _ADVERB = re.compile(
     r"\s(?:(?<!from\s)now|currently|presently|finally|officially|recently|just|nowadays|already|actually|basically|eventually"
-    r"|permanently|happily|proudly|still|really|truly|absolutely|definitely|certainly|honestly|simply|also|totally"
+    r"|permanently|legally|happily|proudly|still|really|truly|absolutely|definitely|certainly|honestly|simply|also|totally"
     r"|completely|lately|literally|obviously|personally|generally|usually|mostly|typically|after all|these days"
     r"|at last|at the moment|at present|right now|in fact|of course|once again)(?=\s|$)"
 )
@@ -112,6 +113,33 @@ _LONG = tuple(
 )
 # "my girlfriend and I broke up", "my name is not Bob, it is Rob", "allergic to soy, not nuts"
 _REWORDED = (
+    (
+        re.compile(
+            r"^([\w' -]+?) is (?:not|no longer) (my [\w -]+?)(?: any ?more)?,? (?:but )?(?:now )?(?:it|he|she) is ",
+            re.I,
+        ),
+        r"\2 is ",
+    ),
+    (
+        re.compile(
+            r"\bI used to (?:hate|dislike|love|like|enjoy) ([\w -]+?),? but (?:now )?I (?:now )?(?:really )?(hate|dislike|love|like|enjoy|do not like)"
+            r" (?:them|it)\b",
+            re.I,
+        ),
+        r"I \2 \1",
+    ),
+    (
+        re.compile(
+            rf"\bI ((?:work|am working|started working) (?:at|for) {NAME}) (as an? [\w ]+)$", re.I
+        ),
+        r"I \1; I work \2",
+    ),
+    (
+        re.compile(
+            rf"\b(I am an? (?:[\w-]+ ){{0,3}}?(?!student){WORK}) (?:at|for) ({NAME})$", re.I
+        ),
+        r"\1; I work at \2",
+    ),
     (
         re.compile(
             r"\b(my [\w-]+) and I (?:(?:have|'ve) )?(?:just |finally )?(broke|split|broken) up\b",
@@ -138,7 +166,7 @@ _QUALIFIES = re.compile(
 )
 _OUR = re.compile(r"\bour\b", re.IGNORECASE)
 _WE = re.compile(
-    r"^we(?= (?:live|have (?:an? |two |three |four |five )|own|had to put|(?:have )?(?:renamed|named|sold|bought|adopted|got rid of)|call|called|are vegan|are vegetarian)\b)",
+    r"^we(?= (?:live|are living|have (?:an? |two |three |four |five )|own|had to put|(?:have )?(?:renamed|named|sold|bought|adopted|got rid of)|call|called|are vegan|are vegetarian)\b)",
     re.I,
 )
 # "New job! It is Globex since Monday."
@@ -199,12 +227,7 @@ def clauses(text: str) -> Iterator[Clause]:
 def _parts(sentence: str) -> Iterator[str]:
     """Parts of a sentence with a subject each."""
     before = ""
-    reworded = sentence.rstrip(" .!")
-    for short, full in _LONG:
-        reworded = short.sub(full, reworded)
-    for said, meant in _REWORDED:
-        if said.search(reworded):
-            sentence = reworded = said.sub(meant, reworded)
+    sentence = _reworded(sentence)
     for part in _BORDER.split(sentence):
         is_qualified, before = _QUALIFIES.match(before) is not None, part
         if is_qualified:
@@ -214,6 +237,18 @@ def _parts(sentence: str) -> Iterator[str]:
         yield first
         for other in others:
             yield f"I {other}"
+
+
+def _reworded(sentence: str) -> str:
+    """The sentence in a form that names what a pronoun in it means, where it has such a form."""
+    full = sentence.rstrip(" .!")
+    for short, long in _LONG:
+        full = short.sub(long, full)
+    for said, meant in _REWORDED:
+        for text in (full, _TAIL.sub("", full)):
+            if said.search(text) is not None:
+                return said.sub(meant, text)
+    return sentence
 
 
 def _news(match: re.Match[str]) -> str:

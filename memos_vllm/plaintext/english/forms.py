@@ -30,8 +30,8 @@ class Form:
     """The clause ends the claim with this value: "I no longer …"."""
     is_list: bool = False
     """ "tea and coffee" are two claims."""
-    also: str = ""
-    """A second attribute, whose older value no longer holds either."""
+    also: tuple[str, str] | None = None
+    """A second attribute, whose older value no longer holds either, and the text of its claim."""
 
 
 def forms(*rows: Row, **common: object) -> list[Form]:
@@ -63,7 +63,7 @@ def over(*patterns: str, attribute: str, text: str, **fields: object) -> list[Fo
     )
 
 
-def ended(*patterns: str, attribute: str, also: str = "") -> list[Form]:
+def ended(*patterns: str, attribute: str, also: tuple[str, str] | None = None) -> list[Form]:
     """Forms after which the older value of an attribute, whatever it is, no longer holds.
 
     The group `said` is what they say of themselves ("quit my job").

@@ -34,7 +34,7 @@ _POINTS_BACK = re.compile(
 # Parts of a conversation: "I like yoga ideas".
 _TALK = re.compile(
     r"\b(?:ideas?|suggestions?|options?|recommendations?|tips?|advice|answers?|responses?|repl(?:y|ies)|explanations?"
-    r"|examples?|approach|approaches|concepts?|versions?|drafts?|wording|phrasing|first one|second one|last one)$",
+    r"|examples?|approach|approaches|concepts?|versions?|drafts?|wording|phrasing|first one|second one|last one|no more|any ?more|as much|so much|enough)$",
     re.IGNORECASE,
 )
 

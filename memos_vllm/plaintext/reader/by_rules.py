@@ -166,16 +166,20 @@ def _of_form(
         if part[:1].casefold() in tuple("aeio"):
             text = text.replace(f" a {part}", f" an {part}")
         claimed = form.value.format(value=part)
-        for about in filter(None, (attribute, form.also)):
-            value = claimed if about == attribute else None
-            item = _item(turn, person, form.type, about, value, text, span)
-            if form.is_over or not form.value:
-                if turn.time is None:
-                    continue
-                assert item.claim is not None
-                item.claim.begins = None
-                item.claim.ends = turn.time if form.is_over else None
-            yield item
+        item = _item(turn, person, form.type, attribute, claimed, text, span)
+        items = [item]
+        if form.also is not None:
+            also, of_it = form.also
+            items.append(
+                _item(turn, person, form.type, also, None, of_it.format(person=person), None)
+            )
+        if form.is_over or not form.value:
+            if turn.time is None:
+                continue
+            assert item.claim is not None
+            item.claim.begins = None
+            item.claim.ends = turn.time if form.is_over else None
+        yield from items
 
 
 _THIRD = {
