@@ -271,3 +271,95 @@ def test_a_move_without_evidence_of_a_home_ends_no_home(text: str) -> None:
     items = say("I live in Bern", text)
     assert open_values(items, "home") == ["Bern"]
     assert not [item for item in items[1:] if item.claim and item.claim.attribute == "home"]
+
+
+SAID_OTHERWISE = [
+    ("New job! It is Globex since Monday.", "employer", "Globex"),
+    ("I have a new job. I'm at Globex now.", "employer", "Globex"),
+    ("New job: it's Globex", "employer", "Globex"),
+    ("We packed everything up: it is Austin for us from here on.", "home", "Austin"),
+    ("We moved again. It's Lima now.", "home", "Lima"),
+    ("Oslo, that's where we live", "home", "Oslo"),
+    ("My badge says Hooli, that is where I earn my money.", "employer", "Hooli"),
+    ("We moved into a new flat in Bern", "home", "Bern"),
+    ("My wife and I moved to Denver last year", "home", "Denver"),
+    ("My current city is Chicago", "home", "Chicago"),
+    ("Chicago is where I live now", "home", "Chicago"),
+    ("Miso is what we named the cat.", "cat.name", "Miso"),
+    ("Rex is the name of our dog", "dog.name", "Rex"),
+    ("I have a new boss, her name is Karen", "boss.name", "Karen"),
+    ("My name isn't Bob, it's Rob", "name", "Rob"),
+    ("My favourite team isn't Arsenal anymore, it's Chelsea", "favourite.team", "Chelsea"),
+    ("Adele is no longer my favorite singer, now it's Sia", "favourite.singer", "Sia"),
+    ("I used to hate olives but now I love them", "likes:olives", "olives"),
+    ("I don't smoke anymore", "habit:smoking", "no"),
+    ("I gave up smoking", "habit:smoking", "no"),
+    ("I'm no longer lactose intolerant", "intolerance:lactose", "not lactose"),
+    ("You can call me Rob", "reply.address", "Rob"),
+    ("My new email is bob@example.com", "email", "bob@example.com"),
+    ("My girlfriend and I broke up", "girlfriend.name", None),
+    ("We had to put our dog down", "dog.name", None),
+    ("I'm self-employed now", "employer", None),
+]
+
+
+@pytest.mark.parametrize(("text", "attribute", "value"), SAID_OTHERWISE)
+def test_a_statement_in_other_words_is_the_same_claim(text, attribute, value) -> None:
+    (item,) = say(text)
+    assert item.claim is not None
+    assert (item.claim.attribute, item.claim.value) == (attribute, value)
+
+
+def test_a_contrast_is_two_statements() -> None:
+    items = say("I'm allergic to nuts", "Turns out I'm allergic to soy, not nuts")
+    assert open_values(items, "allergy:soy") == ["soy"]
+    assert open_values(items, "allergy:nuts") == ["not nuts"]
+    items = say("I work at Netflix as a designer")
+    assert open_values(items, "employer") + open_values(items, "job") == ["Netflix", "designer"]
+
+
+def test_a_new_job_of_an_unknown_employer_ends_the_last_one() -> None:
+    items = say("I work at Acme", "I got a new job as a baker")
+    assert open_values(items, "job") == ["baker"]
+    assert open_values(items, "employer") == [None]
+
+
+NO_CHANGE = [
+    "My friend quit his job",
+    "She moved to Madrid",
+    "I might move to Madrid",
+    "I would quit my job if I could",
+    "I want to quit my job",
+    "Should I quit my job?",
+    "I almost quit my job",
+    "My sister lives in Madrid now",
+    "My brother's cat is called Tofu",
+    "I'm in Madrid this week",
+    "I left my keys at Acme",
+    "I quit the app",
+    "I lost my job offer",
+    "My boss quit her job",
+    "I dreamt I moved to Madrid",
+    "Tell me how to quit my job",
+    "I live in fear now",
+    "i work at night now",
+    "i moved in with a friend",
+    "I gave up on it",
+    "I stopped reading at page five",
+    "My husband is not allergic to nuts",
+    "I moved the sofa to Madrid",
+    "My new boss is great",
+    "I left Acme a voicemail",
+    "I can't live in Madrid",
+    "I don't live in Madrid, obviously",
+]
+
+
+@pytest.mark.parametrize("text", NO_CHANGE)
+def test_other_people_wishes_and_things_change_nothing(text: str) -> None:
+    before = say("I live in Bern. I work at Acme. My cat is called Miso. I'm allergic to nuts.")
+    after = say(
+        "I live in Bern. I work at Acme. My cat is called Miso. I'm allergic to nuts.", text
+    )
+    for attribute in ("home", "employer", "cat.name", "allergy:nuts"):
+        assert open_values(after, attribute) == open_values(before, attribute)

@@ -12,7 +12,7 @@ from memos_vllm.prompt.sentences import sentences
 _LONGEST = 4000  # characters; longer text is probably pasted
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _PASTED = re.compile(
-    r"^\s*(?:>|\||#|\d\d?:\d\d|\[[^\]]+\]|(?!(?:My|I|We|Our|It|So|And|But|Now|Update|News|Correction|Edit|PS|Note|(?:Big|Good|Great|Bad|Quick) (?:news|update))\b)[A-Z][\w .-]{0,30}:\s)[^\n]*$",
+    r"^\s*(?:>|\||#|\d\d?:\d\d|\[[^\]]+\]|(?!(?:My|I|We|Our|It|So|And|But|Now|New|Update|News|Correction|Edit|PS|Note|(?:Big|Good|Great|Bad|Quick) (?:news|update))\b)[A-Z][\w .-]{0,30}:\s)[^\n]*$",
     re.MULTILINE,
 )
 _QUOTE = re.compile(
@@ -111,6 +111,12 @@ _LONG = tuple(
         *(("wasn't", "was not"), ("anymore", "any more")),
     )
 )
+# "My badge says Globex, that is where I work"
+_WHERE = re.compile(
+    rf"^[\w' ]*?(?P<name>{NAME}),? (?:and )?(?:that is|that's|this is|which is) where (?:I|we) (?P<verb>work|live|earn (?:my|our) (?:money|living)"
+    r"|am employed|am based)\b.*",
+    re.IGNORECASE,
+)
 # "my girlfriend and I broke up", "my name is not Bob, it is Rob", "allergic to soy, not nuts"
 _REWORDED = (
     (
@@ -207,6 +213,7 @@ def clauses(text: str) -> Iterator[Clause]:
     news = ""
     for sentence in sentences(_PASTED.sub("", plain)):
         unquoted = _QUOTE.sub(lambda q: q[1] if _NAME_QUOTED.fullmatch(q[1]) else "\x01", sentence)
+        unquoted = _WHERE.sub(_where, unquoted)
         if "\x01" in unquoted or _UNSURE.search(unquoted):
             continue
         rest, greeted = (
@@ -237,6 +244,11 @@ def _parts(sentence: str) -> Iterator[str]:
         yield first
         for other in others:
             yield f"I {other}"
+
+
+def _where(match: re.Match[str]) -> str:
+    is_home = match["verb"].casefold() in ("live", "am based")
+    return f"I {'live in' if is_home else 'work at'} {match['name']}"
 
 
 def _reworded(sentence: str) -> str:

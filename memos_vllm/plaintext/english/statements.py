@@ -108,8 +108,9 @@ FORMS: tuple[Form, ...] = (
     *forms(  # theirs
         (rf"my {NEW}{KIN}{_CALLED} (?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}"),
         (rf"my {NEW}{PERSON_OR_PET} is (?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}", {"has_casual": False}),
-        (rf"I (?:named|call|called|renamed) (?:the|my) {NEW}{KIN} (?:to )?(?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}"),
-        (rf"(?P<value>{NAME}) is (?:what I (?:named|called|call) (?:the|my) {KIN}|my {NEW}{KIN.replace('key', 'key_').replace('which', 'which_')}'s name)", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"(?:I|we) (?:named|call|called|renamed) (?:the|my) {NEW}{KIN} (?:to )?(?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"(?P<value>{NAME}) is what (?:I|we) (?:named|call|called) (?:the|my) {KIN}", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"(?P<value>{NAME}) is (?:the name of my {NEW}{KIN})", "{key}.name", "{person}'s {key} is called {value}"),
         (rf"I (?:have|got|adopted) an? (?:new )?{KIN}(?: (?:called|named)|,? (?:and |whose )?(?:(?:her|his|its) )?name is) (?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}"),
         (rf"I have {MANY} {COUNTED}", "{key}.count", "{person} has {value} {key}"),
         (r"I own an? (?P<value>[\w-]+(?: [\w-]+){0,3})", "owns:{value}", "{person} has a {value}"),
@@ -120,6 +121,7 @@ FORMS: tuple[Form, ...] = (
     *forms(  # likes
         (rf"I am (?:a )?{TEMPERAMENT}(?:fan of|fond of|into|keen on) {_V}", "likes:{value}", "{person} likes {value}"),
         (rf"I (?:do )?(?:particularly |especially |quite )?{LIKE} {_V}", "likes:{value}", "{person} likes {value}"),
+        (rf"nothing beats {_V}", "likes:{value}", "{person} likes {value}"),
         (rf"I have always (?:liked|loved|enjoyed|adored) {_V}", "likes:{value}", "{person} likes {value}"),
         (rf"I (?:have )?(?:started liking|come to like|grown to like|fallen in love with|fell in love with) {_V}", "likes:{value}", "{person} likes {value}"),
         type=PREFERENCE,
