@@ -34,11 +34,45 @@ def test_american_and_british_spellings_are_one(american: str, british: str) -> 
     assert slug(american.title()) == slug(british)
 
 
-OTHERS = """
-doctor actor tractor motor four hour tour flour your size prize seize citizen selling spelling killing yellow
-pillow taller ballet pizza lazy dozen frozen horizon laboratory honorary rigorous vigorous humorous harbinger
-ardent meteor labrador colorado better water never dinner sister butter wise rise surprise exercise
-""".split()  # fmt: skip
+OTHERS = (
+    *(
+        "doctor",
+        "actor",
+        "tractor",
+        "motor",
+        "four",
+        "hour",
+        "tour",
+        "flour",
+        "your",
+        "size",
+        "prize",
+    ),
+    *("seize", "citizen", "selling", "spelling", "killing", "yellow", "pillow", "taller", "ballet"),
+    *(
+        "pizza",
+        "lazy",
+        "dozen",
+        "frozen",
+        "horizon",
+        "laboratory",
+        "honorary",
+        "rigorous",
+        "vigorous",
+    ),
+    *(
+        "humorous",
+        "harbinger",
+        "ardent",
+        "meteor",
+        "labrador",
+        "colorado",
+        "better",
+        "water",
+        "never",
+    ),
+    *("dinner", "sister", "butter", "wise", "rise", "surprise", "exercise"),
+)
 
 
 @pytest.mark.parametrize("word", OTHERS)
