@@ -62,6 +62,11 @@ ONE = [
     ("I'm not a fan of nuts", ["does not like nuts"]),
     ("I've always loved trains", ["likes trains"]),
     ("I really like spicy food", ["likes spicy food"]),
+    ("I dislike hybrid and electric cars", ["does not like hybrid and electric cars"]),
+    ("I dislike using oil or butter", ["does not like using oil or butter"]),
+    ("I avoid buses when travelling", ["does not like buses when travelling"]),
+    ("I avoid street food due to hygiene concerns", ["does not like street food"]),
+    ("I have a peanut allergy", ["is allergic to peanuts"]),
 ]
 
 

@@ -85,7 +85,7 @@ SAID = [
     # body and table
     ("I'm allergic to peanuts.", [("allergy:peanuts", "peanuts")]),
     ("I\u2019m allergic to nuts and cats", [("allergy:nuts", "nuts"), ("allergy:cats", "cats")]),
-    ("I have a peanut allergy.", [("allergy:peanut", "peanut")]),
+    ("I have a peanut allergy.", [("allergy:peanuts", "peanuts")]),
     ("I'm a vegetarian", [("diet", "vegetarian")]),
     ("I'm lactose intolerant", [("intolerance:lactose", "lactose")]),
     ("I don't eat pork.", [("eats:pork", "not pork")]),

@@ -46,7 +46,7 @@ _BORDER = re.compile(
 )
 # "I don't like small dogs and prefer larger breeds": the subject of the second verb is the first one's.
 _ELIDED = re.compile(
-    r",?\s+(?:and|but|then|and then|but then|or rather)\s+(?:(?:also|now|really|then|just|finally|generally|usually)\s+)?"
+    r",?\s+(?:and|but|then|and then|but then|or rather)\s+(?:(?:also|now|really|then|just|finally|generally|usually|always|strictly|strongly)\s+)?"
     r"(?=(?:don't|do not|can't|cannot|am|was|prefer|hate|dislike|adore|avoid|detest|speak|own|have|moved|joined|started"
     r"|quit|left|bought|sold|got|turned|became|never|no longer|used to|absolutely|(?:like|love|enjoy)\s+\w+"
     r"|(?:live|reside)\s+in|work\s+(?:at|for|as|in|from)|drive\s+an?|(?:eat|drink|play)\s+\w+)\b)",
@@ -69,9 +69,9 @@ _TAIL = re.compile(
     r"(?:[,\s]+(?:now|too|as well|again|actually|these days|nowadays|currently|at the moment|at present|right now|a lot"
     r"|very much|so much|of course|by the way|btw|though|instead|please|thanks|thank you|in general|(?<!up\s)with my \w+"
     r"|from here on(?: out)?|for (?:us|me)(?: now)?|so far|the most|to death|at last|finally|after all|for sure"
-    r"|as of (?:today|now|this \w+|last \w+|\w+day)|since (?:today|yesterday|last \w+|\w+day|then)|anyway|haha|lol"
+    r"|as of (?:today|now|this \w+|last \w+|\w+day)|since (?:today|yesterday|last \w+|\w+day|then)|anyway|haha|lol|entirely|altogether|at all"
     r"|(?<=,\s)(?:and )?not (?:in |at |for |with )?[\w' ]{1,30}?(?: any ?more)?|(?:instead of|rather than) [\w' ]{1,30}"
-    r"|(?:because|since it|as (?:I|we|it|you)|when|which|where(?!\sI\s(?:live|work)\b)|so|but(?!\s(?:now\s)?it\b)|while)\s.*|for (?:over |about |almost )?(?:\w+ )?\w+ (?:years?|months?|weeks?)(?: now)?))+$",
+    r"|(?:because|since it|due to|as (?:I|we|it|you|they|he|she)|which|where(?!\sI\s(?:live|work)\b)|so|but(?!\s(?:now\s)?it\b))\s.*|for (?:over |about |almost )?(?:\w+ )?\w+ (?:years?|months?|weeks?)(?: now)?))+$",
     re.IGNORECASE,
 )
 # "when I was six", "as a child", "for two years": with a verb in the past, the clause is over.
@@ -91,7 +91,7 @@ _PAST_VERB = re.compile(
 )
 _ADVERB = re.compile(
     r"\s(?:(?<!from\s)now|currently|presently|finally|officially|recently|just|nowadays|already|actually|basically|eventually"
-    r"|permanently|legally|happily|proudly|still|really|truly|absolutely|definitely|certainly|honestly|simply|also|totally"
+    r"|permanently|legally|happily|proudly|still|really|truly|strongly|strictly|always(?=\savoid)|absolutely|definitely|certainly|honestly|simply|also|totally"
     r"|completely|lately|literally|obviously|personally|generally|usually|mostly|typically|after all|these days"
     r"|at last|at the moment|at present|right now|in fact|of course|once again)(?=\s|$)"
 )

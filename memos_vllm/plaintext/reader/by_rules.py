@@ -32,6 +32,12 @@ _REMEMBER = re.compile(
 _FIRST_PERSON = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s+or\s+")
 _LONGEST_PART_WORDS = 3
+_ADJECTIVE = re.compile(r"(?:ic|al|ive|ous|ful|less|ish|able|ible|ary|ed|ern)$")
+# "I have a peanut allergy" and "I'm allergic to peanuts" are one.
+_COUNTED_ALLERGEN = re.compile(
+    r"\b(?:(?:pea|wal|hazel|chest|brazil )?nut|egg|cat|dog|almond|cashew|pecan|pistachio|mushroom|tomato|bee)$",
+    re.IGNORECASE,
+)
 _ANY_CAPITAL = re.compile(r"[A-Z]")
 _CAPITAL = re.compile(r"(?!I\b|My\b)[A-Z]")
 _NO_NAME = frozenset(
@@ -152,8 +158,10 @@ def _of_form(
     said = _in_third_person(groups.get("said") or "")
     if not _is_meant(form, value):
         return
+    if form.attribute.startswith("allergy:") and (nut := _COUNTED_ALLERGEN.search(value)):
+        value = f"{value}{'es' if nut[0].endswith('o') else 's'}"
     parts = _LIST.split(value) if form.is_list else [value]
-    if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts):
+    if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts) or _share_a_word(parts):
         parts = [value]
     for part in parts:
         if len(part) > _LONGEST_VALUE or not _is_meant(form, part):
@@ -180,6 +188,18 @@ def _of_form(
             item.claim.begins = None
             item.claim.ends = turn.time if form.is_over else None
         yield from items
+
+
+def _share_a_word(parts: Sequence[str]) -> bool:
+    """Whether parts of a list belong to one word: "overly fancy or expensive food", "using oil or butter"."""
+    if len(parts) < 2:
+        return False
+    first, last = parts[0].split(), parts[-1].split()
+    is_verb = first[0].endswith("ing") and len(first) > 1 and not last[0].endswith("ing")
+    is_adjective = len(last) > len(first) and (
+        _ADJECTIVE.search(last[0]) is not None or _ADJECTIVE.search(first[-1]) is not None
+    )
+    return is_verb or is_adjective or first[0].endswith("ly")
 
 
 _THIRD = {
