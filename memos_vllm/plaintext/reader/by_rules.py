@@ -153,19 +153,12 @@ def _of_form(
     form: Form, match: re.Match[str], span: TimeRange | None, turn: Item, person: str
 ) -> Iterator[Item]:
     groups = match.groupdict()
-    value = " ".join((groups.get("value") or "").split())
     key = _kin(match) if groups.get("key") else ""
     said = _in_third_person(groups.get("said") or "")
-    if not _is_meant(form, value):
+    ends = form.is_over or not form.value
+    if ends and turn.time is None:
         return
-    if form.attribute.startswith("allergy:") and (nut := _COUNTED_ALLERGEN.search(value)):
-        value = f"{value}{'es' if nut[0].endswith('o') else 's'}"
-    parts = _LIST.split(value) if form.is_list else [value]
-    if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts) or _share_a_word(parts):
-        parts = [value]
-    for part in parts:
-        if len(part) > _LONGEST_VALUE or not _is_meant(form, part):
-            continue
+    for part in _values(form, " ".join((groups.get("value") or "").split())):
         attribute = form.attribute.format(value=thing(part), key=relative(key))
         if attribute == "reply.emoji":
             attribute = "reply.emojis"
@@ -173,21 +166,27 @@ def _of_form(
         text = form.text.format(**named, other=groups.get("other") or "")
         if part[:1].casefold() in tuple("aeio"):
             text = text.replace(f" a {part}", f" an {part}")
-        claimed = form.value.format(value=part)
-        item = _item(turn, person, form.type, attribute, claimed, text, span)
-        items = [item]
+        value = form.value.format(value=part)
+        item = _item(turn, person, form.type, attribute, value, text, None if ends else span)
+        assert item.claim is not None
+        if form.is_over:
+            item.claim.ends = turn.time
+        yield item
         if form.also is not None:
-            also, of_it = form.also
-            items.append(
-                _item(turn, person, form.type, also, None, of_it.format(person=person), None)
-            )
-        if form.is_over or not form.value:
-            if turn.time is None:
-                continue
-            assert item.claim is not None
-            item.claim.begins = None
-            item.claim.ends = turn.time if form.is_over else None
-        yield from items
+            also, text = form.also[0], form.also[1].format(person=person)
+            yield _item(turn, person, form.type, also, None, text, None)
+
+
+def _values(form: Form, value: str) -> list[str]:
+    """Values that a clause claims: the parts of a list, those that are meant."""
+    if not _is_meant(form, value):
+        return []
+    if form.attribute.startswith("allergy:") and (nut := _COUNTED_ALLERGEN.search(value)):
+        value = f"{value}{'es' if nut[0].endswith('o') else 's'}"
+    parts = _LIST.split(value) if form.is_list else [value]
+    if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts) or _share_a_word(parts):
+        parts = [value]
+    return [part for part in parts if len(part) <= _LONGEST_VALUE and _is_meant(form, part)]
 
 
 def _share_a_word(parts: Sequence[str]) -> bool:
