@@ -274,6 +274,12 @@ def test_a_move_without_evidence_of_a_home_ends_no_home(text: str) -> None:
 
 
 SAID_OTHERWISE = [
+    ("I moved to Oslo after I had finished school", "home", "Oslo"),
+    ("My dentist is called Dr. Smith. He is great.", "dentist.name", "Dr. Smith"),
+    ("I live in St. Louis, Missouri. It's hot.", "home", "St. Louis, Missouri"),
+    ("My favourite author is J. R. R. Tolkien.", "favourite.author", "J. R. R. Tolkien"),
+    ("My favourite number is 3.14.", "favourite.number", "3.14"),
+    ("I work at St. Mary's Hospital.", "employer", "St. Mary's Hospital"),
     ("New job! It is Globex since Monday.", "employer", "Globex"),
     ("I have a new job. I'm at Globex now.", "employer", "Globex"),
     ("New job: it's Globex", "employer", "Globex"),

@@ -111,6 +111,8 @@ HELD_ABOUT_THE_CONVERSATION = [
     "I'm into the whole concept",
     "I adore the new layout",
     "I like recipe suggestions",
+    "I like option B",
+    "I prefer plan two",
     "For the party, I prefer red balloons",
 ]
 

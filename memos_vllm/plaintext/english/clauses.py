@@ -76,7 +76,7 @@ _TAIL = re.compile(
 )
 # "when I was six", "as a child", "for two years": with a verb in the past, the clause is over.
 _PAST_FRAME = re.compile(
-    r"\b(?:when|while|before|until|till|after|as soon as)\s(?:I|we|he|she|they|my|our)\b[^.!?]{0,40}?\b(?:was|were|had|lived|turned"
+    r"\b(?:when|while|until|till)\s(?:I|we|he|she|they|my|our)\b[^.!?]{0,40}?\b(?:was|were|had|lived|turned"
     r"|got|went|worked|studied|\w+ed)\b|\bas an? (?:\w+ )?(?:kid|child|baby|boy|girl|teen|teenager|student|toddler|youngster)\b"
     r"|\bat (?:the )?age (?:of )?\w+|\bgrowing up\b|\bin (?:my|our) (?:childhood|youth|teens|twenties|thirties|early \w+)\b"
     r"|\b(?:back then|at the time|in those days|back in the day|years ago as|for a (?:while|bit|time|year|month|week|semester|summer)"
@@ -172,7 +172,7 @@ _QUALIFIES = re.compile(
 )
 _OUR = re.compile(r"\bour\b", re.IGNORECASE)
 _WE = re.compile(
-    r"^we(?= (?:live|are living|have (?:an? |two |three |four |five )|own|had to put|(?:have )?(?:renamed|named|sold|bought|adopted|got rid of)|call|called|are vegan|are vegetarian)\b)",
+    r"^we(?= (?:live|are living|used to live|have (?:an? |two |three |four |five )|own|had to put|(?:have )?(?:renamed|named|sold|bought|adopted|got rid of)|call|called|are vegan|are vegetarian)\b)",
     re.I,
 )
 # "New job! It is Globex since Monday."

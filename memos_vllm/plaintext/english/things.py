@@ -33,7 +33,8 @@ _POINTS_BACK = re.compile(
 )
 # Parts of a conversation: "I like yoga ideas".
 _TALK = re.compile(
-    r"\b(?:ideas?|suggestions?|options?|recommendations?|tips?|advice|answers?|responses?|repl(?:y|ies)|explanations?"
+    r"^(?:option|plan|version|choice|variant|number|answer|design|draft|example|step|point|part) (?:\w|\d+|one|two|three|four|five)$"
+    r"|\b(?:ideas?|suggestions?|options?|recommendations?|tips?|advice|answers?|responses?|repl(?:y|ies)|explanations?"
     r"|examples?|approach|approaches|concepts?|versions?|drafts?|wording|phrasing|first one|second one|last one|no more|any ?more|as much|so much|enough)$",
     re.IGNORECASE,
 )
