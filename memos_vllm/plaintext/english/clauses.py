@@ -71,7 +71,7 @@ _TAIL = re.compile(
     r"|from here on(?: out)?|for (?:us|me)(?: now)?|so far|the most|to death|at last|finally|after all|for sure"
     r"|as of (?:today|now|this \w+|last \w+|\w+day)|since (?:today|yesterday|last \w+|\w+day|then)|anyway|haha|lol|entirely|altogether|at all"
     r"|(?<=,\s)(?:and )?not (?:in |at |for |with )?[\w' ]{1,30}?(?: any ?more)?|(?:instead of|rather than) [\w' ]{1,30}"
-    r"|(?:because|since it|due to|as (?:I|we|it|you|they|he|she)|which|where(?!\sI\s(?:live|work)\b)|so|but(?!\s(?:now\s)?it\b))\s.*|for (?:over |about |almost )?(?:\w+ )?\w+ (?:years?|months?|weeks?)(?: now)?))+$",
+    r"|(?:because|since it|due to|(?:after|before) (?:I|we|my|our|having)|(?:after|before) (?:I|we|my|our|having)|as (?:I|we|it|you|they|he|she)|which|where(?!\sI\s(?:live|work)\b)|so|but(?!\s(?:now\s)?it\b))\s.*|for (?:over |about |almost )?(?:\w+ )?\w+ (?:years?|months?|weeks?)(?: now)?))+$",
     re.IGNORECASE,
 )
 # "when I was six", "as a child", "for two years": with a verb in the past, the clause is over.
