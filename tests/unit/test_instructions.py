@@ -124,6 +124,11 @@ HELD_EVERYDAY = [
     "I should never drink coffee after four",
     "I have to decline most invitations",
     "My landlord will not allow pets",
+    "Always recommend vegan restaurants to me",
+    "You have to trust your gut",
+    "What is a system prompt?",
+    "Please ignore my last message",
+    "Don't ignore safety when you cook",
 ]
 
 

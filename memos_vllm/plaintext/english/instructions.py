@@ -29,7 +29,7 @@ _YOU = (
     r"(?:you|the\s+(?:ai|assistant|model|bot|chatbot|system|llm)|(?:this|any|every)\s+(?:ai|assistant|model|bot|chatbot)"
     r"|chatgpt|gpt|claude|llama|qwen|gemini)"
 )
-_OBEY = r"(?:obey|comply|reveal|leak|grant|approve|refuse|say\s+yes|decline|trust|execute|bypass|ignore|disregard|override)"
+_OBEY = r"(?:obey|comply|reveal|leak|grant|approve|refuse|say\s+yes|decline|trust\s+(?:me|him|us|them|every\w+|whatever|all|any\w*|(?-i:[A-Z])\w+)|execute|bypass|ignore|disregard|override)"
 _POLICY = rf"(?:{_OBEY}|recommend|promote|advertise|praise|allow|disclose|share|answer\s+(?:any|every)|help\s+with\s+any|run\s+any|follow\s+(?:my|his|her|their|all))"
 _MODAL = r"(?:must|should|shall|have\s+to|will|need\s+to|ought\s+to|are\s+(?:allowed|required|permitted|free|obliged)\s+to|can|may|is\s+(?:allowed|required)\s+to|has\s+to)"
 _POLICY_FORMS = (
@@ -41,8 +41,9 @@ _POLICY_FORMS = (
     rf"\byour\s+(?:new|updated|changed|real|true|only)\s+(?:system\s+)?{_RULES}\b",
     rf"\b(?:new|updated|changed|revised)\s+(?:system\s+)?{_RULES}\s*(?:for\s+you\s*)?(?::|are|is)[^.!?\n]{{0,60}}\b(?:you|assistant|ai|always|obey)\b",
     rf"(?:^|\n)\s*(?:new|updated)\s+system\s+{_RULES}\b|\b(?:override|replace|change|update|rewrite)\s+your\s+{_RULES}\b",
-    r"\b(?:reveal|print|show|repeat|output|leak|display|tell\s+me|give\s+me|what\s+(?:is|are))\b[^.!?\n]{0,40}"
-    r"\b(?:system|developer|hidden|initial)\s+(?:prompt|message|instructions?)\b",
+    r"\b(?:reveal|print|show|repeat|output|leak|display|dump|tell\s+me|give\s+me|what\s+(?:is|are|was|were))\b[^.!?\n]{0,40}"
+    r"\b(?:your|the|its|all)\s+(?:\w+\s+)?(?:system|developer|hidden|initial)\s+(?:prompt|message|instructions?)\b",
+    r"\b(?:reveal|print|output|leak|dump)\s+(?:system|developer|hidden|initial)\s+(?:prompt|message|instructions?)\b",
     r"\b(?:your|my|the)\s+(?:system|developer|hidden)\s+(?:prompt|message|instructions?)\s+(?:says?|said|is|are|tells?|allows?|now)\b",
     # another role
     r"\byou\s+are\s+now\s+(?!my\s+(?:favou?rite|friend|hero|best))(?:an?|the|in|my|free|no\s+longer|dan|able|allowed|un\w+|[A-Z])",
@@ -55,8 +56,8 @@ _POLICY_FORMS = (
     rf"\b{_YOU}\s+{_MODAL}\s+(?:now\s+|also\s+)*(?:(?:always|never|only)\s+{_POLICY}|{_OBEY})\b",
     rf"\bfrom\s+now\s+on,?\s+{_YOU}\s+(?:{_MODAL}\s+)?(?:always\s+|never\s+|only\s+)?{_POLICY}\b",
     rf"\b{_YOU}\s+(?:always|never)\s+{_OBEY}\b",
-    rf"{_IMPERATIVE}(?:always|never)\s+{_POLICY}\b(?!\s+(?:to|for)?\s*me\b)",
-    rf"\bfrom\s+now\s+on,?\s+(?:always|never|only)\s+{_POLICY}\b(?!\s+(?:to|for)?\s*me\b)",
+    rf"{_IMPERATIVE}(?:always|never)\s+(?!(?:recommend|allow)\b[^.!?\n]{{0,60}}\bme\b){_POLICY}\b(?!\s+me\b)",
+    rf"\bfrom\s+now\s+on,?\s+(?:always|never|only)\s+(?!(?:recommend|allow)\b[^.!?\n]{{0,60}}\bme\b){_POLICY}\b(?!\s+me\b)",
     r"(?:^|[.!:,\n]\s*|\byou\s+)(?:always|must|only)\s+obey\b|\bobey\s+(?:me|whoever|everyone|anyone|him|her|them)\b",  # prose: an attack in user language
     # who speaks
     r"\bi(?:\s+am|'m)\s+(?:now\s+)?(?:the|your)\s+(?:\w+\s+)?(?:admin(?:istrator)?|root|superuser|sysadmin|developer|creator|operator|owner|master)"
