@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -363,3 +364,26 @@ def test_any_text_is_read_without_an_error_and_always_the_same(text: str) -> Non
     assert slug(text) == slug(slug(text))
     name, value = canonical(text, text)
     assert canonical(name or "", value) == (name, value) or value != text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a ",
+        "I ",
+        "A ",
+        "my A ",
+        ", not a",
+        " and I",
+        "now ",
+        "A. ",
+        "my a is not ",
+        "from A to ",
+        "new ",
+    ],
+)
+def test_a_text_of_one_repeated_part_is_read_in_less_than_a_second(part: str) -> None:
+    text = (part * 4000)[:3990]
+    begun = time.process_time()
+    read(text)
+    assert time.process_time() - begun < 1

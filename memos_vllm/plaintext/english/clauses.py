@@ -10,6 +10,8 @@ from memos_vllm.plaintext.english.vocabulary import NAME, WORK
 from memos_vllm.prompt.sentences import sentences
 
 _LONGEST = 4000  # characters; longer text is probably pasted
+LONGEST_CLAUSE = 300  # characters; forms are shorter
+_MOST_LEADS = 8
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _PASTED = re.compile(
     r"^\s*(?:>|\||#|\d\d?:\d\d|\[[^\]]+\]|(?!(?:My|I|We|Our|It|So|And|But|Now|New|Update|News|Correction|Edit|PS|Note|(?:Big|Good|Great|Bad|Quick) (?:news|update))\b)[A-Z][\w .-]{0,30}:\s)[^\n]*$",
@@ -253,6 +255,8 @@ def _where(match: re.Match[str]) -> str:
 
 def _reworded(sentence: str) -> str:
     """The sentence in a form that names what a pronoun in it means, where it has such a form."""
+    if len(sentence) > LONGEST_CLAUSE:
+        return sentence
     full = sentence.rstrip(" .!")
     for short, long in _LONG:
         full = short.sub(long, full)
@@ -290,6 +294,10 @@ def is_sure(sentence: str) -> bool:
 def stripped_clause(clause: str) -> str:
     """Strip lead-in and trailing phrases, and marks at both ends."""
     rest = " ".join(clause.split()).strip(" .!,:*_\u2026")
-    while (lead := _LEAD.match(rest)) is not None:
+    for _ in range(_MOST_LEADS):
+        if (lead := _LEAD.match(rest)) is None:
+            break
         rest = rest[lead.end() :]
-    return _TAIL.sub("", rest).strip(" .!,:")
+    if len(rest) <= 2 * LONGEST_CLAUSE:
+        rest = _TAIL.sub("", rest)
+    return rest.strip(" .!,:")

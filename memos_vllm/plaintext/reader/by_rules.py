@@ -11,7 +11,13 @@ from datetime import UTC, datetime, timedelta
 
 from memos_vllm.cube.model import Claim, Item, ItemType
 from memos_vllm.plaintext.english.attributes import relative, slug, thing
-from memos_vllm.plaintext.english.clauses import Clause, clauses, plain_form, stripped_clause
+from memos_vllm.plaintext.english.clauses import (
+    LONGEST_CLAUSE,
+    Clause,
+    clauses,
+    plain_form,
+    stripped_clause,
+)
 from memos_vllm.plaintext.english.events import read_event
 from memos_vllm.plaintext.english.forms import Form
 from memos_vllm.plaintext.english.instructions import is_instruction
@@ -87,6 +93,8 @@ def _read(clause: Clause, turn: Item, person: str) -> Iterator[Item]:
 def _by_forms(
     statement: str, times: Sequence[Mention], clause: Clause, turn: Item, person: str
 ) -> Iterator[Item]:
+    if len(statement) > LONGEST_CLAUSE:
+        return
     if (birthday := BIRTHDAY.fullmatch(statement)) is not None:
         yield from _birthday(birthday["value"], times, turn, person)
         return
