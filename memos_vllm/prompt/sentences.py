@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+from memos_vllm.prompt.splitting import split_sentences
+
 _WORD = re.compile(r"\w+(?:[-:.,']\w+)*")
 _NAME = re.compile(r"\b[A-Z][\w-]*(?: [A-Z][\w-]*)*")
 _LIKE = 0.7
@@ -22,8 +23,8 @@ EMPTY = frozenset(
 
 
 def sentences(text: str) -> list[str]:
-    parts = (part for line in text.splitlines() for part in _SENTENCE.split(line))
-    return [part.strip() for part in parts if part.strip()]
+    """Sentences of a text in any script; a line break ends one."""
+    return split_sentences(text)
 
 
 def words_of(text: str) -> set[str]:

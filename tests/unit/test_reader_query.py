@@ -39,6 +39,68 @@ def test_a_question_is_about_the_past_by_its_words_or_by_a_past_time(
     assert read_text(text, NOW).about_past is is_past
 
 
+PRESENT = [
+    "What did I say my favourite colour was?",
+    "Where did I say I lived?",
+    "Did I tell you what my job was?",
+    "What have I told you about my cat?",
+    "Have I mentioned where I work?",
+    "What was my cat's name again?",
+    "You said my favourite colour was what?",
+    "I told you where I lived, remember?",
+    "What did I tell you last week about my job?",
+    "Have I told you before where I live?",
+    "Which allergies did I mention earlier?",
+    "What had I said my diet was?",
+    "What should I pack before my flight?",
+    "Can you come once a week?",
+]
+HELD_PRESENT = [
+    "Did I mention that I was allergic to something?",
+    "What did I say the name of my dentist was?",
+    "Which languages did I tell you I spoke?",
+    "What did we say our budget was?",
+    "Do you remember what I told you my address was?",
+    "Remind me what I said about my diet",
+    "What was the name of my boss again?",
+    "What did you say you knew about me?",
+    "Haven't I told you how old I was?",
+    "I've mentioned my hobby, which was it?",
+    "Where did I already say I worked?",
+    "What have I had for lunch plans?",
+    "What did I describe as my favourite food?",
+    "Have you been told where I live?",
+]
+
+
+@pytest.mark.parametrize("text", PRESENT + HELD_PRESENT)
+def test_the_tense_of_a_report_does_not_ask_for_the_past(text: str) -> None:
+    assert read_text(text, NOW).about_past is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What did I say my previous job was?",
+        "Where did I tell you I used to live?",
+        "What did I say my job was in 2019?",
+        "Have I mentioned my former employer?",
+        "Where did I live before?",
+        "Which city was I living in?",
+        "What was my old address?",
+        "Where did I work in 2020?",
+        "What did I say about my ex-wife?",
+        "Who was my dentist back then?",
+        "What colour did I like as a child?",
+        "Where had I lived until last year?",
+        "Which car did I own two years ago?",
+        "What did my cat eat at that time?",
+    ],
+)
+def test_a_report_of_the_past_and_a_past_tense_are_about_the_past(text: str) -> None:
+    assert read_text(text, NOW).about_past is True
+
+
 def test_names_in_a_question_are_its_entities() -> None:
     found = read_text("Did Bob go to Rome with Ann Lee on Monday?", NOW)
     assert set(found.entities) == {"Bob", "Ann Lee", "Rome"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -49,7 +50,7 @@ SAID = [
     ("I've lived in New York City since 2019.", [("home", "New York City")]),
     ("I live in the Netherlands now", [("home", "the Netherlands")]),
     ("no, I moved to Berlin", [("home", "Berlin")]),
-    ("Actually, we moved to Berlin last month.", [("home", "Berlin")]),
+    ("Actually, we relocated to Berlin last month.", [("home", "Berlin")]),
     ("I'm from Portugal.", [("origin", "Portugal")]),
     ("I grew up in Leeds.", [("hometown", "Leeds")]),
     ("My wife and I live in Bern.", [("home", "Bern")]),
@@ -67,8 +68,8 @@ SAID = [
     ("My mum's name is Ruth.", [("mother.name", "Ruth")]),
     ("My older sister is called Ada", [("older-sister.name", "Ada")]),
     ("I have a dog named Rex", [("dog.name", "Rex")]),
-    ("My wife Anna works in Bern.", [("wife.name", "Anna")]),
-    ("I have two kids.", [("kids.count", "two")]),
+    ("My wife Anna works in Bern.", [("spouse.name", "Anna")]),
+    ("I have two kids.", [("children.count", "two")]),
     ("I own a red bike", [("owns:red-bike", "red bike")]),
     ("I have a garden", [("owns:garden", "garden")]),
     # likes
@@ -85,7 +86,7 @@ SAID = [
     # body and table
     ("I'm allergic to peanuts.", [("allergy:peanuts", "peanuts")]),
     ("I\u2019m allergic to nuts and cats", [("allergy:nuts", "nuts"), ("allergy:cats", "cats")]),
-    ("I have a peanut allergy.", [("allergy:peanut", "peanut")]),
+    ("I have a peanut allergy.", [("allergy:peanuts", "peanuts")]),
     ("I'm a vegetarian", [("diet", "vegetarian")]),
     ("I'm lactose intolerant", [("intolerance:lactose", "lactose")]),
     ("I don't eat pork.", [("eats:pork", "not pork")]),
@@ -363,3 +364,26 @@ def test_any_text_is_read_without_an_error_and_always_the_same(text: str) -> Non
     assert slug(text) == slug(slug(text))
     name, value = canonical(text, text)
     assert canonical(name or "", value) == (name, value) or value != text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a ",
+        "I ",
+        "A ",
+        "my A ",
+        ", not a",
+        " and I",
+        "now ",
+        "A. ",
+        "my a is not ",
+        "from A to ",
+        "new ",
+    ],
+)
+def test_a_text_of_one_repeated_part_is_read_in_less_than_a_second(part: str) -> None:
+    text = (part * 4000)[:3990]
+    begun = time.process_time()
+    read(text)
+    assert time.process_time() - begun < 1

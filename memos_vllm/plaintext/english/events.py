@@ -42,6 +42,10 @@ _FORMS = (
     (_WILL, "{person} will {what} {time}"),
     (_DID, "{person} {what} {time}"),
 )
+# "I attended her party": not self-contained without the sentence before.
+_POINTS_BACK = re.compile(
+    r"\b(?:he|him|his|she|her|hers|it|its|they|them|their|this|these|those|there|you|your)\b", re.I
+)
 _OWN = {
     "my": "their",
     "me": "them",
@@ -59,6 +63,8 @@ def read_event(clause: str, time: Mention, person: str) -> tuple[str, str] | Non
     rest = re.sub(r"\s+at \d{1,2}(?::\d\d)?\s*(?:am|pm|o'clock)?$", "", rest, flags=re.IGNORECASE)
     for pattern, text in _FORMS:
         if (match := pattern.fullmatch(rest)) is not None:
+            if _POINTS_BACK.search(match["what"]):
+                return None
             what = " ".join(_OWN.get(word.casefold(), word) for word in match["what"].split())
             bare = re.sub(r"^(?:an?|the|their) ", "", what)
             return bare, text.format(person=person, what=what, time=dated(time.range))

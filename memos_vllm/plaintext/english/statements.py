@@ -1,356 +1,170 @@
 """Table of statements that people make about themselves: form of the clause → claim.
 
-A form matches a whole clause, so that a clause with additional content, or about another person,
-matches none.  Names need their capitals.
+A form matches a whole clause in its plain form (`clauses.plain_form`: "I am", "do not", without adverbs),
+so that a clause with additional content, or about another person, matches none.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
-from memos_vllm.cube.model import ItemType
-
-FACT, PREFERENCE = ItemType.FACT, ItemType.PREFERENCE
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Form:
-    pattern: re.Pattern[str]
-    """Groups: `value`, the claimed value; `key`, its relation or kind of favourite."""
-    attribute: str
-    """With `{value}` and `{key}` as slugs."""
-    text: str
-    """About `{person}`, with `{value}` and `{key}` as they were said."""
-    value: str = "{value}"
-    type: ItemType = FACT
-    is_over: bool = False
-    """The clause ends the claim: "I no longer …"."""
-    is_list: bool = False
-    """ "tea and coffee" are two claims."""
-
-
-_NAME = r"(?-i:[A-Z])[\w'-]*(?:\s(?-i:[A-Z])[\w'-]*){0,2}"
-_PLACE = r"(?:the\s)?(?-i:[A-Z])[\w'.-]*(?:,?\s(?:(?:de|la|el|of|am|upon|the)\s)?(?-i:[A-Z])[\w'.-]*){0,4}"
-_THING = r"[\w][\w'&/+#. -]{0,60}?[\w+#]|\w"
-_LANGUAGE = r"(?-i:[A-Z])[a-z]+(?:\s(?-i:[A-Z])[a-z]+)?"
-_BE, _HAVE = r"(?:am|'m)", r"(?:have|'ve)"
-_TRULY = r"(?:(?:really|absolutely|also|do|quite|still|just|particularly|especially)\s)?"
-_MORE = r"\s(?:any\s?more|any\slonger)"
-_KIN = (
-    r"(?:(?P<which>other|second|older|elder|younger|little|big|eldest|youngest|best|new|late)\s)?"
-    r"(?P<key>wife|husband|spouse|partner|girlfriend|boyfriend|fianc[e\u00e9]e?|son|daughter|child|baby|kid|brother"
-    r"|sister|twin|mother|mom|mum|father|dad|grandmother|grandma|grandfather|grandpa|aunt|uncle|cousin|niece"
-    r"|nephew|friend|boss|manager|colleague|roommate|flatmate|neighbou?r|teacher|doctor|dentist|therapist"
-    r"|cat|kitten|dog|puppy|pet|rabbit|bunny|hamster|parrot|bird|horse|pony|fish|goldfish|turtle|tortoise"
-    r"|snake|lizard|guinea\spig|boat|car|band|company|startup)"
+from memos_vllm.plaintext.english.changes import ENDINGS
+from memos_vllm.plaintext.english.forms import PREFERENCE, Form, forms
+from memos_vllm.plaintext.english.vocabulary import (
+    ANSWER,
+    BEEN_THERE,
+    COUNTED,
+    DIET,
+    DISLIKE,
+    KEY,
+    KIN,
+    LANGUAGE,
+    LASTING,
+    LIKE,
+    MANY,
+    MORE,
+    NAME,
+    NEW,
+    NOT,
+    OWNED,
+    PERSON_OR_PET,
+    PLACE,
+    TEMPERAMENT,
+    THING,
+    WORK,
 )
-_WORK = (
-    r"(?:teacher|nurse|doctor|surgeon|physician|dentist|vet|veterinarian|pharmacist|therapist|psychologist|engineer"
-    r"|developer|programmer|designer|architect|analyst|scientist|researcher|professor|lecturer|student|lawyer"
-    r"|attorney|judge|accountant|banker|consultant|manager|director|chef|cook|baker|barista|waiter|waitress|pilot"
-    r"|driver|farmer|gardener|carpenter|electrician|plumber|mechanic|musician|singer|guitarist|pianist|actor"
-    r"|actress|artist|painter|sculptor|photographer|writer|author|journalist|editor|translator|librarian|historian"
-    r"|biologist|chemist|physicist|mathematician|economist|statistician|firefighter|paramedic|police\sofficer"
-    r"|soldier|salesman|saleswoman|salesperson|realtor|entrepreneur|freelancer|secretary|receptionist|nanny"
-    r"|hairdresser|tailor|social\sworker|data\sscientist|project\smanager|product\smanager|coach|flight\sattendant)"
+
+_V = rf"(?P<value>{THING})"
+_HIRED = (
+    r"(?:have )?(?:joined|started (?:working |work |out )?(?:at|for|with)|started a (?:new )?(?:job|position|role) (?:at|with)"
+    r"|(?:got|landed|took|found|accepted) a (?:new )?(?:job|position|role) (?:at|with)|changed jobs to|switched jobs to"
+    r"|(?:got|was|have been|been) (?:hired|recruited|employed) (?:by|at)|went to work (?:at|for))"
 )
-_OWNED = (
-    r"(?:[\w-]+\s){0,3}?(?:car|bike|bicycle|motorbike|motorcycle|scooter|van|truck|boat|kayak|canoe|house|flat"
-    r"|apartment|cabin|cottage|garden|farm|cat|kitten|dog|puppy|rabbit|hamster|parrot|horse|pony|turtle|tortoise|snake"
-    r"|goldfish|guinea\spig|guitar|piano|violin|cello|drum\skit|camera|telescope|laptop|tablet|dishwasher|3d\sprinter)"
+_CALLED = r"(?:'s name is|'s (?:new )?name is| is (?:called|named)|'s (?:called|named)| goes by| has been renamed(?: to)?)"
+_LINK = r"(?:is|are|remains|became|has become|have become|(?:has )?(?:changed|switched) to)"
+_NOT_KEEN = (
+    rf"(?:am not (?:a {TEMPERAMENT}fan of|(?:too |very |that |so |particularly )?(?:into|fond of|keen on))"
+    rf"|{NOT} care for|am no fan of|avoid)"
 )
-_MANY = r"(?P<value>two|three|four|five|six|seven|eight|nine|ten|\d{1,2})"
-_COUNTED = r"(?P<key>kids|children|sons|daughters|brothers|sisters|siblings|cats|dogs|pets|horses|grandchildren)"
-_LASTING = r"(?:always|from\snow\son,?|in\s(?:the\s)?future,?|only\sever)"
-_ANSWER = r"(?:answer|reply|respond|write|talk|speak)(?:\s(?:to\s)?me)?"
-_DIET = r"(?:an?\s)?(?:strict\s)?(?P<value>vegan|vegetarian|pescatarian|pescetarian|kosher|halal|flexitarian)"
-_LIKE = r"(?:like|love|enjoy|adore)"
-_DISLIKE = r"(?:hate|dislike|detest|loathe|can't\sstand|cannot\sstand|can't\sbear)"
-_NOT = r"(?:don't|do\snot)"
-_BEEN_THERE = r"(?:live|reside|am\sliving|'m\sliving|am\sbased|'m\sbased|have\slived|'ve\slived|(?:have|'ve)\sbeen\sliving)"
-
-
-def _forms(*rows: tuple[str, str, str] | tuple[str, str, str, dict[str, object]]) -> list[Form]:
-    forms = []
-    for pattern, attribute, text, *more in rows:
-        spaced = re.sub(r"(?<!\\) ", r"\\s", pattern)
-        options: dict[str, object] = dict(more[0]) if more else {}
-        forms.append(Form(re.compile(spaced, re.IGNORECASE), attribute, text, **options))  # type: ignore[arg-type]
-    return forms
-
-
-def _over(*patterns: str, attribute: str, text: str, is_list: bool = False) -> list[Form]:
-    kind = PREFERENCE if attribute.startswith("likes") else FACT
-    options: dict[str, object] = {"is_over": True, "type": kind, "is_list": is_list}
-    return _forms(*((pattern, attribute, text, options) for pattern in patterns))
-
+_UNITS = r"(?:answers|replies|responses)"
 
 FORMS: tuple[Form, ...] = (
-    # Forms that end a claim come first: "I no longer live in Paris" is no home.
-    *_over(
-        rf"I (?:no longer|{_NOT}) (?:live|reside) in (?P<value>{_PLACE})(?:{_MORE})?",
-        rf"I used to live in (?P<value>{_PLACE})",
-        rf"I (?:{_HAVE} )?moved (?:away from|out of) (?P<value>{_PLACE})",
-        attribute="home",
-        text="{person} no longer lives in {value}",
+    *ENDINGS,  # first: "I no longer live in Paris" is no home
+    *forms(  # who
+        (rf"my {NEW}(?:full |first )?name(?: is|'s| {_LINK}) (?P<value>{NAME})", "name", "{person}'s name is {value}"),
+        (rf"I am (?:called|named) (?P<value>{NAME})", "name", "{person}'s name is {value}"),
+        (rf"I (?:have )?changed my name to (?P<value>{NAME})", "name", "{person}'s name is {value}"),
+        (r"I am (?P<value>\d\d|1[01]\d)(?: years old| years of age)?", "age", "{person} is {value} years old"),
+        (r"I (?:have )?turned (?P<value>\d\d|1[01]\d)", "age", "{person} is {value} years old"),
     ),
-    *_over(
-        rf"I (?:no longer|{_NOT}) work (?:at|for) (?P<value>{_NAME})(?:{_MORE})?",
-        rf"I used to work (?:at|for) (?P<value>{_NAME})",
-        rf"I (?:quit|left|lost) my job (?:at|with) (?P<value>{_NAME})",
-        rf"I (?:was|got) (?:fired|laid off) (?:from|by) (?P<value>{_NAME})",
-        attribute="employer",
-        text="{person} no longer works at {value}",
+    *forms(
+        (rf"(?:please |you can |you may )?call me (?P<value>{NAME})(?: from now on)?", "reply.address", "{person} wants to be called {value}", {"has_casual": False}),
+        (rf"I (?:prefer to be called|go by) (?P<value>{NAME})", "reply.address", "{person} wants to be called {value}", {"has_casual": False}),
+        type=PREFERENCE,
     ),
-    *_over(
-        rf"I {_NOT} {_LIKE} (?P<value>{_THING}){_MORE}",
-        rf"I no longer {_LIKE} (?P<value>{_THING})",
-        rf"I (?:{_HAVE} )?stopped liking (?P<value>{_THING})",
-        attribute="likes:{value}",
-        text="{person} no longer likes {value}",
+    *forms(  # where; moves are read by `moves`
+        (rf"I {BEEN_THERE} in (?P<value>{PLACE})", "home", "{person} lives in {value}"),
+        (rf"I live (?:at|on) [\w .'-]{{3,40}} in (?P<value>{PLACE})", "home", "{person} lives in {value}"),
+        (rf"I am based out of (?P<value>{PLACE})", "home", "{person} lives in {value}"),
+        (rf"my {NEW}(?:home|city|home city|place of residence) {_LINK} (?:in )?(?P<value>{PLACE})", "home", "{person} lives in {value}"),
+        (rf"(?P<value>{PLACE}) is (?:my {NEW}home|home|where I live)", "home", "{person} lives in {value}"),
+        (rf"I (?:call (?P<value>{PLACE}) home)", "home", "{person} lives in {value}"),
+        (rf"I (?:have )?made (?P<value>{PLACE}) my (?:new )?home", "home", "{person} lives in {value}"),
+        (rf"I(?: am| come) (?:originally )?from (?P<value>{PLACE})", "origin", "{person} is from {value}"),
+        (rf"I grew up in (?P<value>{PLACE})", "hometown", "{person} grew up in {value}"),
+        (rf"I was born in (?P<value>{PLACE})", "birthplace", "{person} was born in {value}"),
+    ),
+    *forms(  # work
+        (rf"I (?:work|am working|am employed) (?:at|for|by) (?P<value>{NAME})", "employer", "{person} works at {value}"),
+        (rf"I {_HIRED} (?P<value>{NAME})", "employer", "{person} works at {value}"),
+        (rf"I (?:have )?left (?:my (?:old )?job at )?{NAME} (?:for|to join|to work (?:at|for)) (?P<value>{NAME})", "employer", "{person} works at {value}"),
+        (rf"I (?:have )?(?:quit|left) {NAME} and (?:joined|went to) (?P<value>{NAME})", "employer", "{person} works at {value}"),
+        (rf"I (?:changed|switched) (?:jobs|employers|companies) from {NAME} to (?P<value>{NAME})", "employer", "{person} works at {value}"),
+        (rf"(?P<value>{NAME}) (?:(?:has )?hired me|is where I work)", "employer", "{person} works at {value}"),
+        (rf"my {NEW}(?:employer|company|workplace|firm|job) {_LINK} (?:at |with )?(?P<value>{NAME})", "employer", "{person} works at {value}", {"has_casual": False}),
+        (r"I (?:work|am working) as an? (?P<value>(?:[\w-]+ ){0,3}?[\w-]+)", "job", "{person} works as a {value}"),
+        (rf"I (?:am|became|have become) an? (?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}"),
+        (rf"I (?:have )?(?:got|landed|found|started|took) (?:a (?:new )?)?(?:job|position|role|work) as an? (?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}", {"also": ("employer", "{person} has a new job")}),
+        (rf"I (?:got|was|have been) promoted to (?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}"),
+        (rf"my {NEW}(?:job|occupation|profession|job title|title|position|role) {_LINK} (?:an? )?(?P<value>(?:[\w-]+ ){{0,3}}?{WORK})", "job", "{person} is a {value}"),
+    ),
+    *forms(  # how to be reached
+        (rf"my {NEW}(?:(?:cell|mobile|tele)?(?:phone)? ?(?:phone )?number|mobile|cell|phone) {_LINK} (?P<value>\+?[\d][\d ()/.-]{{4,20}}\d)", "phone", "{person}'s phone number is {value}"),
+        (rf"my {NEW}e-?mail(?: address)? {_LINK} (?P<value>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)", "email", "{person}'s e-mail address is {value}"),
+    ),
+    *forms(  # body and table
+        (rf"I am (?:severely |very |deathly |highly |mildly )?allergic to {_V}", "allergy:{value}", "{person} is allergic to {value}", {"is_list": True}),
+        (r"I have an? (?:severe |bad |mild )?(?P<value>[\w-]+(?: [\w-]+)?) allergy", "allergy:{value}", "{person} is allergic to {value}"),
+        (rf"I (?:am|became|have become|turned|went|have gone) {DIET}", "diet", "{person} is {value}"),
+        (r"I am (?P<value>lactose|gluten|fructose|histamine)[ -]intolerant", "intolerance:{value}", "{person} is {value} intolerant"),
+        (rf"I (?:{NOT}|never) (?P<key>eat|drink) {_V}", "eats:{value}", "{person} does not {key} {value}", {"value": "not {value}", "type": PREFERENCE, "is_list": True}),
+    ),
+    *forms(  # languages and play
+        (rf"I speak (?:fluent |some |a little )?(?P<value>{LANGUAGE}(?:(?:,| and|, and) {LANGUAGE})*)(?: fluently)?", "speaks:{value}", "{person} speaks {value}", {"is_list": True}),
+        (rf"my (?:native language|mother tongue|first language) is (?P<value>{LANGUAGE})", "language.native", "{person}'s native language is {value}"),
+        (rf"I (?:am|have started|started|began) (?:learning|studying) (?P<value>{LANGUAGE})", "learning:{value}", "{person} is learning {value}"),
+        (r"I play the (?P<value>piano|violin|cello|guitar|bass|drums|flute|saxophone|trumpet|clarinet|harp|organ|banjo|ukulele)", "plays:{value}", "{person} plays the {value}"),
+    ),
+    *forms(  # theirs
+        (rf"my {NEW}{KIN}{_CALLED} (?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"my {NEW}{PERSON_OR_PET} is (?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}", {"has_casual": False}),
+        (rf"(?:I|we) (?:named|call|called|renamed) (?:the|my) {NEW}{KIN} (?:to )?(?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"(?P<value>{NAME}) is what (?:I|we) (?:named|call|called) (?:the|my) {KIN}", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"(?P<value>{NAME}) is (?:the name of my {NEW}{KIN})", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"I (?:have|got|adopted) an? (?:new )?{KIN}(?: (?:called|named)|,? (?:and |whose )?(?:(?:her|his|its) )?name is) (?P<value>{NAME})", "{key}.name", "{person}'s {key} is called {value}"),
+        (rf"I have {MANY} {COUNTED}", "{key}.count", "{person} has {value} {key}"),
+        (r"I own an? (?P<value>[\w-]+(?: [\w-]+){0,3})", "owns:{value}", "{person} has a {value}"),
+        (rf"I (?:drive|(?:have )?bought|(?:have )?got) an? (?:new )?(?P<value>{OWNED}|{NAME})", "owns:{value}", "{person} has a {value}", {"has_casual": False}),
+        (rf"I (?:have|have got) an? (?P<value>{OWNED})", "owns:{value}", "{person} has a {value}"),
+        (rf"I (?:have )?(?:traded|swapped|exchanged) (?:in )?my {OWNED} (?:in )?for an? (?:new )?(?P<value>{OWNED}|{NAME})", "owns:{value}", "{person} has a {value}"),
+    ),
+    *forms(  # likes
+        (rf"I am (?:a )?{TEMPERAMENT}(?:fan of|fond of|into|keen on) {_V}", "likes:{value}", "{person} likes {value}"),
+        (rf"I (?:do )?(?:particularly |especially |quite )?{LIKE} {_V}", "likes:{value}", "{person} likes {value}"),
+        (rf"nothing beats {_V}", "likes:{value}", "{person} likes {value}"),
+        (rf"I have always (?:liked|loved|enjoyed|adored) {_V}", "likes:{value}", "{person} likes {value}"),
+        (rf"I (?:have )?(?:started liking|come to like|grown to like|fallen in love with|fell in love with) {_V}", "likes:{value}", "{person} likes {value}"),
+        type=PREFERENCE,
         is_list=True,
     ),
-    *_over(
-        rf"I{_BE} no longer {_DIET}",
-        rf"I {_BE} no longer {_DIET}",
-        rf"I ?{_BE} not {_DIET}{_MORE}",
-        attribute="diet",
-        text="{person} is no longer {value}",
+    *forms(
+        (rf"I prefer (?P<value>short|brief|concise|long|detailed) {_UNITS}", "reply.length", "{person} wants {value} replies"),
+        (rf"I prefer {_UNITS} in (?P<value>{LANGUAGE})", "reply.language", "{person} wants replies in {value}"),
+        (r"I prefer (?P<value>metric|imperial) units", "reply.units", "{person} wants {value} units"),
+        (rf"I prefer (?P<value>{THING}) (?P<key>to|over|rather than|instead of) (?P<other>{THING})", "likes:{value}", "{person} prefers {value} {key} {other}"),
+        (rf"I prefer {_V}", "likes:{value}", "{person} prefers {value}"),
+        type=PREFERENCE,
     ),
-    *_over(
-        rf"I (?:just )?(?:{_HAVE} )?sold my (?P<value>{_OWNED})",
-        rf"I {_NOT} (?:have|own) (?:a|an|my) (?P<value>{_OWNED}){_MORE}",
-        rf"I no longer (?:have|own) (?:a|an|my) (?P<value>{_OWNED})",
-        attribute="owns:{value}",
-        text="{person} no longer has a {value}",
+    *forms(
+        (rf"I {NOT} (?:like|enjoy) {_V}", "likes:{value}", "{person} does not like {value}"),
+        (rf"I {DISLIKE} {_V}(?:{MORE})?", "likes:{value}", "{person} does not like {value}"),
+        (rf"I {_NOT_KEEN} {_V}", "likes:{value}", "{person} does not like {value}"),
+        type=PREFERENCE,
+        value="not {value}",
+        is_list=True,
     ),
-    *_over(
-        r"I ?(?:am|'m) no longer allergic to (?P<value>" + _THING + ")",
-        attribute="allergy:{value}",
-        text="{person} is no longer allergic to {value}",
+    *forms(
+        (rf"my {NEW}(?:favou?rite|fave) {KEY} (?:used to be|was) (?:{THING}),? (?:but )?(?:it is|it has changed to|it has become) {_V}", "favourite.{key}", "{person}'s favourite {key} is {value}"),
+        (rf"my {NEW}(?:favou?rite|fave) {KEY} (?:has )?(?:changed|switched|went) from (?:{THING}) to {_V}", "favourite.{key}", "{person}'s favourite {key} is {value}"),
+        (rf"I (?:have )?changed my favou?rite {KEY} to {_V}", "favourite.{key}", "{person}'s favourite {key} is {value}"),
+        (rf"my {NEW}(?:favou?rite|fave) {KEY} {_LINK} {_V}", "favourite.{key}", "{person}'s favourite {key} is {value}"),
+        (rf"(?P<value>{THING}) {_LINK} my {NEW}(?:favou?rite|fave) {KEY}", "favourite.{key}", "{person}'s favourite {key} is {value}"),
+        type=PREFERENCE,
     ),
-    *_forms(
-        # who
-        (
-            rf"my (?:full |first )?name(?: is|'s) (?P<value>{_NAME})",
-            "name",
-            "{person}'s name is {value}",
-        ),
-        (rf"I ?{_BE} called (?P<value>{_NAME})", "name", "{person}'s name is {value}"),
-        (
-            rf"(?:please )?call me (?P<value>{_NAME})(?: from now on)?",
-            "reply.address",
-            "{person} wants to be called {value}",
-            {"type": PREFERENCE},
-        ),
-        (
-            rf"I prefer to be called (?P<value>{_NAME})",
-            "reply.address",
-            "{person} wants to be called {value}",
-            {"type": PREFERENCE},
-        ),
-        (
-            r"I ?(?:am|'m) (?P<value>\d\d|1[01]\d)(?: years old)?",
-            "age",
-            "{person} is {value} years old",
-        ),
-        (r"I (?:just )?turned (?P<value>\d\d|1[01]\d)", "age", "{person} is {value} years old"),
-        # where
-        (rf"I (?:now )?{_BEEN_THERE} in (?P<value>{_PLACE})", "home", "{person} lives in {value}"),
-        (
-            rf"I'(?:m|ve) (?:been )?(?:living|lived|based) in (?P<value>{_PLACE})",
-            "home",
-            "{person} lives in {value}",
-        ),
-        (
-            rf"(?:I|we) ?(?:{_HAVE} )?(?:just |recently )?(?:moved|relocated) (?:back )?to (?P<value>{_PLACE})"
-            rf"(?: from {_PLACE})?",
-            "home",
-            "{person} lives in {value}",
-        ),
-        (rf"my home is (?:in )?(?P<value>{_PLACE})", "home", "{person} lives in {value}"),
-        (
-            rf"I(?: ?{_BE}| come) (?:originally )?from (?P<value>{_PLACE})",
-            "origin",
-            "{person} is from {value}",
-        ),
-        (rf"I grew up in (?P<value>{_PLACE})", "hometown", "{person} grew up in {value}"),
-        (rf"I was born in (?P<value>{_PLACE})", "birthplace", "{person} was born in {value}"),
-        # work
-        (
-            rf"I (?:now |currently )?work (?:at|for) (?P<value>{_NAME})",
-            "employer",
-            "{person} works at {value}",
-        ),
-        (
-            rf"I (?:just |recently )?(?:joined|started (?:working )?at|started a (?:new )?job (?:at|with)|got a (?:new )?job (?:at|with)) (?P<value>{_NAME})",
-            "employer",
-            "{person} works at {value}",
-        ),
-        (rf"my (?:new )?employer is (?P<value>{_NAME})", "employer", "{person} works at {value}"),
-        (r"I work as an? (?P<value>(?:[\w-]+ ){0,3}?[\w-]+)", "job", "{person} works as a {value}"),
-        (rf"I ?{_BE} an? (?P<value>(?:[\w-]+ ){{0,3}}?{_WORK})", "job", "{person} is a {value}"),
-        # body and table
-        (
-            rf"I ?{_BE} (?:severely |very |deathly )?allergic to (?P<value>{_THING})",
-            "allergy:{value}",
-            "{person} is allergic to {value}",
-            {"is_list": True},
-        ),
-        (
-            r"I have an? (?:severe )?(?P<value>[\w-]+(?: [\w-]+)?) allergy",
-            "allergy:{value}",
-            "{person} is allergic to {value}",
-        ),
-        (rf"I ?{_BE} {_DIET}", "diet", "{person} is {value}"),
-        (
-            rf"I ?{_BE} (?P<value>lactose|gluten|fructose|histamine)[ -]intolerant",
-            "intolerance:{value}",
-            "{person} is {value} intolerant",
-        ),
-        (
-            rf"I (?:{_NOT}|never) (?P<key>eat|drink) (?P<value>{_THING})",
-            "eats:{value}",
-            "{person} does not {key} {value}",
-            {"value": "not {value}", "type": PREFERENCE, "is_list": True},
-        ),
-        # languages
-        (
-            rf"I speak (?:fluent |some |a little )?(?P<value>{_LANGUAGE}(?:(?:,| and|, and) {_LANGUAGE})*)(?: fluently)?",
-            "speaks:{value}",
-            "{person} speaks {value}",
-            {"is_list": True},
-        ),
-        (
-            rf"my (?:native language|mother tongue|first language) is (?P<value>{_LANGUAGE})",
-            "language.native",
-            "{person}'s native language is {value}",
-        ),
-        (
-            rf"I ?{_BE} (?:learning|studying) (?P<value>{_LANGUAGE})",
-            "learning:{value}",
-            "{person} is learning {value}",
-        ),
-        # theirs
-        (
-            rf"my {_KIN}(?:'s name is| is (?:called|named)|'s (?:called|named)) (?P<value>{_NAME})",
-            "{key}.name",
-            "{person}'s {key} is called {value}",
-        ),
-        (
-            rf"I have an? {_KIN} (?:called|named) (?P<value>{_NAME})",
-            "{key}.name",
-            "{person}'s {key} is called {value}",
-        ),
-        (rf"I have {_MANY} {_COUNTED}", "{key}.count", "{person} has {value} {key}"),
-        (
-            r"I own an? (?P<value>[\w-]+(?: [\w-]+){0,3})",
-            "owns:{value}",
-            "{person} has a {value}",
-        ),
-        (
-            rf"I (?:drive|(?:just |recently )?bought) an? (?:new )?(?P<value>{_OWNED}|{_NAME})",
-            "owns:{value}",
-            "{person} has a {value}",
-        ),
-        (
-            rf"I(?: have|'ve got| have got) an? (?P<value>{_OWNED})",
-            "owns:{value}",
-            "{person} has a {value}",
-        ),
-        # likes
-        (
-            rf"I ?{_BE} (?:a )?(?:huge |big )?(?:fan of|fond of|really into|into) (?P<value>{_THING})",
-            "likes:{value}",
-            "{person} likes {value}",
-            {"type": PREFERENCE, "is_list": True},
-        ),
-        (
-            rf"I {_TRULY}{_LIKE} (?P<value>{_THING})",
-            "likes:{value}",
-            "{person} likes {value}",
-            {"type": PREFERENCE, "is_list": True},
-        ),
-        (
-            rf"I (?:really )?{_NOT} (?:really )?(?:like|enjoy) (?P<value>{_THING})",
-            "likes:{value}",
-            "{person} does not like {value}",
-            {"type": PREFERENCE, "value": "not {value}", "is_list": True},
-        ),
-        (
-            rf"I {_TRULY}{_DISLIKE} (?P<value>{_THING})",
-            "likes:{value}",
-            "{person} does not like {value}",
-            {"type": PREFERENCE, "value": "not {value}", "is_list": True},
-        ),
-        (
-            rf"my (?:all-time )?favou?rite (?P<key>[\w-]+(?: [\w-]+)?) is (?P<value>{_THING})",
-            "favourite.{key}",
-            "{person}'s favourite {key} is {value}",
-            {"type": PREFERENCE},
-        ),
-        (
-            rf"(?P<value>{_NAME}) is my favou?rite (?P<key>[\w-]+(?: [\w-]+)?)",
-            "favourite.{key}",
-            "{person}'s favourite {key} is {value}",
-            {"type": PREFERENCE},
-        ),
-        # how to be answered
-        (
-            rf"(?:please )?{_LASTING} {_ANSWER} in (?P<value>{_LANGUAGE})",
-            "reply.language",
-            "{person} wants replies in {value}",
-            {"type": PREFERENCE},
-        ),
-        (
-            rf"(?:please )?{_ANSWER} in (?P<value>{_LANGUAGE}) {_LASTING}",
-            "reply.language",
-            "{person} wants replies in {value}",
-            {"type": PREFERENCE},
-        ),
-        (
-            rf"I prefer (?:answers|replies|responses) in (?P<value>{_LANGUAGE})",
-            "reply.language",
-            "{person} wants replies in {value}",
-            {"type": PREFERENCE},
-        ),
-        (
-            rf"(?:please )?(?:{_LASTING} )?keep your (?:answers|replies|responses) (?P<value>short|brief|concise|long|detailed|simple)",
-            "reply.length",
-            "{person} wants {value} replies",
-            {"type": PREFERENCE},
-        ),
-        (
-            r"I prefer (?P<value>short|brief|concise|long|detailed) (?:answers|replies|responses)",
-            "reply.length",
-            "{person} wants {value} replies",
-            {"type": PREFERENCE},
-        ),
-        (
-            r"(?:please )?(?:don't|do not|never|stop) (?:ever )?us(?:e|ing) (?P<key>emojis?|bullet points|markdown|tables|slang|jargon|exclamation marks)",
-            "reply.{key}",
-            "{person} wants replies without {key}",
-            {"type": PREFERENCE, "value": "no"},
-        ),
-        (
-            rf"(?:please )?{_LASTING} use (?P<key>emojis?|bullet points|markdown|tables)",
-            "reply.{key}",
-            "{person} wants replies with {key}",
-            {"type": PREFERENCE, "value": "yes"},
-        ),
-        (
-            rf"(?:please )?(?:{_LASTING} )?use (?P<value>metric|imperial) units",
-            "reply.units",
-            "{person} wants {value} units",
-            {"type": PREFERENCE},
-        ),
+    *forms(  # how to be answered
+        (rf"(?:please )?{LASTING} {ANSWER} in (?P<value>{LANGUAGE})", "reply.language", "{person} wants replies in {value}"),
+        (rf"(?:please )?{ANSWER} in (?P<value>{LANGUAGE}) {LASTING}", "reply.language", "{person} wants replies in {value}"),
+        (rf"(?:please )?(?:{LASTING} )?keep your {_UNITS} (?P<value>short|brief|concise|long|detailed|simple)", "reply.length", "{person} wants {value} replies"),
+        (r"(?:please )?(?:do not|never|stop) (?:ever )?us(?:e|ing) (?P<key>emojis?|bullet points|markdown|tables|slang|jargon|exclamation marks)", "reply.{key}", "{person} wants replies without {key}", {"value": "no"}),
+        (rf"(?:please )?{LASTING} use (?P<key>emojis?|bullet points|markdown|tables)", "reply.{key}", "{person} wants replies with {key}", {"value": "yes"}),
+        (rf"(?:please )?(?:{LASTING} )?use (?P<value>metric|imperial) units", "reply.units", "{person} wants {value} units"),
+        type=PREFERENCE,
     ),
-)
-INTRODUCTION = re.compile(rf"I ?{_BE}\s(?P<value>{_NAME})".replace(" ", r"\s"), re.IGNORECASE)
+)  # fmt: skip
+INTRODUCTION = re.compile(rf"I ?(?:am|'m)\s(?P<value>{NAME})", re.IGNORECASE)
 """Only behind a greeting: "I'm German" has no name."""
 NAMED_KIN = re.compile(
-    rf"(?i:my\s{_KIN.replace(' ', chr(92) + 's')}),?\s(?P<value>[A-Z][a-z'-]+),?\s(?:is|was|has|had|will|does|loves|likes|lives|works|just|and I)\b.*"
+    rf"(?i:my\s{KIN.replace(' ', chr(92) + 's')}),?\s(?P<value>[A-Z][a-z'-]+),?\s(?:is|was|has|had|will|does|loves|likes|lives|works|just|and I)\b.*"
 )
 """Name in "my wife Anna works in Bern"; her work is not about the speaker."""
 BIRTHDAY = re.compile(r"(?i:my birthday(?:'s| is)|I was born) (?:on )?(?:the )?(?P<value>.+)")

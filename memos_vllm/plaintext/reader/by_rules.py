@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from memos_vllm.cube.model import Claim, Item, ItemType
-from memos_vllm.plaintext.english.attributes import relative, slug
-from memos_vllm.plaintext.english.clauses import clauses, stripped_clause
+from memos_vllm.plaintext.english.attributes import relative, slug, thing
+from memos_vllm.plaintext.english.clauses import (
+    LONGEST_CLAUSE,
+    Clause,
+    clauses,
+    plain_form,
+    stripped_clause,
+)
 from memos_vllm.plaintext.english.events import read_event
+from memos_vllm.plaintext.english.forms import Form
 from memos_vllm.plaintext.english.instructions import is_instruction
-from memos_vllm.plaintext.english.statements import BIRTHDAY, FORMS, INTRODUCTION, NAMED_KIN, Form
+from memos_vllm.plaintext.english.moves import read_move
+from memos_vllm.plaintext.english.statements import BIRTHDAY, FORMS, INTRODUCTION, NAMED_KIN
+from memos_vllm.plaintext.english.things import names_a_thing
 from memos_vllm.plaintext.english.times import Mention, TimeRange, find_times
 
 __all__ = ["is_instruction", "read_claims"]
@@ -22,20 +31,21 @@ __all__ = ["is_instruction", "read_claims"]
 _CONFIDENCE = 0.9
 _ASKED_CONFIDENCE = 0.8  # "remember that …" in no known form
 _LONGEST_VALUE = 200
+_NEAR = timedelta(days=92)
 _REMEMBER = re.compile(
     r"(?:please )?(?:remember|don't forget|keep in mind)(?: that|:)? (?P<said>.+)", re.IGNORECASE
 )
 _FIRST_PERSON = re.compile(r"(?:I|my|we|our)\b", re.IGNORECASE)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s+or\s+")
 _LONGEST_PART_WORDS = 3
-# "I like it", "I love how …", "I enjoy to …" are about the conversation, not about a thing.
-_NO_THING = re.compile(
-    r"(?:it|its|this|that|these|those|them|him|her|you|your|yours|us|me|what|how|when|where|who|why|to|the way|the idea"
-    r"|the (?:first|second|third|last|other) (?:one|option|version)|something|anything|nothing|everything|one|both|all"
-    r"|neither|either|not|being|seeing|hearing|much|anybody|anyone|everyone|my|our|the (?:sound|look) of)\b",  # prose: a word of user language
+_ADJECTIVE = re.compile(r"(?:ic|al|ive|ous|ful|less|ish|able|ible|ary|ed|ern)$")
+# "I have a peanut allergy" and "I'm allergic to peanuts" are one.
+_COUNTED_ALLERGEN = re.compile(
+    r"\b(?:(?:pea|wal|hazel|chest|brazil )?nut|egg|cat|dog|almond|cashew|pecan|pistachio|mushroom|tomato|bee)$",
     re.IGNORECASE,
 )
-_TO_YOU = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
+_ANY_CAPITAL = re.compile(r"[A-Z]")
+_CAPITAL = re.compile(r"(?!I\b|My\b)[A-Z]")
 _NO_NAME = frozenset(
     re.findall(
         r"\w+",
@@ -43,7 +53,7 @@ _NO_NAME = frozenset(
         "french german greek indian irish italian japanese korean mexican norwegian polish "
         "portuguese russian scottish spanish swedish swiss turkish ukrainian welsh catholic "
         "christian muslim jewish hindu buddhist atheist happy sorry fine good great ok okay back "
-        "here sure glad sad tired hungry ready done monday tuesday wednesday thursday friday "
+        "vegan vegetarian pregnant retired married single dead sick ill here sure glad sad tired hungry ready done monday tuesday wednesday thursday friday "
         "saturday sunday asap later ",
     )
 )
@@ -58,19 +68,19 @@ def read_claims(turns: Sequence[Item], person: str) -> list[Item]:
     for turn in turns:
         if turn.speaker != person or turn.type is not ItemType.EPISODE or is_instruction(turn.text):
             continue
-        for clause, greeted in clauses(turn.text):
-            for item in _read(clause, greeted, turn, person):
+        for clause in clauses(turn.text):
+            for item in _read(clause, turn, person):
                 claim = item.claim
                 assert claim is not None
                 found[claim.attribute, item.text] = item  # a repeated statement is one claim
     return list(found.values())
 
 
-def _read(clause: str, greeted: bool, turn: Item, person: str) -> Iterator[Item]:
-    asked = _REMEMBER.fullmatch(clause)
-    statement = stripped_clause(asked["said"]) if asked is not None else clause
+def _read(clause: Clause, turn: Item, person: str) -> Iterator[Item]:
+    asked = _REMEMBER.fullmatch(clause.text)
+    statement = stripped_clause(asked["said"]) if asked is not None else clause.text
     times = find_times(statement, turn.time) if turn.time is not None else []
-    items = list(_by_forms(statement, times, greeted, turn, person))
+    items = list(_by_forms(statement, times, clause, turn, person))
     if not items and times and (event := read_event(statement, times[0], person)) is not None:
         what, text = event
         items = [_item(turn, person, ItemType.EVENT, None, what, text, times[0].range)]
@@ -81,14 +91,22 @@ def _read(clause: str, greeted: bool, turn: Item, person: str) -> Iterator[Item]
 
 
 def _by_forms(
-    statement: str, times: Sequence[Mention], greeted: bool, turn: Item, person: str
+    statement: str, times: Sequence[Mention], clause: Clause, turn: Item, person: str
 ) -> Iterator[Item]:
+    if len(statement) > LONGEST_CLAUSE:
+        return
     if (birthday := BIRTHDAY.fullmatch(statement)) is not None:
         yield from _birthday(birthday["value"], times, turn, person)
         return
     timeless, span = _without(statement, times)
-    for form in FORMS:
-        if (match := form.pattern.fullmatch(timeless)) is not None:
+    span = None if _is_near(span, turn.time) else span
+    plain = plain_form(timeless)
+    if not clause.is_past and (home := read_move(plain, turn.text)) is not None:
+        text = f"{person} lives in {home}"
+        yield _item(turn, person, ItemType.FACT, "home", home, text, span)
+        return
+    for form in FORMS if not clause.is_past else ():
+        if (match := _matched(form, plain)) is not None:
             yield from _of_form(form, match, span, turn, person)
             return
     if (match := NAMED_KIN.fullmatch(statement)) is not None and _is_name(match["value"]):
@@ -98,7 +116,7 @@ def _by_forms(
             turn, person, ItemType.FACT, f"{relative(key)}.name", match["value"], text, None
         )
     elif (
-        greeted
+        clause.is_greeted
         and (match := INTRODUCTION.fullmatch(statement)) is not None
         and _is_name(match["value"])
     ):
@@ -106,8 +124,29 @@ def _by_forms(
         yield _item(turn, person, ItemType.FACT, "name", match["value"], text, None)
 
 
+def _matched(form: Form, plain: str) -> re.Match[str] | None:
+    """The match of a form; of its casual pattern where the writer uses no capitals."""
+    match = form.pattern.fullmatch(plain)
+    capital = _ANY_CAPITAL if form.attribute in ("employer", "origin") else _CAPITAL
+    if match is None and form.casual is not None and capital.search(plain) is None:
+        match = form.casual.fullmatch(plain)
+    return match
+
+
 def _is_name(words: str) -> bool:
-    return words.split()[0].casefold() not in _NO_NAME
+    first = words.split()[0]
+    return first.casefold() not in _NO_NAME and not (len(first) > 2 and first.isupper())
+
+
+def _is_near(span: TimeRange | None, said_at: datetime | None) -> bool:
+    """Whether a state began shortly before the message, which then is its beginning.
+
+    "I live in Oslo" on Monday, "I moved to Bergen last week" on Tuesday: the later message is newer.
+    """
+    if span is None or span.begins is None or said_at is None:
+        return False
+    aware = said_at if said_at.tzinfo else said_at.replace(tzinfo=UTC)
+    return aware - _NEAR <= span.begins <= aware
 
 
 def _without(statement: str, times: Sequence[Mention]) -> tuple[str, TimeRange | None]:
@@ -122,33 +161,76 @@ def _of_form(
     form: Form, match: re.Match[str], span: TimeRange | None, turn: Item, person: str
 ) -> Iterator[Item]:
     groups = match.groupdict()
-    value = " ".join((groups.get("value") or "").split())
     key = _kin(match) if groups.get("key") else ""
-    parts = _LIST.split(value) if form.is_list else [value]
-    if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts):
-        parts = [value]
-    for part in parts:
-        if len(part) > _LONGEST_VALUE or not _is_meant(form, part):
-            continue
-        attribute = form.attribute.format(value=slug(part), key=relative(key))
+    said = _in_third_person(groups.get("said") or "")
+    ends = form.is_over or not form.value
+    if ends and turn.time is None:
+        return
+    for part in _values(form, " ".join((groups.get("value") or "").split())):
+        attribute = form.attribute.format(value=thing(part), key=relative(key))
         if attribute == "reply.emoji":
             attribute = "reply.emojis"
-        text = form.text.format(person=person, value=part, key=key)
-        item = _item(turn, person, form.type, attribute, form.value.format(value=part), text, span)
+        named = {"person": person, "value": part, "key": key, "said": said}
+        text = form.text.format(**named, other=groups.get("other") or "")
+        if part[:1].casefold() in tuple("aeio"):
+            text = text.replace(f" a {part}", f" an {part}")
+        value = form.value.format(value=part)
+        item = _item(turn, person, form.type, attribute, value, text, None if ends else span)
+        assert item.claim is not None
         if form.is_over:
-            if turn.time is None:
-                continue
-            assert item.claim is not None
-            item.claim.begins, item.claim.ends = None, turn.time
+            item.claim.ends = turn.time
         yield item
+        if form.also is not None:
+            also, text = form.also[0], form.also[1].format(person=person)
+            yield _item(turn, person, form.type, also, None, text, None)
+
+
+def _values(form: Form, value: str) -> list[str]:
+    """Values that a clause claims: the parts of a list, those that are meant."""
+    if not _is_meant(form, value):
+        return []
+    if form.attribute.startswith("allergy:") and (nut := _COUNTED_ALLERGEN.search(value)):
+        value = f"{value}{'es' if nut[0].endswith('o') else 's'}"
+    parts = _LIST.split(value) if form.is_list else [value]
+    if any(len(part.split()) > _LONGEST_PART_WORDS for part in parts) or _share_a_word(parts):
+        parts = [value]
+    return [part for part in parts if len(part) <= _LONGEST_VALUE and _is_meant(form, part)]
+
+
+def _share_a_word(parts: Sequence[str]) -> bool:
+    """Whether parts of a list belong to one word: "overly fancy or expensive food", "using oil or butter"."""
+    if len(parts) < 2:
+        return False
+    first, last = parts[0].split(), parts[-1].split()
+    is_verb = first[0].endswith("ing") and len(first) > 1 and not last[0].endswith("ing")
+    is_adjective = len(last) > len(first) and (
+        _ADJECTIVE.search(last[0]) is not None or _ADJECTIVE.search(first[-1]) is not None
+    )
+    return is_verb or is_adjective or first[0].endswith("ly")
+
+
+_THIRD = {
+    **{"my": "their", "our": "their", "am": "is", "have": "has", "do": "does", "me": "them"},
+    **{"i": "they", "work": "works", "eat": "eats"},
+}
+
+
+def _in_third_person(said: str) -> str:
+    """Own words about oneself: "quit my job" → "quit their job"."""
+    words = said.split()
+    if words[:2] == ["do", "not"]:
+        return " ".join(["does", *(_THIRD.get(w, w) if w == "my" else w for w in words[1:])])
+    return " ".join(_THIRD.get(word.casefold(), word) for word in words)
 
 
 def _is_meant(form: Form, value: str) -> bool:
-    if form.attribute in ("name", "reply.address"):
-        return _is_name(value)
+    if form.attribute in ("name", "reply.address") or form.attribute.endswith(".name"):
+        return not value or _is_name(value)
+    if form.attribute.startswith("favourite."):
+        return names_a_thing(value) or value.casefold().startswith(("the ", "my ", "our "))
     if "{value}" not in form.attribute:
         return True
-    return bool(slug(value)) and not _NO_THING.match(value) and not _TO_YOU.search(value)
+    return bool(slug(value)) and names_a_thing(value)
 
 
 def _kin(match: re.Match[str]) -> str:
@@ -156,7 +238,7 @@ def _kin(match: re.Match[str]) -> str:
     groups = match.groupdict()
     which = (groups.get("which") or "").casefold()
     key = " ".join(match["key"].casefold().split())
-    return f"{which} {key}" if which and which != "new" else key
+    return f"{which} {key}" if which and which not in ("new", "late") else key
 
 
 def _birthday(value: str, times: Sequence[Mention], turn: Item, person: str) -> Iterator[Item]:

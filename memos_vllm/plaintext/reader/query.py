@@ -30,10 +30,33 @@ _ORDERS = re.compile(
     r"|book|remind|describe|convert|sort|generate|rewrite|check|read|search|stop|keep|don't|never|always|let)\b",
     re.IGNORECASE,
 )
+# Past by its meaning, whatever the tense.
+_FORMER = (
+    r"used to|previous(?:ly)?|formerly|former|back then|back when|at (?:the|that) time|in the past|in those days"
+    r"|in my (?:childhood|youth)|no longer|any ?more|ex-\w+|old(?:er)? (?:address|job|home|employer|phone|number|name|flat|car)"
+    r"|prior to|until (?:recently|last)|as a (?:child|kid|teenager|student)"
+)
+_FORMERLY = re.compile(rf"\b(?:{_FORMER})\b", re.IGNORECASE)
 _PAST = re.compile(
-    r"\b(?:used to|previous(?:ly)?|formerly|former|back then|back when|at (?:the|that) time|in the past|earlier"
-    r"|originally|once|before|last time|did|was|were|had|ago|no longer|ex-\w+)\b",
+    rf"\b(?:{_FORMER}|earlier|originally|once upon|last time|did|(?<!if I )(?:was|were)|ago"
+    r"|(?<!have )(?<!has )(?<!'ve )(?<!have I )(?<!have you )had)\b|\bbefore\s*[?.!]*$|\bbefore (?:I|we) \w+(?:ed|me|nt|ft|ame)\b",
     re.IGNORECASE,
+)
+# "What did I say my favourite colour was?" asks for the present value: its tenses are those of a report.
+_TELL = (
+    r"(?:say|said|tell|told|mention|mentioned|state|stated|write|wrote|written|explain|explained|describe|described"
+    r"|share|shared|give|gave|given|inform|informed|specify|specified|note|noted|indicate|indicated|list|listed|claim"
+    r"|claimed|let (?:you|me) know|ask(?:ed)? (?:you|me) to (?:remember|note|keep)|talk(?:ed)? to you about)"
+)
+_REPORT = re.compile(
+    r"\b(?:(?:did|have|had|has|do)(?:n't| not)? (?:I|we|you)|I(?:'ve|'d)?|we(?:'ve)?|you(?:'ve)?|I have|you have|(?:was|were) you|have you been)"
+    rf" (?:\w+ )??{_TELL}\b(?: (?:you|me|us|to you))?(?: (?:before|earlier|once|already|last time|recently|just now|previously|in the past))?",
+    re.IGNORECASE,
+)
+# "What was my cat's name again?"
+_AGAIN = re.compile(r"\b(?:was|were|did)\b[^.!?]*\bagain\s*\?*\s*$", re.IGNORECASE)
+_SHIFTED = re.compile(
+    r"\b(?:was|were|had|did|lived|worked|liked|loved|owned|drove|\w{3,}ed)\b", re.I
 )
 _NO_NAME = frozenset(
     re.findall(
@@ -80,8 +103,30 @@ def read_text(text: str, now: datetime | None = None) -> MemoryQuery:
     end = text[-_LONGEST_READ:]
     people = [a or b for a, b in _PERSON_BY.findall(end)]
     names = [*people, *names_in([f". {sentence}" for sentence in sentences(end)])]
-    is_past = _names_past_time(end, now or datetime.now(UTC)) or _PAST.search(end) is not None
-    return MemoryQuery(text, _cleaned(names), is_past)
+    return MemoryQuery(text, _cleaned(names), _is_about_past(end, now or datetime.now(UTC)))
+
+
+def _is_about_past(text: str, now: datetime) -> bool:
+    """Whether a question is about what has been: by its tense, its words or a past time.
+
+    In a report ("What did I tell you last week about my job?") tense and time are those of the telling.
+    """
+    report = _REPORT.search(text)
+    if report is not None:
+        rest = text[report.end() :]
+        return _FORMERLY.search(rest) is not None or _is_dated(rest, now)
+    if _AGAIN.search(text) and not _FORMERLY.search(text):
+        return False
+    return _names_past_time(text, now) or _PAST.search(text) is not None
+
+
+def _is_dated(reported: str, now: datetime) -> bool:
+    """Whether a reported clause has a verb in the past, and behind it a time that is over.
+
+    "… my job was in 2019", unlike "… last week about my job".
+    """
+    verb = _SHIFTED.search(reported)
+    return verb is not None and _names_past_time(reported[verb.end() :], now)
 
 
 def _names_past_time(text: str, now: datetime) -> bool:
