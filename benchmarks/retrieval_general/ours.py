@@ -40,12 +40,15 @@ async def ask_all(system: MemorySystem, store: Store) -> list[Asked]:
     _remember(system, principal, store)
     state = next(one for one in system.views.owners(principal) if one.owner.person)
     asked = []
+    source_of: dict[str, str] = {}
     for question in store.questions:
         vector = await system.embed_question(principal, question.text)
         assert vector is not None
         ids, signals = system.operator.signals(state, question.text, vector)
-        recalled = system.views.recall(principal, ids)
-        sources = tuple(recalled[item].item.source or "" for item in ids)
+        if not source_of:
+            recalled = system.views.recall(principal, ids)
+            source_of = {item: found.item.source or "" for item, found in recalled.items()}
+        sources = tuple(source_of[item] for item in ids)
         places = tuple(n for n, source in enumerate(sources) if source in question.evidence)
         example = Example(signals, places, sources, store.family, store.part)
         asked.append(Asked(store, question, example))
