@@ -30,6 +30,7 @@ _INDEXED_COLUMNS = (
     ItemRow.session,
     ItemRow.source,
     ItemRow.claim,
+    ItemRow.mark,
 )
 """Columns of an `IndexedItem`: mapped objects take three times as long, and an owner has thousands."""
 
