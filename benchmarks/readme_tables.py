@@ -34,7 +34,13 @@ from benchmarks.memory_tables import (
     recall,
 )
 from benchmarks.record import RESULTS, ROOT
-from benchmarks.retrieval_tables import locomo_retrieval, locomo_retrieval_short, owners
+from benchmarks.retrieval_tables import (
+    locomo_retrieval,
+    locomo_retrieval_short,
+    owners,
+    retrieval_general,
+    retrieval_general_short,
+)
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 SHORT = "_short"
@@ -59,6 +65,8 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "locomo_retrieval": locomo_retrieval,
     "locomo_retrieval_short": locomo_retrieval_short,
     "owners": owners,
+    "retrieval_general": retrieval_general,
+    "retrieval_general_short": retrieval_general_short,
     "overhead": overhead,
     "ttft": ttft,
     "ttft_short": ttft_short,

@@ -124,7 +124,7 @@ def test_rows_of_one_collection_are_written_in_one_call(system):
     vectors, parts = np.eye(4, dtype=np.float32), []
     for number in range(4):
         rows = vectors[number : number + 1]
-        parts.append(Rows(owner, f"c{number}", [f"i{number}"], {"turn": rows, "window": -rows}))
+        parts.append(Rows(owner, f"c{number}", [f"i{number}"], {"turn": rows}))
     for view in VIEWS:
         collection = system.index._collection(owner, view)
         collection.upsert = mock.Mock(side_effect=collection.upsert)
@@ -134,6 +134,6 @@ def test_rows_of_one_collection_are_written_in_one_call(system):
         assert len(call.kwargs["ids"]) == 4
     assert system.index.ids_of(owner, "turn") == {f"i{number}" for number in range(4)}
     system.index.drop_cube(owner, "c2")
-    assert system.index.ids_of(owner, "window") == {"i0", "i1", "i3"}
+    assert system.index.ids_of(owner, "turn") == {"i0", "i1", "i3"}
     (best, cosine), *_ = system.index.query(owner, "turn", vectors[3], 1)
     assert (best, round(cosine, 3)) == ("i3", 1.0)
