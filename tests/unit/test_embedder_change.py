@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from memos_vllm.cli.checks import check_memory
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import EmbedderUnavailable, IndexUnavailable
+from memos_vllm.metrics import INDEX_CHANGE_ITEMS
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.search import embedder_change
 from memos_vllm.plaintext.search.vector_store import VectorIndex
@@ -193,12 +195,24 @@ def test_without_the_old_model_words_serve_until_the_new_vectors_are_complete(
     assert [hit.recalled.item.text for hit in system.search(ALICE, "cat", None, 1).found] == [CAT]
     late = add(system, ALICE, "A note that the old model cannot embed.")
     assert system.outbox.size() == 1
-    finish(system)
-    system.indexer.drain()
+    while system.indexer._poll()[0]:
+        pass
     assert system.outbox.size() == 0
     assert dense(system)
     assert len(system.index.ids_of(OWNERS[0], "turn")) == 72
     assert system.vault.get(ALICE, late)
+
+
+def test_the_indexers_thread_does_the_change_and_questions_are_answered_meanwhile(start) -> None:
+    system, _ = built_by(start)
+    old = system.embedder.signature
+    system.indexer.start()
+    deadline = time.monotonic() + 60
+    while system.embedder.signature == old and time.monotonic() < deadline:
+        assert dense(system)
+    assert system.embedder.signature != old
+    assert dense(system)
+    assert INDEX_CHANGE_ITEMS._value.get() == 0
 
 
 def test_a_question_embedded_before_the_switch_is_not_compared_with_the_new_vectors(start) -> None:

@@ -172,7 +172,7 @@ class Indexer:
             if self._files is not None:
                 self._files.clear()
             total = self._outbox.refill()
-            self._record_serving()
+            self._record_serving(self._index.generation)
         while batch := self._outbox.pending():
             with self._lock:
                 self._do(batch)
@@ -192,16 +192,36 @@ class Indexer:
         if self._thread is not None:
             self._thread.join(timeout=10)
             self._thread = None
+        self._end_change()
 
     def _run(self) -> None:
         pause = _POLL_SECONDS
         while not self._stop.wait(pause):
-            try:
-                self.drain()
-                pause = 0.0 if self._check_signature() else _POLL_SECONDS
-            except Unavailable as error:
+            work_left, failed = self._poll()
+            if failed:
                 pause = min(max(pause, _POLL_SECONDS) * 2, _WORST_POLL_SECONDS)
-                log.warning("indexing waits %.0f s: %s", pause, error)
+                log.warning("indexing waits %.0f s: %s", pause, failed)
+            else:
+                pause = 0.0 if work_left else _POLL_SECONDS
+
+    def _poll(self) -> tuple[bool, Unavailable | None]:
+        """Do pending work, and a batch of a change of the embedder.
+
+        Neither waits for the other: without the old embedder, pending rows wait for the new one.
+
+        Returns:
+            Whether work is left, and what did not answer.
+        """
+        work_left, failed = False, None
+        try:
+            work_left = self._check_signature()
+        except Unavailable as error:
+            failed = error
+        try:
+            self.drain()
+        except Unavailable as error:
+            failed = None if work_left else error
+        return work_left, failed
 
     def _check_signature(self) -> bool:
         """Compare the stored vectors' embedder with the configured one; whether work is left.
@@ -211,7 +231,7 @@ class Indexer:
         """
         serving = self._state.serving()
         if serving is None:
-            self._record_serving()
+            self._record_serving(self._index.generation)
         elif serving.signature == self.signature:
             if self._change is not None or self._embedder.config != self._configured:
                 self._serve(self._generation(serving.prefix))  # another process has built them
@@ -238,9 +258,10 @@ class Indexer:
                 self._change = change
         if not self._change.step():
             return True
+        generation = self._change.index.generation
         try:  # the lock is held: no change comes between the last vector and this
-            self._serve(self._change.index.generation)
-            self._record_serving()
+            self._record_serving(generation)
+            self._serve(generation)
         finally:
             self._lock.release()
         log.warning("every item has a vector of %s, which serves from now on", self.signature)
@@ -262,10 +283,9 @@ class Indexer:
         if change is not None:
             change.embedder.close()
 
-    def _record_serving(self) -> None:
+    def _record_serving(self, generation: Generation) -> None:
         settings = self._configured.model_dump(include=EMBEDDER_IDENTITY)
-        prefix = self._index.generation.prefix
-        self._state.serve(Serving(self.signature, settings, prefix))
+        self._state.serve(Serving(self.signature, settings, generation.prefix))
 
     def _sweep(self) -> None:
         """Remove what earlier processes left: vectors of other embedders, files of gone versions."""
