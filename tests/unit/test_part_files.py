@@ -158,6 +158,19 @@ def test_deleted_and_changed_text_takes_its_files_along(server: Server) -> None:
     assert list(server.config.search_path.iterdir()) == []  # nor the owner's folder
 
 
+def test_a_search_before_a_change_is_indexed_leaves_the_files_of_its_version(
+    server: Server,
+) -> None:
+    with mock.patch.object(VectorIndex, "upsert_all", side_effect=IndexUnavailable("down")):
+        server.add(*TEXTS)
+    server.search("cat")
+    server.system.indexer.drain()
+    server.restart()
+    assert [path.suffix.partition("-")[0] for path in server.files] == [".words"]
+    with mock.patch.object(Part, "of", side_effect=AssertionError("derived again")):
+        assert server.search("cat")
+
+
 def test_a_save_that_crosses_a_deletion_leaves_no_file(server: Server) -> None:
     cube = server.add(*TEXTS)
     (key,) = server.system.views.cube_versions(OWNER)

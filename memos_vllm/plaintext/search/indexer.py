@@ -300,7 +300,7 @@ class Indexer:
         """Remove the files of a cube's older versions; search writes those of the current one."""
         if self._files is not None:
             try:
-                self._files.forget(work.owner, work.cube)
+                self._files.forget(work.owner, work.cube, work.version)
             except OSError as error:
                 raise IndexUnavailable(f"derived files cannot be removed: {error}") from error
 
