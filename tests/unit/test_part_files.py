@@ -147,12 +147,12 @@ def test_deleted_and_changed_text_takes_its_files_along(server: Server) -> None:
     server.system.delete(ALICE, gone)
     assert len(server.files) == 2
     server.system.update(
-        ALICE, kept, CubePatch(payload=ExplicitPayload(content=[Item(text="Only this.")]))
+        ALICE, kept, CubePatch(payload=ExplicitPayload(content=[Item(text="Only my parrot.")]))
     )
     assert server.files == []  # the next search writes those of the new version
-    assert [text for text, _ in server.search("Rex cat dog")] == ["Only this."]
+    assert [text for text, _ in server.search("Rex cat dog parrot")] == ["Only my parrot."]
     server.restart()
-    assert [text for text, _ in server.search("Rex cat dog")] == ["Only this."]
+    assert [text for text, _ in server.search("Rex cat dog parrot")] == ["Only my parrot."]
     server.system.delete(ALICE, kept)
     assert server.files == []
     assert list(server.config.search_path.iterdir()) == []  # nor the owner's folder
