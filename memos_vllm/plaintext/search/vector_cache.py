@@ -80,19 +80,15 @@ class VectorCache:
         earlier one at `_BEFORE`: on LoCoMo it finds what the vector of both texts together finds
         (turn recall@10 83.0 and 83.2), without a second vector of every item.
 
-        All are NaN for a vector of another embedder than the index's, as while it changes.
-
         Args:
             vector: (dim,), of length 1.
 
         Raises:
-            IndexUnavailable: rows are missing, and Chroma does not answer.
+            IndexUnavailable: rows are missing, and Chroma does not answer; or the vector is of another
+                embedder than the index's, which has changed in between.
         """
         generation = self._index.generation
-        if not generation.matches(signature_of(vector)):
-            return dict.fromkeys(
-                ("turn", "window"), np.full(len(index.items), np.nan, dtype=np.float32)
-            )
+        generation.require(signature_of(vector))
         with self._lock:
             cached = self._cache.get(owner)
         if (
