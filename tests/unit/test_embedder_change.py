@@ -19,7 +19,7 @@ from memos_vllm.errors import EmbedderUnavailable, IndexUnavailable
 from memos_vllm.metrics import INDEX_CHANGE_ITEMS
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.search import embedder_change
-from memos_vllm.plaintext.search.vector_store import VectorIndex
+from memos_vllm.plaintext.search.vector_store import LAYOUT, READABLE_LAYOUTS, VectorIndex
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.items import Owner
 from tests.conftest import make_config, principal
@@ -132,7 +132,7 @@ def test_changes_of_memory_during_the_change_reach_both(start) -> None:
     system.delete(BOB, gone)
     finish(system)
     index = system.index
-    assert len(index.ids_of(OWNERS[0], "turn")) == len(index.ids_of(OWNERS[0], "window")) == 3
+    assert len(index.ids_of(OWNERS[0], "turn")) == 3
     assert len(index.ids_of(OWNERS[1], "turn")) == 1
     rebuilt = dense(system)
     system.indexer.rebuild()
@@ -238,6 +238,22 @@ def test_an_index_without_a_record_of_its_embedder_is_served_by_its_signature(st
     assert dense(system)
     finish(system)
     assert dense(system)
+
+
+def test_vectors_of_the_layout_before_serve_until_they_are_replaced(start) -> None:
+    system = start("old")
+    add(system, ALICE, CAT)
+    signature = system.indexer.signature
+    former = signature.replace(LAYOUT, READABLE_LAYOUTS[-1])
+    assert former != signature
+    system.outbox.set_index_signature(former)
+    system = start("old")
+    assert dense(system)
+    assert system.outbox.index_signature() == former
+    finish(system)
+    assert system.outbox.index_signature() == signature
+    assert dense(system)
+    assert len(collections(system)) == 1
 
 
 def test_doctor_shows_the_progress(start, monkeypatch: pytest.MonkeyPatch) -> None:

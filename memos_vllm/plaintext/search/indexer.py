@@ -25,6 +25,7 @@ from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.vector_store import (
     FIRST_PREFIX,
     LAYOUT,
+    READABLE_LAYOUTS,
     Generation,
     Rows,
     VectorIndex,
@@ -100,12 +101,12 @@ class Indexer:
         if serving is None or serving.signature == self.signature:
             return
         signature, _, layout = serving.signature.rpartition("|")
-        if layout != LAYOUT:
-            return  # this version cannot read them
+        if layout not in READABLE_LAYOUTS:
+            return
         old = old_embedder(self._configured, signature, serving.embedder)
         log.warning(
-            "the embedder has changed: %s serves until every item has a vector of %s",
-            signature,
+            "the embedder or the layout has changed: %s serves until every item has a vector of %s",
+            serving.signature,
             self.signature,
         )
         self._embedder.use(old)
@@ -114,8 +115,9 @@ class Indexer:
         )
 
     def _generation(self, prefix: str | None, first: bool = True) -> Generation:
-        signature = signature_by(self._configured)
-        return Generation(signature, prefix or (FIRST_PREFIX if first else prefix_of(signature)))
+        if prefix is None:
+            prefix = FIRST_PREFIX if first else prefix_of(self.signature)
+        return Generation(signature_by(self._configured), prefix)
 
     def drain(self, cubes: Sequence[CubeId] | None = None) -> int:
         """Process the outbox (these cubes, or all of it); the number of rows done.
@@ -238,7 +240,7 @@ class Indexer:
             self._sweep()
         elif not self._index.claim():
             return False
-        elif not serving.signature.endswith(f"|{LAYOUT}"):
+        elif serving.signature.rpartition("|")[2] not in READABLE_LAYOUTS:
             log.warning("the index is of another version and is rebuilt with %s", self.signature)
             self.rebuild()
         else:

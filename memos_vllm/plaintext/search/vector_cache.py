@@ -235,7 +235,7 @@ def _copy_settled(old: _Matrices, index: OwnerIndex, rows: dict[View, Vectors]) 
 
 
 def _copy_items(old: _Matrices, parts: list[tuple[Part, slice]], rows: dict[View, Vectors]) -> None:
-    """Copy the final rows of items whose text and window are unchanged in changed parts."""
+    """Copy the final rows of unchanged items in changed parts."""
     before = {
         part.key.cube_id: (part, span)
         for part, span in _spans(old.index)
@@ -245,9 +245,9 @@ def _copy_items(old: _Matrices, parts: list[tuple[Part, slice]], rows: dict[View
         old_part, old_span = before.get(part.key.cube_id, (None, slice(0)))
         if old_part is None:
             continue
-        windows = {item.id: (n, item.window) for n, item in enumerate(old_part.items)}
+        texts = {item.id: (n, item.turn) for n, item in enumerate(old_part.items)}
         for position, item in enumerate(part.items):
-            n, window = windows.get(item.id, (0, None))
-            if window == item.window:
+            n, text = texts.get(item.id, (0, None))
+            if text == item.turn:
                 for view, matrix in rows.items():
                     matrix[span.start + position] = old.rows[view][old_span.start + n]

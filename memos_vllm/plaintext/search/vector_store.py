@@ -41,6 +41,9 @@ VIEWS: tuple[View, ...] = ("turn",)
 _FORMER_VIEWS = ("window",)
 BUCKETS = 64
 LAYOUT = f"buckets-{BUCKETS}-2"
+READABLE_LAYOUTS = (LAYOUT, f"buckets-{BUCKETS}-1")
+"""Layouts that searches can use until the index has the current one. The first had a second view of each
+item, and speakers' names in the embedded texts."""
 FIRST_PREFIX = "memos"
 """Of the collections' names, while the embedder was never changed."""
 _NAME = re.compile(
@@ -72,7 +75,9 @@ class Generation:
     @property
     def kind(self) -> str:
         """Kind of the files with these vectors (`PartFiles`)."""
-        return f"vectors-{hashlib.sha256(self.signature.encode()).hexdigest()[:16]}"
+        return (
+            f"vectors-{hashlib.sha256(f'{self.prefix}|{self.signature}'.encode()).hexdigest()[:16]}"
+        )
 
     def require(self, signature: str | None) -> None:
         """Check that a vector can be compared with these.
