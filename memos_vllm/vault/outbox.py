@@ -32,6 +32,8 @@ class Work:
     drop: bool
     sequence: int | None
     """Of the cube's current version; None: the cube was deleted."""
+    version: str | None
+    """The cube's current version; None: likewise."""
     rows: tuple[int, ...]
 
 
@@ -66,6 +68,7 @@ class Outbox:
                         deletes=tuple(named - present),
                         drop=any(row.op == "drop" for row in rows),
                         sequence=cube.head_sequence if cube is not None else None,
+                        version=cube.head_version if cube is not None else None,
                         rows=tuple(row.seq for row in rows),
                     )
                 )

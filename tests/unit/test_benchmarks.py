@@ -171,6 +171,16 @@ def test_owners_quick_finds_every_vector_in_our_layout(tmp_path: Path) -> None:
     assert "per_owner_bounded_error_share" in record["headline"]
 
 
+@pytest.mark.slow
+def test_first_search_quick_compares_starts_without_and_with_derived_files(tmp_path: Path) -> None:
+    out = tmp_path / "record.json"
+    answer = _run("first_search", "--quick", "--out", str(out))
+    assert answer.returncode == 0, answer.stderr
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert [row["derived_files"] for row in record["rows"]] == [False, True]
+    assert record["headline"]["first_ms"] < record["headline"]["first_ms_without_files"]
+
+
 def _run(benchmark: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments]
     return subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from memos_vllm.cli.checks import check_memory
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import EmbedderUnavailable, IndexUnavailable
+from memos_vllm.metrics import INDEX_CHANGE_ITEMS
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.search import embedder_change
-from memos_vllm.plaintext.search.vector_store import VectorIndex
+from memos_vllm.plaintext.search.vector_store import LAYOUT, READABLE_LAYOUTS, VectorIndex
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.items import Owner
 from tests.conftest import make_config, principal
@@ -193,21 +195,36 @@ def test_without_the_old_model_words_serve_until_the_new_vectors_are_complete(
     assert [hit.recalled.item.text for hit in system.search(ALICE, "cat", None, 1).found] == [CAT]
     late = add(system, ALICE, "A note that the old model cannot embed.")
     assert system.outbox.size() == 1
-    finish(system)
-    system.indexer.drain()
+    while system.indexer._poll()[0]:
+        pass
     assert system.outbox.size() == 0
     assert dense(system)
     assert len(system.index.ids_of(OWNERS[0], "turn")) == 72
     assert system.vault.get(ALICE, late)
 
 
+def test_the_indexers_thread_does_the_change_and_questions_are_answered_meanwhile(start) -> None:
+    system, _ = built_by(start)
+    old = system.embedder.signature
+    system.indexer.start()
+    deadline = time.monotonic() + 60
+    unanswered = 0
+    while system.embedder.signature == old and time.monotonic() < deadline:
+        unanswered += not dense(system)
+    assert unanswered <= 1  # the question that the switch overtakes
+    assert system.embedder.signature != old
+    assert dense(system)
+    assert INDEX_CHANGE_ITEMS._value.get() == 0
+
+
 def test_a_question_embedded_before_the_switch_is_not_compared_with_the_new_vectors(start) -> None:
     system, _ = built_by(start)
     vector = asyncio.run(system.embed_question(ALICE, "cat"))
     finish(system)
-    found = system.search(ALICE, "cat", vector, 3).found
-    assert [hit.recalled.item.text for hit in found] == [CAT]  # by its word
-    assert "dense_turn" not in found[0].signals
+    result = system.search(ALICE, "cat", vector, 3)
+    assert [hit.recalled.item.text for hit in result.found] == [CAT]  # by its word
+    assert "dense_turn" not in result.found[0].signals
+    assert result.degraded == "index"
 
 
 def test_an_index_without_a_record_of_its_embedder_is_served_by_its_signature(start) -> None:
@@ -221,6 +238,22 @@ def test_an_index_without_a_record_of_its_embedder_is_served_by_its_signature(st
     assert dense(system)
     finish(system)
     assert dense(system)
+
+
+def test_vectors_of_the_layout_before_serve_until_they_are_replaced(start) -> None:
+    system = start("old")
+    add(system, ALICE, CAT)
+    signature = system.indexer.signature
+    former = signature.replace(LAYOUT, READABLE_LAYOUTS[-1])
+    assert former != signature
+    system.outbox.set_index_signature(former)
+    system = start("old")
+    assert dense(system)
+    assert system.outbox.index_signature() == former
+    finish(system)
+    assert system.outbox.index_signature() == signature
+    assert dense(system)
+    assert len(collections(system)) == 1
 
 
 def test_doctor_shows_the_progress(start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,8 @@ def test_a_model_in_the_hubs_cache_is_used_without_a_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     cached = Encoder(EmbedderConfig(model="acme/tiny")).encode(TEXTS)
     assert np.array_equal(cached, encoder(demo_embedder_path()).encode(TEXTS))
+    with pytest.raises(EmbedderUnavailable, match="acme/tiny"):  # torch: it has no such weights
+        Encoder(EmbedderConfig(model="acme/tiny", dtype="bfloat16")).encode(TEXTS)
     with pytest.raises(EmbedderUnavailable, match="acme/other"):
         Encoder(EmbedderConfig(model="acme/other")).encode(TEXTS)
 
@@ -234,6 +236,9 @@ def test_a_model_with_torch_weights_runs_in_torch_where_its_settings_are_torchs(
     expected = encoder(minilm_path()).encode(TEXTS)
     shutil.copy(folder / "model.onnx", both)  # of another model, so that vectors tell them apart
     assert np.array_equal(encoder(both, runtime="torch").encode(TEXTS), expected)
+    other = encoder(both, runtime="onnx").encode(TEXTS)
+    assert (other * expected).sum(axis=1).max() < 0.9
+    assert np.array_equal(encoder(both).encode(TEXTS), other)
     half = encoder(both, dtype="bfloat16").encode(TEXTS)
     assert (half * expected).sum(axis=1).min() > 0.99
 

@@ -147,15 +147,28 @@ def test_deleted_and_changed_text_takes_its_files_along(server: Server) -> None:
     server.system.delete(ALICE, gone)
     assert len(server.files) == 2
     server.system.update(
-        ALICE, kept, CubePatch(payload=ExplicitPayload(content=[Item(text="Only this.")]))
+        ALICE, kept, CubePatch(payload=ExplicitPayload(content=[Item(text="Only my parrot.")]))
     )
     assert server.files == []  # the next search writes those of the new version
-    assert [text for text, _ in server.search("Rex cat dog")] == ["Only this."]
+    assert [text for text, _ in server.search("Rex cat dog parrot")] == ["Only my parrot."]
     server.restart()
-    assert [text for text, _ in server.search("Rex cat dog")] == ["Only this."]
+    assert [text for text, _ in server.search("Rex cat dog parrot")] == ["Only my parrot."]
     server.system.delete(ALICE, kept)
     assert server.files == []
     assert list(server.config.search_path.iterdir()) == []  # nor the owner's folder
+
+
+def test_a_search_before_a_change_is_indexed_leaves_the_files_of_its_version(
+    server: Server,
+) -> None:
+    with mock.patch.object(VectorIndex, "upsert_all", side_effect=IndexUnavailable("down")):
+        server.add(*TEXTS)
+    server.search("cat")
+    server.system.indexer.drain()
+    server.restart()
+    assert [path.suffix.partition("-")[0] for path in server.files] == [".words"]
+    with mock.patch.object(Part, "of", side_effect=AssertionError("derived again")):
+        assert server.search("cat")
 
 
 def test_a_save_that_crosses_a_deletion_leaves_no_file(server: Server) -> None:

@@ -23,6 +23,7 @@ from memos_vllm.plaintext.embed.layout import (
     UnsupportedLayout,
     graph_in,
     prefixes_of,
+    wants_graph,
 )
 from memos_vllm.plaintext.embed.model import SentenceModel, Vectors
 
@@ -128,8 +129,10 @@ def folder_of(config: EmbedderConfig, download: bool = False) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    graphs = () if config.runtime == "torch" else GRAPHS
-    files = [*HUB_FILES, *graphs, *([config.onnx_file] if config.onnx_file else [])]
+    graphs: tuple[str, ...] = GRAPHS if config.onnx_file is None else (config.onnx_file,)
+    if not wants_graph(config):
+        graphs = ()
+    files = [*HUB_FILES, *(f"{graph}{end}" for graph in graphs for end in ("", "_data", ".data"))]
     try:
         return Path(
             snapshot_download(config.model, allow_patterns=files, local_files_only=not download)

@@ -103,6 +103,15 @@ def _prompts(folder: Path) -> Prefixes | None:
     return Prefixes(query or "", passage or "") if query or passage else None
 
 
+def wants_graph(config: EmbedderConfig) -> bool:
+    """Whether ONNX is used for a model that has both a graph and torch weights."""
+    if config.runtime == "torch":
+        return False
+    if config.runtime == "onnx" or config.onnx_file is not None:
+        return True
+    return config.device == "cpu" and config.dtype == "float32"  # others are torch's
+
+
 def graph_in(folder: Path, config: EmbedderConfig) -> Path | None:
     """The ONNX graph to run; None: the model runs in torch.
 
@@ -111,17 +120,19 @@ def graph_in(folder: Path, config: EmbedderConfig) -> Path | None:
     """
     if config.runtime == "torch":
         return None
+    required = config.runtime == "onnx" or config.onnx_file is not None
     names = GRAPHS if config.onnx_file is None else (config.onnx_file,)
     graph = next((folder / name for name in names if (folder / name).is_file()), None)
-    required = config.runtime == "onnx" or config.onnx_file is not None
     if graph is None:
         if required:
             raise UnsupportedLayout(f"{folder} has no {' or '.join(names)}")
         return None
-    has_weights = any(True for pattern in _WEIGHTS for _ in folder.glob(pattern))
+    # Of a model on a hub, `folder` holds the small files and the graph only.
+    on_hub = not Path(config.model).expanduser().is_dir()
+    has_weights = on_hub or any(True for pattern in _WEIGHTS for _ in folder.glob(pattern))
     if not required and has_weights:
-        if config.device != "cpu" or config.dtype != "float32":
-            return None  # these settings are torch's
+        if not wants_graph(config):
+            return None
         try:
             pooling_of(folder)
         except UnsupportedLayout:

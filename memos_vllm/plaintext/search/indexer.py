@@ -25,6 +25,7 @@ from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.vector_store import (
     FIRST_PREFIX,
     LAYOUT,
+    READABLE_LAYOUTS,
     Generation,
     Rows,
     VectorIndex,
@@ -100,12 +101,12 @@ class Indexer:
         if serving is None or serving.signature == self.signature:
             return
         signature, _, layout = serving.signature.rpartition("|")
-        if layout != LAYOUT:
-            return  # this version cannot read them
+        if layout not in READABLE_LAYOUTS:
+            return
         old = old_embedder(self._configured, signature, serving.embedder)
         log.warning(
-            "the embedder has changed: %s serves until every item has a vector of %s",
-            signature,
+            "the embedder or the layout has changed: %s serves until every item has a vector of %s",
+            serving.signature,
             self.signature,
         )
         self._embedder.use(old)
@@ -114,8 +115,9 @@ class Indexer:
         )
 
     def _generation(self, prefix: str | None, first: bool = True) -> Generation:
-        signature = signature_by(self._configured)
-        return Generation(signature, prefix or (FIRST_PREFIX if first else prefix_of(signature)))
+        if prefix is None:
+            prefix = FIRST_PREFIX if first else prefix_of(self.signature)
+        return Generation(signature_by(self._configured), prefix)
 
     def drain(self, cubes: Sequence[CubeId] | None = None) -> int:
         """Process the outbox (these cubes, or all of it); the number of rows done.
@@ -172,7 +174,7 @@ class Indexer:
             if self._files is not None:
                 self._files.clear()
             total = self._outbox.refill()
-            self._record_serving()
+            self._record_serving(self._index.generation)
         while batch := self._outbox.pending():
             with self._lock:
                 self._do(batch)
@@ -192,16 +194,36 @@ class Indexer:
         if self._thread is not None:
             self._thread.join(timeout=10)
             self._thread = None
+        self._end_change()
 
     def _run(self) -> None:
         pause = _POLL_SECONDS
         while not self._stop.wait(pause):
-            try:
-                self.drain()
-                pause = 0.0 if self._check_signature() else _POLL_SECONDS
-            except Unavailable as error:
+            work_left, failed = self._poll()
+            if failed:
                 pause = min(max(pause, _POLL_SECONDS) * 2, _WORST_POLL_SECONDS)
-                log.warning("indexing waits %.0f s: %s", pause, error)
+                log.warning("indexing waits %.0f s: %s", pause, failed)
+            else:
+                pause = 0.0 if work_left else _POLL_SECONDS
+
+    def _poll(self) -> tuple[bool, Unavailable | None]:
+        """Do pending work, and a batch of a change of the embedder.
+
+        Neither waits for the other: without the old embedder, pending rows wait for the new one.
+
+        Returns:
+            Whether work is left, and what did not answer.
+        """
+        work_left, failed = False, None
+        try:
+            work_left = self._check_signature()
+        except Unavailable as error:
+            failed = error
+        try:
+            self.drain()
+        except Unavailable as error:
+            failed = None if work_left else error
+        return work_left, failed
 
     def _check_signature(self) -> bool:
         """Compare the stored vectors' embedder with the configured one; whether work is left.
@@ -211,14 +233,14 @@ class Indexer:
         """
         serving = self._state.serving()
         if serving is None:
-            self._record_serving()
+            self._record_serving(self._index.generation)
         elif serving.signature == self.signature:
             if self._change is not None or self._embedder.config != self._configured:
                 self._serve(self._generation(serving.prefix))  # another process has built them
             self._sweep()
         elif not self._index.claim():
             return False
-        elif not serving.signature.endswith(f"|{LAYOUT}"):
+        elif serving.signature.rpartition("|")[2] not in READABLE_LAYOUTS:
             log.warning("the index is of another version and is rebuilt with %s", self.signature)
             self.rebuild()
         else:
@@ -238,9 +260,10 @@ class Indexer:
                 self._change = change
         if not self._change.step():
             return True
+        generation = self._change.index.generation
         try:  # the lock is held: no change comes between the last vector and this
-            self._serve(self._change.index.generation)
-            self._record_serving()
+            self._record_serving(generation)
+            self._serve(generation)
         finally:
             self._lock.release()
         log.warning("every item has a vector of %s, which serves from now on", self.signature)
@@ -262,10 +285,9 @@ class Indexer:
         if change is not None:
             change.embedder.close()
 
-    def _record_serving(self) -> None:
+    def _record_serving(self, generation: Generation) -> None:
         settings = self._configured.model_dump(include=EMBEDDER_IDENTITY)
-        prefix = self._index.generation.prefix
-        self._state.serve(Serving(self.signature, settings, prefix))
+        self._state.serve(Serving(self.signature, settings, generation.prefix))
 
     def _sweep(self) -> None:
         """Remove what earlier processes left: vectors of other embedders, files of gone versions."""
@@ -280,7 +302,7 @@ class Indexer:
         """Remove the files of a cube's older versions; search writes those of the current one."""
         if self._files is not None:
             try:
-                self._files.forget(work.owner, work.cube)
+                self._files.forget(work.owner, work.cube, work.version)
             except OSError as error:
                 raise IndexUnavailable(f"derived files cannot be removed: {error}") from error
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import memos_vllm.plaintext
 
 Derived = TypeVar("Derived")
-_PACKAGES = ("PyStemmer",)
+_PACKAGES = ("PyStemmer", "regex")
 """Libraries beside this package that decide what the tokens of a text are."""
 
 

@@ -112,15 +112,20 @@ class PartFiles:
     def has(self, owner: Owner, key: PartKey, kind: str) -> bool:
         return self._path(owner, key, kind).exists()
 
-    def forget(self, owner: Owner, cube: str) -> None:
-        """Remove all files of a cube.
+    def forget(self, owner: Owner, cube: str, version: str | None) -> None:
+        """Remove the files of a cube's other versions.
+
+        Args:
+            version: the current one; None: the cube was deleted.
 
         Raises:
             OSError: not everything could be removed.
         """
         folder = self._owner(owner)
+        kept = f"{_digest(cube)}-{_digest(version)}." if version is not None else None
         for path in folder.glob(f"{_digest(cube)}-*"):
-            path.unlink(missing_ok=True)
+            if kept is None or not path.name.startswith(kept):
+                path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, or never made
             folder.rmdir()
 

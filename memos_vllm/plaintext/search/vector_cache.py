@@ -80,19 +80,15 @@ class VectorCache:
         earlier one at `_BEFORE`: on LoCoMo it finds what the vector of both texts together finds
         (turn recall@10 83.0 and 83.2), without a second vector of every item.
 
-        All are NaN for a vector of another embedder than the index's, as while it changes.
-
         Args:
             vector: (dim,), of length 1.
 
         Raises:
-            IndexUnavailable: rows are missing, and Chroma does not answer.
+            IndexUnavailable: rows are missing, and Chroma does not answer; or the vector is of another
+                embedder than the index's, which has changed in between.
         """
         generation = self._index.generation
-        if not generation.matches(signature_of(vector)):
-            return dict.fromkeys(
-                ("turn", "window"), np.full(len(index.items), np.nan, dtype=np.float32)
-            )
+        generation.require(signature_of(vector))
         with self._lock:
             cached = self._cache.get(owner)
         if (
@@ -239,7 +235,7 @@ def _copy_settled(old: _Matrices, index: OwnerIndex, rows: dict[View, Vectors]) 
 
 
 def _copy_items(old: _Matrices, parts: list[tuple[Part, slice]], rows: dict[View, Vectors]) -> None:
-    """Copy the final rows of items whose text and window are unchanged in changed parts."""
+    """Copy the final rows of unchanged items in changed parts."""
     before = {
         part.key.cube_id: (part, span)
         for part, span in _spans(old.index)
@@ -249,9 +245,9 @@ def _copy_items(old: _Matrices, parts: list[tuple[Part, slice]], rows: dict[View
         old_part, old_span = before.get(part.key.cube_id, (None, slice(0)))
         if old_part is None:
             continue
-        windows = {item.id: (n, item.window) for n, item in enumerate(old_part.items)}
+        texts = {item.id: (n, item.turn) for n, item in enumerate(old_part.items)}
         for position, item in enumerate(part.items):
-            n, window = windows.get(item.id, (0, None))
-            if window == item.window:
+            n, text = texts.get(item.id, (0, None))
+            if text == item.turn:
                 for view, matrix in rows.items():
                     matrix[span.start + position] = old.rows[view][old_span.start + n]

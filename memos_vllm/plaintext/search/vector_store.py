@@ -41,6 +41,9 @@ VIEWS: tuple[View, ...] = ("turn",)
 _FORMER_VIEWS = ("window",)
 BUCKETS = 64
 LAYOUT = f"buckets-{BUCKETS}-2"
+READABLE_LAYOUTS = (LAYOUT, f"buckets-{BUCKETS}-1")
+"""Layouts that searches can use until the index has the current one. The first had a second view of each
+item, and speakers' names in the embedded texts."""
 FIRST_PREFIX = "memos"
 """Of the collections' names, while the embedder was never changed."""
 _NAME = re.compile(
@@ -72,11 +75,21 @@ class Generation:
     @property
     def kind(self) -> str:
         """Kind of the files with these vectors (`PartFiles`)."""
-        return f"vectors-{hashlib.sha256(self.signature.encode()).hexdigest()[:16]}"
+        return (
+            f"vectors-{hashlib.sha256(f'{self.prefix}|{self.signature}'.encode()).hexdigest()[:16]}"
+        )
 
-    def matches(self, signature: str | None) -> bool:
-        """Whether a vector can be compared with these; None: its embedder is not known."""
-        return signature is None or not self.signature or signature == self.signature
+    def require(self, signature: str | None) -> None:
+        """Check that a vector can be compared with these.
+
+        Args:
+            signature: of its embedder; None: not known.
+
+        Raises:
+            IndexUnavailable
+        """
+        if signature is not None and self.signature and signature != self.signature:
+            raise IndexUnavailable("the embedder has just changed")
 
 
 class VectorIndex:
@@ -171,12 +184,8 @@ class VectorIndex:
     def query(
         self, owner: Owner, view: View, vector: Vectors, count: int
     ) -> list[tuple[str, float]]:
-        """The nearest items of one owner: (item id, cosine similarity), best first.
-
-        None for a vector of another embedder.
-        """
-        if not self.generation.matches(signature_of(vector)):
-            return []
+        """The nearest items of one owner: (item id, cosine similarity), best first."""
+        self.generation.require(signature_of(vector))
         with _translated():
             found = self._collection(owner, view).query(
                 query_embeddings=[vector],
