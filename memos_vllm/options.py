@@ -6,10 +6,12 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from memos_vllm import zones
 from memos_vllm.errors import BadRequest
 
+ZONE_HEADER = "x-memos-timezone"
 PERSONA = r"^[A-Za-z0-9][\w.-]{0,63}$"
 
 
@@ -48,6 +50,14 @@ class MemoryOptions(BaseModel):
         "`cubes` and of those placed `stable`",
     )
 
+    timezone: Annotated[
+        str | None, Field(max_length=zones.LONGEST_NAME), AfterValidator(zones.checked)
+    ] = Field(
+        None,
+        description="IANA zone of the person (`Europe/Berlin`), in which `yesterday` is read; default: the "
+        "header `X-Memos-Timezone`, else `reader.timezone`",
+    )
+
     @property
     def named(self) -> tuple[str, ...]:
         """Ids or names of all cubes in the request."""
@@ -76,3 +86,17 @@ def read_options(raw: Any) -> MemoryOptions:
                 f"unknown key `{where}`; did you mean `memory.{nearest}`?", param=where
             ) from error
         raise BadRequest(f"`{where}`: {problem['msg']}", param=where) from error
+
+
+def with_zone(options: MemoryOptions, header: str | None) -> MemoryOptions:
+    """The options with the zone of the header, where the body names none.
+
+    Raises:
+        BadRequest: the header names no zone.
+    """
+    if options.timezone is not None or not header:
+        return options
+    try:
+        return options.model_copy(update={"timezone": zones.checked(header)})
+    except ValueError as error:
+        raise BadRequest(f"`X-Memos-Timezone`: {error}", param="x-memos-timezone") from error

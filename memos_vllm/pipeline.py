@@ -34,7 +34,7 @@ from memos_vllm.errors import (
 from memos_vllm.governance.principal import Role
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.remember import Rememberer
-from memos_vllm.learning.saving import TurnSaver, not_written
+from memos_vllm.learning.saving import TurnSaver, not_written, orders_of
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
 from memos_vllm.plaintext.reader.rewrite import Rewriter
@@ -102,6 +102,7 @@ class Pipeline:
         query = self.read(chat)
         self.permit(chat)
         with self.stored_when_abandoned(chat, exchange):
+            await self.forget(chat)
             clock = Clock.started(self._system.config.prompt.deadline_seconds)
             async with self.within_deadline(chat, "stable", clock):
                 memory = await self.stable(chat)
@@ -125,7 +126,7 @@ class Pipeline:
     def read(self, chat: Chat) -> MemoryQuery:
         """The question that memory is searched for."""
         with self._step(chat, "read"):
-            return read_query(chat.messages)
+            return read_query(chat.messages, self._saver.now(chat))
 
     def permit(self, chat: Chat) -> None:
         """Decide whether this turn is remembered.
@@ -143,6 +144,12 @@ class Pipeline:
         chat.plan.not_written = not_written(chat, self._system.config.remember)
         chat.plan.written = chat.plan.not_written is None
         chat.plan.person = chat.principal.person or None
+
+    async def forget(self, chat: Chat) -> None:
+        """Carry out orders to forget before memory is read: the prompt has no more of it."""
+        if (found := orders_of(chat)) is not None:
+            with self._step(chat, "forget"):
+                await self._saver.forget(chat, found)
 
     @contextmanager
     def stored_when_abandoned(self, chat: Chat, exchange: Exchange) -> Iterator[None]:
@@ -338,7 +345,7 @@ class Pipeline:
             return
         chat.finished = True
         chat.plan.request_id = request_id
-        metrics.CHATS.labels(_outcome(chat.plan)).inc()
+        metrics.CHATS.labels(chat.plan.outcome).inc()
         if chat.plan.written and reply is not None:
             await self._saver.save(chat, request_id, reply, finish_reason)
         self.tasks.spawn(asyncio.to_thread(self._observe, chat, request_id))
@@ -386,9 +393,3 @@ class Pipeline:
 
 def _tokens(plan: MemoryPlan) -> int:
     return sum(entry.tokens for entry in plan.used)
-
-
-def _outcome(plan: MemoryPlan) -> str:
-    if plan.degraded:
-        return "degraded"
-    return "injected" if plan.used else "nothing"

@@ -46,6 +46,7 @@ from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
 from memos_vllm.vault.filters import ItemFilters
+from memos_vllm.vault.forgotten import ForgottenStore
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.index_state import IndexState
 from memos_vllm.vault.jobs import JobStore
@@ -110,6 +111,7 @@ class MemorySystem:
         self.entities = Entities(self.database)
         self.filters = ItemFilters(self.database)
         self.ageing = Ageing(self.database)
+        self.forgotten = ForgottenStore(self.database, self.payloads)
         self.embedder = Embedder(config.embedder)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Query
-from pydantic import ConfigDict, Field, model_validator
+from fastapi import APIRouter, Header, Query
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.cube.model import Item, Text
 from memos_vllm.learning.feedback import Change, Feedback
-from memos_vllm.options import PERSONA
+from memos_vllm.options import PERSONA, MemoryOptions, with_zone
+from memos_vllm.zones import LONGEST_NAME, checked
 
 router = APIRouter(prefix="/v1/memory", tags=["claims and feedback"], responses=ERRORS)
 
@@ -47,11 +48,24 @@ class FeedbackRequest(Strict):
         None, pattern=PERSONA, description="limits the statement or preference to this persona"
     )
     dry_run: bool = Field(False, description="return the changes without making them")
+    confirm: bool = Field(False, description="forget also where more than 50 items match")
+    undo: Text | None = Field(
+        None, max_length=100, description="take back what was forgotten: `undo` of that reply"
+    )
+    timezone: Annotated[str | None, AfterValidator(checked)] = Field(
+        None,
+        max_length=LONGEST_NAME,
+        description="IANA zone of the person, for `yesterday` in the text",
+    )
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
+        if self.undo is not None:
+            if self.text is not None or self.items or self.action is not None:
+                raise ValueError("`undo` comes alone")
+            return self
         if self.text is None and not self.items:
-            raise ValueError("give `text`, or `items` with an `action`")
+            raise ValueError("give `text`, or `items` with an `action`, or `undo`")
         if self.items and self.action not in ("forget", "correct"):
             raise ValueError("with `items` the `action` is `forget` or `correct`")
         if self.action == "correct" and self.items and (self.text is None or len(self.items) > 1):
@@ -60,16 +74,21 @@ class FeedbackRequest(Strict):
 
 
 class ChangeView(Strict):
-    action: Literal["forget", "correct", "prefer"]
+    action: Literal["forget", "correct", "prefer", "undo"]
     item: str
     text: str
     cube: str | None
     version: str | None = Field(description="the new version; null: no change was needed")
+    whole: bool = Field(
+        True, description="false: only the sentences in `text` left the item, and the rest stays"
+    )
 
 
 class Changes(Strict):
     did: list[ChangeView]
     dry_run: bool
+    undo: str | None = Field(None, description="id that takes it back; null: nothing to undo")
+    undo_until: datetime | None = None
 
 
 @router.get("/claims")
@@ -90,21 +109,34 @@ def list_claims(
 
 
 @router.post("/feedback")
-def feedback(system: System, caller: Caller, request: FeedbackRequest) -> Changes:
+def feedback(
+    system: System,
+    caller: Caller,
+    request: FeedbackRequest,
+    x_memos_timezone: Annotated[str | None, Header(max_length=LONGEST_NAME)] = None,
+) -> Changes:
     """Forget, correct or add a preference in the person's own memory, and return the changes."""
-    acting, text = Feedback(system), request.text or ""
+    zone = with_zone(MemoryOptions(timezone=request.timezone), x_memos_timezone).timezone
+    acting, text, dry_run = Feedback(system, zone), request.text or "", request.dry_run
     caller = caller.in_persona(request.persona)
-    if request.items and request.action == "forget":
-        did = acting.forget_items(caller, request.items, request.dry_run)
+    if request.undo is not None:
+        done = acting.undo(caller, request.undo)
+    elif request.items and request.action == "forget":
+        done = acting.forget_items(caller, request.items, dry_run)
     elif request.items:
-        did = acting.correct(caller, request.items[0], text, request.dry_run)
+        done = acting.correct(caller, request.items[0], text, dry_run)
     elif request.action == "forget":
-        did = acting.forget(caller, text, request.dry_run)
+        done = acting.forget(caller, text, dry_run, request.confirm)
     elif request.action == "prefer":
-        did = acting.prefer(caller, text, request.dry_run)
+        done = acting.prefer(caller, text, dry_run)
     else:
-        did = acting.say(caller, text, request.dry_run)
-    return Changes(did=[_view(each) for each in did], dry_run=request.dry_run)
+        done = acting.say(caller, text, dry_run, request.confirm)
+    return Changes(
+        did=[_view(each) for each in done.changes],
+        dry_run=dry_run,
+        undo=done.undo,
+        undo_until=done.undo_until,
+    )
 
 
 def _view(change: Change) -> ChangeView:
@@ -114,4 +146,5 @@ def _view(change: Change) -> ChangeView:
         text=change.text,
         cube=change.cube,
         version=change.version,
+        whole=change.is_whole,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from memos_vllm import zones
 from memos_vllm.config.section import Section
 
 
@@ -33,6 +34,9 @@ class ReaderConfig(Section):
     mode: Literal["fast", "fine"] = Field(
         "fast",
         description="fast: claims by rules, in English; fine: also by a model, in the background",
+    )
+    timezone: Annotated[str, AfterValidator(zones.checked)] = Field(
+        "UTC", description="IANA zone of people whose requests name none (`memory.timezone`)"
     )
     url: str | None = Field(
         None,

@@ -108,6 +108,17 @@ class RememberConfig(Section):
         64, ge=1, description="items of a conversation's cube before a new cube continues it"
     )
     claims: bool = Field(True, description="extract facts and preferences from turns as claims")
+    undo_seconds: float = Field(
+        86400.0,
+        ge=0,
+        le=30 * 86400,
+        description="how long forgetting can be undone; then the older versions are deleted",
+    )
+    secrets: Literal["redact", "keep"] = Field(
+        "redact",
+        description="card and account numbers, keys, passwords in turns. redact: replaced by their kind; "
+        "keep: stored",
+    )
 
 
 NEAR_PROBES = (

@@ -1,55 +1,37 @@
 """Feedback of a person on their own memory: forget, correct, prefer.
 
-    forget    delete the items that say it from the person's cubes, turns of conversations included;
-              each cube gets a new version, and KV of the old one is wiped
+    forget    delete the sentences that say it from the person's cubes, turns of conversations included;
+              each cube gets a new version, and KV of the old one is wiped; it can be undone for a while
     correct   the new statement supersedes the known one on the same subject
     prefer    store a preference, which every later prompt gets
 
-Sentences are read by rules, in English; with item ids it works in any language.
+Orders to forget are read in ten languages, other sentences by English rules; item ids work in any.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from memos_vllm import zones
 from memos_vllm.cube.ids import new_id, now_us, to_datetime
-from memos_vllm.cube.model import Claim, CubePatch, ExplicitPayload, Item, ItemType, Provenance
+from memos_vllm.cube.model import Claim, Item, ItemType
 from memos_vllm.errors import BadRequest, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
 from memos_vllm.learning.consolidate import Consolidator
-from memos_vllm.learning.optimistic import retry_conflicts
+from memos_vllm.learning.forget import MOST_FORGOTTEN, Forgetting, Outcome
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.instructions import is_instruction
 from memos_vllm.plaintext.reader.by_rules import read_claims
-from memos_vllm.plaintext.tokens import tokenize
-from memos_vllm.vault.items import IndexedItem
+from memos_vllm.plaintext.reader.forgetting import Order, content_of, read_orders
+from memos_vllm.plaintext.reader.matching import names_anything
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
 
-Action = Literal["forget", "correct", "prefer"]
-MOST_FORGOTTEN = 50
-_LONGEST_ORDER = 300
-_WHAT = (
-    r"(?:everything\s+(?:about\s+|you\s+know\s+about\s+)?|(?:the\s+fact\s+)?that\s+|about\s+"
-    r"|what\s+i\s+said\s+about\s+)?(?P<what>.+?)"
-)
-_PLEASE = r"(?:please,?\s+)?(?:(?:can|could)\s+you\s+(?:please\s+)?)?"
-_FORMS = tuple(
-    re.compile(form, re.IGNORECASE)
-    for form in (
-        # "Delete the table" is about something else: only what is deleted from memory is meant.
-        rf"{_PLEASE}(?:forget|delete|erase|remove)\s+{_WHAT}\s+from\s+(?:your\s+)?memory[.!?]*",
-        rf"{_PLEASE}(?:forget|don't\s+remember|stop\s+remembering)\s+{_WHAT}[.!?]*",
-    )
-)
-_NOT_MEMORY = re.compile(
-    r"(?:it|this|that|to|the\s+(?:above|previous|file|line|row|column)|what\s+i\s+said)\b.*",
-    re.IGNORECASE | re.DOTALL,
-)
+Action = Literal["forget", "correct", "prefer", "undo"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,36 +44,44 @@ class Change:
     cube: str | None
     """None: nothing changed (a dry run, or known already)."""
     version: str | None
+    is_whole: bool = True
+    """False: only the sentences of `text` were removed from the item."""
 
 
-def wants_forgotten(text: str) -> str | None:
-    """Content that a message asks to forget ("Forget that I live in Paris"), or None."""
-    said = " ".join(text.split())
-    if len(said) > _LONGEST_ORDER:
-        return None
-    match = next(filter(None, (form.fullmatch(said) for form in _FORMS)), None)
-    if match is None or _NOT_MEMORY.fullmatch(match["what"]):
-        return None
-    what: str = match["what"]
-    return what
+@dataclasses.dataclass(frozen=True, slots=True)
+class Done:
+    """Changes, and how to take them back."""
+
+    changes: list[Change]
+    undo: str | None = None
+    undo_until: datetime | None = None
 
 
 class Feedback:
-    def __init__(self, system: MemorySystem) -> None:
-        self._system = system
-        self._consolidator = Consolidator(system)
+    def __init__(self, system: MemorySystem, zone: str | None = None) -> None:
+        """Feedback in one memory system.
 
-    def say(self, principal: Principal, text: str, dry_run: bool = False) -> list[Change]:
-        """Carry out a sentence.
+        Args:
+            zone: IANA name of the person's time zone; None: `reader.timezone`.
+        """
+        self._system = system
+        self._zone = zone or system.config.reader.timezone
+        self._consolidator = Consolidator(system)
+        self._forgetting = Forgetting(system)
+
+    def say(
+        self, principal: Principal, text: str, dry_run: bool = False, confirmed: bool = False
+    ) -> Done:
+        """Carry out a sentence: its orders to forget, else the statements in it.
 
         Raises:
             Unprocessable: it contains no feedback, or would delete too many items.
             Forbidden: the principal names no person, or may not write.
         """
         _check(principal)
-        what = wants_forgotten(text)
-        if what is not None:
-            return self.forget(principal, what, dry_run)
+        found = read_orders(text)
+        if found is not None:
+            return self._forget(principal, found.orders, dry_run, confirmed)
         claims = read_claims([self._said(principal, text)], principal.person)
         if not claims:
             raise Unprocessable(
@@ -99,51 +89,35 @@ class Feedback:
                 "in the first person, or name `items` and an `action`",
                 param="text",
             )
-        return self._take(principal, claims, dry_run)
+        return Done(self._take(principal, claims, dry_run))
 
-    def forget(self, principal: Principal, what: str, dry_run: bool = False) -> list[Change]:
-        """Delete all of the person's own items that say it. Raises Unprocessable: too many match."""
+    def forget(
+        self, principal: Principal, what: str, dry_run: bool = False, confirmed: bool = False
+    ) -> Done:
+        """Delete the sentences of the person's own memory that say it.
+
+        Args:
+            what: the content ("I live in Paris", "my sister"), or an order to forget it.
+            confirmed: also where more than `forget.MOST_FORGOTTEN` items match.
+        Raises:
+            Unprocessable: too many items match, or it names nothing.
+        """
         _check(principal)
-        words = set(tokenize(what)) - set(tokenize(principal.person))
-        if not words:
-            raise Unprocessable("it names nothing to forget", param="text")
-        ways = [words, *_in_other_words(principal, what, words)]
-        own = list(self._own(principal))
-        said = {
-            item.id: item.source or "" for item in own if _matches(ways, set(tokenize(item.turn)))
-        }
-        # A reply repeats the content in other words: it is deleted with the turn that it answers.
-        replies = {
-            source.removesuffix(":user") + ":reply"
-            for source in said.values()
-            if source.endswith(":user")
-        }
-        ids = [item.id for item in own if item.id in said or item.source in replies]
-        if len(ids) > MOST_FORGOTTEN:
-            raise Unprocessable(
-                f"{len(ids)} items mention it; at most {MOST_FORGOTTEN} are deleted at once: be more "
-                "specific, name `items`, or delete the cubes",
-                param="text",
-            )
-        return self.forget_items(principal, ids, dry_run)
+        return self._forget(principal, [content_of(what)], dry_run, confirmed)
 
-    def forget_items(
-        self, principal: Principal, ids: Sequence[str], dry_run: bool = False
-    ) -> list[Change]:
+    def forget_items(self, principal: Principal, ids: Sequence[str], dry_run: bool = False) -> Done:
         """Delete items. Raises NotFound: an item does not exist or is not the person's own."""
         _check(principal)
-        cubes: dict[str, set[str]] = {}
-        for cube, item in self._located(principal, ids):
-            assert item.id is not None
-            cubes.setdefault(cube, set()).add(item.id)
-        changes = []
-        for cube, of_cube in cubes.items():
-            changes += self._take_out(principal, cube, of_cube, dry_run)
-        if changes and not dry_run:
-            self._system.forget_conversations(principal)  # their KV holds the words, too
-        return changes
+        outcome = self._forgetting.items(principal, self._located(principal, ids), dry_run)
+        return _done("forget", outcome)
 
-    def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> list[Change]:
+    def undo(self, principal: Principal, undo: str) -> Done:
+        """Take back what was forgotten. Raises NotFound: unknown, done already, or too late."""
+        _check(principal)
+        removals = self._forgetting.undo(principal, undo)
+        return _done("undo", Outcome(removals))
+
+    def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> Done:
         """End an item now, and store the text in its place. Raises NotFound, Unprocessable."""
         _check(principal)
         ((cube, old),) = self._located(principal, [item_id])
@@ -156,9 +130,10 @@ class Feedback:
                 "first person",
                 param="text",
             )
-        return self._take(principal, claims or [self._in_place_of(principal, old, text)], dry_run)
+        claims = claims or [self._in_place_of(principal, old, text)]
+        return Done(self._take(principal, claims, dry_run))
 
-    def prefer(self, principal: Principal, text: str, dry_run: bool) -> list[Change]:
+    def prefer(self, principal: Principal, text: str, dry_run: bool) -> Done:
         """Store a text as a preference, which every later prompt gets."""
         _check(principal)
         said = self._said(principal, text)
@@ -174,7 +149,7 @@ class Feedback:
                     }
                 )
             ]
-        return self._take(principal, claims, dry_run)
+        return Done(self._take(principal, claims, dry_run))
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -196,31 +171,20 @@ class Feedback:
             )
         return changes
 
-    def _take_out(
-        self, principal: Principal, cube: str, ids: set[str], dry_run: bool
-    ) -> list[Change]:
-        def take_out() -> list[Change]:
-            current = self._system.vault.get(principal, cube)
-            found = [item for item in current.items if item.id in ids]
-            version = None
-            if found and not dry_run:
-                left = [item for item in current.items if item.id not in ids]
-                patch = CubePatch(
-                    payload=ExplicitPayload(content=left), provenance=Provenance(origin="feedback")
-                )
-                made = self._system.update(principal, cube, patch, if_match=current.meta.version)
-                version = made.meta.version
-            return [Change("forget", item.id or "", item.text, cube, version) for item in found]
-
-        message = "the cube changes faster than items can be deleted from it: try again"
-        return retry_conflicts(take_out, message, attempts=5)
-
-    def _own(self, principal: Principal) -> Iterator[IndexedItem]:
-        """The person's own items."""
-        for state in self._system.views.owners(principal):
-            if state.owner.person == principal.person:
-                for cube in self._system.views.owner_cubes(state.owner):
-                    yield from cube.items or ()
+    def _forget(
+        self, principal: Principal, orders: Sequence[Order], dry_run: bool, confirmed: bool
+    ) -> Done:
+        if not all(order.is_wide or names_anything(order, principal.person) for order in orders):
+            raise Unprocessable("it names nothing to forget", param="text")
+        self._forgetting.await_pending(principal)
+        outcome = self._forgetting.orders(principal, orders, dry_run=dry_run, confirmed=confirmed)
+        if outcome.too_many:
+            raise Unprocessable(
+                f"{len(outcome.removals)} items mention it; more than {MOST_FORGOTTEN} are deleted only with "
+                "`confirm`: look at them with `dry_run`, be more specific, or name `items`",
+                param="text",
+            )
+        return _done("forget", outcome)
 
     def _located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
         everything = principal.in_persona(EVERY_PERSONA)
@@ -253,8 +217,7 @@ class Feedback:
             update={"id": None, "text": text, "time": moment, "source": source, "claim": claim}
         )
 
-    @staticmethod
-    def _said(principal: Principal, text: str) -> Item:
+    def _said(self, principal: Principal, text: str) -> Item:
         if not text.strip():
             raise BadRequest("`text` is empty", param="text")
         if is_instruction(text):
@@ -266,29 +229,24 @@ class Feedback:
             type=ItemType.EPISODE,
             text=text,
             speaker=principal.person,
-            time=to_datetime(now_us()),
+            time=zones.local(now_us(), self._zone),
             source=new_id("feedback"),
         )
 
 
-def _in_other_words(principal: Principal, what: str, words: set[str]) -> Iterator[set[str]]:
-    """Sets of words that paraphrase a content to forget: of "my cat is called Miso" also Miso and cat,
-    and Miso and name."""
-    order = Item(type=ItemType.EPISODE, text=what, speaker=principal.person, source="order")
-    for item in read_claims([order], principal.person):
-        assert item.claim is not None
-        value, attribute = (
-            set(tokenize(text or "")) for text in (item.claim.value, item.claim.attribute)
+def _done(action: Action, outcome: Outcome) -> Done:
+    changes = [
+        Change(
+            action,
+            each.item.id or "",
+            each.item.text if each.is_whole else each.lost,
+            each.cube,
+            each.version,
+            each.is_whole,
         )
-        if not value or not attribute - value:
-            continue
-        yield value | attribute
-        if attribute & words - value:
-            yield value | (attribute & words)
-
-
-def _matches(ways: Sequence[set[str]], words: set[str]) -> bool:
-    return any(way <= words for way in ways)
+        for each in outcome.removals
+    ]
+    return Done(changes, outcome.undo, outcome.undo_until)
 
 
 def _action(item: Item) -> Action:

@@ -10,37 +10,45 @@ when its lease ends, and finds the turn deleted if it had become memory.
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import hashlib
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from memos_vllm import metrics, steps
-from memos_vllm.cube.ids import CubeId
+from memos_vllm import metrics, steps, zones
+from memos_vllm.cube.ids import CubeId, now_us, to_datetime
 from memos_vllm.cube.model import (
+    ASSISTANT,
     CubePatch,
     ExplicitPayload,
     Item,
+    ItemType,
     MemCube,
     NewCube,
     NewMeta,
     Provenance,
     State,
 )
-from memos_vllm.errors import DamagedPayload, Unprocessable, VaultUnavailable
+from memos_vllm.errors import Conflict, DamagedPayload, Unavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.extract import Extractor, subject_of
-from memos_vllm.learning.feedback import Feedback, wants_forgotten
+from memos_vllm.learning.forget import MOST_FORGOTTEN, Forgetting, Outcome
 from memos_vllm.learning.lifecycle import archive_idle
 from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.plaintext.reader.by_rules import read_claims
+from memos_vllm.plaintext.reader.forgetting import Order, read_orders
+from memos_vllm.plaintext.reader.secrets import redact_body
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
+from memos_vllm.scheduler.plan import Forgot, ForgottenPart
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.jobs import READ, REMEMBER
+from memos_vllm.vault.jobs import PURGE, READ, REMEMBER
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
 from memos_vllm.vault.views import CubeFilter
 
@@ -62,13 +70,13 @@ class Rememberer:
         self._jobs = jobs
         self._consolidator = Consolidator(system)
         self._steps = steps.load(system.config.pipeline.learn, system)
-        self._feedback = Feedback(system)
+        self._forgetting = Forgetting(system)
         self._extractor = extractor
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._jobs.start({REMEMBER: self.remember, READ: self._read})
+        self._jobs.start({REMEMBER: self.remember, READ: self._read, PURGE: self._forgetting.purge})
         self._thread = threading.Thread(target=self._age, name="memos-lifecycle", daemon=True)
         self._thread.start()
 
@@ -87,7 +95,8 @@ class Rememberer:
         turn = self._system.turns.get(turn_id)
         if turn is None:
             return
-        if self._forgets(turn):
+        turn = self._without_orders(turn)
+        if turn is None:
             self._system.turns.done(turn_id)
             return
         with metrics.REMEMBER_SECONDS.time():
@@ -105,18 +114,63 @@ class Rememberer:
         if self._extractor is not None:
             self._extractor.read(subject)
 
-    def _forgets(self, turn: PendingTurn) -> bool:
-        """Act on "Forget that …". True: the turn itself is not stored either, as it repeats the words;
-        after a kill the second run finds nothing."""
-        what = wants_forgotten(turn.body["user"])
-        if what is None or not turn.principal.person:
-            return False
+    def prepared(
+        self, body: dict[str, Any], zone: str | None, forgot: bool
+    ) -> tuple[dict[str, Any], int]:
+        """A turn's stored form with the person's zone and without secrets, and how many it had.
+
+        Args:
+            forgot: whether its orders to forget are carried out already.
+        """
+        count = 0
+        if self._system.config.remember.secrets == "redact":
+            body, count = redact_body(body)
+            metrics.REDACTED.inc(count)
+        zone = zone or self._system.config.reader.timezone
+        return {**body, "timezone": zone, "forgot": forgot}, count
+
+    def now(self, zone: str | None) -> datetime:
+        """The time of day of a person.
+
+        Args:
+            zone: of the request; None: `reader.timezone`.
+        """
+        return zones.local(now_us(), zone or self._system.config.reader.timezone)
+
+    async def ordered(self, principal: Principal, orders: Sequence[Order]) -> Forgot | None:
+        """Carry out orders to forget; None: memory does not answer, and the turn's job does it."""
         try:
-            self._feedback.forget(turn.principal, what)
-        except Unprocessable as error:
-            log.info("feedback is not carried out: %s", error)
-            return False
-        return True
+            return await asyncio.to_thread(self.forget, principal, orders)
+        except (Unavailable, Conflict) as error:
+            log.warning("an order to forget is carried out later: %s", error)
+            return None
+
+    def forget(self, principal: Principal, orders: Sequence[Order]) -> Forgot:
+        """Carry out orders of a chat, now: what the person said before becomes memory first.
+
+        Raises:
+            VaultUnavailable, SegmentsUnavailable, Conflict
+        """
+        for turn_id in self._system.turns.waiting_of(principal):
+            self.remember(turn_id)
+        return _told(self._forgetting.orders(principal, orders))
+
+    def _without_orders(self, turn: PendingTurn) -> PendingTurn | None:
+        """The turn without its orders to forget, its reply to them and what they name; None: nothing
+        is left. Orders that the request could not carry out are carried out, for what was said before."""
+        found = read_orders(turn.body["user"]) if turn.principal.person else None
+        if found is None:
+            return turn
+        if not turn.body.get("forgot"):
+            self._forgetting.orders(
+                turn.principal, found.orders, until=to_datetime(turn.body["at_us"])
+            )
+        rest = self._forgetting.rest(turn.principal, found.rest, found.orders)
+        if not rest:
+            return None
+        body = {**turn.body, "user": rest, "reply": ""}
+        body.pop("tools", None)
+        return dataclasses.replace(turn, body=body)
 
     def _claim(self, turn: PendingTurn) -> None:
         """Take up what the person says of themselves. It runs before the turn is deleted, as a second
@@ -223,3 +277,33 @@ def cube_name(session: str, persona: str | None = None) -> str:
         session = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     # _PLAIN allows no tilde in a session.
     return f"chat-{session}~{persona}" if persona else f"chat-{session}"
+
+
+def _told(outcome: Outcome) -> Forgot:
+    """An outcome without any text, for the reply and for `explain`."""
+    return Forgot(
+        count=0 if outcome.too_many else len(outcome.removals),
+        matched=len(outcome.removals),
+        all=outcome.is_wide,
+        done=not outcome.too_many,
+        items=[
+            ForgottenPart(
+                item=each.item.id or "",
+                cube=each.cube,
+                what=_kind(each.item),
+                said=each.item.time.date().isoformat() if each.item.time is not None else None,
+                part="whole" if each.is_whole else "sentences",
+            )
+            for each in outcome.removals[:MOST_FORGOTTEN]
+        ],
+        undo=outcome.undo,
+        undo_until=outcome.undo_until if outcome.undo else None,
+    )
+
+
+def _kind(item: Item) -> str:
+    if item.type is ItemType.TOOL_TRACE:
+        return "tool result"
+    if item.type is ItemType.EPISODE:
+        return "reply" if item.speaker == ASSISTANT else "turn"
+    return str(item.type)

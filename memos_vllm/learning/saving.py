@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from memos_vllm import metrics
@@ -14,7 +15,8 @@ from memos_vllm.errors import Unavailable
 from memos_vllm.governance.principal import Role
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.remember import Rememberer
-from memos_vllm.plaintext.reader.turns import has_words, mark_of, turn_body
+from memos_vllm.plaintext.reader.forgetting import Orders, read_orders
+from memos_vllm.plaintext.reader.turns import has_words, last_said, mark_of, turn_body
 from memos_vllm.ports import Chat
 
 log = logging.getLogger(__name__)
@@ -35,11 +37,27 @@ def not_written(chat: Chat, config: RememberConfig) -> str | None:
     return None if has_words(chat.messages) else "no user message has text or an image"
 
 
+def orders_of(chat: Chat) -> Orders | None:
+    """Orders to forget in the newest message, where the turn may be written; None: there are none."""
+    return read_orders(last_said(chat.messages)) if chat.plan.written else None
+
+
 class TurnSaver:
     def __init__(
         self, rememberer: Rememberer, tasks: BackgroundTasks, config: RememberConfig
     ) -> None:
         self._rememberer, self._tasks, self._config = rememberer, tasks, config
+
+    def now(self, chat: Chat) -> datetime:
+        """The time of day of the person."""
+        return self._rememberer.now(chat.options.timezone)
+
+    async def forget(self, chat: Chat, found: Orders) -> None:
+        """Carry out orders to forget; where memory does not answer, the turn's job does it."""
+        chat.plan.forgot = await self._rememberer.ordered(chat.principal, found.orders)
+        if chat.plan.forgot is not None and not found.rest:
+            chat.plan.written = False
+            chat.plan.not_written = "it only orders to forget"
 
     async def save(
         self, chat: Chat, request_id: str, reply: str, finish_reason: str | None
@@ -58,6 +76,8 @@ class TurnSaver:
             mark=mark_of(finish_reason, bool(chat.plan.degraded), _has_no_memory(chat)),
         )
         if body is not None:
+            done = chat.plan.forgot is not None
+            body, chat.plan.redacted = self._rememberer.prepared(body, chat.options.timezone, done)
             saving = self._tasks.spawn(self._store(chat, body))
             await asyncio.wait({saving}, timeout=self._config.durable_wait_seconds)
 

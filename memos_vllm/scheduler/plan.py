@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -66,6 +67,28 @@ class KVPlan(PlanModel):
     problem: str | None = Field(None, description="why the prompt has no more segments")
 
 
+class ForgottenPart(PlanModel):
+    """What one item lost to an order to forget, without its text."""
+
+    item: str
+    cube: str
+    what: str = Field(description="the item's type: `turn`, `reply`, `tool result`, or a claim's")
+    said: str | None = Field(None, description="day of the item")
+    part: Literal["whole", "sentences"]
+
+
+class Forgot(PlanModel):
+    """Orders to forget in this request, and what became of them."""
+
+    count: int = Field(description="items that lost text; 0: nothing matched, or nothing was done")
+    matched: int = Field(description="items that the orders match")
+    all: bool = Field(False, description="the order was about all memory of the person")
+    done: bool = Field(description="false: too many items match; look at them with `dry_run`")
+    items: list[ForgottenPart] = Field(default_factory=list, description="50 at most")
+    undo: str | None = Field(None, description="`POST /v1/memory/feedback` with it takes it back")
+    undo_until: datetime | None = None
+
+
 class MemoryPlan(PlanModel):
     """What `GET /v1/memory/explain/{request_id}` shows."""
 
@@ -82,10 +105,19 @@ class MemoryPlan(PlanModel):
     steps_ms: dict[str, float] = Field(default_factory=dict)
     written: bool = Field(False, description="whether the turn becomes memory")
     not_written: str | None = Field(None, description="the reason why it does not")
+    forgot: Forgot | None = Field(None, description="null: the request orders nothing of the kind")
+    redacted: int = Field(0, description="secrets that were left out of the stored turn")
 
     @property
     def used(self) -> list[PlanEntry]:
         return [entry for entry in self.entries if entry.decision == "used"]
+
+    @property
+    def outcome(self) -> Literal["degraded", "injected", "nothing"]:
+        """Label of the metric that counts chats."""
+        if self.degraded:
+            return "degraded"
+        return "injected" if self.used else "nothing"
 
     def used_cubes(self) -> list[str]:
         """Ids of the cubes in the prompt, each once, in prompt order."""

@@ -47,7 +47,7 @@ _BACKOFF_BASE, _BACKOFF_MAX_SECONDS = 4.0, 3600.0
 LOST = "lease lost"
 """Stands for the error of an attempt whose process died."""
 
-REMEMBER, READ, TRANSFORM = "remember", "read", "transform"
+REMEMBER, READ, TRANSFORM, PURGE = "remember", "read", "transform", "purge"
 
 
 class Lane(StrEnum):
@@ -59,7 +59,12 @@ class Lane(StrEnum):
     TRANSFORM = "transform"
 
 
-LANES = {REMEMBER: Lane.FAST, READ: Lane.SLOW, TRANSFORM: Lane.TRANSFORM}
+LANES = {
+    REMEMBER: Lane.FAST,
+    PURGE: Lane.FAST,
+    READ: Lane.SLOW,
+    TRANSFORM: Lane.TRANSFORM,
+}
 
 
 class JobRowState(StrEnum):

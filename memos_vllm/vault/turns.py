@@ -92,3 +92,11 @@ class PendingTurns:
         """Ids of the turns that are not yet memory, oldest first."""
         with self._database.read() as session:
             return list(session.scalars(select(PendingTurnRow.id).order_by(PendingTurnRow.id)))
+
+    def waiting_of(self, principal: Principal) -> list[str]:
+        """`waiting`, of one person."""
+        query = select(PendingTurnRow.id).where(
+            PendingTurnRow.tenant == principal.tenant, PendingTurnRow.person == principal.person
+        )
+        with self._database.read() as session:
+            return list(session.scalars(query.order_by(PendingTurnRow.id)))

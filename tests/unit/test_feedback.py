@@ -12,7 +12,8 @@ from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.api.app import create_app
 from memos_vllm.errors import Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import Role
-from memos_vllm.learning.feedback import Feedback, wants_forgotten
+from memos_vllm.learning.feedback import Feedback
+from memos_vllm.plaintext.reader.forgetting import read_orders
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import principal
 from tests.unit.conftest import ALICE
@@ -99,7 +100,7 @@ def test_forgetting_wipes_the_kv_of_the_person_and_of_no_other(system, chat):
     ],
 )
 def test_the_content_to_forget_is_read_from_a_sentence(text, what):
-    assert wants_forgotten(text) == what
+    assert read_orders(text).orders[0].what == what
 
 
 @pytest.mark.parametrize(
@@ -116,13 +117,13 @@ def test_the_content_to_forget_is_read_from_a_sentence(text, what):
     ],
 )
 def test_sentences_that_ask_to_forget_nothing(text):
-    assert wants_forgotten(text) is None
+    assert read_orders(text) is None
 
 
 def test_a_dry_run_names_the_changes_and_makes_none(system, chat, feedback):
     chat("I live in Paris.")
     before = everything(system)
-    did = feedback.say(ALICE, "Forget that I live in Paris", dry_run=True)
+    did = feedback.say(ALICE, "Forget that I live in Paris", dry_run=True).changes
     assert {each.action for each in did} == {"forget"}
     assert len(did) == 3  # the fact, the words, and the reply to them
     assert everything(system) == before
@@ -130,13 +131,13 @@ def test_a_dry_run_names_the_changes_and_makes_none(system, chat, feedback):
 
 def test_feedback_on_too_many_items_or_none_is_refused(system, chat, feedback, monkeypatch):
     chat("I live in Paris.")
-    monkeypatch.setattr("memos_vllm.learning.feedback.MOST_FORGOTTEN", 1)
+    monkeypatch.setattr("memos_vllm.learning.forget.MOST_FORGOTTEN", 1)
     with pytest.raises(Unprocessable, match="more specific"):
         feedback.say(ALICE, "Forget that I live in Paris")
     with pytest.raises(Unprocessable, match="names nothing"):
         feedback.forget(ALICE, "me and you")
     assert homes(system) == {"Paris": True}
-    assert feedback.say(ALICE, "Forget about Madrid") == []
+    assert feedback.say(ALICE, "Forget about Madrid").changes == []
 
 
 def test_by_id_an_item_is_forgotten_or_corrected(system, chat, feedback):
@@ -145,7 +146,7 @@ def test_by_id_an_item_is_forgotten_or_corrected(system, chat, feedback):
     feedback.correct(ALICE, found.item.id, "alice lives in Porto since May", dry_run=False)
     assert homes(system) == {"Paris": False, "alice lives in Porto since May": True}
     old = next(c for c in system.knowledge.claims(ALICE) if c.item.claim.value == "Paris")
-    (did,) = feedback.forget_items(ALICE, [old.item.id])
+    (did,) = feedback.forget_items(ALICE, [old.item.id]).changes
     assert did.cube == old.cube
     assert did.version == system.vault.get(ALICE, old.cube).meta.version
     assert "Paris" not in homes(system)
@@ -155,9 +156,9 @@ def test_by_id_an_item_is_forgotten_or_corrected(system, chat, feedback):
 
 def test_a_sentence_corrects_and_a_preference_is_noted(system, chat, feedback):
     chat("I live in Paris.")
-    (did,) = feedback.say(ALICE, "I live in Rome.")
+    (did,) = feedback.say(ALICE, "I live in Rome.").changes
     assert (did.action, homes(system)) == ("correct", {"Paris": False, "Rome": True})
-    (did,) = feedback.prefer(ALICE, "no puns", dry_run=False)
+    (did,) = feedback.prefer(ALICE, "no puns", dry_run=False).changes
     assert did.action == "prefer"
     assert any("no puns" in text for text in everything(system))
     profile = system.views.stable(ALICE, []).texts[0]

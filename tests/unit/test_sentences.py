@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 - full stops and question marks of several scripts
+
 """Splitting of text into sentences: what ends one, and what does not, in several scripts."""
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from memos_vllm.engine.kv_plan.planner import Chained, Prompt
 from memos_vllm.engine.lora.attached import EngineAdapters
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.learning.background import BackgroundTasks
-from memos_vllm.options import read_options
+from memos_vllm.options import ZONE_HEADER, read_options, with_zone
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.ports import Chat, Finish, Messages
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
@@ -70,7 +70,9 @@ class ChatMemory:
         principal = PRINCIPAL.get()
         if principal is None or raw_request is None:
             return await self.answer(request, raw_request)  # not from HTTP: a batch file
-        options = read_options(getattr(request, "memory", None))
+        options = with_zone(
+            read_options(getattr(request, "memory", None)), raw_request.headers.get(ZONE_HEADER)
+        )
         principal = routes.person_of(principal, request).in_persona(options.persona)
         call = EngineCall(principal)
         CALL.set(call)  # this task's context ends with the request
@@ -235,6 +237,7 @@ def summary(plan: MemoryPlan) -> dict[str, Any]:
         "degraded": plan.degraded,
         "written": plan.written,
         "not_written": plan.not_written,
+        "forgot": plan.forgot.model_dump(mode="json") if plan.forgot is not None else None,
         "explain": f"/v1/memory/explain/{plan.request_id}",
     }
 

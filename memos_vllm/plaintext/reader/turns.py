@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memos_vllm.cube.ids import canonical_json, to_datetime
+from memos_vllm import zones
+from memos_vllm.cube.ids import canonical_json
 from memos_vllm.cube.model import ASSISTANT, TOOL, Item, ItemType, Mark
 from memos_vllm.plaintext.reader.tools import tool_traces, trace_text
 from memos_vllm.prompt.messages import Message, said_in, text_of
@@ -94,7 +95,7 @@ def turn_items(body: Mapping[str, Any], person: str, session: str) -> list[Item]
             type=kind,
             text=text.replace("\x00", "").strip(),
             speaker=speaker,
-            time=to_datetime(body["at_us"]),
+            time=zones.local(body["at_us"], body.get("timezone")),
             session=session,
             source=f"{body['request_id']}:{part}",
             mark=mark if part == REPLY else None,
@@ -102,6 +103,12 @@ def turn_items(body: Mapping[str, Any], person: str, session: str) -> list[Item]
         for kind, speaker, text, part in parts
         if text.replace("\x00", "").strip()
     ]
+
+
+def last_said(messages: Sequence[Message]) -> str:
+    """The user's newest text; empty: none has any."""
+    position = _last_user(messages)
+    return said_in(messages[position]) if position is not None else ""
 
 
 def _last_user(messages: Sequence[Message]) -> int | None:
@@ -113,5 +120,5 @@ def _last_user(messages: Sequence[Message]) -> int | None:
 
 
 def session_name(session: str | None, body: Mapping[str, Any]) -> str:
-    """The client's session; without one, the day in UTC."""
-    return session or to_datetime(body["at_us"]).strftime("%Y-%m-%d")
+    """The client's session; without one, the person's day."""
+    return session or zones.local(body["at_us"], body.get("timezone")).strftime("%Y-%m-%d")
