@@ -58,7 +58,7 @@ class ReaderConfig(Section):
         0.7, ge=0, le=1, description="exam: least share of the negations that must be right"
     )
     exam_changes: float = Field(
-        0.85,
+        0.95,
         ge=0,
         le=1,
         description="exam: least share of the pairs of statements that it must judge right, to judge changes",
