@@ -21,8 +21,10 @@ SHORT_WAYS = tuple(way for way in TTFT_WAYS if way != "exact, restarted, fetched
 EXTRACTION_CASES = {
     "alone": "the engine is idle",
     "a turn is read": "the model reads a turn",
+    "a turn is read by a prompt of its own": "the model reads a turn by a prompt of its own",
     "a person is answered": "the model answers another person",
 }
+EXTRACTION_FORMS = {"continued": "Behind the conversation", "alone": "By a prompt of its own"}
 
 
 def ttft(record: Mapping[str, Any]) -> str:
@@ -171,6 +173,11 @@ def extraction(record: Mapping[str, Any]) -> str:
     ]
     note = f"Median of {record['config']['repetitions']} ratios, each within one repetition."
     for row in rows.values():
+        if "computed_per_reading" in row:
+            note += (
+                f" {EXTRACTION_FORMS[row['form']]}: {row['computed_per_reading']:,.0f} prompt tokens computed "
+                f"per reading, {row['cached_per_reading']:,.0f} from the prefix cache."
+            )
         if "load_requests_failed" in row:
             failed, sent = row["load_requests_failed"], row["load_requests"]
             note += f" Requests of the load generator that failed: {failed} of {sent}."

@@ -26,6 +26,16 @@ REDACTED = Counter("memos_redacted_secrets_total", "Secrets left out of stored t
 FORGOTTEN = Counter("memos_forgotten_items_total", "Items that lost text to an order to forget")
 STEP_FAILURES = Counter("memos_step_failures_total", "Failed pipeline steps", ["step"])
 EXTRACTIONS = Counter("memos_extractions_total", "Turns read by a model", ["outcome"])
+WRITER_REQUESTS = Counter(
+    "memos_writer_requests_total",
+    "Requests of the memory system to the served model, by form of the prompt",
+    ["form"],
+)
+WRITER_TOKENS = Counter(
+    "memos_writer_tokens_total",
+    "Prompt tokens of these requests, computed or found in the prefix cache",
+    ["form", "state"],
+)
 JOBS_SET_ASIDE = Counter(
     "memos_jobs_set_aside_total", "Jobs set aside after their last attempt", ["name"]
 )

@@ -91,6 +91,8 @@ class AttachedEngine:
     """Called with a cube's id after its text has changed and its stored KV was wiped."""
     adapters_changed: Callable[[], None] | None = None
     """Called after an adapter was deleted."""
+    reader: Callable[[], object] | None = None
+    """Status of the model that reads turns (`learning.examine.ReaderStatus`)."""
 
 
 class MemorySystem:
@@ -152,6 +154,12 @@ class MemorySystem:
     def served(self) -> ServedModel | None:
         """The served model; None: no engine runs in this process."""
         return self._engine.served if self._engine is not None else None
+
+    @property
+    def reader_status(self) -> object | None:
+        """`learning.examine.ReaderStatus`; None: no engine runs in this process."""
+        reader = self._engine.reader if self._engine is not None else None
+        return reader() if reader is not None else None
 
     def close(self) -> None:
         self.indexer.stop()

@@ -14,9 +14,8 @@ from benchmarks.owners.layouts import BOUNDED_OPEN_INDEXES, DIMENSIONS, VECTORS_
 from benchmarks.record import ROOT, Record, output_arguments
 from memos_vllm.plaintext.search.vector_store import BUCKETS
 
-CAPS = {"per_owner_unbounded": 1500, "per_owner_bounded": 3000, "buckets_two_views": 2000}
-"""Owners at which a layout stops. The first two would take minutes and gigabytes more. The last stays below
-the 1000 vectors at which Chroma writes an index to disk: an index that is evicted before is lost."""
+CAPS = {"per_owner_unbounded": 1500, "per_owner_bounded": 3000}
+"""Owners at which a layout stops. More would take minutes and gigabytes."""
 QUICK_OWNERS = 40
 SEARCHES = 1000
 
@@ -44,7 +43,6 @@ def main() -> None:
         "per_owner_unbounded": min(owners, arguments.unbounded_owners),
         "per_owner_bounded": min(owners, arguments.bounded_owners),
         "buckets": owners,
-        "buckets_two_views": min(owners, CAPS["buckets_two_views"]),
     }
     searches = 50 if arguments.quick else SEARCHES
     rows = {name: measure(name, count, searches) for name, count in wanted.items()}

@@ -90,14 +90,14 @@ class Buckets:
         self._index.close()
 
 
-NAMES = ("per_owner_unbounded", "per_owner_bounded", "buckets", "buckets_two_views")
+NAMES = ("per_owner_unbounded", "per_owner_bounded", "buckets")
 
 
 def open_layout(name: str, folder: Path) -> Layout:
     """Open one of NAMES in `folder`, which may hold the data of an earlier process."""
     _allow_many_files()
     if name.startswith("buckets"):
-        return Buckets(folder, VIEWS if name == "buckets_two_views" else VIEWS[:1])
+        return Buckets(folder, VIEWS)
     return PerOwner(folder, BOUNDED_OPEN_INDEXES if name == "per_owner_bounded" else None)
 
 

@@ -9,7 +9,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from memos_vllm.api import activation, claims, cubes, documents, entities, insight, transforms
+from memos_vllm.api import (
+    activation,
+    claims,
+    cubes,
+    documents,
+    entities,
+    insight,
+    reader,
+    transforms,
+)
 from memos_vllm.api.auth import AuthMiddleware
 from memos_vllm.api.identity import Authenticator
 from memos_vllm.errors import BadRequest, MemosError, envelope
@@ -29,6 +38,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(transforms.router)
     app.include_router(claims.router)
     app.include_router(entities.router)
+    app.include_router(reader.router)
     app.add_middleware(AuthMiddleware, authenticator=authenticator, config=system.config.governance)
 
 

@@ -17,6 +17,7 @@ from memos_vllm.cli.checks import (
     check_memory,
     has_cuda,
 )
+from memos_vllm.cli.reader_check import check_reader
 from memos_vllm.cli.terminal import print_json, printable, stdout
 from memos_vllm.cli.vault import ConfigOption, JsonOption, build
 from memos_vllm.config.load import load_config
@@ -48,6 +49,7 @@ def _checks(config: Config) -> Iterator[Check]:
             yield from check_memory(system)
         finally:
             system.close()
+    yield check_reader(config)
     yield from check_features(config, cuda)
 
 

@@ -31,17 +31,41 @@ class LifecycleConfig(Section):
 
 
 class ReaderConfig(Section):
-    mode: Literal["fast", "fine"] = Field(
-        "fast",
-        description="fast: claims by rules, in English; fine: also by a model, in the background",
+    mode: Literal["auto", "fast", "fine"] = Field(
+        "auto",
+        description="auto: claims by rules, in English, and by a model if it passes an exam after the start; "
+        "fast: by rules alone; fine: by both, without an exam",
     )
     timezone: Annotated[str, AfterValidator(zones.checked)] = Field(
         "UTC", description="IANA zone of people whose requests name none (`memory.timezone`)"
     )
     url: str | None = Field(
         None,
-        description="URL of an OpenAI-compatible server (…/v1) for `fine`; default: the served model, in "
-        "its own engine",
+        description="URL of an OpenAI-compatible server (…/v1) whose model reads; default: the served model, "
+        "in its own engine",
+    )
+    continued: bool = Field(
+        True,
+        description="the served model reads behind the conversation that it answered, whose KV is cached, "
+        "instead of with a prompt of its own",
+    )
+    batch: int = Field(
+        4, ge=1, le=16, description="most turns of a session that are read by one request"
+    )
+    exam_facts: float = Field(
+        0.7, ge=0, le=1, description="exam: least share of the facts that the model must keep"
+    )
+    exam_junk: float = Field(
+        0.05, ge=0, le=1, description="exam: highest share of junk among the items that it writes"
+    )
+    exam_negations: float = Field(
+        0.7, ge=0, le=1, description="exam: least share of the negations that must be right"
+    )
+    exam_changes: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="exam: least share of the pairs of statements that it must judge right, to judge changes",
     )
     model: str | None = Field(None, description="model name on `reader.url`")
     api_key: str | None = Field(None, description="API key of `reader.url`")

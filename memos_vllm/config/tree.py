@@ -345,6 +345,10 @@ class Config(Section):
         return self.root / "adapter_pins"
 
     @property
+    def exams_path(self) -> Path:
+        return self.root / "exams"
+
+    @property
     def training_path(self) -> Path:
         return self.root / "training"
 

@@ -54,29 +54,43 @@ CALL: ContextVar[EngineCall | None] = ContextVar("memos_engine_call", default=No
 """The current request; tasks and streams that the handler starts inherit it."""
 
 _MARK = "_memos_salted"
+_SETTLED_SECONDS = 0.02
 
 
 class InFlight:
-    """Counter of people's requests that the engine works on."""
+    """Counter of people's requests, from their arrival, that the server works on."""
 
     def __init__(self) -> None:
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._busy = asyncio.Event()
 
     def __enter__(self) -> None:
         self._count += 1
         self._idle.clear()
+        self._busy.set()
 
     def __exit__(self, *_: object) -> None:
         self._count -= 1
         if not self._count:
+            self._busy.clear()
             self._idle.set()
 
     async def idle(self, seconds: float) -> None:
-        """Wait until the count is zero, `seconds` at most."""
+        """Wait until the count is zero and stays so for a moment, `seconds` at most.
+
+        Between a chat handler's return and the first step of its stream the count is zero, too.
+        """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                while self._count:
+                    await self._idle.wait()
+                    await asyncio.sleep(_SETTLED_SECONDS)
+
+    async def arrival(self) -> None:
+        """Wait until a person's request is there."""
+        await self._busy.wait()
 
 
 @dataclasses.dataclass(frozen=True)

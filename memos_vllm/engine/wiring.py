@@ -19,6 +19,7 @@ from memos_vllm.engine.chat.activator import EngineActivator
 from memos_vllm.engine.chat.handler import ChatMemory
 from memos_vllm.engine.chat.kv_export import EngineKV
 from memos_vllm.engine.chat.renderer import PromptRenderer
+from memos_vllm.engine.chat.served import ServedPrompts
 from memos_vllm.engine.chat.writer import EngineWriter
 from memos_vllm.engine.kv.fingerprint import namer, weights_digest
 from memos_vllm.engine.kv.rope import rotation_problem
@@ -33,6 +34,7 @@ from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
 from memos_vllm.errors import ConfigError, EmbedderUnavailable
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.learning.background import BackgroundTasks
+from memos_vllm.learning.examine import Examiner
 from memos_vllm.learning.extract import Extractor
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
@@ -127,24 +129,41 @@ async def _attach_chat(
 ) -> MemoryEngine:
     """Everything from the pipeline on, for a server with vLLM's chat handler."""
     system = host.system
+    prompts = _served_prompts(host)
     writer = EngineWriter(
-        host.client, tokenizer=renderer.inner_tokenizer, in_flight=host.in_flight, loop=host.loop
+        host.client,
+        tokenizer=renderer.inner_tokenizer,
+        in_flight=host.in_flight,
+        loop=host.loop,
+        served=prompts,
     )
-    extractor = _extractor(system, writer, renderer)
+    examiner = _examiner(system, writer, renderer=renderer, served=served)
+    extractor = _extractor(system, examiner, writer, renderer)
     rememberer = Rememberer(system, _queue(system), extractor=extractor)
     rewriter = _rewriter(system, writer, renderer)
     pipeline = Pipeline(system, rememberer, host.tasks, adapters=adapters, rewriter=rewriter)
     kv = await _activation(host, renderer, pipeline)
     orders, activator = (kv.orders, kv.activator) if kv is not None else (None, None)
-    ChatMemory(serving, renderer, pipeline, kv=orders, adapters=adapters).install()
+    ChatMemory(
+        serving,
+        renderer,
+        pipeline,
+        kv=orders,
+        adapters=adapters,
+        in_flight=host.in_flight,
+        served=prompts,
+    ).install()
     system.attach_engine(
         AttachedEngine(
             served,
+            reader=lambda: examiner.status,
             text_changed=kv.orders.promoter.changed if kv is not None else None,
             adapters_changed=adapters.sweep if adapters is not None else None,
         )
     )
     await asyncio.to_thread(_start, system, rememberer)
+    examiner.start()
+    atexit.register(examiner.stop)
     if system.config.training.in_server:
         _start_transforms(host, writer=writer, renderer=renderer, activator=activator)
     return MemoryEngine(pipeline, adapters, activator)
@@ -185,25 +204,57 @@ async def _adapters(host: _Host, served: EngineModel, state: Any) -> EngineAdapt
     return adapters
 
 
-def _extractor(
-    system: MemorySystem, own: EngineWriter, renderer: PromptRenderer
-) -> Extractor | None:
-    """A model that reads turns in the background; None: rules alone read them.
+def _served_prompts(host: _Host) -> ServedPrompts | None:
+    """Conversations behind which the served model reads; None: it reads none."""
+    reader, cache = host.system.config.reader, host.vllm_config.cache_config
+    if reader.mode == "fast" or reader.url is not None or not reader.continued:
+        return None
+    if not cache.enable_prefix_caching:
+        return None
+    return ServedPrompts((cache.num_gpu_blocks or 0) * cache.block_size)
+
+
+def _examiner(
+    system: MemorySystem, own: EngineWriter, renderer: PromptRenderer, served: EngineModel
+) -> Examiner:
+    """The exam of the model that is to read turns: the served one, or that of `reader.url`.
 
     Raises:
         ConfigError: `reader.url` is set without `reader.model`.
     """
     reader = system.config.reader
-    if reader.mode == "fast":
-        return None
     writer: Writer = own
-    if reader.url is not None:
+    model = served.fingerprint
+    if reader.url is not None and reader.mode != "fast":
         if reader.model is None:
             raise ConfigError("`reader.url` is set: name the model there, `reader.model`")
         writer = OpenAIWriter(
             reader.url, model=reader.model, api_key=reader.api_key, timeout=reader.timeout_seconds
         )
-    return Extractor(system, writer, renderer.tokenizer.escape)
+        model = f"{reader.url} {reader.model}"
+    return Examiner(
+        reader,
+        system.config.exams_path,
+        writer,
+        renderer.tokenizer.escape,
+        model,
+        continues=reader.continued and reader.url is None,
+    )
+
+
+def _extractor(
+    system: MemorySystem, examiner: Examiner, own: EngineWriter, renderer: PromptRenderer
+) -> Extractor | None:
+    """A model that reads turns in the background; None: rules alone read them."""
+    if system.config.reader.mode == "fast":
+        return None
+    return Extractor(
+        system,
+        examiner.writer,
+        renderer.tokenizer.escape,
+        reads=lambda: examiner.status,
+        continues=own.continues,
+    )
 
 
 def _rewriter(

@@ -106,7 +106,7 @@ class Rememberer:
             self._system.settle([CubeId(cube.meta.id)])
             self._system.operator.refresh(turn.principal)
             metrics.REMEMBERED_TURNS.inc()
-            if self._extractor is not None:
+            if self._extractor is not None and self._extractor.reads:
                 self._jobs.submit(READ, subject_of(cube.meta.id, turn.body["request_id"]))
 
     def _read(self, subject: str) -> None:

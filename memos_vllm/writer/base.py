@@ -25,6 +25,12 @@ class Ask:
     seed: int = 0
     schema: dict[str, Any] | None = None
     """JSON schema of the answer."""
+    after: str | None = None
+    """Id of a request whose conversation `instruction` continues, where the writer has it."""
+    instruction: str | None = None
+    """The message behind that conversation; `messages` is the same request without it."""
+    shared: bool = False
+    """Whether the messages hold no person's words, so that asks may share their prefix's KV."""
 
 
 class Writer(Protocol):

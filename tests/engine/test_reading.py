@@ -1,9 +1,10 @@
-"""The served model reads turns (`reader.mode: fine`) and rewrites questions before search."""
+"""The served model reads turns, behind the conversation, sits its exam, and rewrites questions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,59 @@ def test_the_served_model_extracts_claims_in_the_background_and_the_turn_stays(r
         # A small model may write anything: each word of a stored claim is from the turn.
         words = set(re.findall(r"\w{4,}", claim["item"]["claim"]["value"].casefold()))
         assert words <= set(re.findall(r"\w{4,}", text.casefold())), claim
+
+
+def counted(http: Any, name: str) -> dict[str, float]:
+    """A counter of the memory system by its labels."""
+    page = http.get("/metrics").text
+    found = re.findall(rf"^{name}_total\{{(.*?)\}} ([\d.]+)", page, re.M)
+    return {labels: float(value) for labels, value in found}
+
+
+@pytest.mark.timeout(600)
+def test_a_turn_is_read_behind_the_conversation_that_was_served(reading: Server):
+    http = reading.http(None, "petra")
+    before = counted(http, "memos_writer_requests"), counted(http, "memos_writer_tokens")
+    messages = [
+        {"role": "user", "content": "Tell me about gardens. " * 30},
+        {"role": "assistant", "content": "A garden is a piece of land with plants. " * 10},
+        {"role": "user", "content": "My tortoise Zeno sleeps in the greenhouse."},
+    ]
+    body = {"model": MODEL, "messages": messages, "max_tokens": 24, "temperature": 0}
+    http.post("/v1/chat/completions", json=body).raise_for_status()
+    continued = 'form="continued"'
+
+    def added(name: str, labels: str, then: dict[str, float]) -> float:
+        return counted(http, name).get(labels, 0.0) - then.get(labels, 0.0)
+
+    wait_for(lambda: added("memos_writer_requests", continued, before[0]) >= 1, "reading", 300)
+    cached = added("memos_writer_tokens", f'{continued},state="cached"', before[1])
+    computed = added("memos_writer_tokens", f'{continued},state="computed"', before[1])
+    assert cached >= 256, "the conversation is in the prefix cache under the person's salt"
+    assert computed < cached
+
+
+@pytest.mark.timeout(900)
+def test_a_small_model_fails_its_exam_and_rules_read(homes):
+    folder = homes / "exam"
+    folder.mkdir()
+    auto = {"MEMOS__READER__MODE": "auto"}
+    server = Server(folder, home=folder / "home", environment=auto)
+    with server.running() as running:
+        http = running.http(None, "quinn")
+        assert http.get("/v1/memory/reader").json()["reads"] == "rules"
+        chat(http, "My cat is called Miso.")  # answered beside the exam
+        status = wait_for(
+            lambda: (found := http.get("/v1/memory/reader").json())["marks"] and found,
+            "the exam",
+            600,
+        )
+        assert (status["reads"], status["forms"]) == ("rules", []), status
+        assert "failed its exam" in status["reason"]
+        until_known(http, cat_name=("Miso", True))
+    with server.running() as running:
+        again = running.http(None, "quinn").get("/v1/memory/reader").json()
+        assert again["marks"] == status["marks"], "the exam is not sat again"
 
 
 @pytest.mark.timeout(600)

@@ -15,6 +15,7 @@ from memos_vllm.cli.main import app
 from memos_vllm.config.load import load_config
 from memos_vllm.config.tree import Config, ServeConfig
 from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.plaintext.reader import exam
 from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.system import MemorySystem
 
@@ -125,3 +126,23 @@ def test_block_size_is_advised_on_a_cpu(
 
 def _config(tmp_path: Path) -> Config:
     return load_config(overrides={"home": str(tmp_path / "home")})
+
+
+def test_doctor_shows_the_reader_in_force_and_the_marks_of_the_exam(tmp_path: Path) -> None:
+    assert "sits its exam" in _doctor(tmp_path, 0)["reader"]["found"]
+    folder = tmp_path / "home" / "exams"
+    folder.mkdir(parents=True)
+    marks = {"facts": 33, "facts_kept": 3, "items": 4, "asked": 16, "of": 44}
+    record = {
+        "model": "m",
+        "sat": "2026-01-02T03:04:05Z",
+        "version": "v",
+        "forms": {"alone": marks},
+    }
+    (folder / f"m-{exam.version()}.json").write_text(json.dumps(record))
+    check = _doctor(tmp_path, 0)["reader"]
+    assert check["status"] == "note"
+    assert "failed its exam" in check["found"]
+    assert "facts 3/33" in check["found"]
+    assert check["remedy"]
+    assert _doctor(tmp_path, 0, reader={"mode": "fast"})["reader"]["status"] == "ok"

@@ -28,7 +28,10 @@ class FakeWriter:
     def write(self, asks: Sequence[Ask], done: Callable[[int], None]) -> list[str]:
         self.asked += asks
         done(len(asks))
-        texts = [a if isinstance(a, str) else json.dumps({"items": a}) for a in self._answers]
+        texts = [
+            a if isinstance(a, str) else json.dumps({"kind": "statement", "items": a})
+            for a in self._answers
+        ]
         return (texts * len(asks))[: len(asks)]
 
 
@@ -43,7 +46,7 @@ def turn(text: str, speaker: str = "alice", number: int = 1) -> Item:
 
 
 def written(text: str, attribute: str = "", value: str = "", **more: str) -> dict[str, str]:
-    base = {"type": "fact", "subject": "alice", "attribute": attribute, "value": value}
+    base = {"subject": "alice", "relation": attribute, "value": value, "holds": "yes"}
     return {**base, "text": text, "when": "", **more}
 
 
@@ -74,7 +77,7 @@ def test_rules_and_model_give_a_property_the_same_attribute() -> None:
     model = fine(
         text,
         written("alice lives in Oslo", "lives in", "Oslo"),
-        written("alice hates tea", "Dislikes", "tea", type="preference"),
+        written("alice hates tea", "Dislikes", "tea"),
         written("alice's mum is Ruth", "mum name", "Ruth"),
     )
     assert {(i.claim.attribute, i.claim.value) for i in model.items if i.claim} == rules
@@ -137,9 +140,7 @@ def test_a_time_that_the_turn_does_not_name_is_dropped() -> None:
 
 def test_an_event_has_a_range_and_no_attribute() -> None:
     text = "I see the dentist tomorrow."
-    one = written(
-        "alice sees the dentist tomorrow", "event", "dentist", type="event", when="tomorrow"
-    )
+    one = written("alice sees the dentist tomorrow", "event", "dentist", when="tomorrow")
     (item,) = fine(text, one).items
     assert item.type is ItemType.EVENT
     assert item.claim is not None
@@ -151,7 +152,7 @@ def test_an_event_has_a_range_and_no_attribute() -> None:
 
 
 def test_user_means_the_person_and_known_claims_are_left_out() -> None:
-    one = written("The user likes tea", "likes", "tea", subject="user", type="preference")
+    one = written("The user likes tea", "likes", "tea", subject="user")
     first = read_fine([turn("I like tea, user of cups")], "alice", FakeWriter([one]), str)
     assert [i.claim.subject for i in first.items if i.claim] == ["alice"]
     again = read_fine(

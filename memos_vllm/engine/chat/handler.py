@@ -14,8 +14,9 @@ from typing import Any
 
 from memos_vllm.engine.chat import routes
 from memos_vllm.engine.chat.renderer import PromptRenderer, text_prompt
+from memos_vllm.engine.chat.served import ReplyTokens, ServedPrompts, served_prompt
 from memos_vllm.engine.chat.stream import StreamWatch, pass_through
-from memos_vllm.engine.gateway import CALL, EngineCall
+from memos_vllm.engine.gateway import CALL, EngineCall, InFlight
 from memos_vllm.engine.kv_plan.orders import KVOrders
 from memos_vllm.engine.kv_plan.planner import Chained, Prompt
 from memos_vllm.engine.lora.attached import EngineAdapters
@@ -38,6 +39,8 @@ class ChatMemory:
         pipeline: Pipeline,
         kv: KVOrders | None,
         adapters: EngineAdapters | None,
+        in_flight: InFlight | None = None,
+        served: ServedPrompts | None = None,
     ) -> None:
         """Prepare memory for one chat handler; `install` puts it in.
 
@@ -45,7 +48,11 @@ class ChatMemory:
             serving: vLLM's chat handler.
             kv: None: activation memory is off.
             adapters: None: the engine attaches no adapters.
+            in_flight: counts requests from their arrival, so that background work yields at once.
+            served: takes the prompts of remembered turns; None: no model reads behind them.
         """
+        self.served = served
+        self._in_flight = in_flight if in_flight is not None else InFlight()
         self.serving = serving
         self.renderer = renderer
         self.kv = kv
@@ -97,7 +104,8 @@ class ChatMemory:
         exchange = ChatExchange(
             memory=self, tasks=self._pipeline.tasks, call=call, request=request, raw=raw_request
         )
-        return await self._pipeline.chat(chat, exchange)
+        with self._in_flight:
+            return await self._pipeline.chat(chat, exchange)
 
 
 @dataclasses.dataclass
@@ -116,6 +124,8 @@ class ChatExchange:
     chained: Chained | None = None
     started: float = 0.0
     """Seconds of the performance counter, from which the first token is timed."""
+    tokens: ReplyTokens | None = None
+    """Tokens of the prompt and the reply; None: they are not kept."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -140,7 +150,9 @@ class ChatExchange:
 
     async def answer(self, chat: Chat, messages: Messages | None) -> Any:
         self.call.adapter = chat.adapter
-        self.call.on_output = functools.partial(self._observe_first_token, chat)
+        self.call.on_output = functools.partial(self._observe_output, chat)
+        if self.memory.served is not None and chat.plan.written and chat.adapter is None:
+            self.tokens = ReplyTokens(bool(self.request.stream))
         return await self.memory.answer(self._request(messages), self.raw)
 
     async def deliver(self, chat: Chat, reply: Any, finish: Finish) -> Any:
@@ -150,6 +162,7 @@ class ChatExchange:
         if choices is None:  # vLLM's ErrorResponse
             await finish(self.request_id, None)
             return reply
+        self._keep(chat, reply.id)
         message = choices[0].message
         calls_tool = bool(getattr(message, "tool_calls", None))
         text = _remembered_text(chat, message.content or "", calls_tool=calls_tool)
@@ -165,6 +178,7 @@ class ChatExchange:
         watch = StreamWatch(self.request.n or 1, with_usage)
 
         async def complete() -> None:
+            self._keep(chat, watch.request_id)
             reason = watch.finish_reason or "abort"
             calls_tool = watch.calls_tool and reason != "abort"
             text = _remembered_text(chat, watch.text, calls_tool=calls_tool)
@@ -184,6 +198,24 @@ class ChatExchange:
         # A client may go away before the stream is begun: then none of its code runs.
         self.raw.state.memos_ended = abandon
         return pass_through(chunks, watch=watch, memory=memory, complete=complete, abandon=abandon)
+
+    def _keep(self, chat: Chat, request_id: str | None) -> None:
+        """Keep the served prompt, so that the model reads the turn behind it."""
+        served = self.memory.served
+        if served is None or self.tokens is None or not request_id:
+            return
+        prompt = served_prompt(
+            self.request, chat.messages, self.tokens, self.call.principal, self.call.private_salt
+        )
+        if prompt is not None:
+            served.keep(request_id, prompt)
+
+    def _observe_output(self, chat: Chat, output: Any) -> None:
+        self._observe_first_token(chat, output)
+        if self.tokens is not None:
+            self.tokens.add(output)
+        elif self.memory.served is not None and getattr(output, "finished", False):
+            self.memory.served.passed(len(getattr(output, "prompt_token_ids", None) or ()))
 
     def _observe_first_token(self, chat: Chat, output: Any) -> None:
         """Note time, cached tokens and loaded KV when the engine's first output arrives."""
