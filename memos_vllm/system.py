@@ -8,13 +8,12 @@ same process is attached with `attach_engine`. Methods block (database, Chroma) 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from memos_vllm.activation.store import SegmentStore
+from memos_vllm.attached import AttachedEngine, ServedModel
 from memos_vllm.config.tree import Config
 from memos_vllm.cube.filters import ItemFilter
 from memos_vllm.cube.ids import CubeId
@@ -31,7 +30,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.scope import Scopes
-from memos_vllm.parametric.adapter.packed import Adapter, read_upload, upload_of_file
+from memos_vllm.parametric.adapter.packed import read_upload, upload_of_file
 from memos_vllm.parametric.adapter.pins import AdapterPins
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Vectors
@@ -64,37 +63,6 @@ from memos_vllm.vault.views import OwnerState, VaultViews
 log = logging.getLogger(__name__)
 
 
-class ServedModel(Protocol):
-    """The model that the engine serves, which adapters have to fit."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the base model's weights."""
-        ...
-
-    @property
-    def max_rank(self) -> int | None:
-        """Highest rank of an adapter; None: the engine attaches no adapters."""
-        ...
-
-    def check(self, adapter: Adapter) -> None:
-        """Check an adapter's shapes and rank. Raises Unprocessable."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class AttachedEngine:
-    """An engine in this process, as far as changes of memory concern it."""
-
-    served: ServedModel
-    text_changed: Callable[[str], None] | None = None
-    """Called with a cube's id after its text has changed and its stored KV was wiped."""
-    adapters_changed: Callable[[], None] | None = None
-    """Called after an adapter was deleted."""
-    reader: Callable[[], object] | None = None
-    """Status of the model that reads turns (`learning.examine.ReaderStatus`)."""
-
-
 class MemorySystem:
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -120,7 +88,7 @@ class MemorySystem:
         self.adapter_pins = AdapterPins(config.adapter_pins_path, older=config.kv_path / "pins")
         self._engine: AttachedEngine | None = None
         self.index_state = IndexState(self.database)
-        self.part_files = PartFiles(config.search_path, self.views.cube_versions)
+        self.part_files = PartFiles(config.search_path, self.index_state.cube_versions)
         self.indexer = Indexer(
             self.outbox,
             self.payloads,

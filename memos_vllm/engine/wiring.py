@@ -13,6 +13,7 @@ from typing import Any
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.activation.tensors import TensorStore
+from memos_vllm.attached import AttachedEngine
 from memos_vllm.engine import gateway
 from memos_vllm.engine.chat import routes
 from memos_vllm.engine.chat.activator import EngineActivator
@@ -40,7 +41,7 @@ from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.plaintext.reader.rewrite import Rewriter
-from memos_vllm.system import AttachedEngine, MemorySystem
+from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.worker import TransformWorker
 from memos_vllm.writer.base import Writer

@@ -13,7 +13,7 @@ from memos_vllm.cube.ids import CubeId, PersonId, TenantId
 from memos_vllm.cube.model import State
 from memos_vllm.vault import items
 from memos_vllm.vault.database import Database
-from memos_vllm.vault.items import IndexedItem, Owner
+from memos_vllm.vault.items import IndexedItem, Owner, PartKey
 from memos_vllm.vault.tables import CubeRow, ItemRow, OwnerRow, SettingRow
 
 _SIGNATURE, _SERVING, _BUILDING = "index_signature", "index_serving", "index_building"
@@ -107,6 +107,11 @@ class IndexState:
             for cube, item in rows:
                 found.setdefault(CubeId(cube), set()).add(item)
         yield from found.items()
+
+    def cube_versions(self, owner: Owner) -> list[PartKey]:
+        """Versions of an owner's cubes that are searched, oldest cube first."""
+        with self._database.read() as session:
+            return items.cube_keys(session, owner)
 
     def items(self, cube: CubeId, ids: set[str]) -> list[IndexedItem]:
         """Those of the items that still exist, with their windows."""

@@ -163,11 +163,6 @@ class VaultViews:
         with self._database.read() as session:
             return items.load_cubes(session, owner, known)
 
-    def cube_versions(self, owner: Owner) -> list[PartKey]:
-        """Versions of an owner's cubes that are searched, oldest cube first."""
-        with self._database.read() as session:
-            return items.cube_keys(session, owner)
-
     def recall(self, principal: Principal, ids: Sequence[str]) -> dict[str, Recalled]:
         """Those of the items that exist and that this principal's prompts may hold."""
         with self._database.read() as session:

@@ -120,8 +120,8 @@ def test_an_unusable_file_is_derived_again(server: Server, how: str) -> None:
     server.add(*TEXTS)
     before = server.search("cat")
     server.restart()
-    (cube,) = server.system.views.cube_versions(OWNER)
-    files = PartFiles(server.config.search_path, server.system.views.cube_versions)
+    (cube,) = server.system.index_state.cube_versions(OWNER)
+    files = PartFiles(server.config.search_path, server.system.index_state.cube_versions)
     for path in server.files:
         data = path.read_bytes()
         if how == "cut off":
@@ -173,7 +173,7 @@ def test_a_search_before_a_change_is_indexed_leaves_the_files_of_its_version(
 
 def test_a_save_that_crosses_a_deletion_leaves_no_file(server: Server) -> None:
     cube = server.add(*TEXTS)
-    (key,) = server.system.views.cube_versions(OWNER)
+    (key,) = server.system.index_state.cube_versions(OWNER)
     server.system.delete(ALICE, cube)
     server.system.part_files.save_soon(OWNER, [(key, KIND, {"hashes": np.zeros(1)})])
     server.system.part_files.close()
@@ -184,7 +184,7 @@ def test_what_a_killed_process_left_is_swept(server: Server) -> None:
     server.add(*TEXTS)
     server.search("cat")
     server.restart()
-    files = PartFiles(server.config.search_path, server.system.views.cube_versions)
+    files = PartFiles(server.config.search_path, server.system.index_state.cube_versions)
     arrays = {"hashes": np.zeros(1)}
     files.save(OWNER, PartKey("gone", "v1", None), KIND, arrays)
     files.save(Owner(BOB.tenant, BOB.person), PartKey("gone", "v1", None), KIND, arrays)

@@ -38,7 +38,7 @@ _REMOVAL_SECONDS = 5.0
 
 
 class EngineModel:
-    """The served model that adapters have to fit. Implements `system.ServedModel`."""
+    """The served model that adapters have to fit. Implements `attached.ServedModel`."""
 
     def __init__(self, vllm_config: Any, fingerprint: str) -> None:
         self.fingerprint = fingerprint
