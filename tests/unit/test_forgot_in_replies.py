@@ -32,7 +32,7 @@ class FakeEngine(FakeExchange):
     def __init__(self, stream: bool, tasks: BackgroundTasks) -> None:
         super().__init__()
         self.stream = stream
-        memory: Any = SimpleNamespace(serving=SimpleNamespace())
+        memory: Any = SimpleNamespace(serving=SimpleNamespace(), served=None)
         raw = SimpleNamespace(state=SimpleNamespace())
         request = SimpleNamespace(stream_options=None, n=1, request_id="1")
         self.real = ChatExchange(memory, tasks, call=EngineCall(ALICE), request=request, raw=raw)
