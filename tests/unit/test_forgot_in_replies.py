@@ -32,14 +32,16 @@ class FakeEngine(FakeExchange):
     def __init__(self, stream: bool, tasks: BackgroundTasks) -> None:
         super().__init__()
         self.stream = stream
-        memory: Any = SimpleNamespace(serving=SimpleNamespace())
+        memory: Any = SimpleNamespace(serving=SimpleNamespace(), served=None)
+        raw = SimpleNamespace(state=SimpleNamespace())
         request = SimpleNamespace(stream_options=None, n=1, request_id="1")
-        self.real = ChatExchange(memory, tasks, call=EngineCall(ALICE), request=request, raw=None)
+        self.real = ChatExchange(memory, tasks, call=EngineCall(ALICE), request=request, raw=raw)
 
     async def answer(self, chat, messages):
         if not self.stream:
             message = SimpleNamespace(content="Done.")
-            return SimpleNamespace(id="r-1", choices=[SimpleNamespace(message=message)])
+            choice = SimpleNamespace(message=message, finish_reason="stop")
+            return SimpleNamespace(id="r-1", choices=[choice])
 
         async def chunks():
             for chunk in CHUNKS:
