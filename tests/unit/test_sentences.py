@@ -1,4 +1,3 @@
-
 """Splitting of text into sentences: what ends one, and what does not, in several scripts."""
 
 from __future__ import annotations
