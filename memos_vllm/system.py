@@ -287,22 +287,11 @@ class MemorySystem:
         owners: Sequence[OwnerState] | None = None,
         where: ItemFilter | None = None,
     ) -> SearchResult:
-        """The best items that a filter admits, best first.
-
-        Args:
-            vector: (dim,) of the question; None: lexical search only.
-            where: None: all items that are evidence.
-        """
-        keep = self.filters.matching(principal, where) if where is not None else None
-        return self.operator.search(
-            principal,
-            question,
-            vector,
-            top_k,
-            owners,
-            about_past=where is not None and where.is_about_time,
-            keep=keep,
-        )
+        """The best items that a filter admits (None: all that are evidence); as `MemOperator.search`."""
+        if where is None:
+            return self.operator.search(principal, question, vector, top_k, owners)
+        keep, past = self.filters.matching(principal, where), where.is_about_time
+        return self.operator.search(principal, question, vector, top_k, owners, past, keep=keep)
 
     @functools.cached_property
     def scopes(self) -> Scopes:

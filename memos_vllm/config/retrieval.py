@@ -65,7 +65,7 @@ class RetrievalConfig(Section):
         "sentences that match the question",
     )
     most_of_session: int = Field(
-        4,
+        3,
         ge=1,
         description="items of one session in a prompt, while other sessions have some that match",
     )

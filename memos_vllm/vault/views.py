@@ -351,9 +351,7 @@ def _recalled(item: ItemRow, cube: CubeRow) -> Recalled:
 
 def _stable(session: Session, row: CubeRow) -> StableCube:
     content = session.scalars(
-        select(ItemRow)
-        .where(ItemRow.cube_id == row.id, ItemRow.mark.is_(None))
-        .order_by(ItemRow.ordinal)
+        select(ItemRow).where(ItemRow.cube_id == row.id).order_by(ItemRow.ordinal)
     )
     return StableCube(
         cube_id=row.id,
@@ -364,7 +362,7 @@ def _stable(session: Session, row: CubeRow) -> StableCube:
         priority=row.priority,
         reads=row.reads,
         created_us=row.created_us,
-        items=tuple(records.item_model(item) for item in content),
+        items=tuple(records.item_model(item) for item in content if item.mark is None),
     )
 
 

@@ -127,7 +127,7 @@ def test_rejected_results_are_replaced_by_those_behind_them(system, talk):
         {"role": "assistant", "content": "Noted."},
         {"role": "user", "content": "Which boat is blue and fast?"},
     ]
-    plan, prompt = talk("", messages=messages, options={"top_k": 5})
+    plan, prompt = talk("", messages=messages, options={"top_k": 5, "budget_tokens": 200})
     used = plan.used
     assert len(used) == 5
     assert prompt.count("The blue boat is fast.") == 1
