@@ -249,7 +249,7 @@ def exchange(written=True):
     """An exchange of a request whose turn may be stored, and the ends that it is told of."""
     request = types.SimpleNamespace(stream_options=None, n=1, request_id="7")
     raw = types.SimpleNamespace(state=types.SimpleNamespace())
-    memory = types.SimpleNamespace(serving=types.SimpleNamespace())
+    memory = types.SimpleNamespace(serving=types.SimpleNamespace(), served=None)
     made = ChatExchange(memory, BackgroundTasks(), None, request, raw)
     said = [{"role": "user", "content": "Hi"}]
     chat = Chat(principal(), MemoryOptions(), said, "demo")
