@@ -65,6 +65,10 @@ class IndexedItem:
     """Persona of its cube; None: it belongs to all personas."""
     is_evidence: bool = True
     """False: a reply with a mark, which no search finds."""
+    newer: str | None = None
+    """Message with the newer statement that ended a claim."""
+    is_belief: bool = False
+    """A preference, or a statement that is kept verbatim as a claim."""
 
 
 class PartKey(NamedTuple):
@@ -236,6 +240,8 @@ def _indexed(
         _names(claim),
         persona,
         row.mark is None,
+        claim.get("superseded_by"),
+        row.type == ItemType.PREFERENCE or "standing" in claim,
     )
 
 

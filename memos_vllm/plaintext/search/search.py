@@ -20,6 +20,7 @@ from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import Background, background_by
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
+from memos_vllm.plaintext.search.newest import Newest, nearest_beliefs
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
 from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.vector_cache import Unsettled, VectorCache
@@ -100,6 +101,7 @@ class MemOperator:
         """
         scored: list[_Scored] = []
         over: dict[str, int] = {}
+        newest = Newest()
         degraded = None
         for state in self._views.owners(principal) if owners is None else owners:
             index = self._lexical.get(state.owner, state.revision)
@@ -107,6 +109,7 @@ class MemOperator:
             if vector is not None and degraded is None:
                 degraded = self._add_dense(channels, owner=state.owner, index=index, vector=vector)
             ended, claims = index.past.at(now_us())
+            newest.add(index)
             left_out = index.elsewhere(principal.persona)
             left_out |= frozenset() if about_past else claims
             left_out |= index.no_evidence if keep is None else index.position.keys() - keep
@@ -122,6 +125,7 @@ class MemOperator:
             )
             over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
+        scored = newest.before_older(scored)
         found = self._readable(
             principal, scored=scored, over=over, count=len(scored) if further else top_k
         )
@@ -164,6 +168,33 @@ class MemOperator:
             recalled |= self._views.recall(principal, ranked[:asked])
             ranked = ranked[asked:]
         return recalled
+
+    def beliefs(
+        self,
+        principal: Principal,
+        vector: Vectors,
+        count: int,
+        owners: Sequence[OwnerState] | None = None,
+    ) -> list[Found]:
+        """The person's preferences and kept statements nearest to a question, best first.
+
+        Args:
+            vector: (dim,) of the question.
+        Raises:
+            VaultUnavailable
+        """
+        scored: list[_Scored] = []
+        for state in self._views.owners(principal) if owners is None else owners:
+            if state.owner.person != principal.person:
+                continue
+            index = self._lexical.get(state.owner, state.revision)
+            if not any(item.is_belief for item in index.items):
+                continue
+            channels: dict[str, Scores] = {}
+            if self._add_dense(channels, owner=state.owner, index=index, vector=vector) is None:
+                scored += nearest_beliefs(index, channels["dense_turn"], principal.persona, count)
+        scored.sort(key=lambda entry: (-entry[0], entry[1]))
+        return self._readable(principal, scored=scored, over={}, count=count)
 
     def focus(self, owners: Sequence[OwnerState], question: str) -> str:
         """Remove speakers' names from a question before it is embedded.
