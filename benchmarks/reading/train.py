@@ -32,10 +32,10 @@ from memos_vllm.plaintext.statements.features import (
 from memos_vllm.plaintext.statements.reader import StatementReader
 from memos_vllm.plaintext.statements.weights import ANY, KINDS, PROBES, SHIPPED, Weights
 
-GRAMS, VECTORS, FRAMES = 3.0, 3.0, 0.6
+GRAMS, VECTORS, FRAMES = 6.0, 3.0, 0.6
 """Scale of the n-grams and of the vectors, and the weight of a framed sentence."""
-THRESHOLD, THRESHOLD_WITHOUT_VECTORS = 0.85, 0.9
-PAIR_THRESHOLD = 0.6
+THRESHOLD, THRESHOLD_WITHOUT_VECTORS = 0.82, 0.85
+PAIR_THRESHOLD = 0.45
 
 
 class CachedEncoder:

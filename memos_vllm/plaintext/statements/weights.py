@@ -72,7 +72,7 @@ class Weights:
         try:
             with np.load(path, allow_pickle=False) as file:
                 values = {field.name: file[field.name] for field in dataclasses.fields(cls)}
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path.name} is no file of weights: {error}") from error
         for name, value in values.items():
             values[name] = value.astype(np.float32) if value.ndim else float(value)
