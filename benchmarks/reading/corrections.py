@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from benchmarks.reading.data import DATA
+from benchmarks.reading.data import DATA, groups
 from memos_vllm.cube.ids import PersonId, TenantId, to_us
 from memos_vllm.cube.model import Item
 from memos_vllm.governance.principal import Principal, Role
@@ -75,7 +76,7 @@ def measure(talker: Talker, cases: Sequence[Correction]) -> dict[str, Any]:
     """Shares over all corrections, and by language."""
     rows = [_one(talker, number, case) for number, case in enumerate(cases)]
     result: dict[str, Any] = {"corrections": len(rows)}
-    for key in ("stale_unmarked", "new_first", "beside_marked"):
+    for key in ("stale_unmarked", "new_first", "beside_marked", "unrelated_marked"):
         result[key] = _share(row[key] for row in rows)
     for language in sorted({case.language for case in cases}):
         own = [r for r, case in zip(rows, cases, strict=True) if case.language == language]
@@ -85,6 +86,9 @@ def measure(talker: Talker, cases: Sequence[Correction]) -> dict[str, Any]:
 
 def _one(talker: Talker, number: int, case: Correction) -> dict[str, bool]:
     who = person(f"{case.language}{number}")
+    others = _unrelated(case.language, number)
+    for text in others:
+        talker.say(who, text)
     talker.say(who, case.before)
     talker.say(who, case.beside)
     talker.say(who, case.after)
@@ -97,8 +101,21 @@ def _one(talker: Talker, number: int, case: Correction) -> dict[str, bool]:
     return {
         "stale_unmarked": any(lines[i][1] is None for i in old),
         "new_first": bool(new) and (not old or new[0] < old[0]),
+        "unrelated_marked": any(_is_marked(talker, who, text) for text in others),
         "beside_marked": any(end is not None for text, end in lines if text == case.beside),
     }
+
+
+def _unrelated(language: str, number: int) -> list[str]:
+    """Four statements in the language on other things, from the groups of changes."""
+    every = [group.before[0] for group in groups() if group.language == language]
+    return random.Random(number).sample(every, 4)
+
+
+def _is_marked(talker: Talker, who: Principal, text: str) -> bool:
+    """Whether a statement is served as one that has ended."""
+    _, found = talker.served(who, text)
+    return any(_end(each) is not None for each in found if each.recalled.item.text == text)
 
 
 def _has(text: str, case: Correction) -> bool:

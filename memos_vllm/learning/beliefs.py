@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.cube.model import Claim, Item, ItemType, Standing
 from memos_vllm.governance.principal import Principal
-from memos_vllm.plaintext.claims.change import Judge, PairJudge
+from memos_vllm.plaintext.claims.change import Judge, PairJudge, verdicts
 from memos_vllm.plaintext.claims.fold import Retired
 from memos_vllm.plaintext.claims.subjects import tells_change
 from memos_vllm.plaintext.claims.validity import holds
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _COVERED = 0.6
 """Share of a sentence's words in the claims of rules from which the rules have read it."""
-_CANDIDATES, _JUDGED = 24, 12
-_PLAUSIBLE = 0.3
-"""Least probability of a statement for a sentence of an older turn to be one that can be replaced."""
+_CANDIDATES, _JUDGED = 24, 16
+_QUESTIONS = ("?", "\uff1f", "\u061f")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ class BeliefReader:
     ) -> None:
         read = _is_covered(statement.text, [each for each in claims if each.source == item.source])
         retired: list[Retired] = []
-        if tells_change(statement.text) and (read or statement.probability >= _PLAUSIBLE):
+        if tells_change(statement.text) and not _is_question(statement.text):
             retired = list(self._replaced(principal, item, statement.text))
         found.retired.extend(retired)
         if not read and (statement.is_kept or retired):
@@ -94,9 +93,21 @@ class BeliefReader:
     def _replaced(self, principal: Principal, item: Item, text: str) -> Iterator[Retired]:
         """Older statements that a sentence replaces."""
         since = item.time or to_datetime(now_us())
-        for old in itertools.islice(self._candidates(principal, item, text), _JUDGED):
-            if self._judge.judge(_said(old), text) in ("updates", "contradicts"):
-                yield Retired(old, since, item.source or "")
+        olds = list(itertools.islice(self._candidates(principal, item, text), _JUDGED))
+        found = verdicts(self._judge, [(old.source or "", _said(old)) for old in olds], text)
+        gone = [
+            old
+            for old, verdict in zip(olds, found, strict=True)
+            if verdict in ("updates", "contradicts")
+        ]
+        # What a rule has read of a sentence goes with it, in whatever words.
+        gone += [
+            old
+            for old in olds
+            if old not in gone and any(_is_part(old, sentence) for sentence in gone)
+        ]
+        for old in gone:
+            yield Retired(old, since, item.source or "")
 
     def _candidates(self, principal: Principal, item: Item, text: str) -> Iterator[Item]:
         """The person's older claims and sentences nearest to a sentence, each once."""
@@ -117,10 +128,12 @@ class BeliefReader:
                     yield each
 
     def _statements_of(self, principal: Principal, old: Item, moment: datetime) -> Iterator[Item]:
-        """A claim that holds, or the plausible statements of an own turn as claims."""
+        """A claim that holds, or the sentences of an own turn as claims."""
         if old.claim is not None:
-            is_own = old.speaker == principal.person and old.type is not ItemType.EVENT
-            if is_own and old.claim.ends is None and holds(old, moment):
+            is_over = old.claim.superseded_by is not None or not (
+                old.type is ItemType.EVENT or holds(old, moment)
+            )
+            if old.speaker == principal.person and not is_over:
                 yield old
             return
         if old.speaker != principal.person or old.type is not ItemType.EPISODE:
@@ -128,8 +141,12 @@ class BeliefReader:
         if is_instruction(old.text):
             return
         for statement in self._reader.read(own_sentences(old.text)):
-            if statement.probability >= _PLAUSIBLE:
+            if not _is_question(statement.text):
                 yield _claim(principal, old, statement)
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip().endswith(_QUESTIONS)
 
 
 def _said(item: Item) -> str:
@@ -139,6 +156,13 @@ def _said(item: Item) -> str:
         rest = item.text[len(name) :].lstrip()
         return f"My {rest[2:].lstrip()}" if rest.startswith("'s") else f"I {rest}"
     return item.text
+
+
+def _is_part(claim: Item, sentence: Item) -> bool:
+    """Whether a claim was read out of a sentence of the same message."""
+    if claim.source != sentence.source or claim.claim is None or claim.claim.standing is not None:
+        return False
+    return _is_covered(claim.claim.value or claim.text, [sentence])
 
 
 def _claim(principal: Principal, item: Item, statement: Statement) -> Item:

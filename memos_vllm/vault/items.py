@@ -224,8 +224,9 @@ def _indexed(
     row: ItemRow | Row[Any], turn: str, window: str, persona: str | None = None
 ) -> IndexedItem:
     claim = row.claim or {}
-    # A past event stays true.
-    ends = claim.get("ends") if row.type != ItemType.EVENT else None
+    # A past event stays true, unless a newer statement replaces it.
+    is_event = row.type == ItemType.EVENT and "superseded_by" not in claim
+    ends = claim.get("ends") if not is_event else None
     return IndexedItem(
         row.id,
         row.cube_id,

@@ -14,29 +14,44 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 from cachetools import LRUCache
 
 from memos_vllm.cube.model import plain
-from memos_vllm.plaintext.claims.subjects import relatives, tells_change, without_relatives
+from memos_vllm.plaintext.claims.subjects import (
+    changes_slot_of,
+    relatives,
+    tells_change,
+    without_relatives,
+)
 from memos_vllm.plaintext.statements.features import Features, bucket, content
 from memos_vllm.plaintext.statements.reader import Statement, StatementReader
 
 Verdict = Literal["same", "updates", "contradicts", "unrelated"]
 FEATURES = (
     *("cosine", "overlap", "containment", "shared_rare", "older_tells_change", "both_numbers"),
-    *("older_is_statement", "cosine_times_containment"),
+    *("older_is_statement", "cosine_times_containment", "changes_its_slot"),
 )
 _DIGIT = re.compile(r"\d")
 _CACHED = 512
+_STANDS_OUT, _TIMES = 0.25, 2.0
+"""Least probability of a sentence that is far likelier than all others, and how many times."""
 
 
 class Judge(Protocol):
     def judge(self, old: str, new: str) -> Verdict:
         """The relation of a person's newer sentence to an older one, each as it was said."""
         ...
+
+
+def verdicts(judge: Judge, olds: Sequence[tuple[str, str]], new: str) -> list[Verdict]:
+    """The relation of a newer sentence to each of several older ones: (source, sentence)."""
+    if isinstance(judge, PairJudge):
+        return judge.judge_all(olds, new)
+    return [judge.judge(old, new) for _, old in olds]
 
 
 class PairJudge:
@@ -50,6 +65,32 @@ class PairJudge:
         if not tells_change(new) or relatives(old) != relatives(new):
             return "unrelated"
         return "updates" if self.probability(old, new) >= self._threshold else "unrelated"
+
+    def judge_all(self, olds: Sequence[tuple[str, str]], new: str) -> list[Verdict]:
+        """As `judge`, and besides "updates" for what stands out from all other messages.
+
+        Args:
+            olds: (source, sentence) of everything that could be meant.
+        """
+        found = [self.judge(old, new) for _, old in olds]
+        if not tells_change(new) or "updates" in found:
+            return found
+        likely = [
+            self.probability(old, new)
+            if relatives(old) == relatives(new) and found[i] != "same"
+            else 0.0
+            for i, (_, old) in enumerate(olds)
+        ]
+        if not likely or max(likely) < _STANDS_OUT:
+            return found
+        best = olds[int(np.argmax(likely))][0]
+        others = [each for each, (source, _) in zip(likely, olds, strict=True) if source != best]
+        if max(others, default=0.0) * _TIMES > max(likely):
+            return found
+        return [
+            "updates" if source == best and each >= _STANDS_OUT else verdict
+            for verdict, each, (source, _) in zip(found, likely, olds, strict=True)
+        ]
 
     def probability(self, old: str, new: str) -> float:
         """That the newer sentence replaces the older one, given that it tells of a change."""
@@ -77,6 +118,7 @@ class PairJudge:
                 _DIGIT.search(old) is not None and _DIGIT.search(new) is not None,
                 statement.probability,
                 cosine * containment,
+                changes_slot_of(new, old),
             ],
             dtype=np.float32,
         )

@@ -66,7 +66,7 @@ def fold(known: Sequence[Item], fresh: Iterable[Item]) -> Folded:
 def retire(folded: Folded, retired: Iterable[Retired]) -> None:
     """End statements that newer ones replace; one that is no claim yet is added as an ended one.
 
-    Idempotent: a claim that has ended keeps its end.
+    Idempotent: what was replaced before keeps its end.
     """
     for each in retired:
         position = next(
@@ -78,7 +78,7 @@ def retire(folded: Folded, retired: Iterable[Retired]) -> None:
             folded.ended.append(ended)
             continue
         claim = folded.items[position].claim
-        if claim is not None and claim.ends is None:
+        if claim is not None and claim.superseded_by is None:
             folded.items[position] = _with(
                 folded.items[position], ends=each.since, superseded_by=each.by
             )

@@ -40,6 +40,29 @@ def _lists() -> tuple[dict[str, str], dict[str, str], re.Pattern[str], re.Patter
     )
 
 
+@functools.cache
+def _slots() -> dict[str, tuple[re.Pattern[str], re.Pattern[str]]]:
+    tree = json.loads(_FILE.read_text(encoding="utf-8"))["slots"]
+    return {
+        slot: (
+            re.compile("|".join(listed["holds"] + listed["changes"]), re.IGNORECASE),
+            re.compile("|".join(listed["changes"]), re.IGNORECASE),
+        )
+        for slot, listed in tree.items()
+    }
+
+
+def changes_slot_of(new: str, old: str) -> bool:
+    """Whether a sentence changes what another states about a thing of which a person has one: their home.
+
+    "I moved to Madrid" and "I live in Paris" share no word.
+    """
+    return any(
+        holds.search(old) is not None and changes.search(new) is not None
+        for holds, changes in _slots().values()
+    )
+
+
 def relatives(text: str) -> frozenset[str]:
     """Relatives and acquaintances that the sentence names, by their English nouns; empty: the speaker."""
     by_word, by_part, _, _ = _lists()
