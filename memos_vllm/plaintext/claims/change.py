@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 import numpy as np
 from cachetools import LRUCache
 
-from memos_vllm.cube.model import plain
+from memos_vllm.cube.model import Standing, plain
 from memos_vllm.plaintext.claims.subjects import (
     changes_slot_of,
     relatives,
@@ -39,6 +39,8 @@ _DIGIT = re.compile(r"\d")
 _CACHED = 512
 _STANDS_OUT, _TIMES = 0.25, 2.0
 """Least probability of a sentence that is far likelier than all others, and how many times."""
+_NAMED = 0.6
+"""Share of a constraint's words, by rarity, that its end must repeat."""
 
 
 class Judge(Protocol):
@@ -62,7 +64,7 @@ class PairJudge:
     def judge(self, old: str, new: str) -> Verdict:
         if plain(old) == plain(new):
             return "same"
-        if not tells_change(new) or relatives(old) != relatives(new):
+        if not self._may_replace(old, new):
             return "unrelated"
         return "updates" if self.probability(old, new) >= self._threshold else "unrelated"
 
@@ -77,7 +79,7 @@ class PairJudge:
             return found
         likely = [
             self.probability(old, new)
-            if relatives(old) == relatives(new) and found[i] != "same"
+            if found[i] != "same" and self._may_replace(old, new)
             else 0.0
             for i, (_, old) in enumerate(olds)
         ]
@@ -91,6 +93,22 @@ class PairJudge:
             "updates" if source == best and each >= _STANDS_OUT else verdict
             for verdict, each, (source, _) in zip(found, likely, olds, strict=True)
         ]
+
+    def _may_replace(self, old: str, new: str) -> bool:
+        """Whether it is a change of the same subject; of a constraint, one that names what it is about.
+
+        "I'm not allergic to penicillin after all" leaves an allergy to cats alone, and "I eat meat again"
+        ends no diet: a constraint that is wrongly dropped does harm.
+        """
+        if not tells_change(new) or relatives(old) != relatives(new):
+            return False
+        statement, _ = self._read(old)
+        if statement.standing is not Standing.CONSTRAINT:
+            return True
+        rarity = self._reader.weights.rarity
+        named = {word: float(rarity[bucket(word)]) for word in content(old)}
+        shared = sum(named[word] for word in named.keys() & content(new))
+        return shared >= _NAMED * sum(named.values())
 
     def probability(self, old: str, new: str) -> float:
         """That the newer sentence replaces the older one, given that it tells of a change."""

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from memos_vllm.cube.model import Claim, Item, plain
+from memos_vllm.cube.model import Claim, Item, ItemType, plain
 
 _MOST_SOURCES = 32
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -78,7 +78,10 @@ def retire(folded: Folded, retired: Iterable[Retired]) -> None:
             folded.ended.append(ended)
             continue
         claim = folded.items[position].claim
-        if claim is not None and claim.superseded_by is None:
+        is_open = claim is not None and (
+            claim.ends is None or folded.items[position].type is ItemType.EVENT
+        )
+        if is_open and claim is not None and claim.superseded_by is None:
             folded.items[position] = _with(
                 folded.items[position], ends=each.since, superseded_by=each.by
             )
