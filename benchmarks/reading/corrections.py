@@ -21,6 +21,8 @@ from memos_vllm.plaintext.search.search import Found
 from memos_vllm.system import MemorySystem
 
 TOP_K = 8
+_HOME = 0
+"""Topic of the groups on where the person lives, which some corrections change."""
 _FIRST = datetime(2026, 3, 1, 9, tzinfo=UTC)
 
 
@@ -108,7 +110,7 @@ def _one(talker: Talker, number: int, case: Correction) -> dict[str, bool]:
 
 def _unrelated(language: str, number: int) -> list[str]:
     """Four statements in the language on other things, from the groups of changes."""
-    every = [group.before[0] for group in groups() if group.language == language]
+    every = [g.before[0] for g in groups() if g.language == language and g.topic != _HOME]
     return random.Random(number).sample(every, 4)
 
 
