@@ -247,7 +247,11 @@ class Pipeline:
         memory.found = new[:top_k]
         if vector is not None and not result.degraded:
             memory.found = await asyncio.to_thread(
-                self._system.with_beliefs, chat.principal, memory.found, vector, memory.owners
+                self._system.operator.with_beliefs,
+                chat.principal,
+                memory.found,
+                vector,
+                memory.owners,
             )
         best = {each.recalled.item.id for each in memory.found}
         memory.further = [each for each in ranked if each.recalled.item.id not in best]

@@ -37,9 +37,8 @@ from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.reader.chunking import passages
 from memos_vllm.plaintext.search.indexer import Indexer
-from memos_vllm.plaintext.search.newest import is_profile_cube
 from memos_vllm.plaintext.search.part_files import PartFiles
-from memos_vllm.plaintext.search.search import Found, MemOperator, SearchResult
+from memos_vllm.plaintext.search.search import MemOperator, SearchResult
 from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.vault.ageing import Ageing
 from memos_vllm.vault.audit import AuditLog
@@ -336,28 +335,6 @@ class MemorySystem:
             about_past=where is not None and where.is_about_time,
             keep=keep,
         )
-
-    def with_beliefs(
-        self,
-        principal: Principal,
-        found: Sequence[Found],
-        vector: Vectors,
-        owners: Sequence[OwnerState] | None = None,
-    ) -> list[Found]:
-        """Search results with the person's statements on the topic that stand in no prompt by themselves.
-
-        The profile stands at the head of every prompt already; what it has no room for is chosen here,
-        behind the best results, where its place costs no KV.
-        """
-        count = self.config.retrieval.beliefs
-        known = {each.recalled.item.id for each in found}
-        extra = [
-            each
-            for each in (self.operator.beliefs(principal, vector, count, owners) if count else [])
-            if each.recalled.item.id not in known and not is_profile_cube(each.recalled)
-        ]
-        half = (len(found) + 1) // 2
-        return [*found[:half], *extra, *found[half:]]
 
     @functools.cached_property
     def scopes(self) -> Scopes:

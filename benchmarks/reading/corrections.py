@@ -67,7 +67,7 @@ class Talker:
         vector = asyncio.run(self.system.embed_question(who, query.text))
         profile = [i for cube in self.system.views.stable(who, []).texts for i in cube.items]
         found = self.system.search(who, query.text, vector, TOP_K).found
-        return profile, self.system.with_beliefs(who, found, vector)
+        return profile, self.system.operator.with_beliefs(who, found, vector)
 
 
 def person(name: str) -> Principal:

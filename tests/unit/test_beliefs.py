@@ -166,7 +166,7 @@ def test_a_full_profile_keeps_constraints_and_the_rest_is_found_by_topic(system,
     assert profile(system)[:-1] == before[: len(profile(system)) - 1]
     question = "Which film about vampires should I watch?"
     vector = asyncio.run(system.embed_question(ALICE, question))
-    texts = [hit.recalled.item.text for hit in system.with_beliefs(ALICE, [], vector)]
+    texts = [hit.recalled.item.text for hit in system.operator.with_beliefs(ALICE, [], vector)]
     assert texts[0] == "I can't stand films about vampires."
     assert not set(texts) & set(profile(system)), "the prompt has those already"
 

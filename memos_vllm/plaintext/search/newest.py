@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 
 from memos_vllm.cube.ids import now_us
@@ -21,7 +23,12 @@ class Newest:
         self._newer: dict[str, str] = {}
         """Ended item → item with the newer statement."""
 
-    def add(self, index: OwnerIndex) -> None:
+    def add(self, index: OwnerIndex, left_out: Set[str]) -> None:
+        """Note what replaced what in an owner's memory.
+
+        Args:
+            left_out: items that the search must not return.
+        """
         sources = index.past.newer(now_us())
         if not sources:
             return
@@ -29,7 +36,7 @@ class Newest:
         wanted = set(sources.values())
         items: dict[str, str] = {}
         for item in index.items:
-            if item.id in over:
+            if item.id in over or item.id in left_out:
                 continue
             # A claim says it alone; a turn may say more.
             for source in item.sources:

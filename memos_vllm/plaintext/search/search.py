@@ -20,7 +20,7 @@ from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import Background, background_by
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
-from memos_vllm.plaintext.search.newest import Newest, nearest_beliefs
+from memos_vllm.plaintext.search.newest import Newest, is_profile_cube, nearest_beliefs
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
 from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.vector_cache import Unsettled, VectorCache
@@ -109,10 +109,10 @@ class MemOperator:
             if vector is not None and degraded is None:
                 degraded = self._add_dense(channels, owner=state.owner, index=index, vector=vector)
             ended, claims = index.past.at(now_us())
-            newest.add(index)
             left_out = index.elsewhere(principal.persona)
             left_out |= frozenset() if about_past else claims
             left_out |= index.no_evidence if keep is None else index.position.keys() - keep
+            newest.add(index, left_out)
             scored.extend(
                 self._rank(
                     question,
@@ -169,7 +169,32 @@ class MemOperator:
             ranked = ranked[asked:]
         return recalled
 
-    def beliefs(
+    def with_beliefs(
+        self,
+        principal: Principal,
+        found: Sequence[Found],
+        vector: Vectors,
+        owners: Sequence[OwnerState] | None = None,
+    ) -> list[Found]:
+        """Search results with the person's statements on the topic that stand in no prompt by themselves.
+
+        The profile stands at the head of every prompt already; what it has no room for is chosen here,
+        behind the best results, where its place costs no KV.
+
+        Args:
+            vector: (dim,) of the question.
+        """
+        count = self._config.beliefs
+        known = {each.recalled.item.id for each in found}
+        extra = [
+            each
+            for each in (self._beliefs(principal, vector, count, owners) if count else [])
+            if each.recalled.item.id not in known and not is_profile_cube(each.recalled)
+        ]
+        half = (len(found) + 1) // 2
+        return [*found[:half], *extra, *found[half:]]
+
+    def _beliefs(
         self,
         principal: Principal,
         vector: Vectors,

@@ -64,7 +64,7 @@ class Weights:
         values["grams"] = values["grams"].astype(np.float16)
         values["rarity"] = values["rarity"].astype(np.float16)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **values)
+        np.savez_compressed(path, allow_pickle=False, **values)
 
     @classmethod
     def load(cls, path: Path) -> Weights:
