@@ -58,8 +58,8 @@ def found(system, question, who=ALICE, top_k=8):
     "said",
     [
         "I can't stand horror novels.",
-        "I avoid restaurants with loud music.",
-        "I'm not into team sports at all.",
+        "Loud restaurants are unbearable for me.",
+        "Crowded trains stress me, I keep away from them.",
         "Ich kann laute Musik nicht leiden.",
         "Je ne supporte pas les films violents.",
         "No soporto el ruido.",
