@@ -245,8 +245,16 @@ class Pipeline:
                     break
                 depth *= _DEEPER  # most results repeat the conversation or the question
         memory.found = new[:top_k]
-        best = {id(each) for each in memory.found}
-        memory.further = [each for each in ranked if id(each) not in best]
+        if vector is not None and not result.degraded:
+            memory.found = await asyncio.to_thread(
+                self._system.operator.with_beliefs,
+                chat.principal,
+                memory.found,
+                vector,
+                memory.owners,
+            )
+        best = {each.recalled.item.id for each in memory.found}
+        memory.further = [each for each in ranked if each.recalled.item.id not in best]
         if result.degraded:
             self._note_degraded(chat, result.degraded)
 

@@ -82,6 +82,12 @@ class RetrievalConfig(Section):
         "unrelated texts in the embedder, 1 that of equal ones",
     )
     weights: RetrievalWeights = RetrievalWeights()
+    beliefs: int = Field(
+        4,
+        ge=0,
+        description="the person's preferences and kept statements on the question's topic that are added "
+        "to the items retrieved; those in the profile are in the prompt anyway",
+    )
     cached_owners: int = Field(
         256, ge=1, description="owners whose lexical index is cached in memory"
     )

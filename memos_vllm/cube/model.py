@@ -88,6 +88,17 @@ class Mark(StrEnum):
     """The request asked for no memory, or none fitted."""
 
 
+class Standing(StrEnum):
+    """What a lasting statement of a person is, most binding first."""
+
+    CONSTRAINT = "constraint"
+    """What must not be overlooked: health, diet, ability, belief, means."""
+    INSTRUCTION = "instruction"
+    """How replies should be, from then on."""
+    FACT = "fact"
+    PREFERENCE = "preference"
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -120,6 +131,12 @@ class Claim(Strict):
     last_seen: datetime | None = None
     entities: list[Label] = Field(
         default_factory=list, description="names of people, places and things in it"
+    )
+    standing: Standing | None = Field(
+        None, description="kind of a statement that is kept verbatim; null: it has an attribute"
+    )
+    superseded_by: Label | None = Field(
+        None, description="message with the newer statement that ended it"
     )
 
 

@@ -1,7 +1,8 @@
 """Consolidation of claims into a person's cubes (the writing side of MemOperator).
 
-    profile       at the head of every prompt: identity, and how the person wants to be answered; a
-                  small block that seldom changes, so that its KV is reused
+    profile       at the head of every prompt: constraints, standing instructions, identity, preferences;
+                  a small block that seldom changes, so that its KV is reused. When it is full, the lowest
+                  standing gives way (`plaintext.claims.standing`) and is found by search
     facts#1, …    all other claims, ended ones included; found by search
 
 Consolidating the same claims twice changes nothing (`plaintext.claims`), so an interrupted run is
@@ -22,7 +23,6 @@ from memos_vllm.cube.model import (
     CubePatch,
     ExplicitPayload,
     Item,
-    ItemType,
     MemCube,
     NewCube,
     NewMeta,
@@ -33,8 +33,9 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.learning.optimistic import retry_conflicts
-from memos_vllm.plaintext.claims.fold import Folded, fold
+from memos_vllm.plaintext.claims.fold import Folded, Retired, fold, retire
 from memos_vllm.plaintext.claims.sameness import says_the_same
+from memos_vllm.plaintext.claims.standing import choose, standing_of
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.vault.items import claim_key
 from memos_vllm.vault.views import CubeFilter
@@ -47,10 +48,8 @@ PROFILE, FACTS = "profile", "facts"
 PROFILE_ITEMS = 48
 """Limit, as every prompt pays for each item; further items become facts."""
 FACTS_ITEMS = 256
-_PROFILE_ATTRIBUTES = (
-    *("name", "age", "home", "employer", "job", "birthday", "diet", "spouse.name"),
-    *("language.native", "allergy", "intolerance", "reply"),
-)
+PROFILE_SHARE = 0.6
+"""Of `prompt.budget_tokens`: a block that does not fit whole is left out of the prompt."""
 _SAMENESS_CANDIDATES = 8
 """Search results that are compared with a claim for sameness."""
 
@@ -68,8 +67,17 @@ class Consolidator:
     def __init__(self, system: MemorySystem) -> None:
         self._system = system
 
-    def take(self, principal: Principal, fresh: Sequence[Item], origin: str = "claims") -> Folded:
+    def take(
+        self,
+        principal: Principal,
+        fresh: Sequence[Item],
+        origin: str = "claims",
+        retired: Sequence[Retired] = (),
+    ) -> Folded:
         """Consolidate claims into the person's cubes.
+
+        Args:
+            retired: statements that newer ones have replaced.
 
         Returns:
             Claims that were added, strengthened and ended.
@@ -79,14 +87,17 @@ class Consolidator:
         """
         fresh = [self._as_known(principal, item) for item in fresh]
         return retry_conflicts(
-            lambda: self._take(principal, fresh, origin),
+            lambda: self._take(principal, fresh, origin, retired),
             "other writers change the person's memory all the time: try again",
         )
 
-    def _take(self, principal: Principal, fresh: Sequence[Item], origin: str) -> Folded:
-        parts = self._parts(principal, fresh)
+    def _take(
+        self, principal: Principal, fresh: Sequence[Item], origin: str, retired: Sequence[Retired]
+    ) -> Folded:
+        parts = self._parts(principal, [*fresh, *(each.item for each in retired)])
         known = [item for part in parts.values() for item in part.items]
         folded = fold(known, fresh)
+        retire(folded, retired)
         for kind in ("added", "strengthened", "ended"):
             metrics.CLAIMS.labels(kind).inc(len(getattr(folded, kind)))
         if not folded.changed:
@@ -138,9 +149,14 @@ class Consolidator:
             if ended:
                 profile.items = [item for item in profile.items if item not in ended]
                 profile.changed = True
-        room = PROFILE_ITEMS - (len(profile.items) if profile is not None else 0)
-        own = [item for item in added if is_profile(item) and holds(item, moment)]
-        own = own[: max(0, room) if is_free else 0]
+        own = [item for item in added if is_free and is_profile(item) and holds(item, moment)]
+        before = profile.items if profile is not None else []
+        kept, crowded_out = self._chosen(before, own)
+        own = [item for item in own if item in kept]
+        if profile is not None and (moved_out := [i for i in crowded_out if i in before]):
+            ended += moved_out
+            profile.items = [item for item in profile.items if item not in moved_out]
+            profile.changed = True
         # A run that was killed between the facts and the profile has moved them already.
         moved = {(i.text, i.source) for p in parts.values() if p is not profile for i in p.items}
         rest = [item for item in ended if (item.text, item.source) not in moved]
@@ -155,6 +171,11 @@ class Consolidator:
             profile.changed = profile.changed or bool(own)
             touched.append(self._update(principal, profile, origin))
         log.debug("claims of %s are in %s", principal.person, [each for each in touched if each])
+
+    def _chosen(self, before: list[Item], own: list[Item]) -> tuple[list[Item], list[Item]]:
+        """Items of the profile, and those that it has no room for."""
+        tokens = int(PROFILE_SHARE * self._system.config.prompt.budget_tokens)
+        return choose([*before, *own], PROFILE_ITEMS, tokens)
 
     def _update(self, principal: Principal, part: _Part, origin: str) -> str | None:
         if not part.changed:
@@ -203,11 +224,8 @@ class Consolidator:
 
 
 def is_profile(item: Item) -> bool:
-    """Whether an item states the person's identity or a preference."""
-    if item.type is ItemType.PREFERENCE:
-        return True
-    attribute = (item.claim.attribute if item.claim else None) or ""
-    return attribute.split(":")[0] in _PROFILE_ATTRIBUTES or attribute.startswith("reply.")
+    """Whether an item belongs into every prompt: a constraint, an instruction, identity, a preference."""
+    return standing_of(item) is not None
 
 
 def _is_ours(cube: MemCube) -> bool:

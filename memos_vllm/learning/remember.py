@@ -36,6 +36,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, DamagedPayload, Unavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal, persona_tag
+from memos_vllm.learning.beliefs import BeliefReader
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.extract import Extractor, subject_of
 from memos_vllm.learning.forget import MOST_FORGOTTEN, Forgetting, Outcome
@@ -69,6 +70,7 @@ class Rememberer:
         self._system = system
         self._jobs = jobs
         self._consolidator = Consolidator(system)
+        self._beliefs = BeliefReader(system)
         self._steps = steps.load(system.config.pipeline.learn, system)
         self._forgetting = Forgetting(system)
         self._extractor = extractor
@@ -180,11 +182,13 @@ class Rememberer:
             return
         items = turn_items(turn.body, person, session_name(turn.principal.session, turn.body))
         claims = read_claims(items, person)
+        beliefs = self._beliefs.read(turn.principal, items, claims)
+        claims += beliefs.claims
         if self._steps:
             learn = steps.Learn(turn.principal, items, claims)
             claims = list(steps.run(self._steps, learn).claims)
-        if claims:
-            self._consolidator.take(turn.principal, claims, origin="chat")
+        if claims or beliefs.retired:
+            self._consolidator.take(turn.principal, claims, "chat", beliefs.retired)
 
     def _append(self, turn: PendingTurn) -> MemCube | None:
         session = session_name(turn.principal.session, turn.body)

@@ -65,6 +65,10 @@ class IndexedItem:
     """Persona of its cube; None: it belongs to all personas."""
     is_evidence: bool = True
     """False: a reply with a mark, which no search finds."""
+    newer: str | None = None
+    """Message with the newer statement that ended a claim."""
+    is_belief: bool = False
+    """A preference, or a statement that is kept verbatim as a claim."""
 
 
 class PartKey(NamedTuple):
@@ -220,8 +224,9 @@ def _indexed(
     row: ItemRow | Row[Any], turn: str, window: str, persona: str | None = None
 ) -> IndexedItem:
     claim = row.claim or {}
-    # A past event stays true.
-    ends = claim.get("ends") if row.type != ItemType.EVENT else None
+    # A past event stays true, unless a newer statement replaces it.
+    is_event = row.type == ItemType.EVENT and "superseded_by" not in claim
+    ends = claim.get("ends") if not is_event else None
     return IndexedItem(
         row.id,
         row.cube_id,
@@ -236,6 +241,8 @@ def _indexed(
         _names(claim),
         persona,
         row.mark is None,
+        claim.get("superseded_by"),
+        row.type == ItemType.PREFERENCE or "standing" in claim,
     )
 
 

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from memos_vllm.cube.model import Claim, Item, plain
+from memos_vllm.cube.model import Claim, Item, ItemType, plain
 
 _MOST_SOURCES = 32
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -40,6 +40,17 @@ class Folded:
         return bool(self.added or self.strengthened or self.ended)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retired:
+    """A statement that a newer one replaces, whatever their words (`claims.change`)."""
+
+    item: Item
+    """A known claim, or a sentence of an older turn as a claim."""
+    since: datetime
+    by: str
+    """Message with the newer statement."""
+
+
 def fold(known: Sequence[Item], fresh: Iterable[Item]) -> Folded:
     """Fold new items in, in order. Idempotent.
 
@@ -50,6 +61,31 @@ def fold(known: Sequence[Item], fresh: Iterable[Item]) -> Folded:
     for item in fresh:
         _add(folded, item)
     return folded
+
+
+def retire(folded: Folded, retired: Iterable[Retired]) -> None:
+    """End statements that newer ones replace; one that is no claim yet is added as an ended one.
+
+    Idempotent: what was replaced before keeps its end.
+    """
+    for each in retired:
+        position = next(
+            (i for i, old in enumerate(folded.items) if _says_the_same(old, each.item)), None
+        )
+        if position is None:
+            ended = _with(each.item, ends=each.since, superseded_by=each.by)
+            folded.items.append(ended)
+            folded.ended.append(ended)
+            continue
+        claim = folded.items[position].claim
+        is_open = claim is not None and (
+            claim.ends is None or folded.items[position].type is ItemType.EVENT
+        )
+        if is_open and claim is not None and claim.superseded_by is None:
+            folded.items[position] = _with(
+                folded.items[position], ends=each.since, superseded_by=each.by
+            )
+            folded.ended.append(folded.items[position])
 
 
 def _add(folded: Folded, fresh: Item) -> None:
@@ -95,7 +131,7 @@ def _supersede(folded: Folded, fresh: Item, claim: Claim) -> Item:
         assert old.claim is not None
         if _since(old) <= since:
             if old.claim.ends is None or old.claim.ends > since:
-                folded.items[position] = _with(old, ends=since)
+                folded.items[position] = _with(old, ends=since, superseded_by=fresh.source)
                 folded.ended.append(folded.items[position])
         elif claim.ends is None or claim.ends > _since(old):
             fresh = _with(fresh, ends=_since(old))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 
 from memos_vllm.cube.model import Item
@@ -20,6 +20,7 @@ class Past:
         self._count = -1
         self._over: dict[str, int] = {}
         self._claims: frozenset[str] = frozenset()
+        self._newer: dict[str, str] = {}
 
     def at(self, at_us: int) -> tuple[dict[str, int], frozenset[str]]:
         """Ended items with the end of their validity (microseconds), and the claims among them."""
@@ -29,15 +30,22 @@ class Past:
             self._claims = frozenset(
                 item.id for item in self._items if item.sources and item.id in self._over
             )
+            self._newer = newer_sources(self._items, self._over)
             self._count = count
         return self._over, self._claims
+
+    def newer(self, at_us: int) -> dict[str, str]:
+        """Ended items with the message that states the newer: (item id, source)."""
+        self.at(at_us)
+        return self._newer
 
 
 def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
     """Ended items, and since when (microseconds).
 
-    Claims that have ended; turns whose claims have all ended; and turns with a name that has ended and
-    its bearer, in any wording ("Miso is what we named the cat").
+    Claims that have ended; turns whose claims have all ended; turns with a name that has ended and its
+    bearer, in any wording ("Miso is what we named the cat"); and the replies to these turns, which may
+    repeat them.
     """
     ended: dict[str, int] = {}
     open_sources: set[str] = set()
@@ -54,7 +62,48 @@ def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
         if not item.sources and item.source in ended and item.source not in open_sources:
             over[item.id] = ended[item.source]
     _over_by_name(all_items, over, open_sources)
+    said = {
+        item.source: over[item.id] for item in all_items if not item.sources and item.id in over
+    }
+    for item in all_items:
+        asked = _question_of(item)
+        if asked in said and item.id not in over:
+            over[item.id] = said[asked]
     return over
+
+
+def newer_sources(items: Iterable[IndexedItem], over: Mapping[str, int]) -> dict[str, str]:
+    """For each ended item the message that states the newer; an ended turn has that of its claims.
+
+    Where the newer was replaced in turn, the newest.
+    """
+    by_source: dict[str, str] = {}
+    found: dict[str, str] = {}
+    all_items = [item for item in items if item.id in over]
+    for item in all_items:
+        if item.newer is not None:
+            found[item.id] = item.newer
+            by_source.update((source, item.newer) for source in item.sources)
+    for item in all_items:
+        if item.id not in found:
+            source = _question_of(item) or item.source
+            if source in by_source:
+                found[item.id] = by_source[source]
+    return {item_id: _newest(source, by_source) for item_id, source in found.items()}
+
+
+def _newest(source: str, by_source: Mapping[str, str]) -> str:
+    seen = {source}
+    while (following := by_source.get(source)) is not None and following not in seen:
+        source = following
+        seen.add(source)
+    return source
+
+
+def _question_of(item: IndexedItem) -> str | None:
+    """Source of the words that a reply answers; None: the item is no reply."""
+    request, _, part = (item.source or "").rpartition(":")
+    return f"{request}:user" if part == "reply" else None
 
 
 def _over_by_name(

@@ -20,6 +20,7 @@ from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import Background, background_by
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
+from memos_vllm.plaintext.search.newest import Newest, is_profile_cube, nearest_beliefs
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
 from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.vector_cache import Unsettled, VectorCache
@@ -100,6 +101,7 @@ class MemOperator:
         """
         scored: list[_Scored] = []
         over: dict[str, int] = {}
+        newest = Newest()
         degraded = None
         for state in self._views.owners(principal) if owners is None else owners:
             index = self._lexical.get(state.owner, state.revision)
@@ -110,6 +112,7 @@ class MemOperator:
             left_out = index.elsewhere(principal.persona)
             left_out |= frozenset() if about_past else claims
             left_out |= index.no_evidence if keep is None else index.position.keys() - keep
+            newest.add(index, left_out)
             scored.extend(
                 self._rank(
                     question,
@@ -122,6 +125,7 @@ class MemOperator:
             )
             over |= ended
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
+        scored = newest.before_older(scored)
         found = self._readable(
             principal, scored=scored, over=over, count=len(scored) if further else top_k
         )
@@ -164,6 +168,58 @@ class MemOperator:
             recalled |= self._views.recall(principal, ranked[:asked])
             ranked = ranked[asked:]
         return recalled
+
+    def with_beliefs(
+        self,
+        principal: Principal,
+        found: Sequence[Found],
+        vector: Vectors,
+        owners: Sequence[OwnerState] | None = None,
+    ) -> list[Found]:
+        """Search results with the person's statements on the topic that stand in no prompt by themselves.
+
+        The profile stands at the head of every prompt already; what it has no room for is chosen here,
+        behind the best results, where its place costs no KV.
+
+        Args:
+            vector: (dim,) of the question.
+        """
+        count = self._config.beliefs
+        known = {each.recalled.item.id for each in found}
+        extra = [
+            each
+            for each in (self._beliefs(principal, vector, count, owners) if count else [])
+            if each.recalled.item.id not in known and not is_profile_cube(each.recalled)
+        ]
+        half = (len(found) + 1) // 2
+        return [*found[:half], *extra, *found[half:]]
+
+    def _beliefs(
+        self,
+        principal: Principal,
+        vector: Vectors,
+        count: int,
+        owners: Sequence[OwnerState] | None = None,
+    ) -> list[Found]:
+        """The person's preferences and kept statements nearest to a question, best first.
+
+        Args:
+            vector: (dim,) of the question.
+        Raises:
+            VaultUnavailable
+        """
+        scored: list[_Scored] = []
+        for state in self._views.owners(principal) if owners is None else owners:
+            if state.owner.person != principal.person:
+                continue
+            index = self._lexical.get(state.owner, state.revision)
+            if not any(item.is_belief for item in index.items):
+                continue
+            channels: dict[str, Scores] = {}
+            if self._add_dense(channels, owner=state.owner, index=index, vector=vector) is None:
+                scored += nearest_beliefs(index, channels["dense_turn"], principal.persona, count)
+        scored.sort(key=lambda entry: (-entry[0], entry[1]))
+        return self._readable(principal, scored=scored, over={}, count=count)
 
     def focus(self, owners: Sequence[OwnerState], question: str) -> str:
         """Remove speakers' names from a question before it is embedded.

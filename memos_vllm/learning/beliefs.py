@@ -1,0 +1,196 @@
+"""Statements of a turn that no rule has read, and the older statements that they replace.
+
+    sentence of the person ─► lasting statement?  ─► kept verbatim, as a claim without an attribute
+                           └► tells of a change?  ─► older claims and own turns on the same thing end
+
+Runs in the background, after the reply.  Instructions that would change the assistant's policy are never
+kept (`english.instructions`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from memos_vllm.cube.ids import now_us, to_datetime
+from memos_vllm.cube.model import Claim, Item, ItemType, Standing
+from memos_vllm.governance.principal import Principal
+from memos_vllm.plaintext.claims.change import Judge, PairJudge, verdicts
+from memos_vllm.plaintext.claims.fold import Retired
+from memos_vllm.plaintext.claims.subjects import tells_change
+from memos_vllm.plaintext.claims.validity import holds
+from memos_vllm.plaintext.reader.by_rules import is_instruction
+from memos_vllm.plaintext.statements.features import content
+from memos_vllm.plaintext.statements.reader import Statement, StatementReader, own_sentences
+
+if TYPE_CHECKING:
+    from memos_vllm.system import MemorySystem
+
+log = logging.getLogger(__name__)
+_COVERED = 0.6
+"""Share of a sentence's words in the claims of rules from which the rules have read it."""
+_CANDIDATES, _JUDGED = 24, 16
+_QUESTIONS = ("?", "\uff1f", "\u061f")
+
+
+@dataclasses.dataclass(frozen=True)
+class Beliefs:
+    """What a turn says that lasts."""
+
+    claims: list[Item]
+    retired: list[Retired]
+
+
+class BeliefReader:
+    def __init__(self, system: MemorySystem, judge: Judge | None = None) -> None:
+        """Reader of statements and changes.
+
+        Args:
+            judge: decides what a newer statement replaces; default: `PairJudge`, without a model.
+        """
+        self._system = system
+        self._reader = StatementReader(system.embedder, [system.config.root / "reader"])
+        self._judge: Judge = judge if judge is not None else PairJudge(self._reader)
+
+    def read(self, principal: Principal, turn: Sequence[Item], claims: Sequence[Item]) -> Beliefs:
+        """Statements beside those that rules have read, and what the turn replaces.
+
+        Args:
+            turn: its items, verbatim.
+            claims: what rules have read of it.
+        """
+        found = Beliefs([], [])
+        for item in turn:
+            if item.speaker != principal.person or item.type is not ItemType.EPISODE:
+                continue
+            if is_instruction(item.text):
+                continue
+            statements = self._reader.read(own_sentences(item.text))
+            for statement in statements:
+                self._take(principal, item, statement, claims, found)
+        return found
+
+    def _take(
+        self,
+        principal: Principal,
+        item: Item,
+        statement: Statement,
+        claims: Sequence[Item],
+        found: Beliefs,
+    ) -> None:
+        read = _is_covered(statement.text, [each for each in claims if each.source == item.source])
+        retired: list[Retired] = []
+        if tells_change(statement.text) and not _is_question(statement.text):
+            retired = list(self._replaced(principal, item, statement.text))
+        found.retired.extend(retired)
+        if not read and (statement.is_kept or retired):
+            found.claims.append(_claim(principal, item, statement))
+
+    def _replaced(self, principal: Principal, item: Item, text: str) -> Iterator[Retired]:
+        """Older statements that a sentence replaces."""
+        since = item.time or to_datetime(now_us())
+        olds = list(itertools.islice(self._candidates(principal, item, text), _JUDGED))
+        found = verdicts(self._judge, [(old.source or "", _said(old)) for old in olds], text)
+        gone = [
+            old
+            for old, verdict in zip(olds, found, strict=True)
+            if verdict in ("updates", "contradicts")
+        ]
+        # What a rule has read of a sentence goes with it, in whatever words.
+        gone += [
+            old
+            for old in olds
+            if old not in gone and any(_is_part(old, sentence) for sentence in gone)
+        ]
+        for old in gone:
+            yield Retired(old, since, item.source or "")
+
+    def _candidates(self, principal: Principal, item: Item, text: str) -> Iterator[Item]:
+        """The person's older claims and sentences nearest to a sentence, each once."""
+        vectors = self._reader.vectors([text])
+        vector = None if vectors is None else vectors[0]
+        seen: set[tuple[str | None, str]] = set()
+        moment = item.time or to_datetime(now_us())
+        for result in self._system.search(principal, text, vector, _CANDIDATES).found:
+            old = result.recalled.item
+            if result.recalled.person != principal.person or old.source == item.source:
+                continue
+            if old.time is not None and old.time > moment:
+                continue
+            for each in self._statements_of(principal, old, moment):
+                key = (each.source, each.text)
+                if key not in seen:
+                    seen.add(key)
+                    yield each
+
+    def _statements_of(self, principal: Principal, old: Item, moment: datetime) -> Iterator[Item]:
+        """A claim that holds, or the sentences of an own turn as claims."""
+        if old.claim is not None:
+            is_over = old.claim.superseded_by is not None or not (
+                old.type is ItemType.EVENT or holds(old, moment)
+            )
+            if old.speaker == principal.person and not is_over:
+                yield old
+            return
+        if old.speaker != principal.person or old.type is not ItemType.EPISODE:
+            return
+        if is_instruction(old.text):
+            return
+        for statement in self._reader.read(own_sentences(old.text)):
+            if not _is_question(statement.text):
+                yield _claim(principal, old, statement)
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip().endswith(_QUESTIONS)
+
+
+def _said(item: Item) -> str:
+    """A claim as a sentence of the person: rules write the name in the place of "I"."""
+    name = item.speaker or ""
+    if item.claim is not None and item.claim.standing is None and item.text.startswith(name):
+        rest = item.text[len(name) :].lstrip()
+        return f"My {rest[2:].lstrip()}" if rest.startswith("'s") else f"I {rest}"
+    return item.text
+
+
+def _is_part(claim: Item, sentence: Item) -> bool:
+    """Whether a claim was read out of a sentence of the same message."""
+    if claim.source != sentence.source or claim.claim is None or claim.claim.standing is not None:
+        return False
+    return _is_covered(claim.claim.value or claim.text, [sentence])
+
+
+def _claim(principal: Principal, item: Item, statement: Statement) -> Item:
+    """A sentence as a claim: verbatim, with speaker, time and source."""
+    is_fact = statement.standing is Standing.FACT
+    return Item(
+        type=ItemType.FACT if is_fact else ItemType.PREFERENCE,
+        text=statement.text,
+        speaker=item.speaker,
+        time=item.time,
+        session=item.session,
+        source=item.source,
+        claim=Claim(
+            subject=principal.person,
+            confidence=round(statement.probability, 3),
+            sources=[item.source] if item.source else [],
+            last_seen=item.time,
+            standing=statement.standing,
+        ),
+    )
+
+
+def _is_covered(text: str, claims: Sequence[Item]) -> bool:
+    """Whether the claims that rules read have most of a sentence's words."""
+    wanted = content(text)
+    said = set[str]().union(*(content(each.text) for each in claims)) if claims else set()
+    said |= {word for word in wanted if word in _SPEAKER}
+    return bool(claims) and len(wanted & said) >= _COVERED * len(wanted)
+
+
+_SPEAKER = frozenset({"i", "i'm", "m", "am", "my", "me", "we", "our", "ve", "s", "a", "the"})

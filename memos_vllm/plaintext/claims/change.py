@@ -1,0 +1,154 @@
+"""Judge whether a newer statement of a person replaces an older one.
+
+    same         both say one thing
+    updates      the newer one gives another value, or ends it: "I moved to Madrid" after "I live in Paris"
+    contradicts  both cannot be true, and neither tells of a change
+    unrelated    both can be true
+
+`PairJudge` judges without a model, precision first: it retires a statement only where the newer one tells
+of a change, is about the same subject, and shares meaning and rare words with it.  What it misses stays
+as it is, with its date.  A model may judge instead: anything with `judge` does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from cachetools import LRUCache
+
+from memos_vllm.cube.model import Standing, plain
+from memos_vllm.plaintext.claims.subjects import (
+    changes_slot_of,
+    relatives,
+    tells_change,
+    without_relatives,
+)
+from memos_vllm.plaintext.statements.features import Features, bucket, content
+from memos_vllm.plaintext.statements.reader import Statement, StatementReader
+
+Verdict = Literal["same", "updates", "contradicts", "unrelated"]
+FEATURES = (
+    *("cosine", "overlap", "containment", "shared_rare", "older_tells_change", "both_numbers"),
+    *("older_is_statement", "cosine_times_containment", "changes_its_slot"),
+)
+_DIGIT = re.compile(r"\d")
+_CACHED = 512
+_STANDS_OUT, _TIMES = 0.25, 2.0
+"""Least probability of a sentence that is far likelier than all others, and how many times."""
+_NAMED = 0.6
+"""Share of a constraint's words, by rarity, that its end must repeat."""
+
+
+class Judge(Protocol):
+    def judge(self, old: str, new: str) -> Verdict:
+        """The relation of a person's newer sentence to an older one, each as it was said."""
+        ...
+
+
+def verdicts(judge: Judge, olds: Sequence[tuple[str, str]], new: str) -> list[Verdict]:
+    """The relation of a newer sentence to each of several older ones: (source, sentence)."""
+    if isinstance(judge, PairJudge):
+        return judge.judge_all(olds, new)
+    return [judge.judge(old, new) for _, old in olds]
+
+
+class PairJudge:
+    def __init__(self, reader: StatementReader) -> None:
+        self._reader = reader
+        self._known: LRUCache[str, tuple[Statement, Features | None]] = LRUCache(_CACHED)
+
+    def judge(self, old: str, new: str) -> Verdict:
+        if plain(old) == plain(new):
+            return "same"
+        if not self._may_replace(old, new):
+            return "unrelated"
+        return "updates" if self.probability(old, new) >= self._threshold else "unrelated"
+
+    def judge_all(self, olds: Sequence[tuple[str, str]], new: str) -> list[Verdict]:
+        """As `judge`, and besides "updates" for what stands out from all other messages.
+
+        Args:
+            olds: (source, sentence) of everything that could be meant.
+        """
+        found = [self.judge(old, new) for _, old in olds]
+        if not tells_change(new) or "updates" in found:
+            return found
+        likely = [
+            self.probability(old, new)
+            if found[i] != "same" and self._may_replace(old, new)
+            else 0.0
+            for i, (_, old) in enumerate(olds)
+        ]
+        if not likely or max(likely) < _STANDS_OUT:
+            return found
+        best = olds[int(np.argmax(likely))][0]
+        others = [each for each, (source, _) in zip(likely, olds, strict=True) if source != best]
+        if max(others, default=0.0) * _TIMES > max(likely):
+            return found
+        return [
+            "updates" if source == best and each >= _STANDS_OUT else verdict
+            for verdict, each, (source, _) in zip(found, likely, olds, strict=True)
+        ]
+
+    def _may_replace(self, old: str, new: str) -> bool:
+        """Whether it is a change of the same subject; of a constraint, one that names what it is about.
+
+        "I'm not allergic to penicillin after all" leaves an allergy to cats alone, and "I eat meat again"
+        ends no diet: a constraint that is wrongly dropped does harm.
+        """
+        if not tells_change(new) or relatives(old) != relatives(new):
+            return False
+        statement, _ = self._read(old)
+        if statement.standing is not Standing.CONSTRAINT:
+            return True
+        rarity = self._reader.weights.rarity
+        named = {word: float(rarity[bucket(word)]) for word in content(old)}
+        shared = sum(named[word] for word in named.keys() & content(new))
+        return shared >= _NAMED * sum(named.values())
+
+    def probability(self, old: str, new: str) -> float:
+        """That the newer sentence replaces the older one, given that it tells of a change."""
+        weights = self._reader.weights
+        logit = float(weights.pair @ self.features(old, new)) + weights.pair_bias
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
+
+    def features(self, old: str, new: str) -> Features:
+        """(len(FEATURES),)"""
+        rarity = self._reader.weights.rarity
+        before, after = (content(without_relatives(text)) for text in (old, new))
+        weight = {word: float(rarity[bucket(word)]) for word in before | after}
+        shared = [weight[word] for word in before & after]
+        left, right = (sum(weight[word] for word in side) + 1e-6 for side in (before, after))
+        (statement, one), (_, other) = self._read(old), self._read(new)
+        cosine = 0.0 if one is None or other is None else float(one @ other)
+        containment = sum(shared) / min(left, right)
+        return np.array(
+            [
+                cosine,
+                sum(shared) / math.sqrt(left * right),
+                containment,
+                max(shared, default=0.0),
+                tells_change(old),
+                _DIGIT.search(old) is not None and _DIGIT.search(new) is not None,
+                statement.probability,
+                cosine * containment,
+                changes_slot_of(new, old),
+            ],
+            dtype=np.float32,
+        )
+
+    @property
+    def _threshold(self) -> float:
+        return self._reader.weights.pair_threshold
+
+    def _read(self, text: str) -> tuple[Statement, Features | None]:
+        if (known := self._known.get(text)) is None:
+            vectors = self._reader.vectors([text])
+            (statement,) = self._reader.read_vectors([text], vectors)
+            known = statement, None if vectors is None else vectors[0]
+            self._known[text] = known
+        return known

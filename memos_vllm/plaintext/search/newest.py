@@ -1,0 +1,97 @@
+"""The newest statement before the older ones that it replaced, and statements by topic."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import numpy as np
+
+from memos_vllm.cube.ids import now_us
+from memos_vllm.plaintext.search.bm25 import Scores
+from memos_vllm.plaintext.search.owner_index import OwnerIndex
+from memos_vllm.vault.views import Recalled
+
+_Scored = tuple[float, str, dict[str, float]]  # score, item id, signals
+_LEAST_COSINE = 0.2
+_PROFILE = "profile"
+
+
+class Newest:
+    """Puts what replaced a statement in front of it, whether or not the search found it."""
+
+    def __init__(self) -> None:
+        self._newer: dict[str, str] = {}
+        """Ended item → item with the newer statement."""
+
+    def add(self, index: OwnerIndex, left_out: Set[str]) -> None:
+        """Note what replaced what in an owner's memory.
+
+        Args:
+            left_out: items that the search must not return.
+        """
+        sources = index.past.newer(now_us())
+        if not sources:
+            return
+        over, _ = index.past.at(now_us())
+        wanted = set(sources.values())
+        items: dict[str, str] = {}
+        for item in index.items:
+            if item.id in over or item.id in left_out:
+                continue
+            # A claim says it alone; a turn may say more.
+            for source in item.sources:
+                if source in wanted:
+                    items[source] = item.id
+            if not item.sources and item.source in wanted:
+                items.setdefault(item.source, item.id)
+        for item_id, source in sources.items():
+            if source in items:
+                self._newer[item_id] = items[source]
+
+    def before_older(self, scored: list[_Scored]) -> list[_Scored]:
+        """The results, each older one directly behind its newer one at the latest.
+
+        Args:
+            scored: best first.
+        """
+        if not self._newer:
+            return scored
+        by_id = {entry[1]: entry for entry in scored}
+        placed: set[str] = set()
+        ordered: list[_Scored] = []
+        for score, item_id, signals in scored:
+            newer = self._newer.get(item_id)
+            if newer is not None and newer not in placed:
+                placed.add(newer)
+                found = by_id.get(newer, (score, newer, {}))
+                ordered.append((max(score, found[0]), newer, found[2]))
+            if item_id not in placed:
+                placed.add(item_id)
+                ordered.append((score, item_id, signals))
+        return ordered
+
+
+def nearest_beliefs(
+    index: OwnerIndex, cosines: Scores, persona: str | None, count: int
+) -> list[_Scored]:
+    """Preferences and kept statements that hold, by cosine.
+
+    Args:
+        cosines: (num_items,) of the items alone; NaN: unknown.
+    """
+    over, _ = index.past.at(now_us())
+    elsewhere = index.elsewhere(persona)
+    found: list[_Scored] = []
+    for position in np.argsort(-np.nan_to_num(cosines, nan=-1.0), kind="stable"):
+        cosine = float(np.nan_to_num(cosines[position], nan=-1.0))
+        if len(found) >= 3 * count or cosine < _LEAST_COSINE:
+            break
+        item = index.items[position]
+        if item.is_belief and item.id not in over and item.id not in elsewhere:
+            found.append((round(cosine, 4), item.id, {"dense_turn": round(cosine, 4)}))
+    return found
+
+
+def is_profile_cube(recalled: Recalled) -> bool:
+    """Whether the item stands in every prompt of the person already."""
+    return (recalled.cube_name or "").partition("~")[0] == _PROFILE
