@@ -11,17 +11,14 @@ request insists (`memory.required`).
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from memos_vllm import metrics, steps
-from memos_vllm.attaching import AdapterChooser
-from memos_vllm.clock import Clock
 from memos_vllm.errors import (
     AdapterUnavailable,
     DamagedPayload,
@@ -38,36 +35,19 @@ from memos_vllm.learning.saving import TurnSaver, not_written, orders_of
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
 from memos_vllm.plaintext.reader.rewrite import Rewriter
-from memos_vllm.plaintext.search.search import Found
 from memos_vllm.ports import AdapterLoader, Chat, Exchange, Messages, Model
 from memos_vllm.scheduler.attachment import merged
-from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
+from memos_vllm.scheduler.candidates import Candidates
+from memos_vllm.scheduler.clock import Clock
+from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.scheduler.scheduler import Draft, MemScheduler, hottest_first
 from memos_vllm.scheduler.sieve import sifted
+from memos_vllm.steps.adapters import AdapterChooser
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.views import OwnerState, StableCube
 
 log = logging.getLogger(__name__)
 _OVERFETCH, _DEEPER = 3, 4
 """Results ranked for each place, and how many times more where most of them repeat something."""
-
-
-@dataclasses.dataclass(slots=True)
-class Candidates:
-    """Memory that may enter the prompt of one request."""
-
-    owners: list[OwnerState] = dataclasses.field(default_factory=list)
-    """Owners with any memory: the person and the tenant."""
-    stable: Sequence[StableCube] = ()
-    """Cubes for the head of the prompt, in prompt order."""
-    named: int = 0
-    """The first so many of `stable` are named in the request."""
-    adapters: Sequence[PlanEntry] = ()
-    """The plan's entries for parametric cubes."""
-    found: Sequence[Found] = ()
-    """Items found by search, the best first."""
-    further: Sequence[Found] = ()
-    """Items behind them, which take the places of those that the plan rejects."""
 
 
 class Pipeline:

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 from memos_vllm.activation.store import SegmentStore
-from memos_vllm.attached import AttachedEngine, ServedModel
 from memos_vllm.config.tree import Config
 from memos_vllm.cube.filters import ItemFilter
 from memos_vllm.cube.ids import CubeId
@@ -32,6 +31,7 @@ from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.parametric.adapter.packed import read_upload, upload_of_file
 from memos_vllm.parametric.adapter.pins import AdapterPins
+from memos_vllm.parametric.attached import AttachedEngine, ServedModel
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.reader.chunking import passages

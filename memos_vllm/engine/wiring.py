@@ -13,7 +13,6 @@ from typing import Any
 from memos_vllm.activation.backoff import ContextIndex
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.activation.tensors import TensorStore
-from memos_vllm.attached import AttachedEngine
 from memos_vllm.engine import gateway
 from memos_vllm.engine.chat import routes
 from memos_vllm.engine.chat.activator import EngineActivator
@@ -39,6 +38,7 @@ from memos_vllm.learning.examine import Examiner
 from memos_vllm.learning.extract import Extractor
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
+from memos_vllm.parametric.attached import AttachedEngine
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.system import MemorySystem

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.locomo_retrieval.fit import Example, fit
 
 from benchmarks.locomo_retrieval.__main__ import DATA
 from benchmarks.locomo_retrieval.dataset import DataUnavailable, load, parse_evidence
@@ -20,6 +19,7 @@ from benchmarks.locomo_retrieval.metrics import (
     score,
 )
 from benchmarks.record import ROOT
+from benchmarks.retrieval_general.fit import Example, fit
 from memos_vllm.plaintext.search.fusion import CHANNELS, LIFTS, Signals
 
 # -- metrics --------------------------------------------------------------------------------------
@@ -66,12 +66,13 @@ def test_a_fit_prefers_the_signal_that_finds_the_evidence_and_has_no_negative_we
         noise["dense_turn"][7] = 1.0
         noise["coverage"][7] = 0.0
         lifts = {name: np.zeros(30, dtype=np.float32) for name in LIFTS}
-        examples.append(Example(Signals(noise, lifts, np.arange(30)), (7,)))
+        examples.append(Example(Signals(noise, lifts, np.arange(30), matched=0.5), (7,)))
     weights = fit(examples)
     assert weights.dense_turn > 1.0 > weights.lexical_turn
     assert weights.coverage == 0.0
-    total = sum(getattr(weights, name) for name in CHANNELS)
-    assert total == pytest.approx(len(CHANNELS), abs=0.01)
+    fixed = fit(examples, {"reply_penalty": 3.0, "lexical_turn": 2.0})
+    assert (fixed.reply_penalty, fixed.lexical_turn) == (3.0, 2.0)
+    assert fixed.dense_turn > weights.lexical_turn
 
 
 # -- data -----------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_what_a_message_says_beside_an_order_is_written(system, chat):
     chat("I live in Paris.")
     plan, _ = finished(system, "Forget that I live in Paris. My brother plays chess.")
     assert plan.written
-    assert texts(system) == ["My brother plays chess."]
+    assert set(texts(system)) == {"My brother plays chess."}
 
 
 def test_a_turn_that_may_not_be_written_forgets_nothing(system, chat):
