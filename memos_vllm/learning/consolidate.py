@@ -33,7 +33,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.learning.optimistic import retry_conflicts
-from memos_vllm.plaintext.claims.fold import Folded, Retired, fold, retire
+from memos_vllm.plaintext.claims.fold import Folded, Retired, ends_all, fold, retire
 from memos_vllm.plaintext.claims.sameness import says_the_same
 from memos_vllm.plaintext.claims.standing import choose, standing_of
 from memos_vllm.plaintext.claims.validity import holds
@@ -129,6 +129,15 @@ class Consolidator:
         """The person's profile, and their cubes with claims of the same keys as the new ones."""
         vault = self._system.vault
         keys = [key for item in fresh if (key := claim_key(item)) is not None]
+        whole = [item.claim for item in fresh if item.claim and item.claim.value is None]
+        if any(claim.attribute for claim in whole):
+            keys += [
+                key
+                for each in self._system.knowledge.claims(principal)
+                if (old := each.item.claim) is not None
+                and any(ends_all(claim, old.attribute) for claim in whole)
+                and (key := claim_key(each.item)) is not None
+            ]
         ids = list(self._system.knowledge.holding(principal, keys))
         cubes = [vault.get(principal, ref) for ref in ids]
         profile = self._named(principal, _own(PROFILE, principal))

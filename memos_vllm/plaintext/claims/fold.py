@@ -130,7 +130,9 @@ def _supersede(folded: Folded, fresh: Item, claim: Claim) -> Item:
             continue
         assert old.claim is not None
         if _since(old) <= since:
-            if old.claim.ends is None or old.claim.ends > since:
+            # "I used to live in Rome" says nothing about where the person lives today.
+            is_over = claim.ends is not None and ":" not in (claim.attribute or "")
+            if not is_over and (old.claim.ends is None or old.claim.ends > since):
                 folded.items[position] = _with(old, ends=since, superseded_by=fresh.source)
                 folded.ended.append(folded.items[position])
         elif claim.ends is None or claim.ends > _since(old):
@@ -166,12 +168,20 @@ def _says_the_same(old: Item, fresh: Item) -> bool:
     return (left.attribute, plain(left.value)) == (right.attribute, plain(right.value))
 
 
+def ends_all(claim: Claim, attribute: str | None) -> bool:
+    """Whether a claim without a value ends those of an attribute: "not allergic after all", `allergy:nuts`."""
+    own = claim.attribute
+    return claim.value is None and own is not None and (attribute or "").startswith(f"{own}:")
+
+
 def _is_about_the_same(old: Item, claim: Claim) -> bool:
     other = old.claim
+    if other is None or plain(other.subject) != plain(claim.subject):
+        return False
+    if ends_all(claim, other.attribute):
+        return True
     return (
-        other is not None
-        and other.attribute == claim.attribute
-        and plain(other.subject) == plain(claim.subject)
+        other.attribute == claim.attribute
         and plain(other.value) != plain(claim.value)
     )
 
