@@ -9,8 +9,8 @@ from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.steps.state import Recall
 
 _SAME = 0.9
-_RELEVANCE = 0.7
-"""Weight of the score in `diverse`; the rest is the weight of novelty."""
+_RELEVANCE = 0.5
+"""Weight of the score in `diverse`; the rest is the weight of novelty: a repetition is worth nothing."""
 
 
 def distinct(recall: Recall) -> Recall:
@@ -32,13 +32,15 @@ def diverse(recall: Recall) -> Recall:
     Source: Carbonell and Goldstein, SIGIR 1998; similarity here is the share of common words.
     """
     pool = [(found, _words(found)) for found in (*recall.found, *recall.further)]
-    best = max((found.score for found, _ in pool), default=0.0) or 1.0
+    scores = [found.score for found, _ in pool]
+    best, worst = max(scores, default=0.0), min([0.0, *scores])
+    width = (best - worst) or 1.0
     chosen: list[tuple[Found, set[str]]] = []
 
     def relevance(each: tuple[Found, set[str]]) -> float:
         found, words = each
         similarity = max((_jaccard(words, other) for _, other in chosen), default=0.0)
-        return _RELEVANCE * found.score / best - (1 - _RELEVANCE) * similarity
+        return _RELEVANCE * (found.score - worst) / width - (1 - _RELEVANCE) * similarity
 
     while pool and len(chosen) < len(recall.found):
         chosen.append(
