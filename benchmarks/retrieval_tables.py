@@ -50,18 +50,33 @@ LAYOUTS = {
 
 def retrieval_general(record: Mapping[str, Any]) -> str:
     """Every part, over all questions and by category."""
-    return f"{_general(record, by_category=True)}\n\n{_general_note(record)}"
+    return f"{_general(record)}\n\n{_general_note(record)}"
 
 
 def retrieval_general_short(record: Mapping[str, Any]) -> str:
-    return f"{_general(record, by_category=False)}\n\n{_general_note(record)}"
+    """A row for each system, a column for each part: turn recall@5 / session recall@10."""
+    overall = [row for row in record["rows"] if row["category"] == "all"]
+    parts = list(dict.fromkeys(row["part"] for row in overall))
+    found = {(row["part"], row["system"]): row for row in overall}
+    lines = [
+        [
+            label,
+            *(
+                f"{100 * row['turn_recall_at_5']:.1f} / {100 * row['session_recall_at_10']:.1f}"
+                for row in (found[part, system] for part in parts)
+            ),
+        ]
+        for system, label in GENERAL_SYSTEMS.items()
+    ]
+    header = ["Turn recall@5 / session recall@10, percent", *parts]
+    return f"{table_of(header, lines)}\n\n{_general_note(record)}"
 
 
-def _general(record: Mapping[str, Any], by_category: bool) -> str:
+def _general(record: Mapping[str, Any]) -> str:
     lines = []
     found = {(row["part"], row["category"], row["system"]): row for row in record["rows"]}
     for part, category in dict.fromkeys((row["part"], row["category"]) for row in record["rows"]):
-        if category != "all" and (not by_category or part == "PrefEval"):
+        if category != "all" and part == "PrefEval":
             continue
         for system, label in GENERAL_SYSTEMS.items():
             row = found.get((part, category, system))

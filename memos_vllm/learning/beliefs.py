@@ -23,9 +23,10 @@ from memos_vllm.plaintext.claims.change import Judge, PairJudge, verdicts
 from memos_vllm.plaintext.claims.fold import Retired
 from memos_vllm.plaintext.claims.subjects import tells_change
 from memos_vllm.plaintext.claims.validity import holds
-from memos_vllm.plaintext.reader.by_rules import is_instruction
-from memos_vllm.plaintext.statements.features import content
+from memos_vllm.plaintext.english.clauses import clauses
+from memos_vllm.plaintext.reader.by_rules import is_instruction, read_claims
 from memos_vllm.plaintext.statements.reader import Statement, StatementReader, own_sentences
+from memos_vllm.plaintext.tokens import tokenize
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -82,7 +83,8 @@ class BeliefReader:
         claims: Sequence[Item],
         found: Beliefs,
     ) -> None:
-        read = _is_covered(statement.text, [each for each in claims if each.source == item.source])
+        of_turn = [each for each in claims if each.source == item.source]
+        read = _is_read(statement.text, item, of_turn)
         retired: list[Retired] = []
         if tells_change(statement.text) and not _is_question(statement.text):
             retired = list(self._replaced(principal, item, statement.text))
@@ -185,12 +187,20 @@ def _claim(principal: Principal, item: Item, statement: Statement) -> Item:
     )
 
 
+def _is_read(text: str, item: Item, claims: Sequence[Item]) -> bool:
+    """Whether rules have read a sentence: each of its clauses, or most of its words."""
+    if not claims or item.speaker is None:
+        return False
+    parts = [clause.text for clause in clauses(text)]
+    if parts and all(
+        read_claims([item.model_copy(update={"text": part})], item.speaker) for part in parts
+    ):
+        return True
+    return _is_covered(text, claims)
+
+
 def _is_covered(text: str, claims: Sequence[Item]) -> bool:
-    """Whether the claims that rules read have most of a sentence's words."""
-    wanted = content(text)
-    said = set[str]().union(*(content(each.text) for each in claims)) if claims else set()
-    said |= {word for word in wanted if word in _SPEAKER}
-    return bool(claims) and len(wanted & said) >= _COVERED * len(wanted)
-
-
-_SPEAKER = frozenset({"i", "i'm", "m", "am", "my", "me", "we", "our", "ve", "s", "a", "the"})
+    """Whether claims have most of a sentence's content words."""
+    wanted = set(tokenize(text))
+    said: set[str] = set().union(*(tokenize(each.text) for each in claims))
+    return bool(wanted) and len(wanted & said) >= _COVERED * len(wanted)

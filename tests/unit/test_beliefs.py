@@ -57,7 +57,6 @@ def found(system, question, who=ALICE, top_k=8):
 @pytest.mark.parametrize(
     "said",
     [
-        "I can't stand horror novels.",
         "Loud restaurants are unbearable for me.",
         "Crowded trains stress me, I keep away from them.",
         "Ich kann laute Musik nicht leiden.",

@@ -180,10 +180,7 @@ def _is_about_the_same(old: Item, claim: Claim) -> bool:
         return False
     if ends_all(claim, other.attribute):
         return True
-    return (
-        other.attribute == claim.attribute
-        and plain(other.value) != plain(claim.value)
-    )
+    return other.attribute == claim.attribute and plain(other.value) != plain(claim.value)
 
 
 def _with(item: Item, **update: object) -> Item:
