@@ -12,7 +12,7 @@ from memos_vllm.plaintext.search.owner_index import OwnerIndex
 from memos_vllm.vault.views import Recalled
 
 _Scored = tuple[float, str, dict[str, float]]  # score, item id, signals
-_LEAST_COSINE = 0.2
+_LEAST_STANDING = 1.0
 _PROFILE = "profile"
 
 
@@ -72,23 +72,23 @@ class Newest:
 
 
 def nearest_beliefs(
-    index: OwnerIndex, cosines: Scores, persona: str | None, count: int
+    index: OwnerIndex, standings: Scores, persona: str | None, count: int
 ) -> list[_Scored]:
-    """Preferences and kept statements that hold, by cosine.
+    """Preferences and kept statements that hold, by their standing, if that is at least one.
 
     Args:
-        cosines: (num_items,) of the items alone; NaN: unknown.
+        standings: (num_items,) of the items alone, from `fusion.standing`.
     """
     over, _ = index.past.at(now_us())
     elsewhere = index.elsewhere(persona)
     found: list[_Scored] = []
-    for position in np.argsort(-np.nan_to_num(cosines, nan=-1.0), kind="stable"):
-        cosine = float(np.nan_to_num(cosines[position], nan=-1.0))
-        if len(found) >= 3 * count or cosine < _LEAST_COSINE:
+    for position in np.argsort(-standings, kind="stable"):
+        standing = float(standings[position])
+        if len(found) >= 3 * count or standing < _LEAST_STANDING:
             break
         item = index.items[position]
         if item.is_belief and item.id not in over and item.id not in elsewhere:
-            found.append((round(cosine, 4), item.id, {"dense_turn": round(cosine, 4)}))
+            found.append((round(standing, 4), item.id, {"standing": round(standing, 4)}))
     return found
 
 

@@ -19,7 +19,13 @@ from memos_vllm.plaintext.embed.background import above
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import Background, background_by
 from memos_vllm.plaintext.search.bm25 import Scores
-from memos_vllm.plaintext.search.fusion import Signals, fuse, signals_of, without_names
+from memos_vllm.plaintext.search.fusion import (
+    Signals,
+    fuse,
+    signals_of,
+    standing,
+    without_names,
+)
 from memos_vllm.plaintext.search.newest import Newest, is_profile_cube, nearest_beliefs
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
 from memos_vllm.plaintext.search.part_files import PartFiles
@@ -217,7 +223,8 @@ class MemOperator:
                 continue
             channels: dict[str, Scores] = {}
             if self._add_dense(channels, owner=state.owner, index=index, vector=vector) is None:
-                scored += nearest_beliefs(index, channels["dense_turn"], principal.persona, count)
+                standings = standing(channels["dense_turn"], background_by(vector))
+                scored += nearest_beliefs(index, standings, principal.persona, count)
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
         return self._readable(principal, scored=scored, over={}, count=count)
 
