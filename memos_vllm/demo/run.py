@@ -107,7 +107,13 @@ def _prepare_model(console: Console, cache_dir: Path) -> Path:
 
 def _write_config(home: Path) -> Path:
     path = home / "demo.yaml"
-    config = {"home": str(home), "embedder": {"model": str(demo_embedder_path())}}
+    # The demo's chat model is too small to read; its exam would cost the first minutes of both cores.
+    reader = {"mode": "fast"}
+    config = {
+        "home": str(home),
+        "embedder": {"model": str(demo_embedder_path())},
+        "reader": reader,
+    }
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
