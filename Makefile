@@ -49,7 +49,7 @@ demo: venv  ## a server with memory on http://127.0.0.1:8000, and lines to paste
 test: lint  ## everything: lint, types, imports, all tests (WORKERS=2)
 	$(PY) -m pytest -n $(WORKERS) --durations=10 $(ARGS)
 
-test-fast: venv  ## tests/unit without the engine, training, Postgres and slow tests
+test-fast: venv  ## tests/unit without the engine, training, stores and slow tests
 	$(PY) -m pytest tests/unit --fast -n $(WORKERS) $(ARGS)
 
 lint: venv  ## ruff, mypy, import contracts, prose

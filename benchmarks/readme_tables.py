@@ -36,7 +36,6 @@ from benchmarks.memory_tables import (
 from benchmarks.record import RESULTS, ROOT
 from benchmarks.retrieval_tables import (
     locomo_retrieval,
-    locomo_retrieval_short,
     owners,
     retrieval_general,
     retrieval_general_short,
@@ -63,7 +62,6 @@ class TableError(Exception):
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "locomo_retrieval": locomo_retrieval,
-    "locomo_retrieval_short": locomo_retrieval_short,
     "owners": owners,
     "retrieval_general": retrieval_general,
     "retrieval_general_short": retrieval_general_short,

@@ -39,7 +39,6 @@ GENERAL_SYSTEMS = {
     "cosine_minilm": "cosine, MiniLM",
     "bm25_and_cosine": "BM25 + cosine, min-max scaled",
 }
-SHORT_SYSTEMS = ("ours_held_out", "bm25_plain", "bm25", "dense", "dense_named")
 LAYOUTS = {
     "per_owner_unbounded": "a collection per owner, all indexes open",
     "per_owner_bounded": "a collection per owner, 128 indexes open",
@@ -117,21 +116,6 @@ def locomo_retrieval(record: Mapping[str, Any]) -> str:
         f"{_locomo_scale(record)}\n\n{_locomo_chunks(record)}"
     )
     return f"{table_of(header, lines)}\n\n{note}"
-
-
-def locomo_retrieval_short(record: Mapping[str, Any]) -> str:
-    """Held-out weights beside the rivals."""
-    by_system = _by_system(record)
-    lines = []
-    for system in SHORT_SYSTEMS:
-        if system not in by_system:
-            continue
-        row = by_system[system]["all"]
-        names = ("turn_recall_at_5", "turn_recall_at_10", "turn_mrr", "session_recall_at_10")
-        cells = [f"{100 * row[name]:.1f}" for name in names]
-        lines.append([LOCOMO_SYSTEMS[system], *cells, f"{row['tokens_at_10']:.0f}"])
-    header = ["Percent", "turn recall@5", "turn recall@10", "turn MRR", "session recall@10"]
-    return f"{table_of([*header, 'tokens@10'], lines)}\n\n{_locomo_size(record)}"
 
 
 def _by_system(record: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:

@@ -69,7 +69,7 @@ def test_words_of_every_script_are_whole():
 def test_sentences_are_the_writers_own():
     assert own_sentences("I like tea.\n> I hate tea.\nAnd you?") == ["I like tea.", "And you?"]
     assert own_sentences("Correct this:\nI like tea.") == ["Correct this:"]
-    assert own_sentences("Here.\n```\nI like tea.\n```\nI like it.") == ["Here.", "I like it."]
+    assert own_sentences("Look here.\n```\nI like tea.\n```\nI like it.") == ["Look here.", "I like it."]
     assert own_sentences("I like tea.\n" * 40) == []
 
 
@@ -142,3 +142,12 @@ def test_a_full_block_lets_the_lowest_standing_go_and_the_newest_of_it_first():
 def test_claims_of_rules_have_a_standing_by_their_attribute(attribute, standing):
     item = Item(type=ItemType.FACT, text="x", claim=Claim(subject="a", attribute=attribute))
     assert standing_of(item) is standing
+
+
+@pytest.mark.parametrize("text", ["Killed.", "Mine. Berlin!", "yes", "Heading\n\nok"])
+def test_a_single_word_states_nothing(text):
+    assert own_sentences(text) == []
+
+
+def test_a_sentence_without_spaces_is_no_single_word():
+    assert own_sentences("我讨厌恐怖电影。") == ["我讨厌恐怖电影。"]

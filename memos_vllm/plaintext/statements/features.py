@@ -28,11 +28,16 @@ def words(text: str) -> list[str]:
     return _WORD.findall(_normal(text).casefold())
 
 
+def has_no_spaces(word: str) -> bool:
+    """Whether its script writes no spaces between words."""
+    return _NO_SPACES.search(word) is not None
+
+
 def content(text: str) -> set[str]:
     """Words cut to their first letters, for inflection; pairs of characters where no spaces are written."""
     found: set[str] = set()
     for word in words(text):
-        if _NO_SPACES.search(word):
+        if has_no_spaces(word):
             found |= {word[i : i + 2] for i in range(max(1, len(word) - 1))}
         else:
             found.add(word[:_STEM])

@@ -21,7 +21,7 @@ import numpy as np
 from memos_vllm.cube.model import Standing
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.plaintext.embed.encoder import Vectors
-from memos_vllm.plaintext.statements.features import grams, shape, words
+from memos_vllm.plaintext.statements.features import grams, has_no_spaces, shape, words
 from memos_vllm.plaintext.statements.weights import KINDS, PROBES, Weights, weights_for
 from memos_vllm.prompt.sentences import sentences
 
@@ -139,4 +139,10 @@ def own_sentences(text: str) -> list[str]:
     found = sentences("\n".join(lines))
     if len(found) > MOST_SENTENCES:
         return []
-    return [each for each in found if SHORTEST <= len(each) <= LONGEST and words(each)]
+    return [each for each in found if SHORTEST <= len(each) <= LONGEST and not _is_fragment(each)]
+
+
+def _is_fragment(sentence: str) -> bool:
+    """Whether it is a single word, which states nothing: an answer, a heading, a name."""
+    found = words(sentence)
+    return len(found) < 2 and not any(has_no_spaces(word) for word in found)
