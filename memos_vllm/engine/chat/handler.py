@@ -7,6 +7,7 @@ and everything else of the handler (sampling, tools, parsers, errors, streams) s
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import time
@@ -159,8 +160,9 @@ class ChatExchange:
         if hasattr(reply, "__aiter__"):
             return self._stream(chat, reply, finish)
         choices = getattr(reply, "choices", None)
-        if choices is None:  # vLLM's ErrorResponse
-            await finish(self.request_id, None)
+        if choices is None:  # vLLM's ErrorResponse, also where the client went away
+            text, reason = ("", "abort") if _is_cancelled() else (None, None)
+            await finish(self.request_id, text, reason)
             return reply
         self._keep(chat, reply.id)
         message = choices[0].message
@@ -250,6 +252,12 @@ def _remembered_text(chat: Chat, text: str, calls_tool: bool) -> str | None:
             "the reply calls a tool: the turn is stored with the one that follows"
         )
     return None
+
+
+def _is_cancelled() -> bool:
+    """Whether the request was cancelled, which vLLM's handler turns into an error response."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def summary(plan: MemoryPlan) -> dict[str, Any]:
