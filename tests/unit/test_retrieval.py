@@ -257,3 +257,27 @@ def test_a_changed_embedder_rebuilds_the_index(config):
     assert system.outbox.index_signature() == system.indexer.signature
     assert found(system, ALICE, "old model") == ["Indexed by the old model."]
     system.close()
+
+
+def test_a_search_beside_a_write_finds_what_is_complete(system):
+    """Chroma returns fewer vectors than ids while it writes a row."""
+    remember(system, ALICE, "A red boat.", "A blue car.")
+    collection = system.index._collection(Owner(ALICE.tenant, ALICE.person), "turn")
+    real, asked = type(collection).get, []
+
+    def half_written(self, *args, **kwargs):
+        found = real(self, *args, **kwargs)
+        asked.append(found)
+        if "embeddings" in kwargs.get("include", ()) and len(asked) < 3:
+            found["embeddings"] = found["embeddings"][:-1]
+        return found
+
+    with mock.patch.object(type(collection), "get", half_written):
+        assert found(system, ALICE, "ship")[0] == "A red boat."
+    assert len(asked) == 3
+    asked.clear()
+    system.operator = MemOperator(system.config.retrieval, system.views, system.index)
+    with mock.patch.object(
+        type(collection), "get", lambda self, *a, **k: real(self, *a, **k) | {"embeddings": []}
+    ):
+        assert found(system, ALICE, "red")[0] == "A red boat.", "by words"

@@ -69,7 +69,10 @@ def test_words_of_every_script_are_whole():
 def test_sentences_are_the_writers_own():
     assert own_sentences("I like tea.\n> I hate tea.\nAnd you?") == ["I like tea.", "And you?"]
     assert own_sentences("Correct this:\nI like tea.") == ["Correct this:"]
-    assert own_sentences("Look here.\n```\nI like tea.\n```\nI like it.") == ["Look here.", "I like it."]
+    assert own_sentences("Look here.\n```\nI like tea.\n```\nI like it.") == [
+        "Look here.",
+        "I like it.",
+    ]
     assert own_sentences("I like tea.\n" * 40) == []
 
 

@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -50,6 +51,8 @@ _NAME = re.compile(
     rf"({FIRST_PREFIX}(?:-[0-9a-f]{{8}})?)-(?:{'|'.join((*VIEWS, *_FORMER_VIEWS))})-\d{{3}}"
 )
 _BATCH = 1000
+_HALF_WRITTEN_PAUSES = (0.002, 0.01, 0.05, 0.1)
+"""Seconds."""
 _NEVER_EVICT = 1_000_000  # indexes kept open; there are only len(VIEWS) * BUCKETS of them
 
 
@@ -199,18 +202,32 @@ class VectorIndex:
     def vectors(
         self, owner: Owner, view: View, ids: Sequence[str]
     ) -> Iterator[tuple[str, Vectors]]:
-        """(item id, (dim,) of length 1) of the ids that are stored for the owner."""
+        """(item id, (dim,) of length 1) of the ids that are stored for the owner.
+
+        Rows that are being written at this moment may be missing.
+        """
         digest = owner_digest(owner)
         for start in range(0, len(ids), _BATCH):
-            with _translated():
-                found = self._collection(owner, view).get(
-                    ids=list(ids[start : start + _BATCH]), include=["embeddings", "metadatas"]
-                )
-            for item_id, row, meta in zip(
-                found["ids"], found["embeddings"], found["metadatas"], strict=True
-            ):
+            for item_id, row, meta in self._rows(owner, view, list(ids[start : start + _BATCH])):
                 if meta["owner"] == digest:
                     yield item_id, row
+
+    def _rows(self, owner: Owner, view: View, ids: list[str]) -> list[tuple[str, Vectors, Any]]:
+        """Id, vector and metadata of each stored row.
+
+        Chroma writes the metadata of a row before its vector, and returns fewer vectors than ids in between,
+        without saying whose: such an answer is asked for again, and in the end counts as none.
+        """
+        for pause in _HALF_WRITTEN_PAUSES:
+            with _translated():
+                found = self._collection(owner, view).get(
+                    ids=ids, include=["embeddings", "metadatas"]
+                )
+            rows = found["ids"], found["embeddings"], found["metadatas"]
+            if len({len(column) for column in rows}) == 1:
+                return list(zip(*rows, strict=True))
+            time.sleep(pause)
+        return []
 
     def ids_of(self, owner: Owner, view: View) -> set[str]:
         """All item ids stored for an owner (checks and tests)."""
