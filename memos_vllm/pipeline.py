@@ -207,18 +207,18 @@ class Pipeline:
             return
         with self._step(chat, "search"):
             depth = top_k * _OVERFETCH
+            find = functools.partial(
+                self._system.operator.search,
+                chat.principal,
+                query.text,
+                vector,
+                top_k=top_k,
+                owners=memory.owners,
+                about_past=query.about_past,
+                further=True,
+            )
             while True:
-                result = await asyncio.to_thread(
-                    self._system.operator.search,
-                    chat.principal,
-                    query.text,
-                    vector,
-                    top_k=top_k,
-                    owners=memory.owners,
-                    about_past=query.about_past,
-                    further=True,
-                    depth=depth,
-                )
+                result = await asyncio.to_thread(find, depth=depth)
                 ranked = [*result.found, *result.further]
                 new = sifted(ranked, chat.messages)
                 if len(new) >= 2 * top_k or len(ranked) < depth:
@@ -226,12 +226,9 @@ class Pipeline:
                 depth *= _DEEPER  # most results repeat the conversation or the question
         memory.found = new[:top_k]
         if vector is not None and not result.degraded:
+            with_beliefs = self._system.operator.with_beliefs
             memory.found = await asyncio.to_thread(
-                self._system.operator.with_beliefs,
-                chat.principal,
-                memory.found,
-                vector,
-                memory.owners,
+                with_beliefs, chat.principal, memory.found, vector, memory.owners
             )
         best = {each.recalled.item.id for each in memory.found}
         memory.further = [each for each in ranked if each.recalled.item.id not in best]

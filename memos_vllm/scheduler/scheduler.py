@@ -135,12 +135,7 @@ class MemScheduler:
             places: number of items; default: that of `found`.
         """
         framing = tokenizer.count(layout.block([]))
-        head = [
-            _stable_candidate(
-                cube, position=position, is_named=position < named, tokenizer=tokenizer
-            )
-            for position, cube in enumerate(stable)
-        ]
+        head = _head(stable, named, tokenizer)
         left = _fit_stable(head, budget.limit - (framing if stable else 0))
         used = {c.entry.cube for c in head if c.entry.decision == "used"}
         sieve = Sieve(
@@ -237,6 +232,13 @@ def hottest_first(stable: Sequence[StableCube], named: int) -> list[StableCube]:
         return bool(cube.person), -cube.reads.bit_length(), cube.created_us, cube.cube_id
 
     return [*sorted(stable[:named], key=heat), *stable[named:]]
+
+
+def _head(stable: Sequence[StableCube], named: int, tokenizer: Tokenizer) -> list[Candidate]:
+    return [
+        _stable_candidate(cube, position=position, is_named=position < named, tokenizer=tokenizer)
+        for position, cube in enumerate(stable)
+    ]
 
 
 def _fit_stable(candidates: Sequence[Candidate], left: int) -> int:

@@ -114,10 +114,7 @@ class MemOperator:
             channels = index.lexical(tokenize(question))
             if vector is not None and degraded is None:
                 degraded = self._add_dense(channels, owner=state.owner, index=index, vector=vector)
-            ended, claims = index.past.at(now_us())
-            left_out = index.elsewhere(principal.persona)
-            left_out |= frozenset() if about_past else claims
-            left_out |= index.no_evidence if keep is None else index.position.keys() - keep
+            left_out = _left_out(index, principal, about_past, keep)
             newest.add(index, left_out)
             scored.extend(
                 self._rank(
@@ -129,7 +126,7 @@ class MemOperator:
                     background=background_by(vector),
                 )
             )
-            over |= ended
+            over |= index.past.at(now_us())[0]
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
         scored = newest.before_older(scored)
         found = self._readable(
@@ -329,3 +326,12 @@ class MemOperator:
                 over = above(np.nan_to_num(dense, nan=-1.0), usual)
                 relevant = relevant | (over >= self._config.min_cosine)
         return relevant
+
+
+def _left_out(
+    index: OwnerIndex, principal: Principal, about_past: bool, keep: AbstractSet[str] | None
+) -> AbstractSet[str]:
+    """Ids of the items that a search must not return; the arguments are those of `search`."""
+    left_out = index.elsewhere(principal.persona)
+    left_out |= frozenset() if about_past else index.past.at(now_us())[1]
+    return left_out | (index.no_evidence if keep is None else index.position.keys() - keep)
