@@ -45,10 +45,7 @@ class Conversation:
 
     @property
     def sessions(self) -> dict[str, list[Turn]]:
-        grouped: dict[str, list[Turn]] = {}
-        for turn in self.turns:
-            grouped.setdefault(turn.session, []).append(turn)
-        return grouped
+        return by_session(self.turns)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,6 +56,13 @@ class Dataset:
     ids_dropped: int
     """Evidence entries that name no turn, of questions with other evidence that does."""
     sha256: str
+
+
+def by_session(turns: Iterable[Turn]) -> dict[str, list[Turn]]:
+    grouped: dict[str, list[Turn]] = {}
+    for turn in turns:
+        grouped.setdefault(turn.session, []).append(turn)
+    return grouped
 
 
 def load(path: Path) -> Dataset:

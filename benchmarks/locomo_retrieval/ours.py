@@ -74,7 +74,7 @@ def remember(system: MemorySystem, conversation: Conversation) -> None:
     cubes = [
         NewCube(
             meta=NewMeta(name=f"{conversation.name} {session}"),
-            payload=ExplicitPayload(content=[_item(turn) for turn in turns]),
+            payload=ExplicitPayload(content=[item_of(turn) for turn in turns]),
         )
         for session, turns in conversation.sessions.items()
     ]
@@ -132,7 +132,7 @@ def rank(
     return distinct(found.recalled.item.source or "" for found in result.found)
 
 
-def _item(turn: Turn) -> Item:
+def item_of(turn: Turn) -> Item:
     return Item(
         type=ItemType.EPISODE,
         text=turn.text,

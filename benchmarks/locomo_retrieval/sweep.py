@@ -56,9 +56,7 @@ def _conversation(
     ]
     texts = ["\n".join(_named(turn) for turn in chunk) for chunk in chunks]
     lengths = [count(text) for text in texts]
-    items = [
-        IndexedItem(str(n), str(n), text, text, None, None, None) for n, text in enumerate(texts)
-    ]
+    items = [IndexedItem(str(n), str(n), text, None, None, None) for n, text in enumerate(texts)]
     index = OwnerIndex.build(1, [Part.of(PartKey("chunks", "1", None), items)])
     vectors = embed(texts)
     speakers = {turn.speaker for turn in conversation.turns}

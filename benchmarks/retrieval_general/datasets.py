@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.locomo_retrieval import dataset as locomo
+from benchmarks.locomo_retrieval.dataset import Turn, by_session
 
 _OF_TOPIC = 20
 """Preferences of each topic of PrefEval: each is a store of its own."""
@@ -29,15 +30,6 @@ FILES = {
     "LongMemEval": "longmemeval_dev.json.gz",
     "PrefEval": "prefeval_dev.json.gz",
 }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Turn:
-    id: str
-    session: str
-    speaker: str
-    text: str
-    time: datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,10 +54,7 @@ class Store:
 
     @property
     def sessions(self) -> dict[str, list[Turn]]:
-        grouped: dict[str, list[Turn]] = {}
-        for turn in self.turns:
-            grouped.setdefault(turn.session, []).append(turn)
-        return grouped
+        return by_session(self.turns)
 
 
 def load(folder: Path) -> tuple[list[Store], dict[str, str]]:
@@ -87,9 +76,7 @@ def _locomo(path: Path) -> Iterator[Store]:
             name=conversation.name,
             part="LoCoMo",
             family="LoCoMo",
-            turns=tuple(
-                Turn(t.id, t.session, t.speaker, t.text, t.time) for t in conversation.turns
-            ),
+            turns=conversation.turns,
             questions=tuple(
                 Question(q.text, locomo.CATEGORIES[q.category], frozenset(q.evidence))
                 for q in conversation.questions

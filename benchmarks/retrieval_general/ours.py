@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.locomo_retrieval.metrics import distinct
+from benchmarks.locomo_retrieval.ours import item_of
 from benchmarks.retrieval_general.datasets import Question, Store, Turn
 from benchmarks.retrieval_general.fit import Example
 from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.config.tree import Config, EmbedderConfig
 from memos_vllm.cube.ids import PersonId
-from memos_vllm.cube.model import ExplicitPayload, Item, ItemType, NewCube, NewMeta
+from memos_vllm.cube.model import ExplicitPayload, NewCube, NewMeta
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.plaintext.search.fusion import fuse
 from memos_vllm.system import MemorySystem
@@ -72,18 +73,7 @@ def _remember(system: MemorySystem, principal: Principal, store: Store) -> None:
 def _cube(session: str, turns: list[Turn]) -> NewCube:
     return NewCube(
         meta=NewMeta(name=f"session {session}"),
-        payload=ExplicitPayload(content=[_item(turn) for turn in turns]),
-    )
-
-
-def _item(turn: Turn) -> Item:
-    return Item(
-        type=ItemType.EPISODE,
-        text=turn.text,
-        speaker=turn.speaker,
-        time=turn.time,
-        session=turn.session,
-        source=turn.id,
+        payload=ExplicitPayload(content=[item_of(turn) for turn in turns]),
     )
 
 

@@ -15,41 +15,41 @@ class RetrievalWeights(Section):
     """Weights of an item's score: a weighted sum of signals, of which most are 0 to 1."""
 
     lexical_turn: float = Field(
-        1.4, ge=0, description="BM25 of the item, of the question's best possible"
+        1.6, ge=0, description="BM25 of the item, of the question's best possible"
     )
     lexical_window: float = Field(
-        1.7, ge=0, description="BM25 of the item with its predecessor, likewise"
+        1.4, ge=0, description="BM25 of the item with its predecessor, likewise"
     )
     dense_turn: float = Field(
-        2.8,
+        2.7,
         ge=0,
         description="standing of the item's cosine, standard deviations above the background",
     )
-    dense_window: float = Field(0.2, ge=0, description="standing of the item with its predecessor")
+    dense_window: float = Field(0.3, ge=0, description="standing of the item with its predecessor")
     coverage: float = Field(
-        2.9, ge=0, description="share of the question's information in the item"
+        2.5, ge=0, description="share of the question's information in the item"
     )
     near_coverage: float = Field(
-        2.9, ge=0, description="share of the question's information in the item and its neighbours"
+        2.5, ge=0, description="share of the question's information in the item and its neighbours"
     )
     session_prior: float = Field(
-        0.9, ge=0, description="boost of items whose session has other good items"
+        1.0, ge=0, description="boost of items whose session has other good items"
     )
     speaker_boost: float = Field(
         2.5, ge=0, description="boost of items by a speaker named in the question"
     )
     time_boost: float = Field(
-        3.8, ge=0, description="boost of items from a year, month or day named in the question"
+        3.7, ge=0, description="boost of items from a year, month or day named in the question"
     )
     when_boost: float = Field(
-        1.8, ge=0, description="boost of items that name a time, for questions that ask for one"
+        1.9, ge=0, description="boost of items that name a time, for questions that ask for one"
     )
     question_penalty: float = Field(0.8, ge=0, description="penalty of items that are questions")
     reply_penalty: float = Field(
         4.0, ge=0, description="penalty of the assistant's replies and of tool results"
     )
     reply_boost: float = Field(
-        4.0, ge=0, description="boost of replies for questions about what the assistant said"
+        2.0, ge=0, description="boost of replies for questions about what the assistant said"
     )
 
 

@@ -114,6 +114,6 @@ class IndexState:
             return items.cube_keys(session, owner)
 
     def items(self, cube: CubeId, ids: set[str]) -> list[IndexedItem]:
-        """Those of the items that still exist, with their windows."""
+        """Those of the items that still exist."""
         with self._database.read() as session:
-            return items.load_with_windows(session, cube, ids)
+            return items.load_items(session, cube, ids)

@@ -45,12 +45,11 @@ class Owner:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IndexedItem:
-    """One item in the form that is indexed: alone (`turn`) and with the item before it (`window`)."""
+    """One item in the form that is indexed."""
 
     id: str
     cube_id: str
-    turn: str
-    window: str
+    text: str
     speaker: str | None
     session: str | None
     time_us: int | None
@@ -90,26 +89,19 @@ def sync_items(session: Session, cube: CubeRow, items: Sequence[Item]) -> None:
     old = {
         row.id: row for row in session.scalars(select(ItemRow).where(ItemRow.cube_id == cube.id))
     }
-    previous = ""
     present: set[str] = set()
     added: list[Item] = []
     for ordinal, item in enumerate(items):
         assert item.id is not None, "items are identified before they are stored"
         present.add(item.id)
-        turn = item.text
-        window = sha256(f"{previous}\x00{turn}".encode())
         row = old.get(item.id)
         if row is None:
-            session.add(_new_row(cube, item, ordinal, window))
+            session.add(_new_row(cube, item, ordinal))
             added.append(item)
             _queue(session, "upsert", cube, item.id)
         else:
             row.ordinal = ordinal
             row.claim, row.claim_key = _claim(item), claim_key(item)
-            if row.window_sha256 != window:
-                row.window_sha256 = window
-                _queue(session, "upsert", cube, item.id)
-        previous = turn
     for removed in set(old) - present:
         session.delete(old[removed])
         _queue(session, "delete", cube, removed)
@@ -199,30 +191,19 @@ def load_cubes(session: Session, owner: Owner, known: Set[PartKey]) -> list[Cube
         )
         for row in rows:
             part = fresh[row.cube_id]
-            turn = row.text
-            window = f"{part[-1].turn}\n{turn}" if part else turn
-            part.append(_indexed(row, turn, window, persona[row.cube_id]))
+            part.append(_indexed(row, persona[row.cube_id]))
     return [CubeItems(key, fresh.get(key.cube_id)) for key in keys]
 
 
-def load_with_windows(session: Session, cube_id: str, item_ids: set[str]) -> list[IndexedItem]:
-    """Those of the items that still exist in the cube, with their windows."""
+def load_items(session: Session, cube_id: str, item_ids: set[str]) -> list[IndexedItem]:
+    """Those of the items that still exist in the cube, in order."""
     rows = session.scalars(
         select(ItemRow).where(ItemRow.cube_id == cube_id).order_by(ItemRow.ordinal)
     )
-    found, before = [], ""
-    for row in rows:
-        turn = row.text
-        if row.id in item_ids:
-            window = f"{before}\n{turn}" if before else turn
-            found.append(_indexed(row, turn, window))
-        before = turn
-    return found
+    return [_indexed(row) for row in rows if row.id in item_ids]
 
 
-def _indexed(
-    row: ItemRow | Row[Any], turn: str, window: str, persona: str | None = None
-) -> IndexedItem:
+def _indexed(row: ItemRow | Row[Any], persona: str | None = None) -> IndexedItem:
     claim = row.claim or {}
     # A past event stays true, unless a newer statement replaces it.
     is_event = row.type == ItemType.EVENT and "superseded_by" not in claim
@@ -230,8 +211,7 @@ def _indexed(
     return IndexedItem(
         row.id,
         row.cube_id,
-        turn,
-        window,
+        row.text,
         row.speaker,
         row.session,
         row.time_us,
@@ -264,7 +244,7 @@ def load_rows(session: Session, ids: Sequence[str]) -> dict[str, tuple[ItemRow, 
     return found
 
 
-def _new_row(cube: CubeRow, item: Item, ordinal: int, window: str) -> ItemRow:
+def _new_row(cube: CubeRow, item: Item, ordinal: int) -> ItemRow:
     return ItemRow(
         id=item.id,
         cube_id=cube.id,
@@ -277,7 +257,6 @@ def _new_row(cube: CubeRow, item: Item, ordinal: int, window: str) -> ItemRow:
         time_us=to_us(item.time) if item.time else None,
         session=item.session,
         source=item.source,
-        window_sha256=window,
         claim=_claim(item),
         claim_key=claim_key(item),
         mark=item.mark,

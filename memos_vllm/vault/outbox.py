@@ -58,7 +58,7 @@ class Outbox:
             for cube_id, rows in grouped.items():
                 named = {row.item_id for row in rows if row.item_id}
                 cube = session.get(CubeRow, cube_id)
-                found = tuple(items.load_with_windows(session, cube_id, named))
+                found = tuple(items.load_items(session, cube_id, named))
                 present = {item.id for item in found}
                 work.append(
                     Work(

@@ -125,7 +125,6 @@ class ItemRow(Base):
     time_us: Mapped[int | None]
     session: Mapped[str | None] = mapped_column(String(500))
     source: Mapped[str | None] = mapped_column(String(500))
-    window_sha256: Mapped[str] = mapped_column(String(64))
     claim: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     claim_key: Mapped[str | None] = mapped_column(String(64))
     """Digest of subject and attribute: claims that could supersede each other share it."""

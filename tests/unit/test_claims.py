@@ -156,7 +156,7 @@ def us(day):
 
 def indexed(name, source=None, sources=(), ends=None):
     ends_us = us(ends) if ends is not None else None
-    return IndexedItem(name, "c", name, name, None, None, None, source, sources, ends_us)
+    return IndexedItem(name, "c", name, None, None, None, source, sources, ends_us)
 
 
 def test_a_turn_has_ended_only_when_all_its_claims_have_ended():
@@ -176,7 +176,7 @@ def test_a_turn_has_ended_only_when_all_its_claims_have_ended():
 
 def test_a_turn_with_an_ended_name_has_ended_in_any_wording():
     def indexed(name, turn, day, source=None, **claim):
-        return IndexedItem(name, "c", turn, turn, "alice", "s", us(day), source, **claim)
+        return IndexedItem(name, "c", turn, "alice", "s", us(day), source, **claim)
 
     def us(day):
         return to_us(DAY + timedelta(days=day))

@@ -32,10 +32,7 @@ ALICE = principal("alice")
 
 
 def indexed(*turns: str, speaker: str | None = None, session: str = "s") -> list[IndexedItem]:
-    return [
-        IndexedItem(f"i{n}", "c", turn, turn, speaker, session, None)
-        for n, turn in enumerate(turns)
-    ]
+    return [IndexedItem(f"i{n}", "c", turn, speaker, session, None) for n, turn in enumerate(turns)]
 
 
 def index_of(items: list[IndexedItem]) -> OwnerIndex:
@@ -76,7 +73,7 @@ def item(
     name: str, turn: str, speaker: str | None = None, session: str = "s", when: str | None = None
 ) -> IndexedItem:
     moment = to_us(datetime.fromisoformat(when).replace(tzinfo=UTC)) if when else None
-    return IndexedItem(name, "c", turn, turn, speaker, session, moment)
+    return IndexedItem(name, "c", turn, speaker, session, moment)
 
 
 def test_lifts_prefer_the_named_speaker_and_the_good_session():
@@ -174,7 +171,7 @@ def test_replies_rank_behind_the_person_s_words_unless_they_are_asked_for():
 
 def test_coverage_counts_words_of_neighbours_but_not_of_another_cube():
     items = [
-        IndexedItem(str(n), cube, turn, turn, "Ann", None, None)
+        IndexedItem(str(n), cube, turn, "Ann", None, None)
         for n, (cube, turn) in enumerate(
             [("a", "a red boat"), ("a", "oh"), ("a", "yes"), ("a", "no"), ("b", "a blue boat")]
         )
@@ -219,7 +216,7 @@ def test_scores_equal_those_of_bm25s_for_any_split_into_cubes(cubes, asked):
     parts, turns, windows = [], [], []
     for number, texts in enumerate(cubes):
         items = [
-            IndexedItem(f"{number}-{n}", f"c{number}", text, text, None, None, None)
+            IndexedItem(f"{number}-{n}", f"c{number}", text, None, None, None)
             for n, text in enumerate(texts)
         ]
         parts.append(Part.of(PartKey(f"c{number}", "1", None), items))
@@ -259,7 +256,7 @@ def test_after_a_change_only_the_cubes_that_changed_are_read(system):
         asked = tokenize("red boats")
         for name, scores in fresh.lexical(asked).items():
             assert np.array_equal(found.lexical(asked)[name], scores), name
-        return [item.turn for item in found.items], read.call_count
+        return [item.text for item in found.items], read.call_count
 
     one, two = system.create(ALICE, [cube("a red boat", "oh"), cube("walking home")])
     assert index() == (["a red boat", "oh", "walking home"], 2)

@@ -124,7 +124,7 @@ def _over_by_name(
                 continue
             if item.time_us is None or item.time_us >= since:
                 continue
-            if all(word.search(item.turn) for word in words):
+            if all(word.search(item.text) for word in words):
                 over[item.id] = since
 
 

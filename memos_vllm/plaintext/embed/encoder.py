@@ -98,16 +98,13 @@ class Encoder:
         if self._load_error and time.monotonic() - self._load_error[0] < _RETRY_LOAD_SECONDS:
             raise self._load_error[1]
         try:
-            folder = folder_of(self._config, download=True)
-            self._prefixes = prefixes_of(self._config, folder)
-            self._model = _load(self._config, folder)
-        except Exception as error:  # tokenizers and ONNX Runtime raise bare exceptions
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            unavailable = EmbedderUnavailable(
-                f"the embedding model {self._config.model!r} cannot be loaded: {cause}"
-            )
-            self._load_error = (time.monotonic(), unavailable)
-            raise unavailable from error
+            with _failures(f"the embedding model {self._config.model!r} cannot be loaded"):
+                folder = folder_of(self._config, download=True)
+                self._prefixes = prefixes_of(self._config, folder)
+                self._model = _load(self._config, folder)
+        except EmbedderUnavailable as error:
+            self._load_error = (time.monotonic(), error)
+            raise
         return self._model
 
 
@@ -170,9 +167,10 @@ def _windows(model: SentenceModel, text: str, limit: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _failures() -> Iterator[None]:
+def _failures(what: str = "the embedding model failed") -> Iterator[None]:
     """Translate errors of the model, so that one text does not end the shared encoder process."""
     try:
         yield
     except Exception as error:  # tokenizers and ONNX Runtime raise bare exceptions
-        raise EmbedderUnavailable(f"the embedding model failed: {error}") from error
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EmbedderUnavailable(f"{what}: {cause}") from error

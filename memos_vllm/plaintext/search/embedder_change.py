@@ -71,9 +71,9 @@ def vectors_of(
     Raises:
         EmbedderUnavailable
     """
-    texts = list(dict.fromkeys(item.turn for item in items))
+    texts = list(dict.fromkeys(item.text for item in items))
     rows = dict(zip(texts, embedder.embed(texts), strict=True))
-    return lambda some: {"turn": np.stack([rows[item.turn] for item in some])}
+    return lambda some: {"turn": np.stack([rows[item.text] for item in some])}
 
 
 class EmbedderChange:

@@ -49,10 +49,10 @@ class Part:
         return cls(
             key,
             items,
-            TokenHashes.of([item.turn for item in items]),
+            TokenHashes.of([item.text for item in items]),
             np.array([_date(item.time_us) for item in items], dtype=np.int64).reshape(-1, 3),
-            np.array([is_question(item.turn) for item in items], dtype=np.float32),
-            np.array([names_time(item.turn) for item in items], dtype=np.float32),
+            np.array([is_question(item.text) for item in items], dtype=np.float32),
+            np.array([names_time(item.text) for item in items], dtype=np.float32),
         )
 
 

@@ -245,9 +245,9 @@ def _copy_items(old: _Matrices, parts: list[tuple[Part, slice]], rows: dict[View
         old_part, old_span = before.get(part.key.cube_id, (None, slice(0)))
         if old_part is None:
             continue
-        texts = {item.id: (n, item.turn) for n, item in enumerate(old_part.items)}
+        texts = {item.id: (n, item.text) for n, item in enumerate(old_part.items)}
         for position, item in enumerate(part.items):
             n, text = texts.get(item.id, (0, None))
-            if text == item.turn:
+            if text == item.text:
                 for view, matrix in rows.items():
                     matrix[span.start + position] = old.rows[view][old_span.start + n]

@@ -19,5 +19,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("items") as items:
-        items.drop_column("mark")
+    op.drop_column("items", "mark")
