@@ -62,6 +62,28 @@ class SearchResult:
     """Part that did not answer (`index`, `embedder`); None: the search is complete."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Query:
+    """Arguments of one search."""
+
+    principal: Principal
+    question: str
+    vector: Vectors | None
+    about_past: bool
+    keep: AbstractSet[str] | None
+    depth: int
+
+
+@dataclasses.dataclass(slots=True)
+class _Ranking:
+    """Results of several owners."""
+
+    scored: list[_Scored] = dataclasses.field(default_factory=list)
+    over: dict[str, int] = dataclasses.field(default_factory=dict)
+    newest: Newest = dataclasses.field(default_factory=Newest)
+    degraded: str | None = None
+
+
 class MemOperator:
     def __init__(
         self,
@@ -105,34 +127,38 @@ class MemOperator:
             keep: ids of the only items to search, replies with a mark among them; None: all items
                 that are evidence.
         """
-        scored: list[_Scored] = []
-        over: dict[str, int] = {}
-        newest = Newest()
-        degraded = None
+        query = _Query(principal, question, vector, about_past, keep, depth or top_k * _OVERFETCH)
+        ranking = _Ranking()
         for state in self._views.owners(principal) if owners is None else owners:
-            index = self._lexical.get(state.owner, state.revision)
-            channels = index.lexical(tokenize(question))
-            if vector is not None and degraded is None:
-                degraded = self._add_dense(channels, owner=state.owner, index=index, vector=vector)
-            left_out = _left_out(index, principal, about_past, keep)
-            newest.add(index, left_out)
-            scored.extend(
-                self._rank(
-                    question,
-                    index=index,
-                    channels=channels,
-                    count=depth or top_k * _OVERFETCH,
-                    left_out=left_out,
-                    background=background_by(vector),
-                )
+            self._rank_owner(state, query, ranking)
+        scored = sorted(ranking.scored, key=lambda entry: (-entry[0], entry[1]))
+        scored = ranking.newest.before_older(scored)
+        count = len(scored) if further else top_k
+        found = self._readable(principal, scored=scored, over=ranking.over, count=count)
+        return SearchResult(found[:top_k], found[top_k:], ranking.degraded)
+
+    def _rank_owner(self, state: OwnerState, query: _Query, ranking: _Ranking) -> None:
+        """Add the best items of one owner."""
+        vector = query.vector
+        index = self._lexical.get(state.owner, state.revision)
+        channels = index.lexical(tokenize(query.question))
+        if vector is not None and ranking.degraded is None:
+            ranking.degraded = self._add_dense(
+                channels, owner=state.owner, index=index, vector=vector
             )
-            over |= index.past.at(now_us())[0]
-        scored.sort(key=lambda entry: (-entry[0], entry[1]))
-        scored = newest.before_older(scored)
-        found = self._readable(
-            principal, scored=scored, over=over, count=len(scored) if further else top_k
+        left_out = _left_out(index, query)
+        ranking.newest.add(index, left_out)
+        ranking.scored.extend(
+            self._rank(
+                query.question,
+                index=index,
+                channels=channels,
+                count=query.depth,
+                left_out=left_out,
+                background=background_by(vector),
+            )
         )
-        return SearchResult(found[:top_k], found[top_k:], degraded)
+        ranking.over |= index.past.at(now_us())[0]
 
     def _add_dense(
         self, channels: dict[str, Scores], owner: Owner, index: OwnerIndex, vector: Vectors
@@ -328,10 +354,9 @@ class MemOperator:
         return relevant
 
 
-def _left_out(
-    index: OwnerIndex, principal: Principal, about_past: bool, keep: AbstractSet[str] | None
-) -> AbstractSet[str]:
-    """Ids of the items that a search must not return; the arguments are those of `search`."""
-    left_out = index.elsewhere(principal.persona)
-    left_out |= frozenset() if about_past else index.past.at(now_us())[1]
+def _left_out(index: OwnerIndex, query: _Query) -> AbstractSet[str]:
+    """Ids of the items that a search must not return."""
+    left_out = index.elsewhere(query.principal.persona)
+    left_out |= frozenset() if query.about_past else index.past.at(now_us())[1]
+    keep = query.keep
     return left_out | (index.no_evidence if keep is None else index.position.keys() - keep)
