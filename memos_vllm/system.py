@@ -37,6 +37,7 @@ from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.reader.chunking import passages
 from memos_vllm.plaintext.search.indexer import Indexer
 from memos_vllm.plaintext.search.part_files import PartFiles
+from memos_vllm.plaintext.search.repeats import repeats_last
 from memos_vllm.plaintext.search.search import MemOperator, SearchResult
 from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.vault.ageing import Ageing
@@ -287,11 +288,18 @@ class MemorySystem:
         owners: Sequence[OwnerState] | None = None,
         where: ItemFilter | None = None,
     ) -> SearchResult:
-        """The best items that a filter admits (None: all that are evidence); as `MemOperator.search`."""
-        if where is None:
-            return self.operator.search(principal, question, vector, top_k, owners)
-        keep, past = self.filters.matching(principal, where), where.is_about_time
-        return self.operator.search(principal, question, vector, top_k, owners, past, keep=keep)
+        """The best items that a filter admits (None: all that are evidence); as `MemOperator.search`.
+
+        Repetitions come behind all that say something new.
+        """
+        keep, past = None, False
+        if where is not None:
+            keep, past = self.filters.matching(principal, where), where.is_about_time
+
+        def best(count: int) -> SearchResult:
+            return self.operator.search(principal, question, vector, count, owners, past, keep=keep)
+
+        return repeats_last(best, question, top_k)
 
     @functools.cached_property
     def scopes(self) -> Scopes:

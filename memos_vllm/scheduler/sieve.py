@@ -7,22 +7,13 @@ one place of a prompt at most.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 
 from memos_vllm.cube.model import ASSISTANT, Item, ItemType
+from memos_vllm.plaintext.search.repeats import AskedQuestion, normal
 from memos_vllm.plaintext.search.search import Found
-from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.prompt.messages import Message, last_user, text_of
 from memos_vllm.vault.views import Recalled
-
-_QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u055e", "\u037e", "\u1367", "\u2e2e")
-_WORD = re.compile(r"\w+")
-_LONGER, _SLACK = 2, 40
-"""An earlier asking is at most so many times as long as the question, and so many characters more."""
-_SHARE = 0.6
-"""Least share of the question's words in an earlier asking of it."""
 
 
 class Sieve:
@@ -48,7 +39,7 @@ class Sieve:
         self._seen: set[str] = set()
         self._place_of_repeats_taken = False
         position = last_user(messages)
-        question = _Question(text_of(messages[position]) if position is not None else "")
+        question = AskedQuestion(text_of(messages[position]) if position is not None else "")
         items = [each.recalled.item for each in results]
         self._askings = {id(item) for item in items if question.is_asked_by(item)}
         self._requests = {
@@ -100,50 +91,6 @@ def is_reply(recalled: Recalled) -> bool:
         and item.type is ItemType.EPISODE
         and recalled.person.casefold() != ASSISTANT
     )
-
-
-def normal(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-class _Question:
-    """The question of a conversation, and what asks it again."""
-
-    def __init__(self, text: str) -> None:
-        self._bare = _bare(text)
-        self._words = Counter(tokenize(text))
-        self._is_marked = _is_question(text)
-        self._longest = _LONGER * len(text) + _SLACK
-
-    def is_asked_by(self, item: Item) -> bool:
-        """Whether an item asks the question and says nothing beyond it.
-
-        The same words, whatever their case and marks; or a question whose content words are all among
-        the question's. A statement of the same words is an answer: "My cat is called Miso."
-        """
-        text = item.text
-        if item.speaker == ASSISTANT or item.claim is not None or len(text) > self._longest:
-            return False
-        if not self._bare:
-            return False
-        is_marked = _is_question(text)
-        if _bare(text) == self._bare:
-            return is_marked or not self._is_marked
-        words = Counter(tokenize(text))
-        if not words:
-            return False
-        if is_marked:
-            share = len(words) / (len(self._words) or 1)
-            return words.keys() <= self._words.keys() and share >= _SHARE
-        return words == self._words and not self._is_marked
-
-
-def _bare(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
-
-
-def _is_question(text: str) -> bool:
-    return text.rstrip().endswith(_QUESTION_MARKS)
 
 
 def _request(item: Item) -> str | None:

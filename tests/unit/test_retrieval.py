@@ -281,3 +281,29 @@ def test_a_search_beside_a_write_finds_what_is_complete(system):
         type(collection), "get", lambda self, *a, **k: real(self, *a, **k) | {"embeddings": []}
     ):
         assert found(system, ALICE, "red")[0] == "A red boat.", "by words"
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("My cat is called Miso.", "What is the name of my cat?"),
+        ("Meine Katze heißt Minka.", "wie heißt meine katze?"),
+        ("我的猫叫小白。", "我的猫叫什么名字？"),
+    ],
+)
+def test_earlier_askings_come_behind_what_says_something(system, said, asked):
+    remember(system, ALICE, said)
+    for _ in range(20):
+        remember(system, ALICE, asked)
+    texts = found(system, ALICE, asked)
+    assert texts[0] == said
+    assert set(texts[1:]) == {asked}, "they are found, but last"
+    assert said in found(system, ALICE, asked.rstrip("?？"), top_k=2), "without its mark"
+
+
+def test_words_that_stand_twice_take_one_place_before_all_others(system):
+    remember(system, ALICE, "A red boat.", "A red boat.", "A red car.", "The boat is old.")
+    texts = found(system, ALICE, "red boat")
+    assert texts.index("A red boat.") == 0
+    assert texts[-1] == "A red boat."
+    assert found(system, ALICE, "A red boat.")[0] == "A red boat.", "a statement is no asking"
