@@ -32,6 +32,7 @@ from memos_vllm.governance.scope import Scopes
 from memos_vllm.parametric.adapter.packed import read_upload, upload_of_file
 from memos_vllm.parametric.adapter.pins import AdapterPins
 from memos_vllm.parametric.attached import AttachedEngine, ServedModel
+from memos_vllm.plaintext.documents.parsers import DocumentParsers
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.reader.chunking import passages
@@ -84,6 +85,7 @@ class MemorySystem:
         self.ageing = Ageing(self.database)
         self.forgotten = ForgottenStore(self.database, self.payloads)
         self.embedder = Embedder(config.embedder)
+        self.documents = DocumentParsers(config.reader.documents)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)
         self.adapter_pins = AdapterPins(config.adapter_pins_path, older=config.kv_path / "pins")
@@ -131,6 +133,7 @@ class MemorySystem:
         return reader() if reader is not None else None
 
     def close(self) -> None:
+        self.documents.close()
         self.indexer.stop()
         self.part_files.close()
         self.embedder.close()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 
 from memos_vllm.api.models import ERRORS, Caller, System
 from memos_vllm.cube.model import (
     ExplicitPayload,
+    Item,
     MemCube,
     Name,
     NewCube,
@@ -19,13 +23,16 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import TooLarge
 from memos_vllm.governance.principal import Role
 from memos_vllm.importers.documents import FORMAT
-from memos_vllm.plaintext.reader.documents import clean_name, read_document
+from memos_vllm.plaintext.documents.read import clean_name
+
+_LOOK_SECONDS = 0.2  # between looks at whether the client is still there
 
 router = APIRouter(prefix="/v1/memory/documents", tags=["memory cubes"], responses=ERRORS)
 
 
 @router.post("", status_code=201)
-def create_document(
+async def create_document(
+    request: Request,
     system: System,
     caller: Caller,
     response: Response,
@@ -34,13 +41,22 @@ def create_document(
     shared: Annotated[bool, Form(description="shared by the tenant, not a person's")] = False,
     placement: Annotated[Placement, Form()] = Placement.RETRIEVED,
 ) -> MemCube:
-    """Store a document as passages, each with its headings; searchable when this returns."""
+    """Store a document as passages, each with its headings; searchable when this returns.
+
+    It is parsed in a process of its own, which ends when the client goes away.
+    """
     caller.require(Role.WRITER)
     limit = system.config.limits.document_bytes
     if file.size is not None and file.size > limit:
         raise TooLarge(f"{file.size} bytes; at most {limit} (limits.document_bytes)", param="file")
     label = clean_name(file.filename or "")
-    items = read_document(file.filename or "", file.file.read(limit + 1), limit)
+    gone = threading.Event()
+
+    def read() -> list[Item]:
+        data = file.file.read(limit + 1)
+        return system.documents.read(label, data, limit, tenant=caller.tenant, gone=gone)
+
+    items = await _while_connected(request, gone, read)
     meta = NewMeta(
         name=name or label,
         shared=shared,
@@ -48,6 +64,23 @@ def create_document(
         tags=["import", FORMAT],
         provenance=Provenance(origin=f"import:{FORMAT}", note=label),
     )
-    made = system.create(caller, [NewCube(meta=meta, payload=ExplicitPayload(content=items))])[0]
+    new = NewCube(meta=meta, payload=ExplicitPayload(content=items))
+    made = (await asyncio.to_thread(system.create, caller, [new]))[0]
     response.headers["ETag"] = f'"{made.meta.version}"'
     return made
+
+
+async def _while_connected(
+    request: Request, gone: threading.Event, read: Callable[[], list[Item]]
+) -> list[Item]:
+    """The result of a call in a thread; `gone` is set when the client goes away before it."""
+    reading = asyncio.ensure_future(asyncio.to_thread(read))
+    try:
+        while True:
+            done, _ = await asyncio.wait({reading}, timeout=_LOOK_SECONDS)
+            if done:
+                return reading.result()
+            if await request.is_disconnected():
+                gone.set()
+    finally:
+        gone.set()

@@ -131,7 +131,9 @@ def document(
         from memos_vllm.importers.documents import document_source
 
         limits = system.config.limits
-        return document_source(file, person, limits.items_per_cube, limits.document_bytes)
+        return document_source(
+            file, person, limits.items_per_cube, limits.document_bytes, system.documents.read
+        )
 
     _run(config, tenant, file, options, again, read)
 

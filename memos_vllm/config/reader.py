@@ -30,6 +30,23 @@ class LifecycleConfig(Section):
     )
 
 
+class DocumentsConfig(Section):
+    processes: int = Field(
+        2, ge=1, le=64, description="documents parsed at a time, each in a process of its own"
+    )
+    seconds: float = Field(
+        60.0, gt=0, description="time limit of one document, also of processor time"
+    )
+    memory_bytes: int = Field(
+        1 << 30, ge=256 << 20, description="memory limit of a parsing process (address space)"
+    )
+    output_bytes: int = Field(32 << 20, ge=1, description="text of one document, characters")
+    depth: int = Field(5000, ge=1, description="nested HTML elements")
+    wait_seconds: float = Field(
+        30.0, ge=0, description="how long a document waits for a parsing process; then 503"
+    )
+
+
 class ReaderConfig(Section):
     mode: Literal["auto", "fast", "fine"] = Field(
         "auto",
@@ -82,3 +99,4 @@ class ReaderConfig(Section):
         gt=0,
         description="timeout of the rewrite; after it the search uses the original question",
     )
+    documents: DocumentsConfig = DocumentsConfig()

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from memos_vllm.cube.model import Item
 from memos_vllm.importers.files import read_bytes
 from memos_vllm.importers.source import ImportSource, chunk_cube
-from memos_vllm.plaintext.reader.documents import read_document
 
 FORMAT = "document"
 
 
 def document_source(
-    path: Path, person: str | None, items_per_cube: int, max_bytes: int
+    path: Path,
+    person: str | None,
+    items_per_cube: int,
+    max_bytes: int,
+    read: Callable[[str, bytes, int], list[Item]],
 ) -> ImportSource:
     """Cubes of a Markdown, HTML, PDF or plain text file, with `items_per_cube` passages each.
 
     Args:
         person: the owner; None: the tenant's shared memory.
+        read: `DocumentParsers.read`.
     Raises:
         BadRequest, TooLarge, Unprocessable: nothing was imported.
     """
-    items = read_document(path.name, read_bytes(path, max_bytes), max_bytes)
+    items = read(path.name, read_bytes(path, max_bytes), max_bytes)
     cubes = [
         chunk_cube(
             FORMAT,

@@ -36,6 +36,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, DamagedPayload, Unavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal, persona_tag
+from memos_vllm.governance.redaction.secrets import redact_body
 from memos_vllm.learning.beliefs import BeliefReader
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.extract import Extractor, subject_of
@@ -45,7 +46,6 @@ from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.forgetting import Order, read_orders
-from memos_vllm.plaintext.reader.secrets import redact_body
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
 from memos_vllm.scheduler.plan import Forgot, ForgottenPart
 from memos_vllm.system import MemorySystem

@@ -17,10 +17,12 @@ _CLOSING = r"[\"'\u201d\u2019\u00bb)\]\u300d\u300f\uff09\u3011]*"
 _ANYWHERE = (
     r"[\u3002\uff0e\uff01\uff1f\uff61\u0964\u0965\u061f\u06d4\u1362\u1367\u0589\u17d4\u104a\u104b]+"
 )
+_MARKS = r".!?\u2026\u203c\u2047-\u2049"
 _BORDER = re.compile(
-    rf"(?P<anywhere>{_ANYWHERE}{_CLOSING})\s*"
-    rf"|(?P<mark>[.!?\u2026\u203c\u2047-\u2049]+)(?P<closing>{_CLOSING})(?P<space>\s+)"
+    rf"(?P<anywhere>{_ANYWHERE}{_CLOSING})\s*+"
+    rf"|(?<![{_MARKS}])(?P<mark>[{_MARKS}]++)(?P<closing>{_CLOSING}+)(?P<space>\s++)"
 )
+_LONGEST_TOKEN = 64  # characters; no abbreviation is longer
 _LAST_TOKEN = re.compile(r"[^\s(\[\"\u201c\u00ab]+\Z")
 # Never the last word of a sentence: a name or another phrase follows.
 _BEFORE_A_NAME = frozenset(
@@ -245,7 +247,7 @@ def _of_line(line: str) -> Iterator[str]:
 
 
 def _ends_a_sentence(line: str, begins: int, border: re.Match[str]) -> bool:
-    rest = line[border.end() :]
+    rest = line[border.end() : border.end() + _LONGEST_TOKEN]
     if not rest:
         return True
     mark = border["mark"]
@@ -253,16 +255,16 @@ def _ends_a_sentence(line: str, begins: int, border: re.Match[str]) -> bool:
     if mark != ".":
         # "Really?" he said; "well... maybe"
         return not (is_lower and (bool(border["closing"]) or mark[-2:] == ".." or mark == "\u2026"))
-    token = _LAST_TOKEN.search(line, begins, border.start())
+    token = _LAST_TOKEN.search(line, max(begins, border.start() - _LONGEST_TOKEN), border.start())
     word = token.group() if token is not None else ""
-    return _full_stop_ends(word, rest, line[begins : border.start()])
+    return _full_stop_ends(word, rest, border.start() - begins == len(word))
 
 
-def _full_stop_ends(word: str, rest: str, before: str) -> bool:
+def _full_stop_ends(word: str, rest: str, is_alone: bool) -> bool:
     """Whether the full stop behind a word, with white space and `rest` behind it, ends a sentence."""
     folded = word.casefold()
     if folded in _BEFORE_A_NAME:
-        return folded in ("st", "mt", "ft") and _begins_a_sentence(rest) and before != word
+        return folded in ("st", "mt", "ft") and _begins_a_sentence(rest) and not is_alone
     if folded in _BEFORE_A_NUMBER and rest[0].isdigit():
         return False
     if folded in _EITHER:

@@ -16,7 +16,7 @@ from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.errors import BadRequest, MemosError, TooLarge, Unprocessable
 from memos_vllm.governance.principal import Role
 from memos_vllm.importers.documents import document_source
-from memos_vllm.plaintext.reader.documents import read_document
+from memos_vllm.plaintext.documents.read import read_document
 
 LIMIT = 1 << 20
 
@@ -209,7 +209,7 @@ def test_any_bytes_give_passages_or_a_memos_error(name: str, data: bytes) -> Non
 def test_an_import_makes_cubes_with_stable_names(tmp_path: Path) -> None:
     file = tmp_path / "boats.md"
     file.write_text(MARKDOWN)
-    source = document_source(file, "alice", 3, LIMIT)
+    source = document_source(file, "alice", 3, LIMIT, read_document)
     cubes = list(source.cubes())
     assert source.total == len(cubes) == 2
     assert [cube.new.meta.name for cube in cubes] == ["document:boats.md:1", "document:boats.md:2"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_vllm.plaintext.reader.secrets import is_iban, passes_luhn, redact, redact_body
+from memos_vllm.governance.redaction.secrets import is_iban, passes_luhn, redact, redact_body
 
 digits = st.text("0123456789", min_size=1)
 

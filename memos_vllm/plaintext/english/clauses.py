@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from memos_vllm.plaintext.bounded import shortened
 from memos_vllm.plaintext.english.vocabulary import NAME, WORK
 from memos_vllm.prompt.sentences import sentences
 
@@ -208,7 +209,7 @@ def clauses(text: str) -> Iterator[Clause]:
     Text by other authors, games and jokes give no clause; questions, conditions, guesses, reports,
     quotes and code are left out.
     """
-    plain = text[:_LONGEST].replace("\u2019", "'").replace("\u2018", "'")
+    plain = shortened(text[:_LONGEST]).replace("\u2019", "'").replace("\u2018", "'")
     plain = _CODE.sub("\n", plain)
     if len(text) > _LONGEST or _OTHERS_TEXT.search(plain) or _NOT_MEANT.search(plain):
         return

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 
+from memos_vllm.plaintext.bounded import found_in
+
 _RULES = (
     r"(?:instructions?|rules?|prompts?|guidelines?|polic(?:y|ies)|restrictions?|safety|filters?|safeguards?"
     r"|guardrails?|programming|training|orders)"
@@ -100,12 +102,12 @@ _CREDENTIAL = _any_of(_CREDENTIAL_FORMS)
 
 def is_policy_attack(text: str) -> bool:
     """Whether the text addresses the assistant and tries to change its policy."""
-    return _POLICY_ATTACK.search(text.replace("\u2019", "'")) is not None
+    return found_in(_POLICY_ATTACK, text.replace("\u2019", "'"))
 
 
 def has_credential(text: str) -> bool:
     """Whether the text has a password, key, card number or another credential."""
-    return _CREDENTIAL.search(text) is not None
+    return found_in(_CREDENTIAL, text)
 
 
 def is_instruction(text: str) -> bool:

@@ -17,6 +17,8 @@ from typing import Any
 
 _DAY = timedelta(days=1)
 _LONGEST_TEXT = 20_000
+_MOST_TIMES = 32  # phrases that are resolved: each takes up to a millisecond
+_LONGEST_SENTENCE = 400  # characters around a phrase in which verbs are looked for
 _UNIT = r"(?:day|week|fortnight|month|year|decade|hour|minute)"
 _COUNT = (
     r"(?:\d{1,3}|an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
@@ -178,7 +180,10 @@ _Found = tuple[int, int, str, _Span]  # start, end, the word before, span
 
 def _found(text: str, now: datetime) -> Iterator[_Found]:
     position = 0
-    while (match := _PHRASE.search(text, position)) is not None:
+    for _ in range(_MOST_TIMES):
+        match = _PHRASE.search(text, position)
+        if match is None:
+            return
         position = match.end()
         kind = match.lastgroup or ""
         before = (match["before"] or "").casefold()
@@ -207,9 +212,11 @@ def _leaning(text: str, match: re.Match[str], before: str) -> str:
         return "past"
     if before in ("until", "till", "by"):
         return "future"
-    ends = [end.end() for end in _SENTENCE_END.finditer(text, 0, match.start())]
-    following = _SENTENCE_END.search(text, match.end())
-    sentence = text[ends[-1] if ends else 0 : following.start() if following else len(text)]
+    begins = max(0, match.start() - _LONGEST_SENTENCE)
+    ends = [end.end() for end in _SENTENCE_END.finditer(text, begins, match.start())]
+    following = _SENTENCE_END.search(text, match.end(), match.end() + _LONGEST_SENTENCE)
+    after = following.start() if following else match.end() + _LONGEST_SENTENCE
+    sentence = text[ends[-1] if ends else begins : after]
     is_ahead = _AHEAD.search(sentence) is not None and _BEHIND.search(sentence) is None
     return "future" if is_ahead else "past"
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 
 _END = re.compile(
-    r"[.!?\u2026\u061f]+[\"'\u201d\u2019\u00bb)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d\uff09]*|\n+"
+    r"(?<![.!?\u2026\u061f])[.!?\u2026\u061f]++[\"'\u201d\u2019\u00bb)\]]*+(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d\uff09]*|\n+"
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:(?:dr|mr|mrs|ms|mx|prof|st|sr|sra|sta|jr|no|nr|vs|etc|approx|ca|z\.b|d\.h|u\.a|e\.g|i\.e|bzw|str"
@@ -30,12 +30,16 @@ _DEFINITE = (
 )
 _CONJUNCTION = r"(?:and|but|so|while|whereas|though|und|aber|denn|w\u00e4hrend|et|mais|y|pero|e|ma|mas|por\u00e9m|\u0438|\u0430|\u043d\u043e)"
 _BORDER = re.compile(
-    rf"\s*;\s+|\s+[\u2013\u2014-]\s+(?={_SUBJECT}\b)|,?\s+{_CONJUNCTION}\s+(?={_SUBJECT}\b|{_DEFINITE})|,\s+(?={_SUBJECT}\b|{_DEFINITE})"
+    rf"(?<!\s)\s*+;\s+|(?<!\s)\s++[\u2013\u2014-]\s++(?={_SUBJECT}\b)|(?:,|(?<![\s,]))\s++{_CONJUNCTION}\s++(?={_SUBJECT}\b|{_DEFINITE})|,\s+(?={_SUBJECT}\b|{_DEFINITE})"
     r"|[\uff0c\u3001,]\s*(?:\u800c\u4e14|\u800c|\u4f46\u662f|\u4f46|\u6240\u4ee5|\u5e76\u4e14)?(?=\u6211|\u4ed6|\u5979|\u4f60)|[\uff0c\u3001](?=\u79c1|\u50d5|\u4ffa|\u606f\u5b50|\u5a18|\u592b|\u59bb|\u6bcd|\u7236|\u59c9|\u5144|\u5f1f|\u59b9)"
     r"|,\s+(?=\ub0b4|\ub098|\uc81c|\uc800|\uc6b0\ub9ac|\uadf8)",
     re.IGNORECASE,
 )
-_TAIL = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u061f]+[\"'\u201d\u2019\u00bb)\]\u300d\u300f]*$")
+_TAIL = re.compile(
+    r"(?<![.!?\u2026\u3002\uff01\uff1f\u061f])[.!?\u2026\u3002\uff01\uff1f\u061f]++[\"'\u201d\u2019\u00bb)\]\u300d\u300f]*+$"
+)
+_SOLID = re.compile(r"\S")
+_LONGEST_ABBREVIATION = 16  # characters, with what is in front of it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,19 +93,27 @@ def without(text: str, sentences: list[Sentence], is_gone: Callable[[int, int], 
 
 def _spans(text: str) -> Iterator[tuple[int, int, int]]:
     """(begin with white space, start, end) of each sentence."""
-    begin = 0
+    begin, solid = 0, _SOLID.search(text)
     for match in _END.finditer(text):
-        piece = text[begin : match.end()]
-        is_dot = match[0].startswith(".") and len(match[0]) == 1
-        is_short = is_dot and (_ABBREVIATION.search(piece) or _NUMBERED.search(piece))
-        if is_short and text[match.end() :].strip():
+        if solid is None:
+            return
+        end = match.end()
+        if solid.start() >= end:
             continue
-        if piece.strip():
-            yield begin, begin + len(piece) - len(piece.lstrip()), begin + len(piece.rstrip())
-            begin += len(piece.rstrip())
-    rest = text[begin:]
-    if rest.strip():
-        yield begin, begin + len(rest) - len(rest.lstrip()), begin + len(rest.rstrip())
+        if match[0] == "." and _is_short(text[max(begin, end - _LONGEST_ABBREVIATION) : end]):
+            following = _SOLID.search(text, end)
+            if following is not None:
+                continue
+        end = solid.start() + len(text[solid.start() : end].rstrip())
+        yield begin, solid.start(), end
+        begin, solid = end, _SOLID.search(text, end)
+    if solid is not None:
+        yield begin, solid.start(), len(text.rstrip())
+
+
+def _is_short(piece: str) -> bool:
+    """Whether the full stop at the end of a piece is that of an abbreviation or of a number."""
+    return _ABBREVIATION.search(piece) is not None or _NUMBERED.search(piece) is not None
 
 
 def _sentence(before: str, text: str, clauses: bool) -> Sentence:

@@ -15,6 +15,7 @@ from pathlib import PurePath
 
 from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.errors import BadRequest, TooLarge, Unprocessable
+from memos_vllm.plaintext.documents.html import html_sections
 
 _LONGEST_PASSAGE = 1500  # characters; under the embedder's window, so that each keeps its heading
 _LONGEST_SOURCE = 500
@@ -27,59 +28,8 @@ _SUFFIXES = {
     ".pdf": "pdf",
 }
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_PARAGRAPH = re.compile(r"\n\s*\n")
-_UNSEEN = (
-    *(
-        "script",
-        "style",
-        "template",
-        "noscript",
-        "svg",
-        "math",
-        "iframe",
-        "object",
-        "embed",
-        "canvas",
-    ),
-    *("input", "select", "button", "textarea", "audio", "video", "meta", "link"),
-)
-_HIDDEN_STYLE = re.compile(
-    r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|opacity\s*:\s*0(?:\.0+)?\s*(?:;|$)"
-    r"|font-size\s*:\s*0|text-indent\s*:\s*-\d{3,}",
-    re.IGNORECASE,
-)
-_BLOCKS = (
-    *(
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "figcaption",
-        "figure",
-        "footer",
-    ),
-    *(
-        "form",
-        "header",
-        "hr",
-        "main",
-        "nav",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "table",
-        "ul",
-        "body",
-        "title",
-    ),
-)
-_LINES = ("br", "li", "tr")
-_HEADING_MARK = re.compile(r"\x02([1-6])([^\x03]*)\x03")
+_PARAGRAPH = re.compile(r"\n[^\S\n]*+\n\s*+")
+DEPTH = 5000
 # Errors that pypdf raises on damaged files.
 _DAMAGE = (
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
@@ -88,11 +38,12 @@ _DAMAGE = (
 _Section = tuple[tuple[str, ...], str | None, str]  # headings from the outermost, page, text
 
 
-def read_document(name: str, data: bytes, max_bytes: int) -> list[Item]:
+def read_document(name: str, data: bytes, max_bytes: int, depth: int = DEPTH) -> list[Item]:
     """A document's passages, in order.
 
     Args:
         name: the file's name; its suffix determines the format (for a PDF also its first bytes).
+        depth: of nested HTML elements, at most.
 
     Raises:
         TooLarge: more than `max_bytes`.
@@ -109,7 +60,7 @@ def read_document(name: str, data: bytes, max_bytes: int) -> list[Item]:
         )
     items = [
         Item(type=ItemType.PASSAGE, text=text, source=_source(label, headings, page))
-        for headings, page, section in _READERS[kind](label, data)
+        for headings, page, section in _READERS[kind](label, data, depth)
         for text in _passages(headings, section)
     ]
     if not items:
@@ -163,7 +114,7 @@ def _titles(path: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
     return tuple(title for _, title in path)
 
 
-def _text(name: str, data: bytes) -> Iterator[_Section]:
+def _text(name: str, data: bytes, depth: int) -> Iterator[_Section]:
     yield (), None, _decoded(name, data)
 
 
@@ -176,14 +127,18 @@ def _decoded(name: str, data: bytes) -> str:
         ) from error
 
 
-def _markdown(name: str, data: bytes) -> Iterator[_Section]:
+def _markdown(name: str, data: bytes, depth: int) -> Iterator[_Section]:
     from markdown_it import MarkdownIt
 
     text = _COMMENT.sub("", _decoded(name, data))
     lines = text.split("\n")
     path: tuple[tuple[int, str], ...] = ()
     body: list[str] = []
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    # Blocks alone: the text is kept as it is written, and inline rules need quadratic time.
+    parser = MarkdownIt("commonmark").enable("table")
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    parser.disable("reference")
+    tokens = parser.parse(text)
     for position, token in enumerate(tokens):
         if token.level or token.map is None or token.nesting < 0:
             continue
@@ -191,50 +146,23 @@ def _markdown(name: str, data: bytes) -> Iterator[_Section]:
             yield _titles(path), None, "\n\n".join(body)
             path, body = _below(path, int(token.tag[1]), tokens[position + 1].content), []
         elif token.type == "html_block":
-            body += [section for _, _, section in _html(name, token.content.encode())]
+            body += [
+                section
+                for _, _, section in _html(name, token.content.encode("utf-8", "replace"), depth)
+            ]
         else:
             body.append("\n".join(lines[token.map[0] : token.map[1]]).strip("\n"))
     yield _titles(path), None, "\n\n".join(body)
 
 
-def _html(name: str, data: bytes) -> Iterator[_Section]:
-    from bs4 import BeautifulSoup
-    from bs4.exceptions import ParserRejectedMarkup
-
-    try:
-        soup = BeautifulSoup(data, "html.parser")
-    except (ParserRejectedMarkup, AssertionError) as error:
-        raise Unprocessable(f"{name}: not readable as HTML ({error})") from error
-    for tag in soup.find_all(_UNSEEN):
-        tag.decompose()
-    for tag in soup.find_all(True):
-        if not tag.decomposed and _is_hidden(tag.get):
-            tag.decompose()
-    for tag in soup.find_all(re.compile(r"^h[1-6]$")):
-        heading = tag.get_text(" ").translate({2: " ", 3: " "})
-        tag.replace_with(f"\x02{tag.name[1]}{heading}\x03")
-    for tag in soup.find_all([*_BLOCKS, *_LINES]):
-        is_line = tag.name in _LINES
-        tag.insert_before("\n" if is_line else "\n\n")
-        tag.insert_after("" if is_line else "\n\n")
-    for tag in soup.find_all(["td", "th"]):
-        tag.insert_after(" ")
-    text = re.sub(r"[^\S\n]+", " ", soup.get_text())
+def _html(name: str, data: bytes, depth: int) -> Iterator[_Section]:
     path: tuple[tuple[int, str], ...] = ()
-    start = 0
-    for mark in _HEADING_MARK.finditer(text):
-        yield _titles(path), None, text[start : mark.start()]
-        path, start = _below(path, int(mark[1]), mark[2]), mark.end()
-    yield _titles(path), None, text[start:]
+    for level, heading, text in html_sections(data, depth):
+        path = _below(path, level, heading) if level else path
+        yield _titles(path), None, text
 
 
-def _is_hidden(attribute: Callable[[str], object]) -> bool:
-    if attribute("hidden") is not None or attribute("aria-hidden") == "true":
-        return True
-    return _HIDDEN_STYLE.search(str(attribute("style") or "")) is not None
-
-
-def _pdf(name: str, data: bytes) -> Iterator[_Section]:
+def _pdf(name: str, data: bytes, depth: int) -> Iterator[_Section]:
     from pypdf import PasswordType, PdfReader
     from pypdf.errors import PyPdfError
 
@@ -253,7 +181,7 @@ def _pdf(name: str, data: bytes) -> Iterator[_Section]:
         raise Unprocessable(f"{name}: damaged, or not a PDF ({problem})") from error
 
 
-_READERS: dict[str, Callable[[str, bytes], Iterator[_Section]]] = {
+_READERS: dict[str, Callable[[str, bytes, int], Iterator[_Section]]] = {
     "text": _text,
     "markdown": _markdown,
     "html": _html,

@@ -15,7 +15,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-_DIGITS = re.compile(r"(?<![\w.,+/-])\d+(?:[ \u00a0.-]\d+)*(?![\w-]|[.,]\d)")
+_DIGITS = re.compile(r"(?<![\w.,+/-])\d++(?:[ \u00a0.-]\d++)*+")
+_NO_END = re.compile(r"[\w-]|[.,]\d")  # behind a run of digits: it goes on
+_MOST_GROUPS = 5  # of a card number
 _NETWORKS = re.compile(
     r"(?:4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d{2}|222[1-9]|22[3-9]\d|2[3-6]\d{2}|27[01]\d|2720)\d{12}"
     r"|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}|6(?:011|5\d{2}|4[4-9]\d)\d{12}|35(?:2[89]|[3-8]\d)\d{12}"
@@ -30,6 +32,7 @@ _IBAN_FORM = re.compile(
     r"(?=(?:[^\d]*\d){8})(?:[A-Za-z0-9]+|[A-Za-z0-9]{4}(?:([ \u00a0-])[A-Za-z0-9]{4})(?:\1[A-Za-z0-9]{4})*(?:\1[A-Za-z0-9]{1,3})?)"
 )
 _IBAN_REST = re.compile(r"(?:[ \u00a0-]?[A-Za-z0-9])+")
+_LONGEST_IBAN = 45  # characters, with a space behind each four
 _IBAN_LENGTHS = dict(
     re.findall(
         r"([A-Z]{2})(\d\d)",
@@ -39,7 +42,7 @@ _IBAN_LENGTHS = dict(
     )
 )
 _KEY = re.compile(
-    r"(?<![\w-])(?:(?:sk|pk|rk)[-_](?:[\w]+[-_])*[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{20,}"
+    r"(?<![\w-])(?:(?:sk|pk|rk)[-_][\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{20,}"
     r"|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|hf_\w{20,}"
     r"|npm_\w{30,}|pypi-[\w-]{30,}|SG\.[\w-]{16,}\.[\w-]{16,}|dop_v1_\w{30,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
@@ -187,9 +190,11 @@ def _cards(text: str) -> Spans:
     """Runs of digit groups in the form, length and checksum of a card number."""
     for run in _DIGITS.finditer(text):
         groups = [match.span() for match in re.finditer(r"\d+", run[0])]
+        while groups and _NO_END.match(text, run.start() + groups[-1][1]) is not None:
+            groups.pop()
         first = 0
         while first < len(groups):
-            for last in range(len(groups) - 1, first - 1, -1):
+            for last in range(min(len(groups), first + _MOST_GROUPS) - 1, first - 1, -1):
                 start, end = groups[first][0], groups[last][1]
                 if _is_card(run[0][start:end]):
                     yield run.start() + start, run.start() + end
@@ -201,7 +206,7 @@ def _cards(text: str) -> Spans:
 def _ibans(text: str) -> Spans:
     for match in _IBAN_START.finditer(text):
         left = int(_IBAN_LENGTHS.get(match[0][:2].upper(), 0)) - 4
-        rest = _IBAN_REST.match(text, match.end())
+        rest = _IBAN_REST.match(text, match.end(), match.end() + _LONGEST_IBAN)
         if left <= 0 or rest is None:
             continue
         end = match.end()

@@ -1,0 +1,1 @@
+"""Redaction: what a tenant's policy keeps out of memory, found before anything is stored."""
