@@ -11,6 +11,7 @@ from pydantic import Field
 
 from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.api.usage import cube_kv
 from memos_vllm.cube.model import Kind, Placement, Text
 from memos_vllm.errors import Forbidden, NotBuilt, Unprocessable
@@ -18,7 +19,9 @@ from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.vault.views import AdapterCube
 
 _SHOWN_SEGMENTS = 100
-router = APIRouter(prefix="/v1/memory", tags=["activation memory"], responses=ERRORS)
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/memory", tags=["activation memory"], responses=ERRORS
+)
 
 
 class Activate(Strict):

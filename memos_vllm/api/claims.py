@@ -10,12 +10,15 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.cube.model import Item, Text
 from memos_vllm.learning.feedback import Change, Feedback
 from memos_vllm.options import PERSONA, MemoryOptions, with_zone
 from memos_vllm.zones import LONGEST_NAME, checked
 
-router = APIRouter(prefix="/v1/memory", tags=["claims and feedback"], responses=ERRORS)
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/memory", tags=["claims and feedback"], responses=ERRORS
+)
 
 
 class ClaimView(Strict):

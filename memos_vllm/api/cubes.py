@@ -22,6 +22,7 @@ from memos_vllm.api.models import (
     Versions,
     Word,
 )
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.api.usage import cube_kv
 from memos_vllm.cube.ids import canonical_json, sha256
 from memos_vllm.cube.model import (
@@ -39,7 +40,9 @@ from memos_vllm.transforms import submit
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.views import CubeFilter
 
-router = APIRouter(prefix="/v1/memory/cubes", tags=["memory cubes"], responses=ERRORS)
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/memory/cubes", tags=["memory cubes"], responses=ERRORS
+)
 
 IfMatch = Annotated[
     str | None,

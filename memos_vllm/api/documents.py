@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 
 from memos_vllm.api.models import ERRORS, Caller, System
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.cube.model import (
     ExplicitPayload,
     Item,
@@ -27,7 +28,9 @@ from memos_vllm.plaintext.documents.read import clean_name
 
 _LOOK_SECONDS = 0.2  # between looks at whether the client is still there
 
-router = APIRouter(prefix="/v1/memory/documents", tags=["memory cubes"], responses=ERRORS)
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/memory/documents", tags=["memory cubes"], responses=ERRORS
+)
 
 
 @router.post("", status_code=201)

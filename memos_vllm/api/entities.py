@@ -8,11 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from memos_vllm.api.models import ERRORS, Body, Caller, System
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.cube.entities import LONGEST, EntityKind
 from memos_vllm.cube.model import Item
 from memos_vllm.errors import NotFound
 
-router = APIRouter(prefix="/v1/memory/entities", tags=["entities"], responses=ERRORS)
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/memory/entities", tags=["entities"], responses=ERRORS
+)
 
 
 class EntityView(Body):

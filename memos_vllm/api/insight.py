@@ -18,13 +18,14 @@ from memos_vllm.api.models import (
     SearchResponse,
     System,
 )
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.scheduler.plan import MemoryPlan
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1/memory", tags=["memory"], responses=ERRORS)
+router = APIRouter(route_class=StrictRoute, prefix="/v1/memory", tags=["memory"], responses=ERRORS)
 _LAST_SEQ = 2**62
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter
 
 from memos_vllm.api.models import ERRORS, Body, Caller, System
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.governance.principal import Role
 from memos_vllm.learning.examine import ReaderStatus, last_status
 
-router = APIRouter(prefix="/v1/memory", tags=["memory"], responses=ERRORS)
+router = APIRouter(route_class=StrictRoute, prefix="/v1/memory", tags=["memory"], responses=ERRORS)
 
 
 class ReaderAnswer(Body):

@@ -10,11 +10,14 @@ from pydantic import Field
 
 from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
+from memos_vllm.api.strict import StrictRoute
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill, Recover
 from memos_vllm.vault.transform_records import JobState, Transform
 
-router = APIRouter(prefix="/v1/memory", tags=["memory jobs"], responses=ERRORS)
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/memory", tags=["memory jobs"], responses=ERRORS
+)
 JobId = Annotated[str, Path(description="id of a job", max_length=64, pattern=r"^[^\x00]+$")]
 
 

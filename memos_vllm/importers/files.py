@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from memos_vllm.errors import BadRequest
+from memos_vllm import strict_json
+from memos_vllm.errors import BadRequest, TooLarge
+
+MOST_FILE_BYTES = 1 << 30
 
 
 def read_json(path: Path) -> Any:
     """The whole file as one JSON value. Raises BadRequest."""
-    text = _read(path)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadRequest(
-            f"{path}:{error.lineno}: not valid JSON ({error.msg}); is the file complete?"
-        ) from error
+        if path.stat().st_size > MOST_FILE_BYTES:
+            raise TooLarge(f"{path}: more than {MOST_FILE_BYTES} bytes; import it in parts")
+    except OSError as error:
+        _unreadable(path, error)
+    return strict_json.parse(
+        _read(path), what=str(path), most_bytes=MOST_FILE_BYTES, keep_surrogates=True
+    )
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each line that is not blank. Raises BadRequest."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+            number = 0
+            while line := file.readline(strict_json.MOST_BYTES + 1):
+                number += 1
                 if line.strip():
                     yield number, _object(path, number, line)
     except (OSError, UnicodeDecodeError) as error:
@@ -65,11 +70,9 @@ def content_sha256(path: Path) -> str:
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadRequest(
-            f"{path}:{number}: not valid JSON ({error.msg}); each line must hold one JSON object"
-        ) from error
+        value = strict_json.parse(line, what=f"{path}:{number}", keep_surrogates=True)
+    except BadRequest as error:
+        raise BadRequest(f"{error.message}; each line must hold one JSON object") from error
     if not isinstance(value, dict):
         raise BadRequest(
             f"{path}:{number}: a JSON object is needed, not {type(value).__name__}; "

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from memos_vllm import strict_json
 from memos_vllm.cube.ids import SHARED, PersonId, Sha256, TenantId, now_us
 from memos_vllm.cube.model import Header, Item, Kind, Placement, State
-from memos_vllm.errors import BadRequest, NotFound
+from memos_vllm.errors import BadRequest, NotFound, TooLarge
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import items, records
 from memos_vllm.vault.database import Database
@@ -388,9 +389,11 @@ def _encode(row: CubeRow) -> str:
 
 def _decode(cursor: str) -> tuple[int, str]:
     try:
-        moment, cube_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return int(moment), str(cube_id)
-    except (ValueError, TypeError) as error:
+        moment, cube_id = strict_json.parse(base64.urlsafe_b64decode(cursor.encode()))
+        if not isinstance(moment, int) or not -(1 << 63) <= moment < 1 << 63:
+            raise ValueError("no time")
+        return moment, str(cube_id)
+    except (ValueError, TypeError, BadRequest, TooLarge) as error:
         raise BadRequest(
             "the cursor is not one that this server gave out", param="cursor"
         ) from error

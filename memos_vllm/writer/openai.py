@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
-from memos_vllm.errors import WriterUnavailable
+from memos_vllm import strict_json
+from memos_vllm.errors import BadRequest, TooLarge, WriterUnavailable
 from memos_vllm.writer.base import Ask
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class OpenAIWriter:
 
     def _text(self, body: str) -> str:
         try:
-            content = json.loads(body)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
+            content = strict_json.parse(body)["choices"][0]["message"]["content"]
+        except (BadRequest, TooLarge, LookupError, TypeError) as error:
             raise WriterUnavailable(
                 f"{self._url} answers with something else than a chat completion: {_excerpt(body)}"
             ) from error
@@ -158,8 +158,8 @@ def _retry_after(error: APIStatusError) -> float | None:
 def _excerpt(body: str) -> str:
     """The message in OpenAI's error envelope; without one, the beginning of the body."""
     try:
-        tree = json.loads(body)
-    except ValueError:
+        tree = strict_json.parse(body)
+    except (BadRequest, TooLarge):
         tree = None
     error = tree.get("error") if isinstance(tree, Mapping) else None
     message = error.get("message") if isinstance(error, Mapping) else error

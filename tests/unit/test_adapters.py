@@ -244,3 +244,41 @@ def test_every_refusal_is_a_memos_error():
     for content in ({"adapter_config": None, "adapter_model": None}, {"adapter_config": {}}):
         with pytest.raises(MemosError):
             read_upload(content, LIMIT)
+
+
+@pytest.mark.parametrize("size", [3e38, 1e30, 70_000.0, 101.0])
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_weights_that_are_not_finite_in_the_engines_arithmetic_are_refused(side, size):
+    tensors = tensors_of(ONE)
+    name = f"base_model.model.model.layers.0.self_attn.q_proj.{side}.weight"
+    tensors[name] = torch.full_like(tensors[name], size)
+    with pytest.raises(Unprocessable, match="at most"):
+        read_upload(content_of(tensors, config_of()), LIMIT)
+
+
+def test_an_update_far_above_the_base_weights_is_refused_though_its_factors_are_not_large():
+    tensors = {name: torch.full_like(tensor, 3.0) for name, tensor in tensors_of(ONE).items()}
+    with pytest.raises(Unprocessable, match="root mean square"):
+        read_upload(content_of(tensors, config_of()), LIMIT)
+
+
+@pytest.mark.parametrize("alpha", [1e30, 3e38, 1e6])
+def test_a_scaling_without_measure_is_refused(alpha):
+    with pytest.raises(Unprocessable):
+        read_upload(small(lora_alpha=alpha), LIMIT)
+
+
+def test_the_largest_update_that_is_taken_is_finite_in_half_precision():
+    """Its output for an input of norm sqrt(in), as layer norms give it, in float16 and bfloat16."""
+    wide, out, rank = 4096, 4096, 8
+    shapes = {"model.layers.0.self_attn.q_proj": (out, wide)}
+    tensors = tensors_of(shapes, rank, size=0.35)  # root mean square of B·A·2: 0.7
+    adapter = read_upload(content_of(tensors, config_of(rank)), LIMIT << 3)
+    a, b = (
+        adapter.tensors[f"base_model.model.model.layers.0.self_attn.q_proj.lora_{s}.weight"]
+        for s in "AB"
+    )
+    x = torch.randn(4, wide, generator=torch.Generator().manual_seed(1))
+    for kind in (torch.float16, torch.bfloat16):
+        y = (x.to(kind) @ a.T.to(kind)) @ (b * adapter.config.scaling).T.to(kind)
+        assert bool(torch.isfinite(y).all())

@@ -21,11 +21,20 @@ import safetensors.torch
 import torch
 from safetensors.torch import load as parse_safetensors
 
+from memos_vllm import strict_json
 from memos_vllm.cube.ids import Sha256
 from memos_vllm.errors import BadRequest, DamagedPayload, TooLarge, Unprocessable
 from memos_vllm.parametric.adapter.peft_config import AdapterConfig, read_config
 
 _KEY = "memos_adapter"
+_HEADER_BYTES, _CONFIG_BYTES = 8 << 20, 1 << 20
+# Bounds of a usable update.  Entries of the base weights of a linear layer are 0.01 to 0.1 (root mean
+# square), those of a trained update 0.0001 to 0.01; of its factors, at most about 1.
+_MOST_UPDATE_RMS = 1.0
+_MOST_ENTRY = (
+    100.0  # of A, and of B with its scaling: A·x stays finite in float16 for |x| up to 100
+)
+_MOST_SCALING = 10_000.0
 _NAME = re.compile(r"^base_model\.model\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight$")
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -104,7 +113,7 @@ def read_upload(content: Mapping[str, Any], limit: int) -> Adapter:
 def upload_of_folder(folder: Path) -> dict[str, Any]:
     """A folder of PEFT's `save_pretrained` as a payload's `content`. Raises BadRequest."""
     try:
-        config = json.loads((folder / "adapter_config.json").read_bytes())
+        config = _folder_config(folder)
         weights = (folder / "adapter_model.safetensors").read_bytes()
     except FileNotFoundError as error:
         raise BadRequest(
@@ -112,7 +121,7 @@ def upload_of_folder(folder: Path) -> dict[str, Any]:
             "save_pretrained writes adapter_config.json and adapter_model.safetensors; pickle files "
             "are not read)"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BadRequest(f"{folder} cannot be read: {error}") from error
     return {"adapter_config": config, "adapter_model": base64.b64encode(weights).decode()}
 
@@ -123,9 +132,15 @@ def upload_of_file(data: bytes) -> dict[str, Any]:
     return {"adapter_config": config, "adapter_model": base64.b64encode(data).decode()}
 
 
+def _folder_config(folder: Path) -> Any:
+    with (folder / "adapter_config.json").open("rb") as file:
+        data = file.read(_CONFIG_BYTES + 1)
+    return strict_json.parse(data, what="adapter_config.json", most_bytes=_CONFIG_BYTES)
+
+
 def load_folder(folder: Path) -> Adapter:
     """Load an adapter from a folder in PEFT's format. Raises Unprocessable, OSError."""
-    config = read_config(json.loads((folder / "adapter_config.json").read_bytes()))
+    config = read_config(_folder_config(folder))
     return check(config, _load((folder / "adapter_model.safetensors").read_bytes()))
 
 
@@ -133,9 +148,10 @@ def unpack(data: bytes) -> Adapter:
     """Load an adapter from a packed file. Raises DamagedPayload."""
     try:
         length = int.from_bytes(data[:8], "little")
-        config = json.loads(data[8 : 8 + length])["__metadata__"][_KEY]
-        return check(read_config(json.loads(config)), _load(data))
-    except (ValueError, KeyError, TypeError, Unprocessable) as error:
+        header = strict_json.parse(data[8 : 8 + length], what="header", most_bytes=_HEADER_BYTES)
+        config = strict_json.parse(header["__metadata__"][_KEY], what="configuration")
+        return check(read_config(config), _load(data))
+    except (ValueError, KeyError, TypeError, BadRequest, TooLarge, Unprocessable) as error:
         raise DamagedPayload(f"the payload is not a packed adapter: {error}") from error
 
 
@@ -160,12 +176,37 @@ def check(config: AdapterConfig, tensors: dict[str, torch.Tensor]) -> Adapter:
             raise Unprocessable(f"{name} has shape {shape}, which is not of rank {config.r}")
         if not bool(torch.isfinite(tensor).all()):
             raise Unprocessable(f"{name} holds a number that is not finite")
+        if tensor.numel() == 0:
+            raise Unprocessable(f"{name} is empty")
     for module, found in sides.items():
         if found != {"A", "B"}:
             raise Unprocessable(f"{module} has only one of its two matrices")
-    if not math.isfinite(config.scaling):
-        raise Unprocessable("the scaling is not finite")
+    if not config.scaling <= _MOST_SCALING:
+        raise Unprocessable(
+            f"the scaling (alpha by rank) is {config.scaling:g}; at most {_MOST_SCALING:g}"
+        )
+    for module in sides:
+        _check_size(module, config.scaling, tensors)
     return Adapter(config, tensors)
+
+
+def _check_size(module: str, scaling: float, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse an update that no training gives, and that is not finite in the engine's arithmetic."""
+    a = tensors[f"base_model.model.{module}.lora_A.weight"].double()  # (rank, in)
+    b = tensors[f"base_model.model.{module}.lora_B.weight"].double() * scaling  # (out, rank)
+    largest = max(float(a.abs().max()), float(b.abs().max()))
+    if not largest <= _MOST_ENTRY:
+        raise Unprocessable(
+            f"{module} holds a weight of {largest:g} (B with its scaling); at most {_MOST_ENTRY:g}"
+        )
+    # ‖B·A‖² = trace(BᵀB · AAᵀ): of rank × rank, not of out × in.
+    square = float(((b.T @ b) * (a @ a.T)).sum())
+    rms = math.sqrt(max(square, 0.0) / (b.shape[0] * a.shape[1]))
+    if not rms <= _MOST_UPDATE_RMS:
+        raise Unprocessable(
+            f"the update of {module} has a root mean square of {rms:g}; at most {_MOST_UPDATE_RMS:g}, "
+            "which is ten times that of base weights"
+        )
 
 
 def check_fits(adapter: Adapter, shapes: Shapes, max_rank: int | None) -> None:

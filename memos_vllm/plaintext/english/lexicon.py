@@ -39,6 +39,7 @@ _ASKS_FOR_REPLY = re.compile(
     r"|\bwe (?:talked|discussed|chatted|spoke)\b|\bremind me\b",
     re.IGNORECASE,
 )
+_LONGEST_NOTE = 600  # characters
 _NOTE_AT_END = re.compile(r"\s*\[[^\[\]]*\]\s*$")
 
 
@@ -81,7 +82,7 @@ def names_time(text: str) -> bool:
 
 def is_question(text: str) -> bool:
     """Whether the text ends with a question mark, before a note in brackets (an image)."""
-    return _NOTE_AT_END.sub("", text).rstrip().endswith("?")
+    return _NOTE_AT_END.sub("", text[-_LONGEST_NOTE:].rstrip()).rstrip().endswith("?")
 
 
 _IRREGULAR = """

@@ -46,6 +46,7 @@ _NOT_ISE = {
     *("capsize", "maize", "resize", "resized", "resizing", "oversize", "oversized", "downsize"),
     *("downsizing", "bite", "assize"),
 }
+_LONGEST_WORD = 32  # letters
 _ISE = re.compile(r"(?P<stem>[a-z]{3,}[iy])z(?P<end>e[drs]?|ers|ing|ations?)")
 _LL = re.compile(
     r"(?P<stem>[a-z]*[aeiouy][a-z]*[^aeiouy][aeo])ll(?P<end>ed|ing|ings|ers?|ors?|ous|en)"
@@ -58,6 +59,8 @@ def one_spelling(text: str) -> str:
 
 
 def _of_word(word: str) -> str:
+    if len(word) > _LONGEST_WORD:
+        return word
     if word in _WHOLE:
         return _WHOLE[word]
     if (match := _OUR.fullmatch(word)) is not None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from memos_vllm import strict_json
+from memos_vllm.errors import BadRequest, TooLarge
 from memos_vllm.prompt.quoting import Escape, quoted
 from memos_vllm.writer.base import Ask, Message, Writer
 
@@ -96,8 +98,8 @@ def _pair(old: str, new: str, escape: Escape) -> str:
 
 def _verdict(answer: str) -> Verdict | None:
     try:
-        tree = json.loads(answer)
-    except ValueError:
+        tree = strict_json.parse(answer)
+    except (BadRequest, TooLarge):
         return None
     found = tree.get("verdict") if isinstance(tree, dict) else None
     return next((each for each in _VERDICTS if each == found), None)

@@ -7,11 +7,11 @@ loses nothing.  It costs a short reply before the first token, so it is off by d
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from memos_vllm.errors import Unavailable
+from memos_vllm import strict_json
+from memos_vllm.errors import BadRequest, TooLarge, Unavailable
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_text
 from memos_vllm.prompt.messages import Message, last_user, text_of
 from memos_vllm.prompt.quoting import Escape, quoted
@@ -76,8 +76,8 @@ class Rewriter:
 
 def _question_in(answer: str) -> str | None:
     try:
-        tree = json.loads(answer)
-    except ValueError:
+        tree = strict_json.parse(answer)
+    except (BadRequest, TooLarge):
         return None
     question = tree.get("question") if isinstance(tree, dict) else None
     return question.strip() or None if isinstance(question, str) else None

@@ -17,7 +17,7 @@ SHAPE = 9
 # Vowel signs of Indic and Thai letters are marks, which \w leaves out.
 _WORD = re.compile(r"(?:\w|[\u0300-\u036f\u0900-\u0dff\u0e00-\u0e7f])+")
 _NO_SPACES = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")
-_QUESTION = re.compile(r"[?\uff1f\u061f\u037e]\W*$")
+_QUESTION_MARKS = "?\uff1f\u061f\u037e"
 _QUOTE = re.compile(r'["“”«»「」„]')
 _CODE = re.compile(r"[{}<>=`;\\|]|\w\(")
 _STEM = 6
@@ -62,7 +62,7 @@ def shape(text: str) -> Features:
     size = max(1, len(text))
     return np.array(
         [
-            _QUESTION.search(text) is not None,
+            _asks(text),
             "?" in text or "\uff1f" in text,
             _QUOTE.search(text) is not None,
             _CODE.search(text) is not None,
@@ -74,6 +74,16 @@ def shape(text: str) -> Features:
         ],
         dtype=np.float32,
     )
+
+
+def _asks(text: str) -> bool:
+    """Whether a question mark is behind the last word."""
+    for character in reversed(text):
+        if character in _QUESTION_MARKS:
+            return True
+        if character.isalnum() or character == "_":
+            return False
+    return False
 
 
 def _normal(text: str) -> str:

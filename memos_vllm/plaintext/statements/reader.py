@@ -31,8 +31,8 @@ LONGEST, SHORTEST = 300, 4
 MOST_SENTENCES = 24
 """A longer text is pasted rather than said."""
 _RETRY_SECONDS = 60.0
-_FENCE = re.compile(r"^\s*(?:```|~~~).*?(?:^\s*(?:```|~~~)|\Z)", re.MULTILINE | re.DOTALL)
-_INTRODUCES = re.compile(r"[:\uff1a]\s*$")
+_FENCE = re.compile(r"^[^\S\n]*+(?:```|~~~)")
+_INTRODUCES = (":", "\uff1a")
 
 
 class SentenceEncoder(Protocol):
@@ -131,10 +131,16 @@ def own_sentences(text: str) -> list[str]:
     A long text counts as pasted and has none.
     """
     lines: list[str] = []
-    for line in _FENCE.sub("\n", text).splitlines():
+    is_code = False
+    for line in text.splitlines():
+        if _FENCE.match(line) is not None:
+            is_code = not is_code
+            continue
+        if is_code:
+            continue
         if not line.lstrip().startswith(">"):
             lines.append(line)
-        if _INTRODUCES.search(line):
+        if line.rstrip().endswith(_INTRODUCES):
             break
     found = sentences("\n".join(lines))
     if len(found) > MOST_SENTENCES:
