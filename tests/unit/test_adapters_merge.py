@@ -14,7 +14,7 @@ from tests.adapters import config_of, small, tensors_of
 def adapter(seed: int, rank: int = 4, modules=("q_proj",), **config) -> Adapter:
     shapes = {f"model.layers.0.self_attn.{m}": (24, 16) for m in modules}
     raw = config_of(rank, modules, **config)
-    return check(read_config(raw), tensors_of(shapes, rank, seed, size=1.0))
+    return check(read_config(raw), tensors_of(shapes, rank, seed, size=0.3))
 
 
 def update(of: Adapter, module: str = "model.layers.0.self_attn.q_proj") -> torch.Tensor:

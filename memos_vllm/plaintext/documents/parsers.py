@@ -65,7 +65,7 @@ class DocumentParsers:
 
         Args:
             tenant: never holds all processes while there are several.
-            gone: set when nobody waits for the answer any more; the process is killed.
+            gone: set when the request has ended; the process is killed.
 
         Raises:
             TooLarge: over `max_bytes` or a limit of `reader.documents`.

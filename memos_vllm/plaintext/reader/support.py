@@ -53,7 +53,7 @@ _BOUND = "|".join(
 _NEGATION = re.compile(
     rf"(?<!\w)(?:{_BOUND})(?!\w)"
     r"|[不没沒无無未别別非]|な(?:い|く|かっ|し)|ませ[んぬ]|嫌い|やめ|辞め|ไม่|มิ"  # Chinese, Japanese, Thai
-    r"|\w+(?:지|질)\s?(?:않|못)|싫",
+    r"|\w(?:지|질)\s?(?:않|못)|싫",
     re.IGNORECASE,
 )
 _IMAGINED = re.compile(
