@@ -22,7 +22,9 @@ INDEX_CHANGE_ITEMS = Gauge(
     "Items that have no vector of a changed embedder yet",
     multiprocess_mode="livemax",
 )
-REDACTED = Counter("memos_redacted_secrets_total", "Secrets left out of stored turns")
+REDACTED = Counter(
+    "memos_redacted_secrets_total", "Secrets and personal data kept out of memory", ["kind"]
+)
 FORGOTTEN = Counter("memos_forgotten_items_total", "Items that lost text to an order to forget")
 STEP_FAILURES = Counter("memos_step_failures_total", "Failed pipeline steps", ["step"])
 EXTRACTIONS = Counter("memos_extractions_total", "Turns read by a model", ["outcome"])

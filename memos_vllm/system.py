@@ -12,6 +12,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
+from memos_vllm import metrics
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config.tree import Config
 from memos_vllm.cube.filters import ItemFilter
@@ -28,6 +29,7 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.redaction.redactor import Redactors
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.parametric.adapter.packed import read_upload, upload_of_file
 from memos_vllm.parametric.adapter.pins import AdapterPins
@@ -70,7 +72,15 @@ class MemorySystem:
         self.config = config
         self.database = Database(config.database_url, config.database)
         self.payloads = PayloadStore(config.payload_url)
-        self.vault = MemVault(self.database, self.payloads, max_items=config.limits.items_per_cube)
+        self.redactors = Redactors(
+            config.redaction, lambda kind, count: metrics.REDACTED.labels(kind).inc(count)
+        )
+        self.vault = MemVault(
+            self.database,
+            self.payloads,
+            max_items=config.limits.items_per_cube,
+            redactors=self.redactors,
+        )
         self.views = VaultViews(self.database)
         self.keys = KeyRing(self.database)
         self.audit = AuditLog(self.database)
@@ -156,7 +166,9 @@ class MemorySystem:
         Raises:
             TooLarge, Forbidden, Conflict, NotBuilt: nothing was stored.
         """
-        cut = [new.model_copy(update={"payload": self._cut(new.payload)}) for new in cubes]
+        # Before it is cut: a border may fall into a secret.
+        whole = [self.redactors.of(principal.tenant).cube(new) for new in cubes]
+        cut = [new.model_copy(update={"payload": self._cut(new.payload)}) for new in whole]
         self._check_quota(principal, [new.payload for new in cut])
         made = self.vault.create_many(principal, cut, idempotency_key, in_transaction)
         self.settle([CubeId(cube.meta.id) for cube in made])
@@ -170,6 +182,7 @@ class MemorySystem:
         if_match: str | None = None,
         in_transaction: InTransaction | None = None,
     ) -> MemCube:
+        patch = self.redactors.of(principal.tenant).patch(patch)
         if patch.payload is not None:
             payload = self._cut(patch.payload)
             self._check_quota(principal, [payload])

@@ -8,6 +8,7 @@ import typer
 
 import memos_vllm
 from memos_vllm.cli import cubes, doctor, keys, plan, training, transfer
+from memos_vllm.cli.redact import redact
 from memos_vllm.cli.reindex import reindex
 from memos_vllm.cli.search import search
 from memos_vllm.cli.serve import serve
@@ -36,6 +37,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(transfer.app, name="import")
 app.command()(transfer.export)
 app.command()(reindex)
+app.command()(redact)
 app.command("doctor")(doctor.doctor)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from memos_vllm.config.reader import LifecycleConfig, PipelineConfig, ReaderConfig
+from memos_vllm.config.redaction import RedactionConfig
 from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.config.section import Section
 
@@ -116,8 +117,7 @@ class RememberConfig(Section):
     )
     secrets: Literal["redact", "keep"] = Field(
         "redact",
-        description="card and account numbers, keys, passwords in turns. redact: replaced by their kind; "
-        "keep: stored",
+        description="keep: as `governance.redaction.mode: off`, for all tenants without a policy of their own",
     )
 
 
@@ -247,6 +247,7 @@ class GovernanceConfig(Section):
     key_stale_seconds: float = Field(
         300.0, ge=0, description="cache time while the vault is unavailable"
     )
+    redaction: RedactionConfig = RedactionConfig()
     trust_client_kv_transfer_params: bool = Field(
         False,
         description="pass clients' `kv_transfer_params` to the engine, for disaggregated serving behind a "
@@ -310,6 +311,14 @@ class Config(Section):
     jobs: JobsConfig = JobsConfig()
     limits: LimitsConfig = LimitsConfig()
     serve: ServeConfig = ServeConfig()
+
+    @property
+    def redaction(self) -> RedactionConfig:
+        """What is kept out of memory."""
+        chosen = self.governance.redaction
+        if self.remember.secrets == "keep":
+            return chosen.model_copy(update={"mode": "off"})
+        return chosen
 
     @property
     def root(self) -> Path:

@@ -303,7 +303,12 @@ async def _activation(
     atexit.register(segments.empty_memory)
     return _ActivationMemory(
         KVOrders(
-            planner, near=near, promoter=promoter, prefetcher=prefetcher, block_size=block_size
+            planner,
+            near=near,
+            promoter=promoter,
+            prefetcher=prefetcher,
+            block_size=block_size,
+            redactors=host.system.redactors,
         ),
         activator,
     )

@@ -7,6 +7,7 @@ no item is missing       → skipped
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -59,7 +60,10 @@ class _Writer:
 
     def write(self, batch: Iterable[ImportedCube], position: ImportPosition) -> None:
         fresh: list[ImportedCube] = []
+        redactor = self._system.redactors.of(self._principal.tenant)
         for cube in batch:
+            # As the vault stores it: else what was kept out would be missing at the next import.
+            cube = dataclasses.replace(cube, new=redactor.cube(cube.new))
             held = self._held(cube)
             if held is None:
                 fresh.append(cube)

@@ -36,7 +36,6 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, DamagedPayload, Unavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal, persona_tag
-from memos_vllm.governance.redaction.secrets import redact_body
 from memos_vllm.learning.beliefs import BeliefReader
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.extract import Extractor, subject_of
@@ -117,17 +116,14 @@ class Rememberer:
             self._extractor.read(subject)
 
     def prepared(
-        self, body: dict[str, Any], zone: str | None, forgot: bool
+        self, tenant: str, body: dict[str, Any], zone: str | None, forgot: bool
     ) -> tuple[dict[str, Any], int]:
         """A turn's stored form with the person's zone and without secrets, and how many it had.
 
         Args:
             forgot: whether its orders to forget are carried out already.
         """
-        count = 0
-        if self._system.config.remember.secrets == "redact":
-            body, count = redact_body(body)
-            metrics.REDACTED.inc(count)
+        body, count = self._system.redactors.of(tenant).body(body)
         zone = zone or self._system.config.reader.timezone
         return {**body, "timezone": zone, "forgot": forgot}, count
 

@@ -77,7 +77,9 @@ class TurnSaver:
         )
         if body is not None:
             done = chat.plan.forgot is not None
-            body, chat.plan.redacted = self._rememberer.prepared(body, chat.options.timezone, done)
+            body, chat.plan.redacted = self._rememberer.prepared(
+                chat.principal.tenant, body, chat.options.timezone, done
+            )
             saving = self._tasks.spawn(self._store(chat, body))
             await asyncio.wait({saving}, timeout=self._config.durable_wait_seconds)
 

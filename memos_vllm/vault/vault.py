@@ -9,12 +9,14 @@ state or the new one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from memos_vllm.config.redaction import RedactionConfig
 from memos_vllm.cube.ids import (
     SHARED,
     CubeId,
@@ -42,6 +44,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Conflict, NotFound, TooLarge, Unprocessable
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.redaction.redactor import Redactors
 from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, records
 from memos_vllm.vault.contents import Content
 from memos_vllm.vault.database import Database
@@ -55,8 +58,18 @@ InTransaction = Callable[[Session], None]
 
 class MemVault:
     def __init__(
-        self, database: Database, payloads: PayloadStore, *, max_items: int = 10_000
+        self,
+        database: Database,
+        payloads: PayloadStore,
+        *,
+        max_items: int = 10_000,
+        redactors: Redactors | None = None,
     ) -> None:
+        """
+        Args:
+            redactors: what is kept out of each version, by tenant; None: secrets.
+        """
+        self._redactors = redactors or Redactors(RedactionConfig())
         self._database = database
         self._payloads = payloads
         self._max_items = max_items
@@ -134,6 +147,8 @@ class MemVault:
         Raises:
             Conflict: the owner has a cube of that name, or the key was used for another request.
         """
+        redactor = self._redactors.of(principal.tenant)
+        cubes = [redactor.cube(new) for new in cubes]
         try:
             with self._database.write() as session:
                 known = (
@@ -180,6 +195,7 @@ class MemVault:
             Conflict: the cube was changed meanwhile; the message names the current version.
             Unprocessable: an illegal change, or the cube is frozen.
         """
+        patch = self._redactors.of(principal.tenant).patch(patch)
 
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             if in_transaction:
@@ -196,7 +212,9 @@ class MemVault:
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             check_writable(records.effective_state(row))
             target = self._version(session, row, version)
-            return "rollback", self._content(row, target)
+            content, redactor = self._content(row, target), self._redactors.of(principal.tenant)
+            items = [redactor.item(item) for item in content.items]
+            return "rollback", dataclasses.replace(content, items=items)
 
         origin = Provenance(origin="rollback", note=f"back to {version}")
         return self._change(principal, ref, if_match, change, origin)

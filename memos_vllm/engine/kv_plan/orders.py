@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 from memos_vllm.engine.gateway import EngineCall
 from memos_vllm.engine.kv_plan.near import NearPlanner
@@ -10,8 +11,9 @@ from memos_vllm.engine.kv_plan.planner import Chained, ChainPlanner, Prompt, Wri
 from memos_vllm.engine.kv_plan.prefetch import Prefetcher
 from memos_vllm.engine.kv_plan.promoter import Head, Promoter
 from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.redaction.redactor import Redactor, Redactors
 from memos_vllm.ports import Chat
-from memos_vllm.prompt.messages import SYSTEM_ROLES, text_of
+from memos_vllm.prompt.messages import SYSTEM_ROLES, Message, said_in, text_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class KVOrders:
     prefetcher: Prefetcher | None
     """None: nothing is fetched ahead."""
     block_size: int
+    redactors: Redactors
 
     def arrived(self, principal: Principal) -> None:
         """A request came in: fetch ahead the KV that its person used last."""
@@ -36,7 +39,7 @@ class KVOrders:
             chat.principal,
             draft=chat.draft,
             prompt=prompt,
-            writes=Writes(head=chat.store, history=chat.plan.written),
+            writes=writes_of(chat, self.redactors.of(chat.principal.tenant)),
             adapters=chat.adapter.cubes if chat.adapter is not None else (),
         )
         chat.plan.kv = chained.plan
@@ -76,3 +79,22 @@ class KVOrders:
         )
         last = next(s for s in chained.plan.segments if s.end == end)
         self.promoter.note(head, last.shared)
+
+
+def writes_of(chat: Chat, redactor: Redactor) -> Writes:
+    """What may be stored: of a prompt that holds a secret, at most the part in front of it."""
+    said = any(redactor.holds_any(text) for each in chat.messages for text in _texts(each))
+    system = said and any(
+        redactor.holds_any(text_of(each))
+        for each in chat.messages
+        if each.get("role") in SYSTEM_ROLES
+    )
+    return Writes(head=chat.store and not system, history=chat.plan.written and not said)
+
+
+def _texts(message: Message) -> Iterator[str]:
+    """All that a message puts into the prompt: its text, and arguments of tool calls."""
+    yield said_in(message)
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list | tuple) else ():
+        yield str(call)

@@ -10,10 +10,8 @@ UUIDs and ISBNs are not secrets.  Each secret is replaced by its kind: `[card nu
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 _DIGITS = re.compile(r"(?<![\w.,+/-])\d++(?:[ \u00a0.-]\d++)*+")
 _NO_END = re.compile(r"[\w-]|[.,]\d")  # behind a run of digits: it goes on
@@ -68,12 +66,13 @@ _KEY_LABEL = (
     r"|(?:api|\u8bbf\u95ee)\s?\u5bc6\u94a5|api\s?\u30ad\u30fc|api\s?\ud0a4"
 )
 _COPULA = (
-    r"(?:\s*(?:[:=\uff1a]|->|\u2192)\s*|\s+(?:(?:for|f\u00fcr|pour|para|per|de|du|von|of|\u0434\u043b\u044f|\u043e\u0442)\s+[^\s:=]{1,40}"
+    r"(?:(?:\\?[\"'`])?\s*(?:[:=\uff1a]|->|\u2192)\s*|\s+(?:(?:for|f\u00fcr|pour|para|per|de|du|von|of|\u0434\u043b\u044f|\u043e\u0442)\s+[^\s:=]{1,40}"
     r"(?:\s[^\s:=]{1,40}){0,3}?\s*)?(?:(?:is|was|lautet|ist|war|est|\u00e9tait|es|era|\u00e8|\u00e9|\u2014|-)\s+|[:=]\s*)|\s*(?:\u662f|\u4e3a|\u306f|\u7684\u662f|\uc740|\ub294)\s*)"
 )
 _SAID = r"(?:(?:now|still|also|jetzt|noch|maintenant|ahora|\u044d\u0442\u043e)\s+)?"
-_VALUE = r"[\"'`\u201c\u201e\u00ab\u300c]?(?P<secret>[^\s\"'`\u201c\u201d\u00ab\u00bb\u300c\u300d\u3002\uff0c,;]{3,200}?)(?=[\"'`\u201d\u201c\u00bb\u300d\u3002\uff0c,;]|[.!?]?(?:\s|$))"
-_START = r"(?<![\w-])"
+_VALUE = r"\\?[\"'`\u201c\u201e\u00ab\u300c]?(?P<secret>[^\s\"'`\u201c\u201d\u00ab\u00bb\u300c\u300d\u3002\uff0c,;]{3,200}?)(?=[\"'`\u201d\u201c\u00bb\u300d\u3002\uff0c,;]|[.!?]?(?:\s|$))"
+# Behind a letter of another script a label begins ("我的密码"), and behind `_` ("DB_PASSWORD").
+_START = r"(?<![A-Za-z0-9\u00c0-\u024f\u0400-\u04ff])"
 _PASSWORD = re.compile(
     rf"{_START}(?:{_PASSWORD_LABEL})s?(?P<copula>{_COPULA}){_SAID}{_VALUE}", re.IGNORECASE
 )
@@ -110,46 +109,6 @@ _NO_PASSWORD = frozenset(
 Spans = Iterator[tuple[int, int]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Redacted:
-    text: str
-    count: int
-    """Number of secrets that were replaced."""
-
-
-def redact(text: str) -> Redacted:
-    """Replace each secret in a text by its kind in brackets. Raises nothing; idempotent."""
-    total = 0
-    if not any(character.isdigit() for character in text) and not _may_hold(text):
-        return Redacted(text, 0)
-    for name, find in _KINDS:
-        parts, position = [], 0
-        for start, end in find(text):
-            parts += [text[position:start], f"[{name} removed]"]
-            position = end
-            total += 1
-        text = "".join([*parts, text[position:]])
-    return Redacted(text, total)
-
-
-def redact_body(body: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """A turn's stored form (`turns.turn_body`) without secrets, and how many it had."""
-    total = 0
-
-    def clean(value: Any) -> str:
-        nonlocal total
-        redacted = redact(str(value))
-        total += redacted.count
-        return redacted.text
-
-    made = dict(body) | {part: clean(body[part]) for part in ("user", "reply")}
-    if "tools" in body:
-        made["tools"] = [
-            {key: clean(value) for key, value in trace.items()} for trace in body["tools"]
-        ]
-    return made, total
-
-
 def passes_luhn(digits: str) -> bool:
     """Whether the last digit is the Luhn check digit of the others."""
     total = 0
@@ -167,10 +126,12 @@ def is_iban(text: str) -> bool:
     return int("".join(str(int(each, 36)) for each in plain[4:] + plain[:4])) % 97 == 1
 
 
-def _may_hold(text: str) -> bool:
-    """Whether a text without any digit may hold a secret."""
-    return "-----BEGIN" in text or any(
-        pattern.search(text) for pattern in (_PASSWORD, _LABELLED_KEY, _IN_URL)
+def may_hold(text: str) -> bool:
+    """Whether a text may hold a secret: quick, and never false where it does."""
+    return (
+        any(character.isdigit() for character in text)
+        or "-----BEGIN" in text
+        or any(pattern.search(text) for pattern in (_PASSWORD, _LABELLED_KEY, _IN_URL))
     )
 
 
@@ -254,7 +215,7 @@ def _always(match: re.Match[str]) -> bool:
 
 
 Find = Callable[[str], Spans]
-_KINDS: tuple[tuple[str, Find], ...] = (
+SECRETS: tuple[tuple[str, Find], ...] = (
     ("private key", _by(_PRIVATE, _always)),
     ("password", _by(_IN_URL, lambda match: not match["secret"].startswith("["))),
     ("key", _by(_KEY, lambda match: any(each.isdigit() for each in match[0]))),
