@@ -29,15 +29,29 @@ OPENING = (
 CLOSING = "</memory>"
 
 
+# Marks of turns and roles in the templates of other models: a model may have seen them in training.
+_KNOWN_MARKS = (
+    r"<\|[^|<>\n]{1,60}\|>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|</?(?:s|bos|eos|pad|unk)>"
+    r"|<\uff5c[^<>\n]{1,60}\uff5c>"
+)
+_PASSES = 8
+
+
 def control_string_breaker(strings: Sequence[str]) -> Escape:
-    """A function that puts a space into each control string of a tokenizer (`<|im_end|>` …)."""
+    """A function that puts a space into each control string (`<|im_end|>` …).
+
+    Args:
+        strings: of the served model's tokenizer; those of other models' templates are known.
+    """
     known = sorted((s for s in strings if len(s) > 1 and not s.isspace()), key=len, reverse=True)
-    if not known:
-        return lambda text: text
-    pattern = re.compile("|".join(re.escape(string) for string in known))
+    pattern = re.compile("|".join([*(re.escape(string) for string in known), _KNOWN_MARKS]))
 
     def escape(text: str) -> str:
-        return pattern.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
+        for _ in range(_PASSES):  # "###" holds "##" twice
+            text, count = pattern.subn(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+            if not count:
+                break
+        return text
 
     return escape
 

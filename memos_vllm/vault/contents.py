@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from memos_vllm.cube.ids import CubeId, sha256
 from memos_vllm.cube.model import ExplicitPayload, Item, Kind, ParametricPayload, Payload
 from memos_vllm.errors import NotBuilt, TooLarge, Unprocessable
+from memos_vllm.governance.redaction.redactor import Redactor
 from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.vault import records
 
@@ -73,3 +74,15 @@ def appended(content: Content, items: Sequence[Item]) -> Content:
     if content.kind is not Kind.EXPLICIT:
         raise Unprocessable("only text can be appended to: replace the `payload`", param="append")
     return dataclasses.replace(content, items=[*content.items, *items])
+
+
+def redacted(content: Content, redactor: Redactor) -> Content:
+    """Content of an older version without what the policy keeps out now."""
+    return dataclasses.replace(content, items=[redactor.item(item) for item in content.items])
+
+
+def by_id(payload: Payload) -> dict[str | None, Item]:
+    """The items of a text by their ids. Raises Unprocessable: it is no text."""
+    if not isinstance(payload, ExplicitPayload) or isinstance(payload.content, str):
+        raise Unprocessable("only versions of text can be compared item by item")
+    return {item.id: item for item in payload.content}

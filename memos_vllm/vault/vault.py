@@ -9,7 +9,6 @@ state or the new one.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
@@ -31,17 +30,14 @@ from memos_vllm.cube.ids import (
 from memos_vllm.cube.lifecycle import check_writable
 from memos_vllm.cube.model import (
     CubePatch,
-    ExplicitPayload,
-    Item,
     Kind,
     MemCube,
     NewCube,
-    Payload,
     Provenance,
     Version,
     VersionDiff,
 )
-from memos_vllm.errors import Conflict, NotFound, TooLarge, Unprocessable
+from memos_vllm.errors import Conflict, NotFound, TooLarge
 from memos_vllm.governance.permit import check_write
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.redaction.redactor import Redactors
@@ -65,10 +61,6 @@ class MemVault:
         max_items: int = 10_000,
         redactors: Redactors | None = None,
     ) -> None:
-        """
-        Args:
-            redactors: what is kept out of each version, by tenant; None: secrets.
-        """
         self._redactors = redactors or Redactors(RedactionConfig())
         self._database = database
         self._payloads = payloads
@@ -114,7 +106,7 @@ class MemVault:
         self, principal: Principal, ref: str, older: str, newer: str | None = None
     ) -> VersionDiff:
         before, after = self.get(principal, ref, older), self.get(principal, ref, newer)
-        old, new = _by_id(before.payload), _by_id(after.payload)
+        old, new = contents.by_id(before.payload), contents.by_id(after.payload)
         return VersionDiff(
             cube=after.meta.id,
             older=before.meta.version,
@@ -147,8 +139,7 @@ class MemVault:
         Raises:
             Conflict: the owner has a cube of that name, or the key was used for another request.
         """
-        redactor = self._redactors.of(principal.tenant)
-        cubes = [redactor.cube(new) for new in cubes]
+        cubes = [self._redactors.of(principal.tenant).cube(new) for new in cubes]
         try:
             with self._database.write() as session:
                 known = (
@@ -212,9 +203,8 @@ class MemVault:
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             check_writable(records.effective_state(row))
             target = self._version(session, row, version)
-            content, redactor = self._content(row, target), self._redactors.of(principal.tenant)
-            items = [redactor.item(item) for item in content.items]
-            return "rollback", dataclasses.replace(content, items=items)
+            redactor = self._redactors.of(principal.tenant)
+            return "rollback", contents.redacted(self._content(row, target), redactor)
 
         origin = Provenance(origin="rollback", note=f"back to {version}")
         return self._change(principal, ref, if_match, change, origin)
@@ -408,9 +398,3 @@ class MemVault:
         if found is None or found.cube_id != row.id:
             raise NotFound(f"cube {row.id} has no version {version!r}", param="version")
         return found
-
-
-def _by_id(payload: Payload) -> dict[str | None, Item]:
-    if not isinstance(payload, ExplicitPayload) or isinstance(payload.content, str):
-        raise Unprocessable("only versions of text can be compared item by item")
-    return {item.id: item for item in payload.content}
