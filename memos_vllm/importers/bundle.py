@@ -24,7 +24,7 @@ from memos_vllm.cube.model import Header, MemCube, NewCube, NewMeta, State
 from memos_vllm.errors import BadRequest, Conflict, NotFound
 from memos_vllm.governance.principal import Principal
 from memos_vllm.importers.files import json_lines
-from memos_vllm.importers.source import ImportedCube, ImportSource
+from memos_vllm.importers.source import ImportedCube, ImportSource, refusing_other_shapes
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import CubeFilter
 
@@ -118,6 +118,7 @@ def _line(value: dict[str, Any]) -> bytes:
 # -- reading --------------------------------------------------------------------------------------
 
 
+@refusing_other_shapes
 def bundle_source(path: Path, person: str | None = None) -> ImportSource:
     """Cubes of a bundle, for their original owners, or all for `person`.
 

@@ -16,7 +16,13 @@ from pydantic import Field, ValidationError, field_validator
 from memos_vllm.cube.model import Item, ItemType, Label, Strict, Tag, Text
 from memos_vllm.errors import BadRequest
 from memos_vllm.importers.files import json_lines
-from memos_vllm.importers.source import ImportedCube, ImportSource, chunk_cube, storable
+from memos_vllm.importers.source import (
+    ImportedCube,
+    ImportSource,
+    chunk_cube,
+    refusing_other_shapes,
+    storable,
+)
 
 FORMAT = "jsonl"
 _Group = tuple[str | None, str]  # person, session or file name
@@ -49,6 +55,7 @@ class Line(Strict):
         )
 
 
+@refusing_other_shapes
 def jsonl_source(path: Path, person: str | None, items_per_cube: int) -> ImportSource:
     """Lines grouped by person and session (else file), `items_per_cube` to a cube.
 

@@ -27,7 +27,13 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import BadRequest
 from memos_vllm.importers.files import read_json
-from memos_vllm.importers.source import ImportedCube, ImportSource, import_name, storable
+from memos_vllm.importers.source import (
+    ImportedCube,
+    ImportSource,
+    import_name,
+    refusing_other_shapes,
+    storable,
+)
 
 FORMAT = "locomo"
 _SESSION = re.compile(r"session_(\d+)")
@@ -119,6 +125,7 @@ def session_cubes(conversation: Conversation, person: str) -> Iterator[NewCube]:
             yield NewCube(meta=meta, payload=ExplicitPayload(content=items))
 
 
+@refusing_other_shapes
 def locomo_source(path: Path, which: str | None = None, person: str | None = None) -> ImportSource:
     """Every chosen conversation as memory of both speakers, or of `person` alone."""
     conversations = read_conversations(path)

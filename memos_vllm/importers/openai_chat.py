@@ -16,7 +16,13 @@ from typing import Any
 from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.errors import BadRequest
 from memos_vllm.importers.files import first_character, json_lines, read_json
-from memos_vllm.importers.source import ImportedCube, ImportSource, chunk_cube, storable
+from memos_vllm.importers.source import (
+    ImportedCube,
+    ImportSource,
+    chunk_cube,
+    refusing_other_shapes,
+    storable,
+)
 
 FORMAT = "openai-chat"
 _ROLES = ("user", "assistant")
@@ -38,6 +44,7 @@ class Chat:
     messages: tuple[ChatMessage, ...]
 
 
+@refusing_other_shapes
 def openai_chat_source(path: Path, person: str | None, items_per_cube: int) -> ImportSource:
     """Each chat as cubes of `items_per_cube` messages.
 

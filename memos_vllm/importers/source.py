@@ -7,12 +7,17 @@ import idempotent.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Concatenate, ParamSpec
+
+from pydantic import ValidationError
 
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta, Provenance, State
+from memos_vllm.errors import BadRequest
 
 _PLAIN = re.compile(r"[\w.:@+ -]{1,120}")
 
@@ -35,6 +40,35 @@ class ImportSource:
     """Starts from the beginning on each call."""
     notes: tuple[str, ...] = ()
     """Notes for the user, shown before the import starts."""
+
+
+_Arguments = ParamSpec("_Arguments")
+# What code that expects one shape raises on another; ValidationError is a ValueError.
+_MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
+
+
+def refusing_other_shapes(
+    read: Callable[Concatenate[Path, _Arguments], ImportSource],
+) -> Callable[Concatenate[Path, _Arguments], ImportSource]:
+    """A reader of files, which are valid JSON of any shape: one that does not fit is a BadRequest."""
+
+    @functools.wraps(read)
+    def refusing(
+        path: Path, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> ImportSource:
+        try:
+            return read(path, *args, **kwargs)
+        except _MISSHAPEN as error:
+            problem = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                problem = f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}"
+            raise BadRequest(
+                f"{path}: a value has another shape than this format has ({problem[:300]}); "
+                "correct it or remove the record"
+            ) from error
+
+    return refusing
 
 
 def import_name(*parts: str) -> str:
