@@ -21,6 +21,7 @@ from memos_vllm.api.models import (
 from memos_vllm.api.strict import StrictRoute
 from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.governance.principal import Role
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.scheduler.plan import MemoryPlan
 
@@ -69,7 +70,11 @@ def explain(
     request_id: Annotated[str, Path(max_length=300, pattern=r"^[^\x00]+$")],
 ) -> MemoryPlan:
     """The memory plan of a chat request, by the id of its reply: used and rejected items, and why."""
-    return MemoryPlan.model_validate(system.plans.get(caller, request_id))
+    plan = MemoryPlan.model_validate(system.plans.get(caller, request_id))
+    if plan.kv is not None and not caller.can(Role.ADMIN):
+        for segment in plan.kv.segments:
+            segment.shared = None  # it would tell what the tenant declares
+    return plan
 
 
 @router.get("/audit")

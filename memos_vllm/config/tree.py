@@ -182,10 +182,10 @@ class KVConfig(Section):
         NEAR_PROBES, description="questions that measure this KL, in the background"
     )
     shared_system_prompt_people: int = Field(
-        3,
+        0,
         ge=0,
         description="number of people who must send a system message before its KV is shared in the "
-        "tenant; 0: never, 1: always",
+        "tenant, which the next ones can time; 0: only what an admin declares, 1: always",
     )
 
 

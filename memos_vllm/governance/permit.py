@@ -37,18 +37,41 @@ def may_inject(
 ) -> bool:
     """Whether a cube may be placed in this principal's prompt.
 
-    Stricter than `may_read`: an admin's chat for one person never contains another person's memory.
+    Stricter than `may_read`: in an admin's prompt for one person stands only what that person may
+    read.
     """
     if tenant != principal.tenant:
         return False
     if person != SHARED:
         return person == principal.person
-    return readers is None or principal.person in readers or principal.can(Role.ADMIN)
+    return readers is None or principal.person in readers
+
+
+def check_create(principal: Principal, person: PersonId) -> None:
+    """Check that the principal may create a cube of this owner.
+
+    The access list of the new cube has no say: its author wrote it.  Raises Forbidden.
+    """
+    check_write(principal, person, "admin")
+
+
+def check_share(principal: Principal, person: PersonId) -> None:
+    """Check that the principal may change who reads and writes a cube of this owner.
+
+    Raises:
+        Forbidden: the cube is the tenant's and the key is no admin's.
+    """
+    if person == SHARED and not principal.can(Role.ADMIN):
+        raise Forbidden(
+            "changing the access list of shared memory needs a key with the role `admin`"
+        )
 
 
 def check_write(principal: Principal, person: PersonId, writers: str) -> None:
-    """Check that the principal may create or change a cube of this owner.
+    """Check that the principal may change a cube of this owner.
 
+    Args:
+        writers: from the access list as stored, never from the request.
     Raises:
         Forbidden: it may not; the message names the key or the header that it needs.
     """

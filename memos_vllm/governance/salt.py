@@ -19,13 +19,21 @@ def cache_salt(
     isolation: Literal["person", "tenant"],
     client_salt: str | None,
 ) -> str:
-    """64 hex characters: HMAC-SHA256 over tenant, person (by `isolation`) and the client's salt.
-
-    Each part is preceded by its length, so that different triples give different messages.
-    """
+    """64 hex characters: HMAC-SHA256 over tenant, person (by `isolation`) and the client's salt."""
     person = principal.person if isolation == "person" else ""
+    message = joined("memos-cache-salt-1", principal.tenant, person, client_salt or "")
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()
+
+
+def composed(*parts: str) -> str:
+    """SHA-256, in hex, of a key that is made of several parts."""
+    return hashlib.sha256(joined(*parts)).hexdigest()
+
+
+def joined(*parts: str) -> bytes:
+    """The parts in one message, each preceded by its length: other parts give another message."""
     message = b""
-    for part in ("memos-cache-salt-1", principal.tenant, person, client_salt or ""):
+    for part in parts:
         data = part.encode("utf-8", "surrogatepass")
         message += len(data).to_bytes(8, "big") + data
-    return hmac.new(secret, message, hashlib.sha256).hexdigest()
+    return message

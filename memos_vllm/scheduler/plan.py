@@ -53,7 +53,9 @@ class Budget(PlanModel):
 
 class KVSegment(PlanModel):
     end: int = Field(description="position of its end, tokens from the start of the prompt")
-    shared: bool = Field(description="its KV is shared by all people of the tenant")
+    shared: bool | None = Field(
+        description="its KV is shared by all people of the tenant; null: shown to admins only"
+    )
     cubes: list[str] = Field(description="`id@sequence` of the cube versions in it and before it")
 
 

@@ -44,8 +44,8 @@ class Candidate:
     """Lower values are rejected first when the prompt is too long."""
     order: tuple[Any, ...]
     """Sort key inside its block."""
-    owner: str = ""
-    """Person; empty: the tenant."""
+    is_private: bool = False
+    """It is a person's, or only listed people of the tenant may read it."""
     sequence: int = 0
     """Of the cube's version."""
 
@@ -294,7 +294,12 @@ def _stable_candidate(
     # Rejected in this order: replies, other retrieved items, stable cubes, cubes that the request names.
     value = (2.0 + is_named, cube.priority, -position)
     candidate = Candidate(
-        entry, text, value, (position,), owner=cube.person, sequence=cube.sequence
+        entry,
+        text,
+        value,
+        (position,),
+        is_private=bool(cube.person) or cube.is_listed,
+        sequence=cube.sequence,
     )
     if not cube.items:
         _reject(candidate, "the cube is empty")

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Conflict
 from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.salt import composed
 from memos_vllm.vault.tables import IdempotencyRow
 
 KEPT_SECONDS = 24 * 3600
@@ -32,6 +33,8 @@ def recall(session: Session, principal: Principal, key: IdempotencyKey) -> list[
         Conflict: the key was used with another request.
     """
     row = session.get(IdempotencyRow, (principal.tenant, _scoped(principal, key)))
+    if row is None and (legacy := _legacy(principal, key)) is not None:
+        row = session.get(IdempotencyRow, (principal.tenant, legacy))
     if row is None or row.created_us < _oldest():
         return None
     if row.request_sha256 != key.request_sha256:
@@ -62,5 +65,11 @@ def _oldest() -> int:
 
 
 def _scoped(principal: Principal, key: IdempotencyKey) -> str:
-    """Scope a key to its API key and person."""
-    return f"{principal.key_id}:{principal.person}:{key.key}"[:300]
+    """Scope a key to its API key and person: a digest of parts that are preceded by their lengths."""
+    return composed("idempotency", principal.key_id, principal.person, key.key)
+
+
+def _legacy(principal: Principal, key: IdempotencyKey) -> str | None:
+    """The form of older versions; None: other parts would give the same text."""
+    text = f"{principal.key_id}:{principal.person}:{key.key}"
+    return text if text.count(":") == 2 and len(text) <= 300 else None

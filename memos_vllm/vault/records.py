@@ -64,6 +64,11 @@ def injectable(principal: Principal, row: CubeRow) -> bool:
     )
 
 
+def is_listed(row: CubeRow) -> bool:
+    """Whether a shared cube has a list of readers: what is derived for prompts is each reader's own."""
+    return row.access.get("readers") is not None
+
+
 def usable(principal: Principal, row: CubeRow) -> bool:
     """Whether a cube may stand in the principal's prompts now."""
     return effective_state(row) in READABLE and injectable(principal, row)

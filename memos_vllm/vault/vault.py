@@ -29,6 +29,7 @@ from memos_vllm.cube.ids import (
 )
 from memos_vllm.cube.lifecycle import check_writable
 from memos_vllm.cube.model import (
+    Access,
     CubePatch,
     Kind,
     MemCube,
@@ -38,7 +39,7 @@ from memos_vllm.cube.model import (
     VersionDiff,
 )
 from memos_vllm.errors import Conflict, NotFound, TooLarge
-from memos_vllm.governance.permit import check_write
+from memos_vllm.governance.permit import check_create, check_share, check_write
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.redaction.redactor import Redactors
 from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, records
@@ -191,6 +192,8 @@ class MemVault:
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             if in_transaction:
                 in_transaction(session)
+            if patch.access is not None and patch.access != Access.model_validate(row.access):
+                check_share(principal, PersonId(row.person))
             return changes.apply(row, patch, lambda: self._current(session, row), self._max_items)
 
         return self._change(principal, ref, if_match, change, patch.provenance)
@@ -254,7 +257,7 @@ class MemVault:
         content = contents.of_payload(new.payload, self._max_items)
         meta, created = new.meta, now_us()
         person = changes.owner_of_new(principal, meta)
-        check_write(principal, person, meta.access.writers)
+        check_create(principal, person)
         row = CubeRow(
             id=new_cube_id(),
             tenant=principal.tenant,

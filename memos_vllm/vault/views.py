@@ -67,6 +67,8 @@ class StableCube:
     reads: int
     created_us: int
     items: tuple[Item, ...]
+    is_listed: bool = False
+    """Shared, with a list of readers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class AdapterCube:
     model: str | None
     """Fingerprint of the model that it was checked against."""
     created_us: int
+    is_listed: bool = False
+    """Shared, with a list of readers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -364,6 +368,7 @@ def _stable(session: Session, row: CubeRow) -> StableCube:
         reads=row.reads,
         created_us=row.created_us,
         items=tuple(records.item_model(item) for item in content if item.mark is None),
+        is_listed=records.is_listed(row),
     )
 
 
@@ -380,6 +385,7 @@ def _adapter(row: CubeRow, version: VersionRow) -> AdapterCube:
         digest=Sha256(version.payload_sha256),
         model=row.model_fingerprint,
         created_us=row.created_us,
+        is_listed=records.is_listed(row),
     )
 
 

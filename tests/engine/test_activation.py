@@ -51,7 +51,7 @@ def test_kv_of_a_private_cube_is_not_used_for_other_people(server, keys):
     for person in ("kv-dora", "kv-emil"):
         make(server, "diary", text, keys.kv, as_person=person, person=person)
     first = ask(server, "kv-dora", "diary", keys.kv)
-    plan = explain(server, first, "kv-dora", keys.kv)
+    plan = explain(server, first, "kv-dora", keys.kv_admin)
     assert [segment["shared"] for segment in plan["kv"]["segments"]][-1] is False
     time.sleep(2)  # time for a save
     assert cached_tokens(ask(server, "kv-dora", "diary", keys.kv)) > 300
@@ -60,20 +60,20 @@ def test_kv_of_a_private_cube_is_not_used_for_other_people(server, keys):
     assert same(other, first)
 
 
-def test_kv_behind_a_system_message_is_private_until_three_people_have_sent_it(server, keys):
+def test_whether_others_have_sent_a_system_message_cannot_be_told(server, keys):
+    """A guess of what others send is computed in full, however many have sent it, and no plan tells."""
     cube = make(server, "tone", " ".join(RULES[:20]), keys.kv_admin)
     system = {"role": "system", "content": "You answer in one short sentence."}
     messages = [system, {"role": "user", "content": QUESTION}]
-    shared = []
     for person in ("kv-f1", "kv-f2", "kv-f3", "kv-f4"):
         reply = ask(server, person, cube, keys.kv, messages=messages)
-        plan = explain(server, reply, person, keys.kv)
-        shared.append(plan["kv"]["segments"][-1]["shared"])
-        wait_for(lambda: True, "a moment")
-        time.sleep(1)
-        last = reply
-    assert shared == [False, False, True, True]
-    assert cached_tokens(last) > 300
+        assert cached_tokens(reply) == 0
+        for key, shared in ((keys.kv, None), (keys.kv_admin, False)):
+            plan = explain(server, reply, person, key)
+            assert plan["kv"]["segments"][-1]["shared"] is shared
+        time.sleep(1)  # time for a save
+    again = ask(server, "kv-f1", cube, keys.kv, messages=messages)
+    assert cached_tokens(again) > 300, "what a person sent serves the same person"
 
 
 def test_kv_behind_earlier_messages_is_private(server, keys):
@@ -86,7 +86,7 @@ def test_kv_behind_earlier_messages_is_private(server, keys):
     shared = []
     for extra in ({"messages": earlier}, {}):
         reply = ask(server, "kv-front", cube, keys.kv, **extra)
-        plan = explain(server, reply, "kv-front", keys.kv)
+        plan = explain(server, reply, "kv-front", keys.kv_admin)
         shared.append([segment["shared"] for segment in plan["kv"]["segments"]])
     assert shared == [[False, False], [True, True]]
 
@@ -145,7 +145,7 @@ def test_kv_of_a_conversation_is_saved_for_its_person_only(server, keys):
         {"role": "user", "content": "How many rules were there?"},
     ]
     reply = chat(server, keys.kv, "kv-hal", "", messages=history)
-    plan = explain(server, reply, "kv-hal", keys.kv)
+    plan = explain(server, reply, "kv-hal", keys.kv_admin)
     assert [segment["shared"] for segment in plan["kv"]["segments"]] == [False]
     other = chat(server, keys.kv, "kv-ida", "", messages=history)
     assert cached_tokens(other) == 0

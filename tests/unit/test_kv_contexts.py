@@ -256,10 +256,9 @@ def test_senders_of_messages_outlive_the_process_as_digests(tmp_path):
     assert not any(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_zero_is_never_and_one_is_always(tmp_path):
-    never, always = SharedPrompts(tmp_path, 0), SharedPrompts(tmp_path, 1)
-    never.declare("acme", "Be brief.")
-    assert not any(never.is_shared("acme", person, "Be brief.") for person in "abc")
+def test_zero_is_declared_alone_and_one_is_always(tmp_path):
+    declared, always = SharedPrompts(tmp_path, 0), SharedPrompts(tmp_path, 1)
+    assert not any(declared.is_shared("acme", person, "Be brief.") for person in "abc")
     assert always.is_shared("acme", "", "Be brief.")
     assert always.is_shared("acme", "a", "")
 

@@ -78,7 +78,7 @@ class KVOrders:
             cubes=frozenset(entry.cube for entry, _ in chained.ends),
         )
         last = next(s for s in chained.plan.segments if s.end == end)
-        self.promoter.note(head, last.shared)
+        self.promoter.note(head, bool(last.shared))
 
 
 def writes_of(chat: Chat, redactor: Redactor) -> Writes:

@@ -89,7 +89,9 @@ class Chained:
 def _under(adapters: Sequence[AdapterCube], segment: Segment, mine: str) -> Segment:
     return dataclasses.replace(
         segment,
-        scope=mine if any(adapter.person for adapter in adapters) else segment.scope,
+        scope=mine
+        if any(adapter.person or adapter.is_listed for adapter in adapters)
+        else segment.scope,
         cubes=(*(str(CubeVersion(a.cube_id, a.sequence)) for a in adapters), *segment.cubes),
     )
 
@@ -186,7 +188,8 @@ class ChainPlanner:
         """Segments of the prompt's head: the text in front of memory, then one for each cube.
 
         Args:
-            mine: scope of the person; that of every segment from their first own cube on.
+            mine: scope of the person; that of every segment from the first cube on that not the whole
+                tenant reads.
 
         Returns:
             (segments, each cube's entry in the plan with its end, why the head cannot be cut)
@@ -207,7 +210,7 @@ class ChainPlanner:
         cubes: tuple[str, ...] = ()
         for candidate, end in zip(stable, found.ends, strict=False):
             cubes = (*cubes, str(CubeVersion(candidate.entry.cube, candidate.sequence)))
-            if candidate.owner:
+            if candidate.is_private:
                 scope = mine
             segments.append(Segment(end, scope, cubes))
             ends.append((candidate.entry, end))
