@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
 
 from memos_vllm.api.models import ERRORS, Caller, System
 from memos_vllm.api.strict import StrictRoute
@@ -56,10 +56,12 @@ async def create_document(
     gone = threading.Event()
 
     def read() -> list[Item]:
-        data = file.file.read(limit + 1)
-        return system.documents.read(label, data, limit, tenant=caller.tenant, gone=gone)
+        return system.documents.read(
+            label, lambda: file.file.read(limit + 1), limit, tenant=caller.tenant, gone=gone
+        )
 
-    items = await _while_connected(request, gone, read)
+    reading = asyncio.get_running_loop().run_in_executor(system.documents.threads, read)
+    items = await _while_connected(request, gone, reading)
     meta = NewMeta(
         name=name or label,
         shared=shared,
@@ -68,16 +70,15 @@ async def create_document(
         provenance=Provenance(origin=f"import:{FORMAT}", note=label),
     )
     new = NewCube(meta=meta, payload=ExplicitPayload(content=items))
-    made = (await asyncio.to_thread(system.create, caller, [new]))[0]
+    made = (await run_in_threadpool(system.create, caller, [new]))[0]
     response.headers["ETag"] = f'"{made.meta.version}"'
     return made
 
 
 async def _while_connected(
-    request: Request, gone: threading.Event, read: Callable[[], list[Item]]
+    request: Request, gone: threading.Event, reading: asyncio.Future[list[Item]]
 ) -> list[Item]:
     """The result of a call in a thread; `gone` is set when the client goes away before it."""
-    reading = asyncio.ensure_future(asyncio.to_thread(read))
     try:
         while True:
             done, _ = await asyncio.wait({reading}, timeout=_LOOK_SECONDS)

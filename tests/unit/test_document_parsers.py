@@ -164,6 +164,26 @@ def test_a_document_waits_for_a_process_and_is_told_when_there_is_none(parsers) 
         assert isinstance(slow.exception(20), Unavailable)
 
 
+def test_the_documents_of_one_tenant_that_wait_are_few(parsers) -> None:
+    pool, gone = parsers(processes=1, wait_seconds=20), threading.Event()
+    with ThreadPoolExecutor(40) as threads:
+        waiting = [
+            threads.submit(pool.read, "a.html", SLOW, LIMIT, tenant="rival", gone=gone)
+            for _ in range(30)
+        ]
+        assert wait_until(lambda: sum(each.done() for each in waiting) >= 13)
+        refused = [each.exception() for each in waiting if each.done()]
+        assert all("wait" in str(error) for error in refused)
+        gone.set()
+
+
+def test_a_document_that_took_much_memory_is_not_charged_to_the_next_one(parsers) -> None:
+    pool = parsers(memory_bytes=600 << 20)
+    for _ in range(4):
+        assert pool.read("a.txt", b"word " * 4_000_000, LIMIT)
+    assert pool.read("b.txt", b"Oars row.", LIMIT)
+
+
 def test_the_process_is_lean_has_no_secrets_and_may_open_no_files(parsers, monkeypatch) -> None:
     monkeypatch.setenv("MEMOS_DATABASE__URL", "postgresql://user:hunter2@db/memos")
     pool = parsers()

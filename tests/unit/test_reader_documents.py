@@ -127,6 +127,14 @@ def test_html_gives_its_visible_text() -> None:
     assert "1 2" in found[3][1]
 
 
+def test_a_heading_with_nul_is_read_without_it() -> None:
+    assert read("a.html", b"<h1>Bo\0ats</h1><p>They float.")[0] == (
+        "a.html > Boats",
+        "Boats\n\nThey float.",
+    )
+    assert read("a.html", b"<h1>\0</h1><p>They float.") == [("a.html", "They float.")]
+
+
 def test_a_pdfs_passages_name_their_pages() -> None:
     assert read("boats.pdf", pdf_of("Boats float.", "Oars row.")) == [
         ("boats.pdf, page 1", "Boats float."),

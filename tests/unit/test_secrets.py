@@ -53,6 +53,7 @@ def with_mod97(country: str, rest: str) -> str:
         ("export DB_PASSWORD=hunter2x", "hunter2x", "password"),
         ("mysql --password=hunter2x db", "hunter2x", "password"),
         ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG", "wJalrXUtnFEMI", "key"),
+        ("İ PASSWORD: hunter2x", "hunter2x", "password"),
         ("我的密码是abc12345", "abc12345", "password"),
         ("私のパスワードは tanuki77 です", "tanuki77", "password"),
         ("AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE", "key"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from cachetools import LRUCache
 
 from memos_vllm.config.redaction import RedactionConfig, RedactionPolicy
 from memos_vllm.cube.model import (
@@ -21,6 +25,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.governance.redaction import personal, secrets
 from memos_vllm.governance.redaction.secrets import Find
 
+_KNOWN_TEXTS = 8192
 _EMPTY = "[removed]"
 _SECRETS = frozenset(kind for kind, _ in secrets.SECRETS)
 _FINDERS: tuple[tuple[str, str, Find], ...] = (
@@ -60,6 +65,8 @@ class Redactor:
         ]
         self._reads_letters = "email" in policy.kinds
         self._found = found
+        self._known: LRUCache[bytes, bool] = LRUCache(_KNOWN_TEXTS)
+        self._lock = threading.Lock()
 
     @property
     def is_off(self) -> bool:
@@ -80,7 +87,15 @@ class Redactor:
         """Whether a text has what the policy keeps out."""
         if self.is_off or not self._may_hold(text):
             return False
-        return any(next(find(text), None) is not None for _, find in self._finders)
+        # A conversation repeats its messages in every request.
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        with self._lock:
+            known = self._known.get(digest)
+        if known is None:
+            known = any(next(find(text), None) is not None for _, find in self._finders)
+            with self._lock:
+                self._known[digest] = known
+        return known
 
     def item(self, item: Item, kinds: Counter[str] | None = None) -> Item:
         """The item without it, in its text and in all that was read out of it."""

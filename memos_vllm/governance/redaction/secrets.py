@@ -88,6 +88,82 @@ _SSN = re.compile(
     r"(?P<secret>(?!000|666|9\d\d)\d{3}[- ]?(?!00)\d{2}[- ]?(?!0000)\d{4})(?!\d)",
     re.IGNORECASE,
 )
+# What each label holds, in lower case.
+_PASSWORD_HINTS = (
+    *(
+        "pass",
+        "pwd",
+        "kennwort",
+        "mdp",
+        "contrase\u00f1a",
+        "clave secreta",
+        "parola d'ordine",
+        "senha",
+    ),
+    *(
+        "palavra-passe",
+        "wachtwoord",
+        "\u5bc6\u7801",
+        "\u5bc6\u78bc",
+        "\u53e3\u4ee4",
+        "\u30d1\u30b9\u30ef\u30fc\u30c9",
+    ),
+    *(
+        "\u6697\u8a3c\u756a\u53f7",
+        "\ube44\ubc00\ubc88\ud638",
+        "\ud328\uc2a4\uc6cc\ub4dc",
+        "\u043f\u0430\u0440\u043e\u043b\u044c",
+        "mot de passe",
+    ),
+)
+_PIN_HINTS = (
+    *(
+        "pin",
+        "cvv",
+        "cvc",
+        "code",
+        "c\u00f3digo",
+        "codice",
+        "pr\u00fcfziffer",
+        "\u043f\u0438\u043d",
+    ),
+    *("\u9a8c\u8bc1\u7801", "\u5b89\u5168\u7801"),
+)
+_KEY_HINTS = (
+    *("key", "token", "secret", "schl\u00fcssel", "cl\u00e9 ", "clave ", "chiave ", "chave "),
+    *("\u043a\u043b\u044e\u0447", "\u5bc6\u94a5", "\u30ad\u30fc", "\ud0a4"),
+)
+_KEY_MARKS = (
+    *(
+        "sk-",
+        "sk_",
+        "pk-",
+        "pk_",
+        "rk-",
+        "rk_",
+        "AKIA",
+        "ASIA",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+    ),
+    *(
+        "github_pat_",
+        "glpat-",
+        "xox",
+        "AIza",
+        "ya29.",
+        "hf_",
+        "npm_",
+        "pypi-",
+        "SG.",
+        "dop_v1_",
+        "eyJ",
+    ),
+)
+_BEFORE_HINT, _BEHIND_HINT = 40, 500  # characters: the longest label; label, copula and value
 _BARE_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 # "My password is wrong": said of a password, and no password.
 _NO_PASSWORD = frozenset(
@@ -131,8 +207,51 @@ def may_hold(text: str) -> bool:
     return (
         any(character.isdigit() for character in text)
         or "-----BEGIN" in text
-        or any(pattern.search(text) for pattern in (_PASSWORD, _LABELLED_KEY, _IN_URL))
+        or "://" in text
+        or any(hint in text.lower() for hint in (*_PASSWORD_HINTS, *_KEY_HINTS))
     )
+
+
+def _if_any(marks: tuple[str, ...], find: Find) -> Find:
+    """Finder that looks at texts with one of the marks alone: patterns are slow, `in` is not."""
+    return lambda text: find(text) if any(mark in text for mark in marks) else iter(())
+
+
+def _by_label(
+    pattern: re.Pattern[str], is_secret: Callable[[re.Match[str]], bool], hints: tuple[str, ...]
+) -> Find:
+    """Finder of a pattern's group `secret`, around the hints that each of its labels holds."""
+
+    def find(text: str) -> Spans:
+        lower = text.lower()
+        if len(lower) != len(text):  # a letter that becomes two: positions would differ
+            lower = "".join(c if len(c.lower()) > 1 else c.lower() for c in text)
+        end = 0
+        for start, stop in _around(lower, hints):
+            for match in pattern.finditer(text, max(start, end), stop):
+                if is_secret(match):
+                    yield match.span("secret")
+                    end = match.end()
+
+    return find
+
+
+def _around(text: str, hints: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Parts of the text around each hint, without overlap."""
+    places = set()
+    for hint in hints:
+        place = text.find(hint)
+        while place >= 0:
+            places.add(place)
+            place = text.find(hint, place + 1)
+    parts: list[tuple[int, int]] = []
+    for place in sorted(places):
+        start, stop = max(0, place - _BEFORE_HINT), min(len(text), place + _BEHIND_HINT)
+        if parts and start <= parts[-1][1]:
+            parts[-1] = (parts[-1][0], stop)
+        else:
+            parts.append((start, stop))
+    return parts
 
 
 def _by(pattern: re.Pattern[str], is_secret: Callable[[re.Match[str]], bool]) -> Find:
@@ -216,13 +335,16 @@ def _always(match: re.Match[str]) -> bool:
 
 Find = Callable[[str], Spans]
 SECRETS: tuple[tuple[str, Find], ...] = (
-    ("private key", _by(_PRIVATE, _always)),
-    ("password", _by(_IN_URL, lambda match: not match["secret"].startswith("["))),
-    ("key", _by(_KEY, lambda match: any(each.isdigit() for each in match[0]))),
+    ("private key", _if_any(("-----BEGIN",), _by(_PRIVATE, _always))),
+    (
+        "password",
+        _if_any(("://",), _by(_IN_URL, lambda match: not match["secret"].startswith("["))),
+    ),
+    ("key", _if_any(_KEY_MARKS, _by(_KEY, lambda match: any(c.isdigit() for c in match[0])))),
     ("bank account", _ibans),
     ("card number", _cards),
-    ("social security number", _by(_SSN, _always)),
-    ("code", _by(_PIN, _always)),
-    ("password", _by(_PASSWORD, _is_value)),
-    ("key", _by(_LABELLED_KEY, _is_key)),
+    ("social security number", _by_label(_SSN, _always, ("ssn", "social security"))),
+    ("code", _by_label(_PIN, _always, _PIN_HINTS)),
+    ("password", _by_label(_PASSWORD, _is_value, _PASSWORD_HINTS)),
+    ("key", _by_label(_LABELLED_KEY, _is_key, _KEY_HINTS)),
 )

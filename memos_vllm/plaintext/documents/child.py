@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from memos_vllm.errors import MemosError
@@ -22,14 +23,16 @@ from memos_vllm.plaintext.documents.read import read_document
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10  # documents wait for chats
 _OPEN_FILES = 64
+READY, LAST = b"ready", b"last"
 _OVER_MEMORY = {"error": "TooLarge", "message": "memory"}
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, memory_bytes: int) -> None:
     """Answer requests until the connection is closed.
 
     A request is a JSON header and the document's bytes; the answer is JSON: passages, or an error.
     """
+    before = _address_space()
     while True:
         try:
             order: dict[str, Any] = json.loads(connection.recv_bytes())
@@ -46,6 +49,11 @@ def serve(connection: Connection) -> None:
             return  # the heap may be in pieces
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(answer)
+        # A large heap would be charged to the next document.
+        is_large = _address_space() - before > memory_bytes // 4
+        connection.send_bytes(LAST if is_large else b"")
+        if is_large:
+            return
 
 
 def _answer(order: dict[str, Any], data: bytes) -> bytes:
@@ -57,6 +65,11 @@ def _answer(order: dict[str, Any], data: bytes) -> bytes:
     if size > order["output_bytes"]:
         return json.dumps({"error": "TooLarge", "message": "output"}).encode()
     return json.dumps({"passages": [[item.text, item.source] for item in items]}).encode()
+
+
+def _address_space() -> int:
+    """Bytes; what the memory limit counts."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _limit_time(seconds: float) -> None:
@@ -90,8 +103,8 @@ def main() -> None:
         importlib.import_module(library)
     _limit(memory_bytes)
     connection = Connection(descriptor)
-    connection.send_bytes(b"ready")
-    serve(connection)
+    connection.send_bytes(READY)
+    serve(connection, memory_bytes)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
@@ -28,9 +29,11 @@ from memos_vllm.errors import MemosError, TooLarge, Unavailable, Unprocessable
 log = logging.getLogger(__name__)
 
 _MODULE = "memos_vllm.plaintext.documents.child"
+_THREADS = 64
 _POLL_SECONDS = 0.05
 _START_SECONDS, _END_SECONDS = 30.0, 1.0
-READY = b"ready"
+READY, LAST = b"ready", b"last"  # as in the child
+_MOST_WAITING = 16  # documents of one tenant
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _ADVICE = "send it in parts, or as plain text"
 
@@ -48,14 +51,17 @@ class DocumentParsers:
         self._idle: list[_Process] = []
         self._running: set[_Process] = set()
         self._places: Counter[str] = Counter()  # in use, by tenant
+        self._waiting: Counter[str] = Counter()
         self._closed = False
+        # Documents that wait never take the threads of chats.
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="memos-documents")
         # PR_SET_PDEATHSIG follows the thread that starts a process: one that lives as long as we do.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="memos-parsers")
 
     def read(
         self,
         name: str,
-        data: bytes,
+        data: bytes | Callable[[], bytes],
         max_bytes: int,
         *,
         tenant: str = "",
@@ -64,6 +70,7 @@ class DocumentParsers:
         """A document's passages, as `read_document`.
 
         Args:
+            data: its bytes, or what reads them once a process is free.
             tenant: never holds all processes while there are several.
             gone: set when the request has ended; the process is killed.
 
@@ -72,14 +79,15 @@ class DocumentParsers:
             BadRequest, Unprocessable: as `read_document`; or the document ended its parser.
             Unavailable: all processes are busy, or none can be started.
         """
-        if len(data) > max_bytes:
-            raise TooLarge(f"{len(data)} bytes; at most {max_bytes} (limits.document_bytes)")
         gone = gone or threading.Event()
         self._enter(tenant, gone)
         try:
+            whole = data if isinstance(data, bytes) else data()
+            if len(whole) > max_bytes:
+                raise TooLarge(f"more than {max_bytes} bytes (limits.document_bytes)", param="file")
             process = self._taken()
             try:
-                answer = self._exchange(process, name, data, max_bytes, gone)
+                answer = self._exchange(process, name, whole, max_bytes, gone)
             finally:
                 self._put_back(process)
         finally:
@@ -99,6 +107,7 @@ class DocumentParsers:
                 process.kill()
             self._idle.clear()
             self._state.notify_all()
+        self.threads.shutdown(wait=False, cancel_futures=True)
         self._starter.shutdown(wait=True)
 
     @property
@@ -110,7 +119,20 @@ class DocumentParsers:
     # -- inside -----------------------------------------------------------------------------------
 
     def _enter(self, tenant: str, gone: threading.Event) -> None:
-        """Wait for a place."""
+        """Wait for a place. Raises Unavailable."""
+        with self._state:
+            if self._waiting[tenant] >= _MOST_WAITING:
+                raise Unavailable("too many documents of this tenant wait; try again later")
+            self._waiting[tenant] += 1
+        try:
+            self._wait_for_place(tenant, gone)
+        finally:
+            with self._state:
+                self._waiting[tenant] -= 1
+                if not self._waiting[tenant]:
+                    del self._waiting[tenant]
+
+    def _wait_for_place(self, tenant: str, gone: threading.Event) -> None:
         places = self._places
         share = max(1, self._config.processes - 1)
         until = time.monotonic() + self._config.wait_seconds
@@ -181,9 +203,11 @@ class DocumentParsers:
                 if time.monotonic() > until:
                     raise TooLarge(self._over_time(), param="file")
             answer: dict[str, Any] = json.loads(process.connection.recv_bytes())
+            process.is_idle = (
+                answer.get("message") != "memory" and process.connection.recv_bytes() != LAST
+            )
         except (EOFError, OSError) as error:
             raise self._ended(process) from error
-        process.is_idle = answer.get("message") != "memory"
         return answer
 
     def _over_time(self) -> str:

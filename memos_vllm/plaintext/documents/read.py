@@ -105,7 +105,7 @@ def _below(
     path: tuple[tuple[int, str], ...], level: int, heading: str
 ) -> tuple[tuple[int, str], ...]:
     """The path of headings with one more, which closes those of its level and below."""
-    title = " ".join(heading.split())[:_LONGEST_HEADING]
+    title = _storable(" ".join(heading.split())[:_LONGEST_HEADING]).strip()
     above = tuple(one for one in path if one[0] < level)
     return (*above, (level, title)) if title else above
 
