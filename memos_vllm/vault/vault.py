@@ -28,7 +28,6 @@ from memos_vllm.cube.ids import (
 )
 from memos_vllm.cube.lifecycle import check_writable
 from memos_vllm.cube.model import (
-    Access,
     CubePatch,
     ExplicitPayload,
     Item,
@@ -41,7 +40,7 @@ from memos_vllm.cube.model import (
     VersionDiff,
 )
 from memos_vllm.errors import Conflict, NotFound, TooLarge, Unprocessable
-from memos_vllm.governance.permit import check_create, check_share, check_write
+from memos_vllm.governance.permit import check_create, check_write
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, records
 from memos_vllm.vault.contents import Content
@@ -185,8 +184,7 @@ class MemVault:
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             if in_transaction:
                 in_transaction(session)
-            if patch.access is not None and patch.access != Access.model_validate(row.access):
-                check_share(principal, PersonId(row.person))
+            changes.check_access(principal, row, patch)
             return changes.apply(row, patch, lambda: self._current(session, row), self._max_items)
 
         return self._change(principal, ref, if_match, change, patch.provenance)

@@ -66,8 +66,7 @@ class StableCube:
     reads: int
     created_us: int
     items: tuple[Item, ...]
-    is_listed: bool = False
-    """Shared, with a list of readers."""
+    is_listed: bool = False  # shared, with a list of readers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,8 +85,7 @@ class AdapterCube:
     model: str | None
     """Fingerprint of the model that it was checked against."""
     created_us: int
-    is_listed: bool = False
-    """Shared, with a list of readers."""
+    is_listed: bool = False  # shared, with a list of readers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
