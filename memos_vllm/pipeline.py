@@ -131,8 +131,6 @@ class Pipeline:
 
     async def forget(self, chat: Chat) -> None:
         """Carry out orders to forget before memory is read: the prompt has no more of it."""
-        if not chat.principal.has_scope(Scope.DELETE):
-            return
         if (found := orders_of(chat)) is not None:
             with self._step(chat, "forget"):
                 await self._saver.forget(chat, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -21,6 +22,9 @@ from memos_vllm.cube.model import Access, ExplicitPayload, Item, NewCube, NewMet
 from memos_vllm.errors import Forbidden, NotFound, Unauthorized, VaultUnavailable
 from memos_vllm.governance import tokens
 from memos_vllm.governance.principal import Role, Scope
+from memos_vllm.learning.saving import not_written
+from memos_vllm.options import MemoryOptions
+from memos_vllm.ports import Chat
 from tests.conftest import principal
 
 ALL = [str(scope) for scope in Scope]
@@ -312,3 +316,28 @@ async def test_a_request_has_an_id_for_the_audit_log(system, writer, sent, kept)
     assert all(ids)
     assert (ids == [sent, sent]) is kept
     assert seen[0] == seen[1], "caches know a principal again"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "text", "reason"),
+    [
+        ([Scope.CHAT], "My cat is called Miso.", "lacks the scope `memory.write`"),
+        ([Scope.CHAT, Scope.DELETE], "My cat is called Miso.", "lacks the scope `memory.write`"),
+        ([Scope.CHAT, Scope.WRITE], "Forget that I live in Paris.", "`memory.delete`"),
+        ([Scope.CHAT, Scope.WRITE], "My cat is called Miso.", None),
+        (list(Scope), "Forget that I live in Paris.", None),
+    ],
+)
+def test_a_chat_writes_and_forgets_only_with_the_scopes_for_it(system, scopes, text, reason):
+    caller = dataclasses.replace(principal("ann"), scopes=frozenset(scopes))
+    chat = Chat(
+        principal=caller,
+        options=MemoryOptions(),
+        messages=[{"role": "user", "content": text}],
+        model_name="demo",
+        max_reply=None,
+        prompt_limit=None,
+        store=True,
+    )
+    found = not_written(chat, system.config.remember)
+    assert found is None if reason is None else reason in (found or "")
