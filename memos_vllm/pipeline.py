@@ -28,7 +28,7 @@ from memos_vllm.errors import (
     Unavailable,
     Unprocessable,
 )
-from memos_vllm.governance.principal import Role
+from memos_vllm.governance.principal import Role, Scope
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.learning.saving import TurnSaver, not_written, orders_of
@@ -114,7 +114,11 @@ class Pipeline:
         Raises:
             Forbidden: the request insists on writing and its key or its lack of a person forbids it.
         """
-        may_write = chat.principal.can(Role.WRITER) and bool(chat.principal.person)
+        may_write = (
+            chat.principal.can(Role.WRITER)
+            and chat.principal.has_scope(Scope.WRITE)
+            and bool(chat.principal.person)
+        )
         if chat.options.write and not may_write:
             raise Forbidden(
                 "`memory.write` needs a key of the role `writer` and a person (`user` or "

@@ -8,8 +8,11 @@ operator    an admin key of `governance.operator_tenant`: routes that affect eve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
+
+from memos_vllm.governance.principal import Scope
 
 
 class Need(StrEnum):
@@ -53,6 +56,30 @@ _INFERENCE_POST = frozenset(
 )
 _INFERENCE_GET = frozenset({"/v1/models"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+_READING_POST = frozenset({"/v1/memory/search"})
+_OF_A_PERSON = re.compile(
+    r"/v1/memory/(schema|search|claims|feedback|documents|explain/[^/]+|entities(/[^/]+)?"
+    r"|cubes(/[^/]+(/(versions(/[^/]+)?|diff|rollback|merge|adapter))?)?)"
+)
+"""Routes for scopes; jobs, activation, audit, people and what is added later need a key without a list."""
+
+
+def scopes_of(method: str, path: str) -> tuple[Scope, ...] | None:
+    """Scopes that a request needs; None: no list of scopes suffices."""
+    route = path.rstrip("/") or "/"
+    if not (route == MEMORY_PREFIX or route.startswith(MEMORY_PREFIX + "/")):
+        return (Scope.CHAT,)
+    if not _OF_A_PERSON.fullmatch(route):
+        return None
+    if method in _SAFE_METHODS or route in _READING_POST:
+        return (Scope.READ,)
+    if method == "DELETE":
+        return (Scope.DELETE,)
+    if route == "/v1/memory/feedback":
+        return (Scope.WRITE, Scope.DELETE)  # it forgets
+    return (Scope.WRITE,)
 
 
 def need_of(method: str, path: str, open_routes: Sequence[str]) -> Need:

@@ -17,6 +17,7 @@ from memos_vllm.api import (
     entities,
     insight,
     reader,
+    tokens,
     transforms,
 )
 from memos_vllm.api.auth import AuthMiddleware
@@ -39,6 +40,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(claims.router)
     app.include_router(entities.router)
     app.include_router(reader.router)
+    app.include_router(tokens.router)
     app.add_middleware(AuthMiddleware, authenticator=authenticator, config=system.config.governance)
 
 

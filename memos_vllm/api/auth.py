@@ -7,13 +7,15 @@ headers to responses.  Plain ASGI, so streams pass through untouched.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
 from memos_vllm import metrics
-from memos_vllm.api.access import Need, need_of
+from memos_vllm.api.access import Need, need_of, scopes_of
 from memos_vllm.api.identity import Authenticator, bearer, local_principal
 from memos_vllm.config.tree import GovernanceConfig
 from memos_vllm.errors import Forbidden, MemosError, Unauthorized, envelope
@@ -26,6 +28,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PERSON_HEADER, SESSION_HEADER = "x-memos-user", "x-session-id"
+REQUEST_ID_HEADER = "x-request-id"
+_LONGEST_REQUEST_ID = 128
 _CLOSED_POLICY_VIOLATION = 1008
 
 
@@ -72,9 +76,26 @@ class AuthMiddleware:
                     f"`{self._config.operator_tenant}`"
                 )
             principal.require(Role.ADMIN)
+        self._check_scopes(principal, method, path, need)
+        request_id = headers.get(REQUEST_ID_HEADER, "")
+        if not (0 < len(request_id) <= _LONGEST_REQUEST_ID and request_id.isprintable()):
+            request_id = uuid.uuid4().hex
+        principal = dataclasses.replace(principal, request_id=request_id)
         # Header values are bytes; names that are not ASCII come percent-encoded.
         person = unquote(headers.get(PERSON_HEADER, ""))
         return principal.as_person(person or None, headers.get(SESSION_HEADER))
+
+    @staticmethod
+    def _check_scopes(principal: Principal, method: str, path: str, need: Need) -> None:
+        if principal.scopes is None:
+            return
+        needed = scopes_of(method, path) if need is Need.KEY else None
+        if needed is None:
+            raise Forbidden(
+                f"{method} {path} needs a key without a list of scopes, and no person token"
+            )
+        for scope in needed:
+            principal.require_scope(scope)
 
     async def _identify(self, scope: Scope, headers: dict[str, str]) -> Principal:
         enabled = self._authenticator.keys_enabled_cached()

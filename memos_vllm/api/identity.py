@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from cachetools import LRUCache
 
 from memos_vllm.config.tree import GovernanceConfig
+from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Forbidden, Unauthorized, VaultUnavailable
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.governance.secrets import digest
@@ -46,7 +47,7 @@ class Authenticator:
         with self._lock:
             found = self._cache.get(digest(key))
         if found and time.monotonic() - found[0] < self._config.key_cache_seconds:
-            return found[1]
+            return None if _has_ended(found[1]) else found[1]
         return None
 
     def authenticate(self, key: str) -> Principal:
@@ -64,7 +65,8 @@ class Authenticator:
         except VaultUnavailable:
             with self._lock:
                 found = self._cache.get(name)
-            if found and time.monotonic() - found[0] < self._config.key_stale_seconds:
+            is_recent = found and time.monotonic() - found[0] < self._config.key_stale_seconds
+            if found and is_recent and not _has_ended(found[1]):
                 return found[1]
             raise
         except Unauthorized:
@@ -92,6 +94,10 @@ class Authenticator:
         if self._enabled and time.monotonic() - self._enabled[0] < self._config.key_cache_seconds:
             return False
         return None
+
+
+def _has_ended(principal: Principal) -> bool:
+    return principal.expires_us is not None and principal.expires_us <= now_us()
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:

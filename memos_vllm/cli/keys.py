@@ -1,4 +1,4 @@
-"""`memos keys`: create, list and revoke API keys of tenants."""
+"""`memos keys`: create, list, rotate and revoke API keys of tenants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memos_vllm.cli.terminal import MemosGroup, print_json, print_table, say
 from memos_vllm.cli.vault import ConfigOption, JsonOption, opened
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import BadRequest
-from memos_vllm.governance.principal import Role
+from memos_vllm.governance.principal import Role, Scope
 
 app = typer.Typer(
     cls=MemosGroup, no_args_is_help=True, help="API keys; each belongs to one tenant."
@@ -34,6 +34,10 @@ def create(
         str | None,
         typer.Option("--expires-in", metavar="30d|12h|3600s", help="Lifetime; default: no expiry."),
     ] = None,
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option("--scope", help="Scope of the key, repeatable; default: all."),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +46,9 @@ def create(
         raise BadRequest(f"a label has at most {_LABEL_LENGTH} characters", param="label")
     ttl_seconds = parse_duration(expires_in) if expires_in is not None else None
     with opened(config) as system:
-        record, key = system.keys.create(tenant, role, label=label, ttl_seconds=ttl_seconds)
+        record, key = system.keys.create(
+            tenant, role, label=label, ttl_seconds=ttl_seconds, scopes=scope
+        )
     expires = to_datetime(record.expires_us).isoformat() if record.expires_us else None
     if as_json:
         print_json(
@@ -96,13 +102,43 @@ def revoke(
     )
 
 
-def parse_duration(text: str) -> int:
+@app.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id from `memos keys list`.")],
+    grace: Annotated[
+        str,
+        typer.Option("--grace", metavar="24h", help="How long the secret before works; 0: ends."),
+    ] = "24h",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a key a new secret and show it once; both work during the grace time."""
+    grace_seconds = 0 if grace.strip() == "0" else parse_duration(grace, "--grace")
+    with opened(config) as system:
+        record, key = system.keys.rotate(key_id, grace_seconds)
+    if as_json:
+        print_json({"id": record.id, "key": key, "grace_seconds": grace_seconds})
+        return
+    typer.echo(key)
+    say(f"key {record.id} of {record.tenant}: the secret before works for {grace_seconds} s more")
+    say("this is the only time the key is shown: store it now")
+
+
+@app.command("rotate-tokens")
+def rotate_tokens(config: ConfigOption = None) -> None:
+    """Sign person tokens with a new key; tokens of the one before work until they expire."""
+    with opened(config) as system:
+        system.keys.tokens.rotate()
+    say("new person tokens are signed with a new key")
+
+
+def parse_duration(text: str, option: str = "--expires-in") -> int:
     """Parse a duration (`30d`, `12h`, `45m`, `3600s`, `2w`) into seconds. Raises BadRequest."""
     match = _DURATION.fullmatch(text.strip().lower())
     seconds = int(match.group(1)) * _UNIT_SECONDS[match.group(2)] if match else 0
     if not 0 < seconds <= _LONGEST_SECONDS:
         raise BadRequest(
-            f"--expires-in {text!r}: give a number and a unit, such as 30d, 12h or 3600s "
+            f"{option} {text!r}: give a number and a unit, such as 30d, 12h or 3600s "
             "(s, m, h, d, w; at most 100 years)"
         )
     return seconds

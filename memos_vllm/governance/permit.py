@@ -83,5 +83,7 @@ def check_write(principal: Principal, person: PersonId, writers: str) -> None:
             "writing the tenant's shared memory needs a key with the role `admin`; to write a "
             "person's memory, name the person (X-Memos-User)"
         )
+    if person == SHARED and principal.token_id:
+        raise Forbidden("writing the tenant's shared memory needs a key: this is a person's token")
     if person not in (SHARED, principal.person):
         raise Forbidden("writing another person's memory needs a key with the role `admin`")

@@ -24,6 +24,17 @@ class Role(StrEnum):
     """Also writes the tenant's shared memory and reads its audit log."""
 
 
+class Scope(StrEnum):
+    """What a person token, or a key with a list of scopes, may do."""
+
+    CHAT = "chat"
+    """Inference; the prompts hold the person's memory."""
+    READ = "memory.read"
+    WRITE = "memory.write"
+    """Also needed for a chat's turns to be remembered."""
+    DELETE = "memory.delete"
+
+
 _RANK = {Role.READER: 0, Role.WRITER: 1, Role.ADMIN: 2}
 
 
@@ -36,13 +47,24 @@ class Principal:
     session: str | None = None
     persona: str | None = None
     """Role that the person acts in (`work`, `parent`), with memory of its own beside the rest."""
+    scopes: frozenset[Scope] | None = None
+    """None: every scope."""
+    token_id: str = ""
+    """Of a person token: the principal is bound to its person. Empty: a key."""
+    request_id: str = dataclasses.field(default="", compare=False)
+    """Of the HTTP request, for the audit log."""
+    expires_us: int | None = dataclasses.field(default=None, compare=False)
+    """End of the key or token."""
 
     def as_person(self, person: str | None, session: str | None = None) -> Principal:
         """The same key for one person, or one session, of its tenant.
 
         Raises:
             BadRequest: a name is too long or not printable.
+            Forbidden: a person token, and the name is not its person's.
         """
+        if self.token_id and person and person != self.person:
+            raise Forbidden("a person token is for one person: it cannot name another one")
         return dataclasses.replace(
             self,
             person=PersonId(check_person(person)) if person else self.person,
@@ -61,6 +83,14 @@ class Principal:
         """Raise Forbidden where the key's role is lower."""
         if _RANK[self.role] < _RANK[role]:
             raise Forbidden(f"this needs a key with the role `{role}`; this key has `{self.role}`")
+
+    def require_scope(self, scope: Scope) -> None:
+        """Raise Forbidden where the token, or the key, lacks a scope."""
+        if not self.has_scope(scope):
+            raise Forbidden(f"this needs the scope `{scope}`, which the token or key lacks")
+
+    def has_scope(self, scope: Scope) -> bool:
+        return self.scopes is None or scope in self.scopes
 
     def can(self, role: Role) -> bool:
         return _RANK[self.role] >= _RANK[role]

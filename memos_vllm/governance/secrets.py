@@ -17,9 +17,13 @@ class FreshKey(NamedTuple):
     digest: str
 
 
-def make_key() -> FreshKey:
-    """Generate a key `sk-memos-<id>-<256 random bits>`; only the digest of the whole is stored."""
-    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+def make_key(key_id: str | None = None) -> FreshKey:
+    """Generate a key `sk-memos-<id>-<256 random bits>`; only the digest of the whole is stored.
+
+    Args:
+        key_id: of the key that gets a new secret; None: a new key.
+    """
+    key_id, secret = key_id or secrets.token_hex(6), secrets.token_urlsafe(32)
     key = f"sk-memos-{key_id}-{secret}"
     return FreshKey(key_id, key, digest(key))
 

@@ -12,7 +12,7 @@ from memos_vllm import metrics
 from memos_vllm.config.tree import RememberConfig
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Unavailable
-from memos_vllm.governance.principal import Role
+from memos_vllm.governance.principal import Role, Scope
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.forgetting import Orders, read_orders
@@ -32,6 +32,10 @@ def not_written(chat: Chat, config: RememberConfig) -> str | None:
         return "the request names no person"
     if not chat.principal.can(Role.WRITER):
         return "the key has the role `reader`"
+    if not chat.principal.has_scope(Scope.WRITE):
+        return f"the token or key lacks the scope `{Scope.WRITE}`"
+    if not chat.principal.has_scope(Scope.DELETE) and read_orders(last_said(chat.messages)):
+        return f"it orders to forget, and the token or key lacks the scope `{Scope.DELETE}`"
     if not config.enabled:
         return "`remember.enabled` is off"
     return None if has_words(chat.messages) else "no user message has text or an image"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from memos_vllm.cube.ids import SHARED, PersonId, to_us
 from memos_vllm.cube.lifecycle import check_transition, check_writable
-from memos_vllm.cube.model import CubePatch, NewMeta, State
+from memos_vllm.cube.model import Access, CubePatch, NewMeta, State
 from memos_vllm.errors import BadRequest, Conflict, Unprocessable
+from memos_vllm.governance.permit import check_share
 from memos_vllm.governance.principal import Principal, Role, check_person
 from memos_vllm.vault import records
 from memos_vllm.vault.contents import Content, appended, of_payload
@@ -52,6 +53,12 @@ def apply(
             )
         return "update", content
     return "update", None
+
+
+def check_access(principal: Principal, row: CubeRow, patch: CubePatch) -> None:
+    """Check that the principal may set the patch's access list. Raises Forbidden."""
+    if patch.access is not None and patch.access != Access.model_validate(row.access):
+        check_share(principal, PersonId(row.person))
 
 
 def owner_of_new(principal: Principal, meta: NewMeta) -> PersonId:

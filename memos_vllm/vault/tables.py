@@ -3,6 +3,7 @@
     settings      one row per secret or setting of the installation
     tenants       head of each tenant's audit chain; its row is the lock that orders the chain
     api_keys      digests of keys, never keys
+    person_tokens ids of person tokens until they expire, never tokens
     cubes         headers; `head_version` points into versions
     versions      immutable; the payload lies in a file named by its SHA-256
     items         items of the head versions, one row each: the source of every index
@@ -62,6 +63,24 @@ class KeyRow(Base):
     digest: Mapped[str] = mapped_column(String(64))
     created_us: Mapped[int]
     expires_us: Mapped[int | None]
+    revoked_us: Mapped[int | None]
+    scopes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """Null: every scope."""
+    old_digest: Mapped[str | None] = mapped_column(String(64))
+    """Of the secret before the last rotation, which counts until `old_until_us`."""
+    old_until_us: Mapped[int | None]
+
+
+class PersonTokenRow(Base):
+    __tablename__ = "person_tokens"
+    __table_args__ = (Index("ix_person_tokens_person", "tenant", "person"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    key_id: Mapped[str] = mapped_column(String(32))
+    scopes: Mapped[list[str]]
+    created_us: Mapped[int]
+    expires_us: Mapped[int] = mapped_column(index=True)
     revoked_us: Mapped[int | None]
 
 

@@ -29,7 +29,6 @@ from memos_vllm.cube.ids import (
 )
 from memos_vllm.cube.lifecycle import check_writable
 from memos_vllm.cube.model import (
-    Access,
     CubePatch,
     Kind,
     MemCube,
@@ -39,7 +38,7 @@ from memos_vllm.cube.model import (
     VersionDiff,
 )
 from memos_vllm.errors import Conflict, NotFound, TooLarge
-from memos_vllm.governance.permit import check_create, check_share, check_write
+from memos_vllm.governance.permit import check_create, check_write
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.redaction.redactor import Redactors
 from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, records
@@ -192,8 +191,7 @@ class MemVault:
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             if in_transaction:
                 in_transaction(session)
-            if patch.access is not None and patch.access != Access.model_validate(row.access):
-                check_share(principal, PersonId(row.person))
+            changes.check_access(principal, row, patch)
             return changes.apply(row, patch, lambda: self._current(session, row), self._max_items)
 
         return self._change(principal, ref, if_match, change, patch.provenance)

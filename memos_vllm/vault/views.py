@@ -67,8 +67,7 @@ class StableCube:
     reads: int
     created_us: int
     items: tuple[Item, ...]
-    is_listed: bool = False
-    """Shared, with a list of readers."""
+    is_listed: bool = False  # shared, with a list of readers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,8 +86,7 @@ class AdapterCube:
     model: str | None
     """Fingerprint of the model that it was checked against."""
     created_us: int
-    is_listed: bool = False
-    """Shared, with a list of readers."""
+    is_listed: bool = False  # shared, with a list of readers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
