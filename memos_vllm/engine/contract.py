@@ -212,6 +212,12 @@ SURFACES: tuple[Surface, ...] = (
         )
         for ours in cpu_lora.REPLACEMENTS
     ),
+    _says("vllm.v1.worker.gpu_model_runner:GPUModelRunner", "self._sample("),
+    _says("vllm.v1.worker.gpu_model_runner:GPUModelRunner", "self._bookkeeping_sync("),
+    _says(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner._bookkeeping_sync",
+        "self.discard_request_mask.np[:num_reqs]",
+    ),
     _parameters("vllm.outputs:RequestOutput", ["prompt_token_ids", "num_cached_tokens"]),
     _parameters("vllm:SamplingParams", ["extra_args"]),
     _says("vllm.v1.engine.input_processor:InputProcessor", 'get("cache_salt")'),

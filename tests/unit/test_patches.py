@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from memos_vllm.engine import patches
-from memos_vllm.engine.patches import cpu_lora, pinned_lora
+from memos_vllm.engine.patches import cpu_lora, pinned_lora, seeded_chunks
 
 pytest.importorskip("vllm", reason="there is nothing to patch: make venv")
 LEDGER = Path(__file__).parents[2] / "patches"
@@ -204,5 +205,64 @@ from memos_vllm.engine.patches import pinned_lora
 general.register(); general.register()
 from vllm.lora.model_manager import LRUCacheLoRAModelManager
 assert LRUCacheLoRAModelManager.pin_adapter is pinned_lora.pin_adapter
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# -- 0003 ----------------------------------------------------------------------------------------------
+
+
+def runner_of(seeds: dict[int, int], discarded: list[bool]) -> Any:
+    """What the two methods read of a runner: the batch's generators, and the rows to discard."""
+    generators = {row: torch.Generator().manual_seed(seed) for row, seed in seeds.items()}
+    return SimpleNamespace(
+        input_batch=SimpleNamespace(num_reqs=len(discarded), generators=generators),
+        discard_request_mask=SimpleNamespace(np=np.array([*discarded, True])),
+    )
+
+
+@pytest.mark.slow
+def test_vllm_s_own_bookkeeping_ends_with_a_seeded_request_in_chunks_on_a_cpu():
+    """Fails once vLLM does better: then the patch can go."""
+    module = importlib.import_module("vllm.v1.worker.gpu_model_runner")
+    runner = runner_of({0: 1}, [True])
+    with pytest.raises(RuntimeError, match="offset"):
+        module.GPUModelRunner._bookkeeping_sync(runner, None, None, None, None, 0)
+
+
+def test_a_discarded_sample_advances_no_generator_and_a_kept_one_does():
+    runner = runner_of({0: 1, 2: 1}, [True, False, False])
+    before = runner.input_batch.generators.copy()
+    states = {row: generator.get_state() for row, generator in before.items()}
+
+    def sample(self: Any) -> set[int]:
+        for generator in self.input_batch.generators.values():
+            torch.rand(1, generator=generator)
+        return set(self.input_batch.generators)
+
+    assert seeded_chunks.wrapped(sample)(runner) == {2}
+    assert runner.input_batch.generators == before
+    assert torch.equal(before[0].get_state(), states[0])
+    assert not torch.equal(before[2].get_state(), states[2])
+
+
+def test_generators_come_back_when_the_step_fails():
+    runner = runner_of({0: 1}, [True])
+    with pytest.raises(ValueError, match="step"), seeded_chunks.generators_set_aside(runner):
+        raise ValueError("the step")
+    assert set(runner.input_batch.generators) == {0}
+
+
+@pytest.mark.slow
+def test_the_runner_is_wrapped_once_by_the_plugin():
+    code = """
+from memos_vllm.engine import general
+from vllm.platforms import current_platform
+general.register(); general.register()
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    for name in ("_sample", "_bookkeeping_sync"):
+        assert getattr(CPUModelRunner, name).__wrapped__ is getattr(GPUModelRunner, name)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from memos_vllm.engine.patches import cpu_lora, pinned_lora
+from memos_vllm.engine.patches import cpu_lora, pinned_lora, seeded_chunks
 
-PATCHES = (cpu_lora, pinned_lora)
+PATCHES = (cpu_lora, pinned_lora, seeded_chunks)
 
 
 def install() -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from memos_vllm import lifeline
 from memos_vllm.config.tree import EmbedderConfig
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.plaintext.embed.encoder import Encoder
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 30.0  # before a process that ended twice is started again
 _END_SECONDS = 1.0
-_ORPHAN_SECONDS = 5.0  # interval of the check that the parent lives
 
 
 class EncoderProcess:
@@ -133,14 +133,11 @@ class EncoderProcess:
         return f"code {process.returncode}"
 
 
-def serve(connection: Connection, parent: int) -> None:
-    """Answer requests until the connection is closed, or the parent has ended."""
+def serve(connection: Connection) -> None:
+    """Answer requests until the connection is closed."""
     try:
         encoder = Encoder(EmbedderConfig.model_validate_json(connection.recv_bytes()))
         while True:
-            while not connection.poll(_ORPHAN_SECONDS):
-                if os.getppid() != parent:
-                    return
             request = json.loads(connection.recv_bytes())
             try:
                 if "count" in request:
@@ -161,7 +158,8 @@ def _reply(connection: Connection, answer: dict[str, Any]) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes us
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    lifeline.end_with(int(sys.argv[2]))  # also during a batch or the model's load
+    serve(Connection(int(sys.argv[1])))
 
 
 if __name__ == "__main__":
