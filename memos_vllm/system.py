@@ -27,6 +27,7 @@ from memos_vllm.cube.model import (
     Payload,
 )
 from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
+from memos_vllm.governance.audit_keys import AuditKeys
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.parametric.adapter.packed import read_upload, upload_of_file
@@ -41,7 +42,7 @@ from memos_vllm.plaintext.search.repeats import repeats_last
 from memos_vllm.plaintext.search.search import MemOperator, SearchResult
 from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.vault.ageing import Ageing
-from memos_vllm.vault.audit import AuditLog
+from memos_vllm.vault.audit_log import AuditLog
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
@@ -67,12 +68,16 @@ log = logging.getLogger(__name__)
 class MemorySystem:
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.database = Database(config.database_url, config.database)
+        self.database = Database(
+            config.database_url, config.database, AuditKeys(config.audit_key_path)
+        )
         self.payloads = PayloadStore(config.payload_url)
         self.vault = MemVault(self.database, self.payloads, max_items=config.limits.items_per_cube)
         self.views = VaultViews(self.database)
         self.keys = KeyRing(self.database)
-        self.audit = AuditLog(self.database)
+        self.audit = AuditLog(
+            self.database, config.checkpoints_path, config.governance.audit.checkpoint_seconds
+        )
         self.plans = PlanStore(self.database, config.limits.plans_kept_per_tenant)
         self.jobs = JobStore(self.database)
         self.turns = PendingTurns(self.database)
@@ -112,6 +117,7 @@ class MemorySystem:
         self.database.migrate()
         take_over(self.database, self.config.legacy_jobs_url)
         self.indexer.attach()
+        self.audit.start()
         return self
 
     def attach_engine(self, engine: AttachedEngine) -> None:
@@ -135,6 +141,7 @@ class MemorySystem:
         self.part_files.close()
         self.embedder.close()
         self.index.close()
+        self.audit.close()
         self.database.dispose()
 
     # -- changing ---------------------------------------------------------------------------------

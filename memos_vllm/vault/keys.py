@@ -55,7 +55,7 @@ class KeyRing:
         )
         with self._database.write() as session:
             session.add(row)
-            record(session, TenantId(tenant), "operator", "key.create", fresh.id, {"role": role})
+            record(session, _operator(tenant), "key.create", fresh.id, {"role": role})
         return _record(row), fresh.key
 
     def authenticate(self, key: str) -> Principal:
@@ -92,8 +92,12 @@ class KeyRing:
                 raise NotFound(f"there is no key {key_id}; `memos keys list` shows them")
             if row.revoked_us is None:
                 row.revoked_us = now_us()
-                record(session, TenantId(row.tenant), "operator", "key.revoke", key_id, {})
+                record(session, _operator(row.tenant), "key.revoke", key_id, {})
             return _record(row)
+
+
+def _operator(tenant: str) -> Principal:
+    return Principal(TenantId(tenant), Role.ADMIN, "operator")
 
 
 def _expired(row: KeyRow) -> bool:
