@@ -44,3 +44,7 @@ JOBS_SET_ASIDE = Counter(
 DENIED = Counter(
     "memos_denied_total", "Requests refused by authentication or access control", ["status"]
 )
+
+
+def count_redacted(kind: str, count: int) -> None:
+    REDACTED.labels(kind).inc(count)

@@ -28,6 +28,7 @@ from memos_vllm.cube.model import (
     Payload,
 )
 from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
+from memos_vllm.governance.audit_keys import AuditKeys
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.redaction.redactor import Redactors
 from memos_vllm.governance.scope import Scopes
@@ -44,7 +45,7 @@ from memos_vllm.plaintext.search.repeats import repeats_last
 from memos_vllm.plaintext.search.search import MemOperator, SearchResult
 from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.vault.ageing import Ageing
-from memos_vllm.vault.audit import AuditLog
+from memos_vllm.vault.audit_log import AuditLog
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
@@ -70,20 +71,19 @@ log = logging.getLogger(__name__)
 class MemorySystem:
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.database = Database(config.database_url, config.database)
+        audit_keys = AuditKeys(config.audit_key_path)
+        self.database = Database(config.database_url, config.database, audit_keys)
         self.payloads = PayloadStore(config.payload_url)
-        self.redactors = Redactors(
-            config.redaction, lambda kind, count: metrics.REDACTED.labels(kind).inc(count)
-        )
+        self.redactors = Redactors(config.redaction, metrics.count_redacted)
+        most = config.limits.items_per_cube
         self.vault = MemVault(
-            self.database,
-            self.payloads,
-            max_items=config.limits.items_per_cube,
-            redactors=self.redactors,
+            self.database, self.payloads, max_items=most, redactors=self.redactors
         )
         self.views = VaultViews(self.database)
         self.keys = KeyRing(self.database)
-        self.audit = AuditLog(self.database)
+        self.audit = AuditLog(
+            self.database, config.checkpoints_path, config.governance.audit.checkpoint_seconds
+        )
         self.plans = PlanStore(self.database, config.limits.plans_kept_per_tenant)
         self.jobs = JobStore(self.database)
         self.turns = PendingTurns(self.database)
@@ -124,6 +124,7 @@ class MemorySystem:
         self.database.migrate()
         take_over(self.database, self.config.legacy_jobs_url)
         self.indexer.attach()
+        self.audit.start()
         return self
 
     def attach_engine(self, engine: AttachedEngine) -> None:
@@ -148,6 +149,7 @@ class MemorySystem:
         self.part_files.close()
         self.embedder.close()
         self.index.close()
+        self.audit.close()
         self.database.dispose()
 
     # -- changing ---------------------------------------------------------------------------------

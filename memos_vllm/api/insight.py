@@ -85,14 +85,14 @@ def audit(
         int, Query(ge=0, le=_LAST_SEQ, description="`seq` of the last record read")
     ] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    verify: Annotated[bool, Query(description="verify the whole hash chain")] = False,
+    verify: Annotated[bool, Query(description="verify the whole log")] = False,
 ) -> AuditPage:
     """The tenant's audit log, oldest first. Needs an `admin` key."""
     records = system.audit.read(caller, after, limit)
     if not verify:
         return AuditPage(records=records)
-    broken = system.audit.verify(caller)
-    return AuditPage(records=records, intact=broken is None, first_broken=broken)
+    problems = system.audit.verify(caller)
+    return AuditPage(records=records, intact=not problems, problems=problems)
 
 
 @router.get("/schema")

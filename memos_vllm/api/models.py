@@ -157,9 +157,9 @@ class SearchResponse(Body):
 
 class AuditPage(Body):
     records: list[dict[str, Any]]
-    intact: bool | None = Field(None, description="result of the chain check (`verify=true`)")
-    first_broken: int | None = Field(
-        None, description="`seq` where the chain breaks; 0: its end is missing"
+    intact: bool | None = Field(None, description="result of `verify=true`")
+    problems: list[str] = Field(
+        default_factory=list, description="changed, missing or moved records (`verify=true`)"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from memos_vllm.config.audit import AuditConfig
 from memos_vllm.config.reader import LifecycleConfig, PipelineConfig, ReaderConfig
 from memos_vllm.config.redaction import RedactionConfig
 from memos_vllm.config.retrieval import RetrievalConfig
@@ -253,6 +254,7 @@ class GovernanceConfig(Section):
         description="pass clients' `kv_transfer_params` to the engine, for disaggregated serving behind a "
         "trusted router",
     )
+    audit: AuditConfig = AuditConfig()
 
 
 class JobsConfig(Section):
@@ -352,6 +354,14 @@ class Config(Section):
     @property
     def adapter_pins_path(self) -> Path:
         return self.root / "adapter_pins"
+
+    @property
+    def audit_key_path(self) -> Path:
+        return (self.governance.audit.key_file or self.root / "audit.keys").expanduser()
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return (self.governance.audit.checkpoints or self.root / "audit").expanduser()
 
     @property
     def exams_path(self) -> Path:

@@ -1,98 +1,162 @@
-"""Audit log: one hash chain per tenant, written in the transaction of the change that it records.
+"""Audit log, writing: a record is written in the transaction of what it records.
 
-`digest = SHA-256(previous digest + the record)`.  A record that was changed, removed or inserted later
-breaks the chain, and `verify` returns its `seq`.
+Each record continues one of the tenant's chains (shards): its MAC covers the MAC before it, under a key
+that the database does not hold.  A transaction takes a chain that no other one holds, so writers of one
+tenant do not wait for one another, and a rollback leaves no gap.  `audit_log` puts the records of all
+chains into one order.
+
+People stand in it under random pseudonyms, whose names `forget_person` erases.
 """
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from memos_vllm.cube.ids import TenantId, canonical_json, now_us, sha256, to_datetime
+from memos_vllm.cube.ids import PersonId, TenantId, canonical_json, now_us
+from memos_vllm.governance.audit_keys import AuditKeys
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.vault.database import Database
-from memos_vllm.vault.tables import AuditRow, TenantRow
+from memos_vllm.vault.tables import (
+    AuditEntryRow,
+    AuditPersonRow,
+    AuditRow,
+    AuditShardRow,
+    TenantRow,
+)
+
+_ID_LENGTH = 128
 
 
 def record(
-    session: Session, tenant: TenantId, actor: str, action: str, target: str, detail: dict[str, Any]
+    session: Session,
+    principal: Principal,
+    action: str,
+    target: str,
+    detail: dict[str, Any],
+    request_id: str = "",
 ) -> None:
-    """Append to the tenant's chain; the tenant's row is locked until the transaction ends."""
-    row = session.get(TenantRow, tenant, with_for_update=True)
+    """Append to one of the tenant's chains.
+
+    Args:
+        target: an id.
+        detail: ids and numbers, no text; `person` is the owner of the memory.
+    """
+    rest = dict(detail)
+    if principal.token_id:
+        rest["token"] = principal.token_id
+    owner = rest.pop("person", "")
+    shard = _shard(session, principal.tenant)
+    key = session.info[AuditKeys].current
+    shard.at_us = max(now_us(), shard.at_us)
+    entry = AuditEntryRow(
+        shard=shard.shard,
+        number=shard.count + 1,
+        tenant=principal.tenant,
+        at_us=shard.at_us,
+        key_id=principal.key_id,
+        person=pseudonym(session, principal.tenant, principal.person),
+        owner=pseudonym(session, principal.tenant, owner),
+        request_id=(request_id or principal.request_id)[:_ID_LENGTH],
+        action=action,
+        object=target[:_ID_LENGTH],
+        detail=rest,
+        mac_key=key.id,
+        mac="",
+    )
+    entry.mac = key.mac(message(entry, shard.head))
+    shard.count, shard.head = entry.number, entry.mac
+    session.add(entry)
+    session.flush()
+
+
+def message(entry: AuditEntryRow, previous: str) -> bytes:
+    """What the MAC of a record covers."""
+    fields = [getattr(entry, name) for name in FIELDS]
+    return canonical_json(["memos-audit-entry-1", previous, *fields])
+
+
+FIELDS = (
+    "shard",
+    "number",
+    "tenant",
+    "at_us",
+    "key_id",
+    "person",
+    "owner",
+    "request_id",
+    "action",
+    "object",
+    "detail",
+    "mac_key",
+)
+
+
+def pseudonym(session: Session, tenant: str, person: str) -> str:
+    """The person's pseudonym in the log, made on first use; empty for no person."""
+    if not person:
+        return ""
+    query = select(AuditPersonRow.pseudonym).where(
+        AuditPersonRow.tenant == tenant, AuditPersonRow.person == person
+    )
+    if (known := session.scalar(query)) is not None:
+        return known
+    name, key = f"p_{secrets.token_hex(12)}", session.info[AuditKeys].current
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    session.execute(
+        insert(AuditPersonRow)
+        .values(
+            tenant=tenant,
+            person=person,
+            pseudonym=name,
+            mac_key=key.id,
+            mac=key.mac(name_message(tenant, name, person)),
+        )
+        .on_conflict_do_nothing(index_elements=["tenant", "person"])
+    )
+    return session.scalar(query) or name
+
+
+def name_message(tenant: str, name: str, person: str) -> bytes:
+    """What the MAC of a pseudonym's row covers."""
+    return canonical_json(["memos-audit-person-1", tenant, name, person])
+
+
+def forget_person(session: Session, tenant: TenantId, person: PersonId) -> str | None:
+    """Erase the name behind a person's pseudonym, and record that.
+
+    Returns:
+        The pseudonym; None: the log has none for the person.
+    """
+    at = (AuditPersonRow.tenant == tenant, AuditPersonRow.person == person)
+    name = session.scalar(select(AuditPersonRow.pseudonym).where(*at))
+    if name is not None:
+        session.execute(delete(AuditPersonRow).where(*at))
+        record(session, Principal(tenant, Role.ADMIN, "erasure"), "audit.forget", name, {})
+    return name
+
+
+def _shard(session: Session, tenant: TenantId) -> AuditShardRow:
+    """A chain that no other transaction holds, locked until the end of this one."""
+    held: dict[str, AuditShardRow] = session.info.setdefault("audit_shards", {})
+    if tenant in held:
+        return held[tenant]
+    free = select(AuditShardRow).where(AuditShardRow.tenant == tenant).order_by(AuditShardRow.shard)
+    row = session.scalar(free.limit(1).with_for_update(skip_locked=True))
+    is_new = row is None
     if row is None:
-        row = TenantRow(id=tenant, created_us=now_us(), audit_digest="")
+        row = AuditShardRow(shard=secrets.token_hex(16), tenant=tenant, count=0, at_us=0, head="")
         session.add(row)
         session.flush()
-    entry = AuditRow(
-        at_us=now_us(),
-        tenant=tenant,
-        actor=actor,
-        action=action,
-        object=target,
-        detail=detail,
-        previous=row.audit_digest,
-        digest="",
-    )
-    entry.digest = _digest(entry)
-    row.audit_digest = entry.digest
-    session.add(entry)
-
-
-class AuditLog:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def read(self, principal: Principal, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        """Records of the principal's tenant, oldest first. Needs the role `admin`."""
-        principal.require(Role.ADMIN)
-        with self._database.read() as session:
-            rows = session.scalars(
-                select(AuditRow)
-                .where(AuditRow.tenant == principal.tenant, AuditRow.seq > after)
-                .order_by(AuditRow.seq)
-                .limit(limit)
-            )
-            return [_public(row) for row in rows]
-
-    def verify(self, principal: Principal) -> int | None:
-        """Check the chain.
-
-        Returns:
-            None: it is whole. 0: records are missing at its end (the last digest is not the tenant's).
-            Else the `seq` of the first record that does not fit.
-        """
-        principal.require(Role.ADMIN)
-        previous = ""
-        with self._database.read() as session:
-            head = session.get(TenantRow, principal.tenant)
-            for row in session.scalars(
-                select(AuditRow).where(AuditRow.tenant == principal.tenant).order_by(AuditRow.seq)
-            ):
-                if row.previous != previous or _digest(row) != row.digest:
-                    return row.seq
-                previous = row.digest
-        return None if previous == (head.audit_digest if head else "") else 0
-
-
-def _digest(row: AuditRow) -> str:
-    return sha256(
-        canonical_json(
-            [row.previous, row.at_us, row.tenant, row.actor, row.action, row.object, row.detail]
+    held[tenant] = row
+    old = session.get(TenantRow, tenant) if is_new else None
+    if old is not None and old.audit_digest:
+        records = session.scalar(
+            select(func.count()).select_from(AuditRow).where(AuditRow.tenant == tenant)
         )
-    )
-
-
-def _public(row: AuditRow) -> dict[str, Any]:
-    return {
-        "seq": row.seq,
-        "at": to_datetime(row.at_us).isoformat(),
-        "actor": row.actor,
-        "action": row.action,
-        "object": row.object,
-        "detail": row.detail,
-        "previous": row.previous,
-        "digest": row.digest,
-    }
+        detail = {"digest": old.audit_digest, "records": records}
+        record(session, Principal(tenant, Role.ADMIN, "upgrade"), "audit.begin", "audit", detail)
+    return row

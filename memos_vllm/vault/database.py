@@ -25,13 +25,17 @@ from sqlalchemy.orm import Session
 
 from memos_vllm.config.tree import DatabaseConfig
 from memos_vllm.errors import ConfigError, VaultUnavailable
+from memos_vllm.governance.audit_keys import AuditKeys
 from memos_vllm.vault.tables import SettingRow
 
 _MIGRATION_LOCK = 0x6D656D6F73  # "memos": the advisory lock under which Postgres is migrated
 
 
 class Database:
-    def __init__(self, url: str, config: DatabaseConfig | None = None) -> None:
+    def __init__(
+        self, url: str, config: DatabaseConfig | None = None, audit_keys: AuditKeys | None = None
+    ) -> None:
+        self.audit_keys = audit_keys or AuditKeys()
         self._config = config or DatabaseConfig()
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -95,6 +99,7 @@ class Database:
         with _translated(), self._write_slot(), self.engine.connect() as plain:
             connection = plain.execution_options(memos_writes=True)
             with Session(connection, expire_on_commit=False) as session, session.begin():
+                session.info[AuditKeys] = self.audit_keys
                 yield session
 
     @contextmanager

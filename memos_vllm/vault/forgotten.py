@@ -67,9 +67,7 @@ class ForgottenStore:
                 .values(not_before_us=now_us() + round(seconds * 1_000_000))
             )
             detail = {"undo": forgotten.undo, "items": items, "version": forgotten.version}
-            audit.record(
-                session, principal.tenant, principal.author, "memory.forget", forgotten.cube, detail
-            )
+            audit.record(session, principal, "memory.forget", forgotten.cube, detail)
 
         return record
 
@@ -80,9 +78,7 @@ class ForgottenStore:
         def record(session: Session) -> None:
             JobStore.drop_in(session, PURGE, forgotten.subject)
             detail = {"undo": forgotten.undo, "version": forgotten.version}
-            audit.record(
-                session, principal.tenant, principal.author, "memory.undo", forgotten.cube, detail
-            )
+            audit.record(session, principal, "memory.undo", forgotten.cube, detail)
 
         return record
 
@@ -117,7 +113,7 @@ class ForgottenStore:
                 gone = {each.payload_sha256 for each in session.scalars(of_cube.where(old))}
                 session.execute(delete(VersionRow).where(VersionRow.cube_id == row.id, old))
                 detail = {"undo": forgotten.undo, "to": last.sequence}
-                audit.record(session, tenant, owner.author, "cube.purge", row.id, detail)
+                audit.record(session, owner, "cube.purge", row.id, detail)
             kept = {each.payload_sha256 for each in session.scalars(of_cube)}
         for digest in gone - kept:
             self._payloads.delete(tenant, forgotten.cube, Sha256(digest))

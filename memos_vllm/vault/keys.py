@@ -67,7 +67,7 @@ class KeyRing:
         )
         with self._database.write() as session:
             session.add(row)
-            record(session, TenantId(tenant), "operator", "key.create", fresh.id, {"role": role})
+            record(session, _operator(tenant), "key.create", fresh.id, {"role": role})
         return _record(row), fresh.key
 
     def authenticate(self, key: str) -> Principal:
@@ -123,7 +123,7 @@ class KeyRing:
             row.old_digest, row.digest = row.digest, fresh.digest
             row.old_until_us = now_us() + grace_seconds * 1_000_000
             detail = {"grace_seconds": grace_seconds}
-            record(session, TenantId(row.tenant), "operator", "key.rotate", key_id, detail)
+            record(session, _operator(row.tenant), "key.rotate", key_id, detail)
             return _record(row), fresh.key
 
     def revoke(self, key_id: str) -> KeyRecord:
@@ -133,7 +133,7 @@ class KeyRing:
                 raise NotFound(f"there is no key {key_id}; `memos keys list` shows them")
             if row.revoked_us is None:
                 row.revoked_us = now_us()
-                record(session, TenantId(row.tenant), "operator", "key.revoke", key_id, {})
+                record(session, _operator(row.tenant), "key.revoke", key_id, {})
             return _record(row)
 
 
@@ -143,6 +143,10 @@ def _end_of(row: KeyRow, key: str) -> int | None:
         return row.expires_us
     ends = [end for end in (row.old_until_us, row.expires_us) if end is not None]
     return min(ends)
+
+
+def _operator(tenant: str) -> Principal:
+    return Principal(TenantId(tenant), Role.ADMIN, "operator")
 
 
 def _expired(row: KeyRow) -> bool:

@@ -75,8 +75,8 @@ class PersonTokens:
             session.execute(delete(PersonTokenRow).where(PersonTokenRow.expires_us <= created))
             kid = self._kids(session, create=True)[0]
             session.add(row)
-            detail = {"person": row.person, "scopes": row.scopes, "key": caller.key_id}
-            record(session, caller.tenant, caller.author, "token.create", row.id, detail)
+            detail = {"person": row.person, "scopes": row.scopes}
+            record(session, caller, "token.create", row.id, detail)
         return _record(row), tokens.sign(secret, kid, claims, created)
 
     def authenticate(self, token: str) -> Principal:
@@ -133,8 +133,7 @@ class PersonTokens:
                 raise NotFound(f"the person has no token {token_id!r}", param="token")
             if row.revoked_us is None:
                 row.revoked_us = now_us()
-                detail = {"person": row.person, "key": caller.key_id}
-                record(session, caller.tenant, caller.author, "token.revoke", row.id, detail)
+                record(session, caller, "token.revoke", row.id, {"person": row.person})
             return _record(row)
 
     def rotate(self) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.vault import audit
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.tables import PlanRow
 
@@ -32,7 +33,12 @@ class PlanStore:
             plan=plan,
         )
         self._writes += 1
+        used = [entry for entry in plan.get("entries", []) if entry.get("decision") == "used"]
         with self._database.write() as session:
+            if used:
+                cubes = sorted({f"{entry['cube']}@{entry['version']}" for entry in used})
+                detail = {"person": principal.person, "cubes": cubes}
+                audit.record(session, principal, "memory.read", "prompt", detail, request_id)
             known = session.get(PlanRow, (row.tenant, row.request_id))
             if known is not None and known.person != row.person:
                 return  # a request id belongs to the person who used it first

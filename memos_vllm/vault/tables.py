@@ -1,7 +1,7 @@
 """The vault's tables. Times are microseconds since the epoch (UTC); `person == ""` is the tenant.
 
     settings      one row per secret or setting of the installation
-    tenants       head of each tenant's audit chain; its row is the lock that orders the chain
+    tenants       head of each tenant's audit chain of the versions up to 0.1
     api_keys      digests of keys, never keys
     person_tokens ids of person tokens until they expire, never tokens
     cubes         headers; `head_version` points into versions
@@ -17,7 +17,10 @@
     transforms    requests to make one kind of memory from another, with progress and report
     transform_sources  cubes that each of them reads; deleting one deletes the transform
     derived       which cube was made from which
-    audit         hash-chained log of every change
+    audit         log of the versions up to 0.1, one unkeyed hash chain per tenant
+    audit_entries audit log: keyed chains; `leaf` is the place in the tenant's Merkle tree
+    audit_shards  heads of these chains, as many per tenant as there were writers at once
+    audit_persons names of the pseudonyms in the log; erasing a row erases the name
 
 Changing a table means a new Alembic revision in `migrations/versions`.
 """
@@ -277,3 +280,43 @@ class AuditRow(Base):
     detail: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(String(64))
     digest: Mapped[str] = mapped_column(String(64))
+
+
+class AuditEntryRow(Base):
+    __tablename__ = "audit_entries"
+    __table_args__ = (
+        UniqueConstraint("tenant", "leaf", name="uq_audit_leaf"),
+        Index("ix_audit_unsealed", "leaf", "tenant"),
+    )
+    shard: Mapped[str] = mapped_column(String(32), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    at_us: Mapped[int]
+    key_id: Mapped[str] = mapped_column(String(64))
+    person: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str] = mapped_column(String(32))
+    request_id: Mapped[str] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(32))
+    object: Mapped[str] = mapped_column(String(128))
+    detail: Mapped[dict[str, Any]]
+    mac_key: Mapped[str] = mapped_column(String(16))
+    mac: Mapped[str] = mapped_column(String(64))
+    leaf: Mapped[int | None]
+
+
+class AuditShardRow(Base):
+    __tablename__ = "audit_shards"
+    shard: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128), index=True)
+    count: Mapped[int]
+    at_us: Mapped[int]
+    head: Mapped[str] = mapped_column(String(64))
+
+
+class AuditPersonRow(Base):
+    __tablename__ = "audit_persons"
+    tenant: Mapped[str] = mapped_column(String(128), primary_key=True)
+    person: Mapped[str] = mapped_column(String(256), primary_key=True)
+    pseudonym: Mapped[str] = mapped_column(String(32), unique=True)
+    mac_key: Mapped[str] = mapped_column(String(16))
+    mac: Mapped[str] = mapped_column(String(64))

@@ -116,8 +116,7 @@ class Transforms:
             JobStore.add_in(session, TRANSFORM, row.id)
             audit.record(
                 session,
-                principal.tenant,
-                principal.author,
+                principal,
                 f"transform.{kind}",
                 row.id,
                 {"sources": list(sources)},
@@ -158,9 +157,7 @@ class Transforms:
             if row.state in ENDED:
                 raise Conflict(f"the job has ended: it is {row.state}")
             row.state = JobState.CANCELLED
-            audit.record(
-                session, principal.tenant, principal.author, "transform.cancel", row.id, {}
-            )
+            audit.record(session, principal, "transform.cancel", row.id, {})
         return self.get(principal, job)
 
     # -- for workers ------------------------------------------------------------------------------

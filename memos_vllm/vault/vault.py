@@ -241,7 +241,7 @@ class MemVault:
         items.drop_cube(session, row)
         forget_jobs_of(session, row.id)
         detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
-        audit.record(session, principal.tenant, principal.author, "cube.delete", row.id, detail)
+        audit.record(session, principal, "cube.delete", row.id, detail)
         session.delete(row)
 
     def _repeated(
@@ -286,7 +286,7 @@ class MemVault:
         detail = {"person": person, "version": version.id, "items": len(content.items)}
         if content.kind is not Kind.EXPLICIT:
             detail |= {"kind": content.kind, "sha256": version.payload_sha256}
-        audit.record(session, principal.tenant, principal.author, "cube.create", row.id, detail)
+        audit.record(session, principal, "cube.create", row.id, detail)
         return MemCube(meta=records.header(row, version), payload=content.payload(CubeId(row.id)))
 
     def _change(
@@ -314,17 +314,13 @@ class MemVault:
                     session, principal, row, action, content, provenance or Provenance(), moment
                 )
                 detail = {"person": row.person, "version": version.id, "parent": version.parent}
-                audit.record(
-                    session, principal.tenant, principal.author, f"cube.{action}", row.id, detail
-                )
+                audit.record(session, principal, f"cube.{action}", row.id, detail)
                 if provenance is not None and provenance.parents:
                     derived.record(session, principal, row, provenance)
                 derived.check_readers(session, row)
                 if narrowed := derived.narrow(session, row):
                     cubes = {"cubes": narrowed}
-                    audit.record(
-                        session, principal.tenant, principal.author, "cube.narrow", row.id, cubes
-                    )
+                    audit.record(session, principal, "cube.narrow", row.id, cubes)
                 header = records.header(row, version)
                 payload = content.payload(CubeId(row.id))
         except IntegrityError as error:

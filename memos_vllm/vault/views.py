@@ -6,20 +6,17 @@ they are used.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from memos_vllm import strict_json
 from memos_vllm.cube.ids import SHARED, PersonId, Sha256, TenantId, now_us
 from memos_vllm.cube.model import Header, Item, Kind, Placement, State
-from memos_vllm.errors import BadRequest, NotFound, TooLarge
+from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import items, records
+from memos_vllm.vault import cursors, items, records
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.items import CubeItems, Owner, PartKey
 from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, OwnerRow, VersionRow
@@ -118,7 +115,7 @@ class VaultViews:
         if where.name_prefix:
             query = query.where(CubeRow.name.startswith(where.name_prefix, autoescape=True))
         if cursor:
-            moment, cube_id = _decode(cursor)
+            moment, cube_id = cursors.decode(cursor)
             query = query.where(
                 or_(
                     CubeRow.created_us < moment,
@@ -136,7 +133,7 @@ class VaultViews:
                     break
             headers = _headers(session, page[:limit])
         more = len(page) > limit
-        return headers, _encode(page[limit - 1]) if more else None
+        return headers, cursors.encode(page[limit - 1]) if more else None
 
     def owners(self, principal: Principal) -> list[OwnerState]:
         """Owners whose memory this principal's prompts may hold: the person and the tenant."""
@@ -385,19 +382,3 @@ def _adapter(row: CubeRow, version: VersionRow) -> AdapterCube:
         created_us=row.created_us,
         is_listed=records.is_listed(row),
     )
-
-
-def _encode(row: CubeRow) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row.created_us, row.id]).encode()).decode()
-
-
-def _decode(cursor: str) -> tuple[int, str]:
-    try:
-        moment, cube_id = strict_json.parse(base64.urlsafe_b64decode(cursor.encode()))
-        if not isinstance(moment, int) or not -(1 << 63) <= moment < 1 << 63:
-            raise ValueError("no time")
-        return moment, str(cube_id)
-    except (ValueError, TypeError, BadRequest, TooLarge) as error:
-        raise BadRequest(
-            "the cursor is not one that this server gave out", param="cursor"
-        ) from error

@@ -203,7 +203,7 @@ def test_the_audit_log_is_per_tenant_and_verifiable(http):
     page = http["admin"].get("/v1/memory/audit", params={"verify": True}).json()
     assert page["intact"] is True
     assert any(
-        record["action"] == "cube.create" and record["actor"] == "alice"
+        record["action"] == "cube.create" and record["person"] == "alice"
         for record in page["records"]
     )
     actions = http["stranger"].get("/v1/memory/audit").json()["records"]

@@ -181,7 +181,7 @@ def test_undo_restores_exactly_what_went_also_beside_later_turns(system, chat, f
     ]
     assert "memory.forget" in actions
     assert "memory.undo" in actions
-    assert system.audit.verify(principal("", role=Role.ADMIN)) is None
+    assert system.audit.verify(principal("", role=Role.ADMIN)) == []
 
 
 def test_undo_is_for_the_person_who_forgot(system, chat, feedback):
