@@ -41,6 +41,9 @@ WRITER_TOKENS = Counter(
 JOBS_SET_ASIDE = Counter(
     "memos_jobs_set_aside_total", "Jobs set aside after their last attempt", ["name"]
 )
+DAMAGED_ITEMS = Counter(
+    "memos_damaged_items_total", "Reads of stored items that are not readable and were left out"
+)
 DENIED = Counter(
     "memos_denied_total", "Requests refused by authentication or access control", ["status"]
 )

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
 
+from memos_vllm.cube.moments import Moment
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]+$")]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
 # Databases refuse NUL in text; so does this model, with a field name in the error.
@@ -121,14 +123,14 @@ class Claim(Strict):
         description="property of the subject; a newer claim about the same property supersedes",
     )
     value: Label | None = Field(None, description="value of that property")
-    begins: datetime | None = None
-    ends: datetime | None = Field(None, description="null: still valid")
+    begins: Moment | None = None
+    ends: Moment | None = Field(None, description="null: still valid")
     confidence: float = Field(1.0, ge=0, le=1)
     sources: list[Label] = Field(
         default_factory=list, description="messages that say it, the oldest first"
     )
     seen: int = Field(1, ge=1, description="number of messages that said it")
-    last_seen: datetime | None = None
+    last_seen: Moment | None = None
     entities: list[Label] = Field(
         default_factory=list, description="names of people, places and things in it"
     )
@@ -149,7 +151,7 @@ class Item(Strict):
     type: ItemType = ItemType.PASSAGE
     text: Text
     speaker: Label | None = None
-    time: datetime | None = Field(
+    time: Moment | None = Field(
         None, description="time of the message or document; no zone means UTC"
     )
     session: Label | None = None
@@ -199,7 +201,7 @@ class KVUsage(Strict):
 
 class Usage(Strict):
     reads: int = 0
-    last_read: datetime | None = None
+    last_read: Moment | None = None
     kv: KVUsage | None = Field(None, description="set only in an answer about a single cube")
 
 
@@ -228,7 +230,7 @@ class Header(Strict):
     )
     created: datetime
     updated: datetime
-    expires: datetime | None = None
+    expires: Moment | None = None
     usage: Usage = Usage()
 
 
@@ -288,7 +290,7 @@ class NewMeta(Strict):
     priority: int = Field(0, ge=-1000, le=1000)
     tags: list[Tag] = Field(default_factory=list, max_length=64)
     access: Access = Access()
-    expires: datetime | None = None
+    expires: Moment | None = None
     ttl_seconds: int | None = Field(None, ge=1, le=10 * 365 * 86400)
     provenance: Provenance = Provenance()
 
@@ -312,7 +314,7 @@ class CubePatch(Strict):
     priority: int | None = Field(None, ge=-1000, le=1000)
     tags: list[Tag] | None = Field(None, max_length=64)
     access: Access | None = None
-    expires: datetime | None = None
+    expires: Moment | None = None
     payload: Payload | None = None
     append: list[Item] | None = Field(None, min_length=1)
     provenance: Provenance | None = None

@@ -30,9 +30,10 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import NotFound
+from memos_vllm.errors import DamagedPayload, NotFound
 from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.learning.optimistic import retry_conflicts
+from memos_vllm.learning.series import newest_part
 from memos_vllm.plaintext.claims.fold import Folded, Retired, ends_all, fold, retire
 from memos_vllm.plaintext.claims.sameness import says_the_same
 from memos_vllm.plaintext.claims.standing import choose, standing_of
@@ -127,7 +128,6 @@ class Consolidator:
 
     def _parts(self, principal: Principal, fresh: Sequence[Item]) -> dict[str, _Part]:
         """The person's profile, and their cubes with claims of the same keys as the new ones."""
-        vault = self._system.vault
         keys = [key for item in fresh if (key := claim_key(item)) is not None]
         whole = [item.claim for item in fresh if item.claim and item.claim.value is None]
         if any(claim.attribute for claim in whole):
@@ -139,7 +139,7 @@ class Consolidator:
                 and (key := claim_key(each.item)) is not None
             ]
         ids = list(self._system.knowledge.holding(principal, keys))
-        cubes = [vault.get(principal, ref) for ref in ids]
+        cubes = [cube for ref in ids if (cube := self._readable(principal, ref)) is not None]
         profile = self._named(principal, _own(PROFILE, principal))
         if profile is not None and profile.meta.id not in ids:
             cubes.append(profile)
@@ -150,7 +150,7 @@ class Consolidator:
     ) -> None:
         name = _own(PROFILE, principal)
         profile = next((p for p in parts.values() if p.cube.meta.name == name), None)
-        is_free = profile is not None or self._named(principal, name) is None
+        is_free = profile is not None or not self._is_taken(principal, name)
         ended = []
         moment = to_datetime(now_us())
         if profile is not None:
@@ -199,17 +199,11 @@ class Consolidator:
     def _append(self, principal: Principal, items: list[Item], origin: str) -> str:
         """Append to the newest part of the facts, or to a new part if that is full; returns its id."""
         kind = _own(FACTS, principal)
-        where = CubeFilter(person=principal.person, name_prefix=f"{kind}#")
-        headers, _ = self._system.views.page(principal, where, limit=1)
-        number = 0
-        if headers:
-            number = int((headers[0].name or "#0").rpartition("#")[2])
-            if headers[0].state is State.ACTIVATED:
-                cube = self._system.vault.get(principal, headers[0].id)
-                if len(cube.items) + len(items) <= FACTS_ITEMS:
-                    patch = CubePatch(append=items, provenance=Provenance(origin=origin))
-                    self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
-                    return cube.meta.id
+        number, cube = newest_part(self._system, principal, kind, FACTS)
+        if cube is not None and len(cube.items) + len(items) <= FACTS_ITEMS:
+            patch = CubePatch(append=items, provenance=Provenance(origin=origin))
+            self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
+            return cube.meta.id
         return self._create(principal, FACTS, f"{kind}#{number + 1}", items, origin)
 
     def _create(
@@ -225,11 +219,26 @@ class Consolidator:
         return self._system.create(principal, [new])[0].meta.id
 
     def _named(self, principal: Principal, name: str) -> MemCube | None:
+        cube = self._readable(principal, name)
+        return cube if cube is not None and cube.meta.person == principal.person else None
+
+    def _readable(self, principal: Principal, ref: str) -> MemCube | None:
+        """A cube; None: it does not exist, or its payload is damaged and stays as it is."""
         try:
-            cube = self._system.vault.get(principal, name)
+            return self._system.vault.get(principal, ref)
         except NotFound:
             return None
-        return cube if cube.meta.person == principal.person else None
+        except DamagedPayload as error:
+            log.error("a damaged cube is not changed: %s", error)
+            return None
+
+    def _is_taken(self, principal: Principal, name: str) -> bool:
+        """Whether the person has a cube of this name, readable or not."""
+        where = CubeFilter(person=principal.person, name_prefix=name)
+        headers, cursor = self._system.views.page(principal, where)
+        while cursor is not None and all(header.name != name for header in headers):
+            headers, cursor = self._system.views.page(principal, where, cursor)
+        return any(header.name == name for header in headers)
 
 
 def is_profile(item: Item) -> bool:

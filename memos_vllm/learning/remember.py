@@ -32,9 +32,8 @@ from memos_vllm.cube.model import (
     NewCube,
     NewMeta,
     Provenance,
-    State,
 )
-from memos_vllm.errors import Conflict, DamagedPayload, Unavailable, VaultUnavailable
+from memos_vllm.errors import Conflict, Unavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal, persona_tag
 from memos_vllm.learning.beliefs import BeliefReader
 from memos_vllm.learning.consolidate import Consolidator
@@ -43,6 +42,7 @@ from memos_vllm.learning.forget import MOST_FORGOTTEN, Forgetting, Outcome
 from memos_vllm.learning.lifecycle import archive_idle
 from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.series import newest_part
 from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.forgetting import Order, read_orders
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
@@ -50,7 +50,6 @@ from memos_vllm.scheduler.plan import Forgot, ForgottenPart
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.jobs import PURGE, READ, REMEMBER
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
-from memos_vllm.vault.views import CubeFilter
 
 log = logging.getLogger(__name__)
 _LIFECYCLE_SECONDS = 30.0
@@ -194,7 +193,8 @@ class Rememberer:
             return None
 
         def append() -> MemCube:
-            part, current = self._latest_part(turn.principal, session)
+            name = cube_name(session, turn.principal.persona)
+            part, current = newest_part(self._system, turn.principal, name, "chat")
             return self._append_to(turn, session=session, part=part, current=current, fresh=fresh)
 
         try:
@@ -241,27 +241,6 @@ class Rememberer:
             if_match=current.meta.version,
             in_transaction=in_transaction,
         )
-
-    def _latest_part(self, principal: Principal, session: str) -> tuple[int, MemCube | None]:
-        """Number and cube of the session's newest part; (0, None): the session is new.
-
-        A part that cannot be written to (damaged, frozen, archived, expired) comes as its number
-        without a cube: the session continues in a new part.
-        """
-        where = CubeFilter(
-            person=principal.person, name_prefix=f"{cube_name(session, principal.persona)}#"
-        )
-        headers, _ = self._system.views.page(principal, where, limit=1)
-        if not headers:
-            return 0, None
-        part = int((headers[0].name or "#0").rpartition("#")[2])
-        if headers[0].state != State.ACTIVATED:
-            return part, None
-        try:
-            return part, self._system.vault.get(principal, headers[0].id)
-        except DamagedPayload as error:
-            log.error("a conversation continues in a new cube: %s", error)
-            return part, None
 
     def _age(self) -> None:
         while not self._stop.wait(_LIFECYCLE_SECONDS):

@@ -96,9 +96,10 @@ class Entities:
         )
         with self._database.read() as session:
             return [
-                (cube.id, records.item_model(row))
+                (cube.id, item)
                 for row, cube in session.execute(query)
                 if records.injectable(principal, cube)
+                and (item := records.item_model(row)) is not None
             ]
 
     def beside(

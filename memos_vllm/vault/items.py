@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from memos_vllm.cube.entities import entities_of
 from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
 from memos_vllm.cube.model import Item, ItemType, Kind, State, plain
+from memos_vllm.cube.moments import EARLIEST, LATEST, within_range
 from memos_vllm.governance.principal import persona_of
 from memos_vllm.vault.tables import CubeRow, ItemRow, MentionRow, OutboxRow, OwnerRow
 
@@ -204,7 +205,7 @@ def load_items(session: Session, cube_id: str, item_ids: set[str]) -> list[Index
 
 
 def _indexed(row: ItemRow | Row[Any], persona: str | None = None) -> IndexedItem:
-    claim = row.claim or {}
+    claim = row.claim if isinstance(row.claim, dict) else {}
     # A past event stays true, unless a newer statement replaces it.
     is_event = row.type == ItemType.EVENT and "superseded_by" not in claim
     ends = claim.get("ends") if not is_event else None
@@ -214,16 +215,32 @@ def _indexed(row: ItemRow | Row[Any], persona: str | None = None) -> IndexedItem
         row.text,
         row.speaker,
         row.session,
-        row.time_us,
+        _in_range(row.time_us),
         row.source,
         tuple(claim.get("sources") or ()),
-        to_us(datetime.fromisoformat(ends)) if ends else None,
+        _end(ends),
         _names(claim),
         persona,
         row.mark is None,
         claim.get("superseded_by"),
         row.type == ItemType.PREFERENCE or "standing" in claim,
     )
+
+
+def _in_range(moment_us: int | None) -> int | None:
+    if moment_us is None or not to_us(EARLIEST) <= moment_us <= to_us(LATEST):
+        return None
+    return moment_us
+
+
+def _end(stored: object) -> int | None:
+    """End of a claim, microseconds; None: it has none, or it is damaged, as `records.item_model` reports."""
+    if not isinstance(stored, str):
+        return None
+    try:
+        return to_us(datetime.fromisoformat(str(within_range({"ends": stored})["ends"])))
+    except ValueError:
+        return None
 
 
 def _names(claim: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -88,7 +88,7 @@ class Knowledge:
                 if not records.injectable(principal, cube):
                     continue
                 item = records.item_model(row)
-                if _is_wanted(item, subject, attribute, at):
+                if item is not None and _is_wanted(item, subject, attribute, at):
                     found.append(Claimed(CubeId(row.cube_id), item))
                     if len(found) == limit:
                         break

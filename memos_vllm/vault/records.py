@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, false, or_
 
+from memos_vllm import metrics
 from memos_vllm.cube.ids import (
     SHARED,
     CubeId,
@@ -34,10 +36,13 @@ from memos_vllm.cube.model import (
     Usage,
     Version,
 )
+from memos_vllm.cube.moments import within_range
 from memos_vllm.errors import DamagedPayload
 from memos_vllm.governance.permit import may_inject, may_read
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role, persona_of
 from memos_vllm.vault.tables import CubeRow, ItemRow, VersionRow
+
+log = logging.getLogger(__name__)
 
 
 def visible_to(principal: Principal) -> ColumnElement[bool]:
@@ -134,7 +139,17 @@ def version_model(row: VersionRow) -> Version:
     )
 
 
-def item_model(row: ItemRow) -> Item:
+def item_model(row: ItemRow) -> Item | None:
+    """The item of a row; None: it is damaged, which costs this item and no other."""
+    try:
+        return _item(row)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        log.error("item %s of cube %s is damaged and left out: %s", row.id, row.cube_id, error)
+        metrics.DAMAGED_ITEMS.inc()
+        return None
+
+
+def _item(row: ItemRow) -> Item:
     return Item(
         id=row.id,
         type=row.type,  # type: ignore[arg-type]  # the column holds only these words
@@ -143,7 +158,7 @@ def item_model(row: ItemRow) -> Item:
         time=to_datetime(row.time_us) if row.time_us is not None else None,
         session=row.session,
         source=row.source,
-        claim=Claim.model_validate(row.claim) if row.claim else None,
+        claim=Claim.model_validate(within_range(row.claim)) if row.claim else None,
         mark=Mark(row.mark) if row.mark else None,
     )
 
@@ -171,7 +186,7 @@ def payload_bytes(items: list[Item]) -> bytes:
 def payload_items(data: bytes, cube: str) -> list[Item]:
     try:
         tree = json.loads(data)
-        return [Item.model_validate(entry) for entry in tree["items"]]
+        return [Item.model_validate(within_range(entry)) for entry in tree["items"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedPayload(
             f"the payload of cube {cube} is not in the vault's form: {error}"

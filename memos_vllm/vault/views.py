@@ -167,9 +167,10 @@ class VaultViews:
         """Those of the items that exist and that this principal's prompts may hold."""
         with self._database.read() as session:
             return {
-                item_id: _recalled(item, cube)
+                item_id: recalled
                 for item_id, (item, cube) in items.load_rows(session, ids).items()
                 if records.has_place(principal, cube)
+                and (recalled := _recalled(item, cube)) is not None
             }
 
     def stable(self, principal: Principal, refs: Iterable[str]) -> ForPrompts:
@@ -343,10 +344,12 @@ def _head_versions(session: Session, rows: Sequence[CubeRow]) -> dict[str, Versi
     return found
 
 
-def _recalled(item: ItemRow, cube: CubeRow) -> Recalled:
-    return Recalled(
-        records.item_model(item), cube.id, cube.name, cube.head_version, cube.person, cube.priority
-    )
+def _recalled(row: ItemRow, cube: CubeRow) -> Recalled | None:
+    """None: the item is damaged."""
+    item = records.item_model(row)
+    if item is None:
+        return None
+    return Recalled(item, cube.id, cube.name, cube.head_version, cube.person, cube.priority)
 
 
 def _stable(session: Session, row: CubeRow) -> StableCube:
@@ -362,7 +365,11 @@ def _stable(session: Session, row: CubeRow) -> StableCube:
         priority=row.priority,
         reads=row.reads,
         created_us=row.created_us,
-        items=tuple(records.item_model(item) for item in content if item.mark is None),
+        items=tuple(
+            item
+            for each in content
+            if each.mark is None and (item := records.item_model(each)) is not None
+        ),
         is_listed=records.is_listed(row),
     )
 
