@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import TenantId, now_us, to_datetime
@@ -157,7 +158,8 @@ class AuditLog:
     def _try_checkpoint(self) -> None:
         try:
             self.checkpoint()
-        except (VaultUnavailable, ConfigError) as error:
+        except (VaultUnavailable, ConfigError, ProgrammingError, OperationalError) as error:
+            # SQLAlchemy's: the tables are gone, as another version has changed the schema.
             log.error("no checkpoint of the audit log is written: %s", error)
 
     def _admit(self, principal: Principal) -> None:
