@@ -55,10 +55,10 @@ class AuditKeys:
     """All keys of an installation. The file is read again when it changes."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Initialize from a file, which is made where it is absent; None: one key, of this process.
+        """Initialize from a file, which is made on first use where it is absent; None: one key, of this process.
 
         Raises:
-            ConfigError: a secret is malformed, or the file cannot be read or made.
+            ConfigError: a secret is malformed, or the file cannot be read.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -66,21 +66,30 @@ class AuditKeys:
         self._keys: dict[str, AuditKey] = {}
         if path is None:
             self._set([secrets.token_hex(_BYTES)])
-            return
-        if not path.exists():
-            _make(path)
-        self.reload()
+        elif path.exists():
+            self.reload()
 
     @property
     def current(self) -> AuditKey:
+        """The newest key. Raises ConfigError: the file cannot be made."""
+        self._load()
         return next(reversed(self._keys.values()))
 
     def find(self, identifier: str) -> AuditKey | None:
+        self._load()
         return self._keys.get(identifier)
 
     def publics(self) -> dict[str, str]:
         """Public keys by id, oldest first."""
+        self._load()
         return {key.id: key.public for key in self._keys.values()}
+
+    def _load(self) -> None:
+        if self._keys or self._path is None:
+            return
+        if not self._path.exists():
+            _make(self._path)
+        self.reload()
 
     def reload(self) -> bool:
         """Read the file again where it has changed. Raises ConfigError."""
