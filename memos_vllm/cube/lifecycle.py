@@ -7,7 +7,7 @@ Archived and frozen cubes can come back; an expired one only as a new version.
 from __future__ import annotations
 
 from memos_vllm.cube.model import State
-from memos_vllm.errors import Unprocessable
+from memos_vllm.errors import Conflict, Unprocessable
 
 LEGAL: dict[State, frozenset[State]] = {
     State.GENERATED: frozenset({State.ACTIVATED, State.ARCHIVED, State.EXPIRED}),
@@ -34,6 +34,12 @@ def check_transition(old: State, new: State) -> None:
         raise Unprocessable(
             f"a cube that is {old} cannot become {new}; it can become {legal}", param="state"
         )
+
+
+def check_deletable(state: State) -> None:
+    """Raise Conflict: the cube is frozen, by itself or as what another one was derived from."""
+    if state is State.FROZEN:
+        raise Conflict("the cube is frozen: set its state to `archived` before deleting it")
 
 
 def check_writable(state: State) -> None:

@@ -93,7 +93,7 @@ class AuditKeys:
 
     def reload(self) -> bool:
         """Read the file again where it has changed. Raises ConfigError."""
-        if self._path is None:
+        if self._path is None or not (self._keys or self._path.exists()):
             return False
         with self._lock:
             try:

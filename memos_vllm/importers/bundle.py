@@ -20,12 +20,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from memos_vllm.cube.ids import now_us, to_datetime
-from memos_vllm.cube.model import Header, MemCube, NewCube, NewMeta, State
+from memos_vllm.cube.model import MemCube, NewCube, NewMeta, State
 from memos_vllm.errors import BadRequest, Conflict, NotFound
 from memos_vllm.governance.principal import Principal
 from memos_vllm.importers.files import json_lines
 from memos_vllm.importers.source import ImportedCube, ImportSource, refusing_other_shapes
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault.listing import every
 from memos_vllm.vault.views import CubeFilter
 
 FORMAT = "memos-cubes"
@@ -60,7 +61,7 @@ def export_bundle(
         "person": person,
         "exported": to_datetime(now_us()).isoformat(),
     }
-    headers = every_header(system, principal, CubeFilter(person=person))
+    headers = every(system.views, principal, CubeFilter(person=person))
     ids = [header.id for header in headers][::-1]  # oldest first
     body, whole = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("body", "new"))
     try:
@@ -95,16 +96,6 @@ def _write_cubes(
                 count += 1
             progress(position, len(ids))
     return count
-
-
-def every_header(system: MemorySystem, principal: Principal, where: CubeFilter) -> Iterator[Header]:
-    """Headers of all cubes that the principal may see, newest first, page by page."""
-    cursor = None
-    while True:
-        page, cursor = system.views.page(principal, where, cursor, limit=200)
-        yield from page
-        if cursor is None:
-            return
 
 
 def _private(path: Path) -> Any:

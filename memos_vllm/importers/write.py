@@ -18,10 +18,11 @@ from memos_vllm.cube.lifecycle import LEGAL, WRITABLE
 from memos_vllm.cube.model import CubePatch, Item, MemCube, NewCube, State
 from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal
-from memos_vllm.importers.bundle import ORIGIN, every_header
+from memos_vllm.importers.bundle import ORIGIN
 from memos_vllm.importers.position import ImportPosition
 from memos_vllm.importers.source import ImportedCube, ImportSource
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault.listing import every
 from memos_vllm.vault.views import CubeFilter
 
 BATCH_CUBES = 8
@@ -96,7 +97,7 @@ class _Writer:
         if self._copies is None:
             self._copies = {
                 (header.person, parent): header.id
-                for header in every_header(self._system, self._principal, CubeFilter())
+                for header in every(self._system.views, self._principal, CubeFilter())
                 if header.provenance.origin == ORIGIN
                 for parent in header.provenance.parents
             }

@@ -39,7 +39,6 @@ from memos_vllm.plaintext.claims.sameness import says_the_same
 from memos_vllm.plaintext.claims.standing import choose, standing_of
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.vault.items import claim_key
-from memos_vllm.vault.views import CubeFilter
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -150,7 +149,7 @@ class Consolidator:
     ) -> None:
         name = _own(PROFILE, principal)
         profile = next((p for p in parts.values() if p.cube.meta.name == name), None)
-        is_free = profile is not None or not self._is_taken(principal, name)
+        is_free = profile is not None or not self._system.knowledge.is_named(principal, name)
         ended = []
         moment = to_datetime(now_us())
         if profile is not None:
@@ -199,12 +198,12 @@ class Consolidator:
     def _append(self, principal: Principal, items: list[Item], origin: str) -> str:
         """Append to the newest part of the facts, or to a new part if that is full; returns its id."""
         kind = _own(FACTS, principal)
-        number, cube = newest_part(self._system, principal, kind, FACTS)
+        name, cube = newest_part(self._system, principal, kind, FACTS)
         if cube is not None and len(cube.items) + len(items) <= FACTS_ITEMS:
             patch = CubePatch(append=items, provenance=Provenance(origin=origin))
             self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
             return cube.meta.id
-        return self._create(principal, FACTS, f"{kind}#{number + 1}", items, origin)
+        return self._create(principal, FACTS, name, items, origin)
 
     def _create(
         self, principal: Principal, kind: str, name: str, items: list[Item], origin: str
@@ -231,14 +230,6 @@ class Consolidator:
         except DamagedPayload as error:
             log.error("a damaged cube is not changed: %s", error)
             return None
-
-    def _is_taken(self, principal: Principal, name: str) -> bool:
-        """Whether the person has a cube of this name, readable or not."""
-        where = CubeFilter(person=principal.person, name_prefix=name)
-        headers, cursor = self._system.views.page(principal, where)
-        while cursor is not None and all(header.name != name for header in headers):
-            headers, cursor = self._system.views.page(principal, where, cursor)
-        return any(header.name == name for header in headers)
 
 
 def is_profile(item: Item) -> bool:

@@ -36,6 +36,7 @@ from memos_vllm.learning.forget_what import Chooser, Loss, Memory, everything
 from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.reader.forgetting import Order
 from memos_vllm.vault.forgotten import Forgotten, ForgottenStore
+from memos_vllm.vault.listing import every
 from memos_vllm.vault.vault import InTransaction
 from memos_vllm.vault.views import CubeFilter
 
@@ -166,13 +167,9 @@ class Forgetting:
 
     def _own(self, principal: Principal) -> Iterator[Header]:
         """All cubes of the person, oldest first, in every state and persona."""
-        where, cursor = CubeFilter(person=principal.person), None
-        everyone, found = principal.in_persona(EVERY_PERSONA), []
-        while True:
-            page, cursor = self._system.views.page(everyone, where, cursor, _PAGE)
-            found += page
-            if cursor is None:
-                return reversed(found)
+        everyone = principal.in_persona(EVERY_PERSONA)
+        found = list(every(self._system.views, everyone, CubeFilter(person=principal.person)))
+        return reversed(found)
 
     def _read(self, principal: Principal, headers: Sequence[Header]) -> Iterator[MemCube]:
         everyone = principal.in_persona(EVERY_PERSONA)

@@ -19,6 +19,7 @@ from memos_vllm.governance.principal import EVERY_PERSONA, Principal
 from memos_vllm.governance.redaction.redactor import Redactor
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.forgotten import Forgotten
+from memos_vllm.vault.listing import every
 from memos_vllm.vault.views import CubeFilter
 
 _UNDO = "redaction"
@@ -47,7 +48,8 @@ def redact_stored(system: MemorySystem, admin: Principal, *, apply: bool) -> Ite
     """
     everyone = admin.in_persona(EVERY_PERSONA)
     redactor = system.redactors.of(admin.tenant)
-    for header in _headers(system, everyone):
+    # All of them before the first change, which would move it to another page.
+    for header in list(every(system.views, everyone, CubeFilter())):
         if header.kind is not Kind.EXPLICIT or redactor.is_off:
             continue
         try:
@@ -106,14 +108,3 @@ def _changed(
         gone = Forgotten(_UNDO, CubeId(header.id), VersionId(before), header.state)
         system.forgotten.purge(gone.subject)
     return dataclasses.replace(found, done=True)
-
-
-def _headers(system: MemorySystem, everyone: Principal) -> list[Header]:
-    """All of them before the first change, which would move it to another page."""
-    found: list[Header] = []
-    cursor = None
-    while True:
-        page, cursor = system.views.page(everyone, CubeFilter(), cursor, limit=200)
-        found += page
-        if cursor is None:
-            return found

@@ -194,8 +194,8 @@ class Rememberer:
 
         def append() -> MemCube:
             name = cube_name(session, turn.principal.persona)
-            part, current = newest_part(self._system, turn.principal, name, "chat")
-            return self._append_to(turn, session=session, part=part, current=current, fresh=fresh)
+            following, current = newest_part(self._system, turn.principal, name, "chat")
+            return self._append_to(turn, session, following, current, fresh)
 
         try:
             return retry_conflicts(
@@ -208,7 +208,7 @@ class Rememberer:
         self,
         turn: PendingTurn,
         session: str,
-        part: int,
+        following: str,
         current: MemCube | None,
         fresh: list[Item],
     ) -> MemCube:
@@ -224,7 +224,7 @@ class Rememberer:
         limit = self._system.config.remember.items_per_cube
         if current is None or len(current.items) + len(fresh) > limit:
             meta = NewMeta(
-                name=f"{cube_name(session, principal.persona)}#{part + 1}",
+                name=following,
                 tags=["chat", *persona_tag(principal.persona)],
                 provenance=provenance,
             )

@@ -30,10 +30,10 @@ def not_written(chat: Chat, config: RememberConfig) -> str | None:
         return "the request says so (`store`, `memory.write`)"
     if not chat.principal.person:
         return "the request names no person"
-    if not chat.principal.can(Role.WRITER):
-        return "the key has the role `reader`"
     if not chat.principal.has_scope(Scope.WRITE):
         return f"the token or key lacks the scope `{Scope.WRITE}`"
+    if not chat.principal.can(Role.WRITER):
+        return "the key has the role `reader`"
     if not chat.principal.has_scope(Scope.DELETE) and read_orders(last_said(chat.messages)):
         return f"it orders to forget, and the token or key lacks the scope `{Scope.DELETE}`"
     if not config.enabled:

@@ -48,6 +48,16 @@ class Knowledge:
                 if persona_of(row.tags) == principal.persona
             ]
 
+    def is_named(self, principal: Principal, name: str) -> bool:
+        """Whether the person owns a cube of this name, in any state and persona."""
+        query = select(CubeRow.id).where(
+            CubeRow.tenant == principal.tenant,
+            CubeRow.person == principal.person,
+            CubeRow.name == name,
+        )
+        with self._database.read() as session:
+            return session.scalar(query) is not None
+
     def owner(self, cube: str) -> Principal | None:
         """Owner of a person's cube, as the principal of jobs on it; None: deleted, or shared."""
         with self._database.read() as session:

@@ -27,7 +27,7 @@ from memos_vllm.cube.ids import (
     now_us,
     version_id,
 )
-from memos_vllm.cube.lifecycle import check_writable
+from memos_vllm.cube.lifecycle import check_deletable, check_writable
 from memos_vllm.cube.model import (
     CubePatch,
     Kind,
@@ -218,7 +218,7 @@ class MemVault:
         Args:
             cascade: delete the cubes derived from it, too; else they are marked as stale.
         Raises:
-            Forbidden: of this cube or a derived one; nothing was deleted.
+            Forbidden, Conflict: of this cube or a derived one (frozen); nothing was deleted.
         """
         with self._database.write() as session:
             row = self._find(session, principal, ref, lock=True)
@@ -238,6 +238,7 @@ class MemVault:
     @staticmethod
     def _drop(session: Session, principal: Principal, row: CubeRow) -> None:
         check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
+        check_deletable(records.effective_state(row))
         items.drop_cube(session, row)
         forget_jobs_of(session, row.id)
         detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}

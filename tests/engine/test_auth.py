@@ -97,3 +97,25 @@ def test_a_revoked_key_stops_working(server, homes):
         time.sleep(0.5)  # longer than key_cache_seconds
         assert http.get("/v1/models").status_code == 401
     system.close()
+
+
+def test_a_persons_token_chats_as_its_person_alone(server, keys):
+    with server.http(keys.acme) as http:
+        asked = {"scopes": ["chat", "memory.read"]}
+        made = http.post("/v1/memory/people/tok-ann/tokens", json=asked)
+    assert made.status_code == 201, made.text
+    body = {"model": MODEL, "max_tokens": 2, "messages": [{"role": "user", "content": "Hello."}]}
+    with server.http(made.json()["token"]) as http:
+        own = http.post("/v1/chat/completions", json={**body, "user": "tok-ann"})
+        assert own.status_code == 200, own.text
+        assert "memory.write" in own.json()["memory"]["not_written"]
+        for named in (
+            {"user": "tok-bob"},
+            {"safety_identifier": "tok-bob", "user": "tok-ann"},
+        ):
+            for path in ("/v1/chat/completions", "/v1/responses", "/v1/completions"):
+                text = {"input": "Hi."} if path.endswith("responses") else {"prompt": "Hi."}
+                asked = {**body, **named} if "chat" in path else {"model": MODEL, **text, **named}
+                reply = http.post(path, json=asked)
+                assert reply.status_code == 403, (path, named, reply.text)
+        assert http.get("/metrics").status_code == 403

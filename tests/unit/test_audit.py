@@ -201,3 +201,10 @@ def test_the_root_is_that_of_rfc_6962():
     for data in inputs:
         tree.append(leaf_hash(bytes.fromhex(data)))
     assert tree.root.hex() == "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c"
+
+
+def test_a_new_installation_has_a_whole_log_and_logs_no_error(system, caplog) -> None:
+    system.audit.checkpoint()
+    assert system.audit.read(ADMIN) == []
+    assert system.audit.verify(ADMIN) == []
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]

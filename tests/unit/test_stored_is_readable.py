@@ -19,6 +19,7 @@ from memos_vllm.cube.model import (
     NewMeta,
     State,
 )
+from memos_vllm.errors import Conflict
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.vault.views import CubeFilter
@@ -123,7 +124,9 @@ def test_a_time_that_was_stored_unchecked_keeps_its_meaning(system) -> None:
     assert past[0].over is not None
 
 
-@pytest.mark.parametrize("number", ["foo", "", "0", "-1", "01", "9" * 30, "\u0662", "1 ", "2#3"])
+@pytest.mark.parametrize(
+    "number", ["foo", "", "0", "-1", "01", "9" * 11, "9" * 12, "9" * 30, "\u0662", "1 ", "2#3"]
+)
 def test_a_cube_of_any_name_stops_no_session(system, number: str) -> None:
     create(system, Item(text="by hand"), name=f"chat-s#{number}")
     create(system, Item(text="by hand, too"), name=f"facts#{number}")
@@ -139,11 +142,35 @@ def test_a_cube_of_any_name_stops_no_session(system, number: str) -> None:
 
 
 def test_a_session_passes_over_numbers_that_are_taken(system) -> None:
-    create(system, Item(text="by hand"), name="chat-s#7")
-    create(system, Item(text="by hand"), name="chat-s#2")
+    for number in range(1, 4):
+        create(system, Item(text="by hand"), name=f"chat-s#{number}")
     remember(system, "Hello there.")
-    assert texts(system)["chat-s#8"] == ["Hello there.", "I see."]
-    assert texts(system)["chat-s#7"] == ["by hand"]
+    assert texts(system)["chat-s#4"] == ["Hello there.", "I see."]
+    assert texts(system)["chat-s#3"] == ["by hand"]
+
+
+@pytest.mark.parametrize("state", [State.FROZEN, State.ARCHIVED])
+@pytest.mark.parametrize("number", [1, 999_999_999_999])
+def test_cubes_that_look_like_parts_in_every_way_stop_no_session(system, number, state) -> None:
+    for at in range(number, number - 12, -1):
+        if at > 0:
+            cube = create(system, Item(text="by hand"), name=f"chat-s#{at}", tags=["chat"])
+            system.update(ALICE, cube.meta.id, CubePatch(state=state))
+    remember(system, "Hello there.")
+    remember(system, "Hello again.", "r-2")
+    assert system.turns.waiting() == []
+    chats = [said for name, said in texts(system).items() if name.startswith("chat-")]
+    said = [each for each in chats if "Hello there." in each]
+    assert said == [["Hello there.", "I see.", "Hello again.", "I see."]]
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_a_frozen_cube_is_not_deleted_and_neither_is_what_it_came_from(system, cascade) -> None:
+    cube = create(system, Item(text="evidence"))
+    system.update(ALICE, cube.meta.id, CubePatch(state=State.FROZEN))
+    with pytest.raises(Conflict, match="frozen"):
+        system.delete(ALICE, cube.meta.id, cascade=cascade)
+    assert texts(system)["facts of hers"] == ["evidence"]
 
 
 def test_a_profile_made_by_hand_stays_as_it_is(system) -> None:
