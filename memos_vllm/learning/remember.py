@@ -192,8 +192,10 @@ class Rememberer:
             self._system.turns.done(turn.id)
             return None
 
+        redactor = self._system.redactors.of(turn.principal.tenant)
+
         def append() -> MemCube:
-            name = cube_name(session, turn.principal.persona)
+            name = cube_name(session, turn.principal.persona, redactor.holds_any(session))
             following, current = newest_part(self._system, turn.principal, name, "chat")
             return self._append_to(turn, session, following, current, fresh)
 
@@ -250,9 +252,13 @@ class Rememberer:
                 log.warning("idle cubes are archived later: %s", error)
 
 
-def cube_name(session: str, persona: str | None = None) -> str:
-    """`chat-<session>`, by the digest of a session that is not a valid name."""
-    if not _PLAIN.match(session):
+def cube_name(session: str, persona: str | None = None, is_redacted: bool = False) -> str:
+    """`chat-<session>`, by the digest of a session that is not a valid name.
+
+    Args:
+        is_redacted: the session's name holds what the tenant's policy keeps out of names.
+    """
+    if is_redacted or not _PLAIN.match(session):
         session = hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     # _PLAIN allows no tilde in a session.
     return f"chat-{session}~{persona}" if persona else f"chat-{session}"

@@ -43,11 +43,11 @@ def fact(text: str, **claim) -> Item:
     return Item(type=ItemType.FACT, text=text, claim=Claim(subject="alice", **claim))
 
 
-def remember(system, text: str, request_id: str = "r-1") -> str:
+def remember(system, text: str, request_id: str = "r-1", who=ALICE) -> str:
     rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
     messages = [{"role": "user", "content": text}]
     body = turn_body(messages, "I see.", model="demo", request_id=request_id, at_us=now_us())
-    turn = rememberer.accept(ALICE, body)
+    turn = rememberer.accept(who, body)
     rememberer.remember(turn)
     return turn
 
@@ -200,3 +200,13 @@ def test_a_frozen_part_is_followed_by_a_new_one(system) -> None:
     system.vault.update(ALICE, "chat-s#1", CubePatch(state=State.FROZEN))
     remember(system, "Hello again.", "r-2")
     assert texts(system)["chat-s#2"] == ["Hello again.", "I see."]
+
+
+@pytest.mark.parametrize("session", ["4111111111111111", "my password is hunter22", "a" * 300])
+def test_a_session_named_like_a_secret_is_remembered(system, session: str) -> None:
+    who = dataclasses.replace(ALICE, session=session)
+    for number in range(2):
+        remember(system, f"Hello number {number}.", f"r-{number}", who)
+    assert system.turns.waiting() == []
+    chats = [said for name, said in texts(system).items() if name.startswith("chat-")]
+    assert chats == [["Hello number 0.", "I see.", "Hello number 1.", "I see."]]
