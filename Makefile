@@ -47,7 +47,7 @@ demo: venv  ## a server with memory on http://127.0.0.1:8000, and lines to paste
 
 # Tests that share a server run in one worker (tests/groups.py). WORKERS=0: one after the other.
 test: lint  ## everything: lint, types, imports, all tests (WORKERS=2)
-	$(PY) -m pytest -n $(WORKERS) --durations=10 $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --durations=40 $(ARGS)
 
 test-fast: venv  ## tests/unit without the engine, training, stores and slow tests
 	$(PY) -m pytest tests/unit --fast -n $(WORKERS) $(ARGS)

@@ -189,3 +189,35 @@ def lora(record: Mapping[str, Any]) -> str:
         f"{mixed['together_over_one_by_one']:.2f} of the time of the same requests one by one."
     )
     return f"{table_of(['TTFT with an adapter', 'over a resident one'], lines)}\n\n{note}"
+
+
+def acl(record: Mapping[str, Any]) -> str:
+    config = record["config"]
+    rows = {row["part"]: row for row in record["rows"]}
+    names = {
+        "before": "before grants",
+        "plain": "with grants in the code, nothing granted",
+        "groups": f"{config['groups']} groups, a grant on each person's cube",
+    }
+    times = ("list_ms", "prompt_ms", "search_ms", "first_search_ms")
+    lines = [
+        [
+            names[part],
+            f"{rows[part]['cubes_in_reach']:,}",
+            *(f"{rows[part][each]:.1f}" for each in times),
+        ]
+        for part in names
+    ]
+    header = ["One of 100 people", "cubes in reach", "list, ms", "owners and stable cubes, ms"]
+    note = (
+        f"{config['cubes']:,} cubes of one item on SQLite, {config['shared']:,} of them the tenant's; each "
+        f"person in {config['members']} groups. Median of 20 people and of several processes in turn; search by "
+        "words alone; the first search of a process builds the indexes."
+    )
+    if (cedar := rows.get("cedar")) is not None:
+        note += (
+            f" Cedar (cedarpy {cedar['cedarpy']}) reads these entities in {cedar['build_ms']:,.0f} ms and decides "
+            f"`use` of all cubes for one person in {cedar['decide_all_ms']:,.0f} ms."
+        )
+    columns = [*header, "search, ms", "first search, ms"]
+    return f"{table_of(columns, lines)}\n\n{note}"

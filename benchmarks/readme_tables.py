@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.attacks.table import attacks
+from benchmarks.crash.table import crash
+from benchmarks.fairness.table import fairness
 from benchmarks.generation_tables import generation
 from benchmarks.kv_tables import (
     borders,
@@ -26,6 +29,7 @@ from benchmarks.kv_tables import (
     ttft_short,
 )
 from benchmarks.memory_tables import (
+    acl,
     hygiene,
     lora,
     memory_load,
@@ -40,6 +44,7 @@ from benchmarks.retrieval_tables import (
     retrieval_general,
     retrieval_general_short,
 )
+from benchmarks.serving.table import serving
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 SHORT = "_short"
@@ -79,6 +84,11 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "memory_load_short": memory_load_short,
     "kv_growth": kv_growth,
     "generation": generation,
+    "fairness": fairness,
+    "acl": acl,
+    "attacks": attacks,
+    "crash": crash,
+    "serving": serving,
 }
 
 

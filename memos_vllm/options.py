@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from memos_vllm import zones
+from memos_vllm.as_of import AsOf
 from memos_vllm.errors import BadRequest
 
 ZONE_HEADER = "x-memos-timezone"
@@ -50,6 +51,11 @@ class MemoryOptions(BaseModel):
         "`cubes` and of those placed `stable`",
     )
 
+    as_of: AsOf | None = Field(
+        None,
+        description="answer with the memory of a past moment: an ISO 8601 time with its zone, or seconds ago; "
+        "the turn is remembered only with `write: true`",
+    )
     timezone: Annotated[
         str | None, Field(max_length=zones.LONGEST_NAME), AfterValidator(zones.checked)
     ] = Field(

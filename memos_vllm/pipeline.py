@@ -1,6 +1,6 @@
 """The path of a chat request, in one function: `Pipeline.chat`.
 
-    authenticate → read → permit → stable → rewrite → embed → search → steps → plan
+    authenticate → read → permit → recent → stable → rewrite → embed → search → steps → plan
                  → attach → render → order KV → answer → deliver (→ finish: observe, remember)
 
 Authentication is done in front of the routes (`api`), before this; the engine is an `Exchange`
@@ -18,11 +18,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from memos_vllm import metrics, steps
+from memos_vllm import metrics, steps, tracing
 from memos_vllm.errors import (
     AdapterUnavailable,
     DamagedPayload,
     EmbedderUnavailable,
+    Erased,
     Forbidden,
     MemoryTimeout,
     Unavailable,
@@ -30,18 +31,21 @@ from memos_vllm.errors import (
 )
 from memos_vllm.governance.principal import Role, Scope
 from memos_vllm.learning.background import BackgroundTasks
+from memos_vllm.learning.reads import ReadRecorder
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.learning.saving import TurnSaver, not_written, orders_of
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
 from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.ports import AdapterLoader, Chat, Exchange, Messages, Model
+from memos_vllm.prompt.layout import Reader
 from memos_vllm.scheduler.attachment import merged
 from memos_vllm.scheduler.candidates import Candidates
 from memos_vllm.scheduler.clock import Clock
 from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.scheduler.scheduler import Draft, MemScheduler, hottest_first
 from memos_vllm.scheduler.sieve import sifted
+from memos_vllm.steps import as_of
 from memos_vllm.steps.adapters import AdapterChooser
 from memos_vllm.system import MemorySystem
 
@@ -70,6 +74,7 @@ class Pipeline:
         self._saver = TurnSaver(rememberer, tasks, system.config.remember)
         self._adapters = adapters
         self._rewriter = rewriter
+        self._reads = ReadRecorder(system.audit.reads, system.config.governance.audit)
         self._chooser = AdapterChooser(system.views, adapters)
         self._scheduler = MemScheduler(system.config.prompt, system.config.retrieval)
         self._steps = steps.load(system.config.pipeline.recall, system)
@@ -83,7 +88,11 @@ class Pipeline:
         self.permit(chat)
         with self.stored_when_abandoned(chat, exchange):
             await self.forget(chat)
+            await self._saver.check_quota(chat)
             clock = Clock.started(self._system.config.prompt.deadline_seconds)
+            async with self.within_deadline(chat, "recent", clock):
+                with self._step(chat, "recent"):
+                    await self._saver.until_known(chat)
             async with self.within_deadline(chat, "stable", clock):
                 memory = await self.stable(chat)
             async with self.within_deadline(chat, "rewrite", clock):
@@ -99,6 +108,7 @@ class Pipeline:
             draft = self.plan(chat, memory, exchange)
             await self.attach(chat)
             messages = await self.render(chat, draft, exchange)
+            await self._reads.begin(chat, exchange.request_id)
             await exchange.order_kv(chat, messages)
             reply = await exchange.answer(chat, messages)
         return await exchange.deliver(chat, reply, finish=functools.partial(self.finish, chat))
@@ -106,7 +116,7 @@ class Pipeline:
     def read(self, chat: Chat) -> MemoryQuery:
         """The question that memory is searched for."""
         with self._step(chat, "read"):
-            return read_query(chat.messages, self._saver.now(chat))
+            return read_query(chat.asked, self._saver.now(chat))
 
     def permit(self, chat: Chat) -> None:
         """Decide whether this turn is remembered.
@@ -125,7 +135,10 @@ class Pipeline:
                 "`safety_identifier`) whose memory it becomes",
                 param="memory.write",
             )
-        chat.plan.not_written = not_written(chat, self._system.config.remember)
+        policy = self._system.policies.policy_of(chat.principal.tenant)
+        chat.plan.not_written = not_written(chat, self._system.config.remember, policy)
+        if not policy.allows("activation"):
+            chat.options = chat.options.model_copy(update={"kv": "none"})
         chat.plan.written = chat.plan.not_written is None
         chat.plan.person = chat.principal.person or None
 
@@ -169,6 +182,8 @@ class Pipeline:
         """
         options, views = chat.options, self._system.views
         with self._step(chat, "stable"):
+            if options.as_of is not None:
+                return await as_of.candidates(self._system, chat, self._chooser)
             owners = await asyncio.to_thread(views.owners, chat.principal)
             if not owners and not options.named and self._adapters is None:
                 return Candidates()
@@ -184,7 +199,7 @@ class Pipeline:
         if self._rewriter is None or not self._top_k(chat, query, memory):
             return query
         with self._step(chat, "rewrite"):
-            return await self._rewriter.rewritten(chat.messages, query)
+            return await self._rewriter.rewritten(chat.asked, query)
 
     async def embed(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> Any:
         """(dim,) of the question; None: there is no search, or it goes by words alone."""
@@ -201,18 +216,15 @@ class Pipeline:
                 return None
 
     async def search(self, chat: Chat, query: MemoryQuery, vector: Any, memory: Candidates) -> None:
-        """Find the items that match the question best.
-
-        Args:
-            vector: (dim,) of the question; None: by words alone.
-        """
+        """Find the items that match best the question, or its `vector`: (dim,), None: by words alone."""
         top_k = self._top_k(chat, query, memory)
         if not top_k:
             return
         with self._step(chat, "search"):
             depth = top_k * _OVERFETCH
+            operator = memory.past or self._system.operator
             find = functools.partial(
-                self._system.operator.search,
+                operator.search,
                 chat.principal,
                 query.text,
                 vector,
@@ -229,7 +241,7 @@ class Pipeline:
                     break
                 depth *= _DEEPER  # most results repeat the conversation or the question
         memory.found = new[:top_k]
-        if vector is not None and not result.degraded:
+        if vector is not None and not result.degraded and memory.past is None:
             with_beliefs = self._system.operator.with_beliefs
             memory.found = await asyncio.to_thread(
                 with_beliefs, chat.principal, memory.found, vector, memory.owners
@@ -247,7 +259,8 @@ class Pipeline:
     async def run_steps(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> None:
         """Run the configured steps between search and budget (`pipeline.recall`)."""
         is_late = MemoryTimeout("words").reason in chat.plan.degraded
-        if not self._steps or is_late or not self._top_k(chat, query, memory):
+        is_past = memory.past is not None  # steps read the memory of now
+        if not self._steps or is_late or is_past or not self._top_k(chat, query, memory):
             return
         with self._step(chat, "steps"):
             recall = steps.Recall(
@@ -261,10 +274,9 @@ class Pipeline:
         if not memory.owners and not chat.options.named and self._adapters is None:
             return None
         with self._step(chat, "plan"):
-            tokenizer, options = model.tokenizer, chat.options
-            budget = self._scheduler.budget(
-                tokenizer, asked=options.budget_tokens, max_reply=chat.max_reply
-            )
+            tokenizer, asked = model.tokenizer, chat.options.budget_tokens
+            most = self._system.limits_of(chat.principal.tenant).injected_tokens
+            budget = self._scheduler.budget(tokenizer, asked, chat.max_reply, most)
             draft = self._scheduler.plan(
                 chat.messages,
                 stable=memory.stable,
@@ -274,6 +286,7 @@ class Pipeline:
                 named=memory.named,
                 further=memory.further,
                 places=self._configured_top_k(chat),
+                reader=Reader(chat.principal.person, self._saver.now(chat)),
             )
         chat.plan.entries, chat.plan.budget = [*draft.plan.entries, *memory.adapters], budget
         draft.plan = chat.plan
@@ -337,13 +350,13 @@ class Pipeline:
         metrics.CHATS.labels(chat.plan.outcome).inc()
         if chat.plan.written and reply is not None:
             await self._saver.save(chat, request_id, reply, finish_reason)
+        self._system.plans.expect(chat.principal, request_id)
         self.tasks.spawn(asyncio.to_thread(self._observe, chat, request_id))
 
     def _top_k(self, chat: Chat, query: MemoryQuery, memory: Candidates) -> int:
         """Number of items to search for; 0: there is no search for this request."""
-        if not memory.owners or not chat.options.retrieve or not query.text:
-            return 0
-        return self._configured_top_k(chat)
+        searches = memory.owners and chat.options.retrieve and query.text
+        return self._configured_top_k(chat) if searches else 0
 
     def _configured_top_k(self, chat: Chat) -> int:
         configured: int = self._system.config.retrieval.top_k
@@ -365,15 +378,18 @@ class Pipeline:
     def _observe(self, chat: Chat, request_id: str) -> None:
         try:
             self._system.plans.put(chat.principal, request_id, chat.plan.model_dump(mode="json"))
+            self._reads.end(chat, recorded=True)
             self._system.views.count_reads(chat.plan.used_cubes())
-        except Unavailable as error:
+        except (Unavailable, Erased) as error:
+            self._reads.end(chat, recorded=False)
             log.warning("the plan of request %s is not stored: %s", request_id, error)
 
     @contextmanager
     def _step(self, chat: Chat, name: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            yield
+            with tracing.span(name):
+                yield
         finally:
             seconds = time.perf_counter() - started
             chat.plan.steps_ms[name] = round(seconds * 1000, 3)

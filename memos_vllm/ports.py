@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.read_journal import Read
 from memos_vllm.options import MemoryOptions
 from memos_vllm.prompt.messages import Message
 from memos_vllm.scheduler.plan import MemoryPlan
@@ -48,6 +49,10 @@ class Chat:
     prompt_limit: int | None = None
     """`truncate_prompt_tokens` of the request: the prompt is cut there, so memory stays below it."""
     store: bool = True
+    question: str | None = None
+    """What memory is searched for; None: it is read from the messages."""
+    has_speaker: bool = True
+    """Whether a person says the last message; else it is remembered on request alone."""
     plan: MemoryPlan = dataclasses.field(default_factory=MemoryPlan)
     draft: Draft | None = None
     """The memory in the rendered prompt; None: there is none in it."""
@@ -56,10 +61,21 @@ class Chat:
     adapter: AttachedAdapter | None = None
     preparing: asyncio.Task[AttachedAdapter] | None = None
     """Loads the adapter into the engine while memory is searched."""
+    read: Read | None = None
+    """The entry of this prompt's memory in the journal of reads."""
+    recorded: asyncio.Future[None] | None = None
+    """Ends when that entry is on the disk; the engine's first token waits for it."""
     without_memory: bool = False
     """Memory that was found does not fit into the prompt."""
     finished: bool = False
     """The reply is complete or abandoned, and its turn is stored or refused."""
+
+    @property
+    def asked(self) -> Sequence[Message]:
+        """The messages that the question is read from."""
+        if self.question is None:
+            return self.messages
+        return [{"role": "user", "content": self.question}]
 
 
 class AttachedAdapter(Protocol):

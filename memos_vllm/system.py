@@ -8,12 +8,14 @@ same process is attached with `attach_engine`. Methods block (database, Chroma) 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from memos_vllm import metrics
 from memos_vllm.activation.store import SegmentStore
+from memos_vllm.config.secrets import CACHE_SALT
 from memos_vllm.config.tree import Config
 from memos_vllm.cube.filters import ItemFilter
 from memos_vllm.cube.ids import CubeId
@@ -27,13 +29,17 @@ from memos_vllm.cube.model import (
     ParametricPayload,
     Payload,
 )
-from memos_vllm.errors import EmbedderUnavailable, SegmentsUnavailable, TooLarge, Unavailable
-from memos_vllm.governance.audit_keys import AuditKeys
+from memos_vllm.errors import SegmentsUnavailable, TooLarge, Unavailable
+from memos_vllm.governance.audit_keys import audit_keys_of
+from memos_vllm.governance.limits.policy import LimitsPolicy
+from memos_vllm.governance.limits.pressure import Pressure
+from memos_vllm.governance.permit import SEARCH
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.redaction.redactor import Redactors
 from memos_vllm.governance.scope import Scopes
-from memos_vllm.parametric.adapter.packed import read_upload, upload_of_file
+from memos_vllm.parametric.adapter.packed import upload_of_file
 from memos_vllm.parametric.adapter.pins import AdapterPins
+from memos_vllm.parametric.adapter.uploads import AdapterUploads
 from memos_vllm.parametric.attached import AttachedEngine, ServedModel
 from memos_vllm.plaintext.documents.parsers import DocumentParsers
 from memos_vllm.plaintext.embed.embedder import Embedder
@@ -44,13 +50,17 @@ from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.repeats import repeats_last
 from memos_vllm.plaintext.search.search import MemOperator, SearchResult
 from memos_vllm.plaintext.search.vector_store import VectorIndex
+from memos_vllm.vault import records
 from memos_vllm.vault.ageing import Ageing
-from memos_vllm.vault.audit_log import AuditLog
+from memos_vllm.vault.audit_build import audit_log
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
+from memos_vllm.vault.erasures import Erasures
 from memos_vllm.vault.filters import ItemFilters
 from memos_vllm.vault.forgotten import ForgottenStore
+from memos_vllm.vault.grants import Grants
+from memos_vllm.vault.groups import Groups
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.index_state import IndexState
 from memos_vllm.vault.jobs import JobStore
@@ -58,8 +68,14 @@ from memos_vllm.vault.keys import KeyRing
 from memos_vllm.vault.knowledge import Knowledge
 from memos_vllm.vault.legacy_jobs import take_over
 from memos_vllm.vault.outbox import Outbox, Work
+from memos_vllm.vault.past import PastVault
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
+from memos_vllm.vault.policies import PolicyStore
+from memos_vllm.vault.quotas import Quotas, admitted
+from memos_vllm.vault.replicas import Replicas
+from memos_vllm.vault.restores import RestoreStore
+from memos_vllm.vault.secret_ring import SecretRing
 from memos_vllm.vault.transform_records import Transforms
 from memos_vllm.vault.turns import PendingTurns
 from memos_vllm.vault.vault import InTransaction, MemVault
@@ -71,60 +87,56 @@ log = logging.getLogger(__name__)
 class MemorySystem:
     def __init__(self, config: Config) -> None:
         self.config = config
-        audit_keys = AuditKeys(config.audit_key_path)
-        self.database = Database(config.database_url, config.database, audit_keys)
+        self.database = Database(config.database_url, config.database, audit_keys_of(config))
+        policy = LimitsPolicy(config.governance.limits, config.limits.adapters_bytes_per_tenant)
+        self.limits_of, self.pressure = policy.limits_of, Pressure()
+        self.quotas = self.database.quotas = Quotas(policy.limits_of)
         self.payloads = PayloadStore(config.payload_url)
-        self.redactors = Redactors(config.redaction, metrics.count_redacted)
-        most = config.limits.items_per_cube
-        self.vault = MemVault(
-            self.database, self.payloads, max_items=most, redactors=self.redactors
-        )
+        self.policies = PolicyStore(self.database, config)
+        noted = (metrics.count_redacted, self.policies.policy_of)
+        self.redactors = Redactors(config.redaction, *noted)
+        most, redactors = config.limits.items_per_cube, self.redactors
+        self.vault = MemVault(self.database, self.payloads, max_items=most, redactors=redactors)
+        self.grants, self.groups = Grants(self.database), Groups(self.database)
         self.views = VaultViews(self.database)
-        self.keys = KeyRing(self.database)
-        self.audit = AuditLog(
-            self.database, config.checkpoints_path, config.governance.audit.checkpoint_seconds
-        )
+        self.keys = KeyRing(self.database, SecretRing(self.database, config.governance.secrets))
+        self.audit = audit_log(self.database, config)
+        self.erasures = Erasures(self.database, self.policies.isolation_of)
+        self.replicas = Replicas(self.database, lambda: self.erasures.learnt)
         self.plans = PlanStore(self.database, config.limits.plans_kept_per_tenant)
         self.jobs = JobStore(self.database)
-        self.turns = PendingTurns(self.database)
-        self.outbox = Outbox(self.database)
+        self.turns, self.outbox = PendingTurns(self.database), Outbox(self.database)
         self.transforms = Transforms(self.database)
-        self.knowledge = Knowledge(self.database)
-        self.entities = Entities(self.database)
+        self.knowledge, self.entities = Knowledge(self.database), Entities(self.database)
         self.filters = ItemFilters(self.database)
-        self.ageing = Ageing(self.database)
+        self.ageing = Ageing(self.database, self.payloads)
         self.forgotten = ForgottenStore(self.database, self.payloads)
+        self.restores = RestoreStore(self.database)
+        self.past = PastVault(self.database, self.payloads, self.redactors, config.lifecycle)
         self.embedder = Embedder(config.embedder)
         self.documents = DocumentParsers(config.reader.documents)
+        self.uploads = AdapterUploads(config.adapters.checks)
         self.index = VectorIndex(config)
         self.segments = SegmentStore(config.kv, config.kv_path)
         self.adapter_pins = AdapterPins(config.adapter_pins_path, older=config.kv_path / "pins")
         self._engine: AttachedEngine | None = None
         self.index_state = IndexState(self.database)
         self.part_files = PartFiles(config.search_path, self.index_state.cube_versions)
-        self.indexer = Indexer(
-            self.outbox,
-            self.payloads,
-            self.embedder,
-            self.index,
-            self.index_state,
-            forget_kv=self._forget_kv,
-            files=self.part_files,
-        )
-        self.operator = MemOperator(
-            config.retrieval, self.views, self.index, self.outbox.waiting, self.part_files
-        )
+        stores = (self.outbox, self.payloads, self.embedder, self.index, self.index_state)
+        self.indexer = Indexer(*stores, forget_kv=self._forget_kv, files=self.part_files)
+        sources = (self.views, self.index, self.outbox.waiting, self.part_files)
+        self.operator = MemOperator(config.retrieval, *sources)
 
     def open(self) -> MemorySystem:
-        """Migrate the database.
-
-        Raises:
-            ConfigError, VaultUnavailable
-        """
+        """Migrate the database. Raises ConfigError, VaultUnavailable."""
         self.database.migrate()
         take_over(self.database, self.config.legacy_jobs_url)
         self.indexer.attach()
         self.audit.start()
+        forgetting = (self.operator.forget, self.embedder.forget, self.audit.reads.forget)
+        self.erasures.listen(*forgetting, records.forget_people)
+        self.erasures.start()
+        self.policies.start()
         return self
 
     def attach_engine(self, engine: AttachedEngine) -> None:
@@ -144,12 +156,16 @@ class MemorySystem:
         return reader() if reader is not None else None
 
     def close(self) -> None:
+        self.replicas.leave()
+        self.erasures.close()
         self.documents.close()
+        self.uploads.close()
         self.indexer.stop()
         self.part_files.close()
         self.embedder.close()
         self.index.close()
         self.audit.close()
+        self.policies.close()
         self.database.dispose()
 
     # -- changing ---------------------------------------------------------------------------------
@@ -166,12 +182,13 @@ class MemorySystem:
         Args:
             in_transaction: called inside the transaction; an error that it raises undoes all of it.
         Raises:
-            TooLarge, Forbidden, Conflict, NotBuilt: nothing was stored.
+            TooLarge, QuotaExceeded, Forbidden, Conflict, NotBuilt: nothing was stored.
         """
         # Before it is cut: a border may fall into a secret.
         whole = [self.redactors.of(principal.tenant).cube(new) for new in cubes]
-        cut = [new.model_copy(update={"payload": self._cut(new.payload)}) for new in whole]
-        self._check_quota(principal, [new.payload for new in cut])
+        cut = [
+            new.model_copy(update={"payload": self._cut(principal, new.payload)}) for new in whole
+        ]
         made = self.vault.create_many(principal, cut, idempotency_key, in_transaction)
         self.settle([CubeId(cube.meta.id) for cube in made])
         return made
@@ -186,14 +203,14 @@ class MemorySystem:
     ) -> MemCube:
         patch = self.redactors.of(principal.tenant).patch(patch)
         if patch.payload is not None:
-            payload = self._cut(patch.payload)
-            self._check_quota(principal, [payload])
-            patch = patch.model_copy(update={"payload": payload})
+            patch = patch.model_copy(update={"payload": self._cut(principal, patch.payload)})
         if patch.append is not None:
             patch = patch.model_copy(update={"append": self.cut_items(patch.append)})
-        cube = self.vault.update(
-            principal, ref, patch, if_match=if_match, in_transaction=in_transaction
-        )
+        adds = patch.payload is not None or patch.append is not None
+        with contextlib.nullcontext() if adds else admitted():
+            cube = self.vault.update(
+                principal, ref, patch, if_match=if_match, in_transaction=in_transaction
+            )
         self.settle([CubeId(cube.meta.id)])
         return cube
 
@@ -205,21 +222,27 @@ class MemorySystem:
         return cube
 
     def delete(
-        self, principal: Principal, ref: str, if_match: str | None = None, cascade: bool = False
+        self, principal: Principal, ref: str, if_match: str | None = None, **how: bool
     ) -> tuple[Deletion, bool]:
         """Delete a cube everywhere; False when Chroma does not answer and vectors are deleted later.
 
         No search returns vectors that Chroma still holds: results are looked up in the vault.
 
         Args:
-            cascade: delete all cubes that were made from it, too.
+            how: `cascade` and `remake` of `MemVault.delete`.
         """
-        deletion = self.vault.delete(principal, ref, if_match=if_match, cascade=cascade)
+        deletion = self.vault.delete(principal, ref, if_match=if_match, **how)
         gone = [CubeId(orphan.cube) for orphan in deletion.gone]
         settled = self.settle([deletion.cube, *gone])
-        if self._engine is not None and self._engine.adapters_changed is not None:
-            self._engine.adapters_changed()
+        self.adapters_changed()
         return deletion, settled
+
+    def adapters_changed(self) -> bool:
+        """Have the engine remove deleted adapters; False: none here attaches any."""
+        changed = self._engine.adapters_changed if self._engine is not None else None
+        if changed is not None:
+            changed()
+        return changed is not None
 
     def portable(self, principal: Principal, ref: str) -> MemCube:
         """A cube with its whole payload, for export.
@@ -251,7 +274,7 @@ class MemorySystem:
             if len(item.text) <= limits.chunk_tokens:  # a token is at least one character
                 cut.append(item)
                 continue
-            for passage in passages(item.text, limits.chunk_tokens, self._count()):
+            for passage in passages(item.text, limits.chunk_tokens, self.embedder.estimate_tokens):
                 cut.append(item.model_copy(update={"text": passage, "id": None}))
         return cut
 
@@ -279,7 +302,6 @@ class MemorySystem:
 
         Args:
             owners: from `VaultViews.owners` of the same principal, when the caller has them already.
-
         Raises:
             EmbedderUnavailable
         """
@@ -290,7 +312,7 @@ class MemorySystem:
         self, principal: Principal, question: str, owners: Sequence[OwnerState] | None = None
     ) -> tuple[Sequence[OwnerState], str]:
         """Owners whose memory a principal searches, and the question without their names."""
-        owners = self.views.owners(principal) if owners is None else owners
+        owners = self.views.owners(principal, SEARCH) if owners is None else owners
         return owners, self.operator.focus(owners, question)
 
     async def embed_focused(self, principal: Principal, focused: str) -> Vectors:
@@ -315,14 +337,16 @@ class MemorySystem:
             keep, past = self.filters.matching(principal, where), where.is_about_time
 
         def best(count: int) -> SearchResult:
-            return self.operator.search(principal, question, vector, count, owners, past, keep=keep)
+            search = self.operator.search
+            return search(principal, question, vector, count, owners, past, keep=keep, among=SEARCH)
 
         return repeats_last(best, question, top_k)
 
     @functools.cached_property
     def scopes(self) -> Scopes:
         """Scopes that separate stored KV of people and tenants. Raises VaultUnavailable."""
-        return Scopes(self.database.secret("cache_salt"), self.config.governance.isolation)
+        reader = self.keys.secrets.reader(CACHE_SALT)
+        return Scopes(reader, self.policies.isolation_of, self.erasures.generation)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -333,7 +357,9 @@ class MemorySystem:
             SegmentsUnavailable: not everything could be wiped.
         """
         try:
-            self.segments.forget_scope(self.scopes.person(owner))
+            self.keys.secrets.read_now(CACHE_SALT)
+            for scope in self.scopes.every_person(owner):
+                self.segments.forget_scope(scope)
         except OSError as error:
             raise SegmentsUnavailable(f"stored KV cannot be wiped: {error}") from error
 
@@ -352,9 +378,9 @@ class MemorySystem:
         if wiped and work.sequence is not None and changed is not None:
             changed(work.cube)
 
-    def _cut(self, payload: Payload) -> Payload:
+    def _cut(self, principal: Principal, payload: Payload) -> Payload:
         if isinstance(payload, ParametricPayload):
-            return self._checked(payload)
+            return self._checked(principal, payload)
         if not isinstance(payload, ExplicitPayload):
             return payload  # the vault answers with 501
         content = payload.content
@@ -362,38 +388,13 @@ class MemorySystem:
             content = [Item(text=content)] if content.strip() else []
         return ExplicitPayload(content=self.cut_items(content))
 
-    def _checked(self, payload: ParametricPayload) -> ParametricPayload:
-        """Check and pack an uploaded adapter.
-
-        Raises:
-            TooLarge, Unprocessable
-        """
-        adapter = read_upload(payload.content, self.config.limits.adapter_bytes)
+    def _checked(self, principal: Principal, payload: ParametricPayload) -> ParametricPayload:
+        """Check and pack an uploaded adapter. Raises TooLarge, Unprocessable, Unavailable."""
+        most = self.config.limits.adapter_bytes
+        adapter = self.uploads.read(payload.content, most, principal.tenant)
         checked = ParametricPayload()
         if self.served is not None:
             self.served.check(adapter)
             checked._model = self.served.fingerprint
-        checked._file = adapter.pack()
+        checked._file = adapter.file
         return checked
-
-    def _check_quota(self, principal: Principal, payloads: Sequence[Payload]) -> None:
-        """Check the tenant's quota of adapter bytes. Raises TooLarge."""
-        files = [p._file or b"" for p in payloads if isinstance(p, ParametricPayload)]
-        limit = self.config.limits.adapters_bytes_per_tenant
-        if files and self.views.adapter_bytes(principal) + sum(map(len, files)) > limit:
-            raise TooLarge(
-                f"the tenant's adapters would take more than {limit} bytes "
-                "(limits.adapters_bytes_per_tenant; older versions count): delete some",
-                param="payload",
-            )
-
-    def _count(self) -> Callable[[str], int]:
-        """Token counter of the embedder; where it cannot be loaded, four characters a token."""
-
-        def count(text: str) -> int:
-            try:
-                return self.embedder.count_tokens(text)
-            except EmbedderUnavailable:
-                return len(text) // 4 + 1
-
-        return count

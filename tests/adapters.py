@@ -9,6 +9,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from memos_vllm.parametric.adapter.checks import checked_file, parts_of_upload
+from memos_vllm.parametric.adapter.packed import Adapter, unpack
+
 TARGETS = ("q_proj", "v_proj")
 
 
@@ -56,6 +59,12 @@ def tensors_of(
 def content_of(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, Any]:
     weights = safetensors.torch.save(tensors)
     return {"adapter_config": config, "adapter_model": base64.b64encode(weights).decode()}
+
+
+def read_upload(content: dict[str, Any], limit: int) -> Adapter:
+    """Check an upload in this process, as the checking process does, and load its file."""
+    config, weights = parts_of_upload(content, limit)
+    return unpack(checked_file(config, weights()).file)
 
 
 def small(seed: int = 0, **config: Any) -> dict[str, Any]:

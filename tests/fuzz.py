@@ -29,13 +29,13 @@ from memos_vllm.importers.jsonl import jsonl_source
 from memos_vllm.importers.locomo import locomo_source
 from memos_vllm.importers.openai_chat import openai_chat_source
 from memos_vllm.importers.source import ImportSource
-from memos_vllm.parametric.adapter.packed import read_upload, unpack, upload_of_folder
+from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
 from memos_vllm.parametric.adapter.peft_config import read_config
 from memos_vllm.plaintext.documents.read import read_document
 from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.forgetting import read_orders
 from memos_vllm.plaintext.reader.query import read_text
-from tests.adapters import config_of, small, tensors_of
+from tests.adapters import config_of, read_upload, small, tensors_of
 
 SLOWEST_SECONDS = 2.0  # of one input of at most 16 KiB
 _LONGEST = 16 << 10

@@ -17,21 +17,27 @@ if TYPE_CHECKING:
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 ENGINE = "tests/engine/"
-ORDER = ("adapters", "server", "restartable", "lmcache")
+ORDER = ("adapters", "server", "test_restart.py", "test_replicas.py", "restartable", "lmcache")
 """Longest first. Groups of one engine file come next, then unit tests."""
 GROUPS = {
     # As long as all other tests of `server` together: a group, and in two workers a server, apart.
     "test_adapters.py": "adapters",
     "test_learning.py": "adapters",
     "test_activation_faults.py": "restartable",
+    "test_audit_reads.py": "restartable",
+    "test_secret_rotation.py": "restartable",
     "test_kill.py": "restartable",
     "test_ttft.py": "restartable",
     "test_lmcache.py": "lmcache",
     "test_conversations.py": "test_conversations.py",
+    "test_crash.py": "test_crash.py",
     "test_degraded.py": "test_degraded.py",
     "test_embedder_failure.py": "test_embedder_failure.py",
+    "test_fairness.py": "test_fairness.py",
     "test_flags.py": "test_flags.py",
     "test_reading.py": "test_reading.py",
+    "test_replicas.py": "test_replicas.py",
+    "test_restart.py": "test_restart.py",
 }
 """Of engine tests by file. All others: `server`."""
 SERVERS = ("server", "bare", "restartable", "files_tier", "lmcache_engine")

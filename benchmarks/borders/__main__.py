@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "MEMOS__PROMPT__CONTEXT_SHARE": "1",
     "MEMOS__KV__NEAR_HEAL": "false",
     "MEMOS__KV__PREFETCH": "false",
+    "MEMOS__KV__SHARED_BLOCKS": "false",  # the request of a new person loads
 }
 TAILS = (0, 16, 64, 256)
 TAIL = "MEMOS__KV__NEAR_RECOMPUTE_TOKENS"

@@ -179,6 +179,7 @@ class _Placement:
 
     count: Callable[[Messages], int]
     tokenizer: Tokenizer
+    request_id: str = "benchmark"
 
     async def prompt_tokens(self, messages: Messages) -> int | None:
         return self.count(messages)

@@ -24,12 +24,13 @@ from benchmarks.ttft.turns import ten_turns
 from tests.engine.harness import Server
 
 CONTEXT = 8192
-FLAGS = ("--max-model-len", str(CONTEXT), "--max-logprobs", "1000")
+FLAGS = ("--max-model-len", str(CONTEXT), "--max-logprobs", "1000", "--dtype", "bfloat16")
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "MEMOS__PROMPT__CONTEXT_SHARE": "1",
     "MEMOS__KV__NEAR_HEAL": "false",
     "MEMOS__KV__PREFETCH": "false",
+    "MEMOS__KV__SHARED_BLOCKS": "false",  # the request of a new person loads
 }
 
 

@@ -23,19 +23,10 @@ def lmcache_alone(
     """Rows like the grid's: TTFT with KV from LMCache's memory, over the server's warm prefix cache."""
     folder.mkdir()
     rival = LMCache(folder)
-    connector = {
-        "kv_connector": "LMCacheMPConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {
-            "lmcache.mp.host": "tcp://127.0.0.1",
-            "lmcache.mp.port": rival.port,
-            "lmcache.mp.mp_transfer_mode": "engine_driven",
-        },
-    }
     server = Server(
         folder,
         home=None,
-        flags=("--kv-transfer-config", json.dumps(connector), *flags),
+        flags=("--kv-transfer-config", json.dumps(rival.connector), *flags),
         environment={
             "VLLM_CPU_KVCACHE_SPACE": "2",
             "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache

@@ -9,6 +9,7 @@ from benchmarks.ttft.chat import WORDS, Bench
 TOPICS = ("bicycle", "piano", "garden", "cat", "job", "holiday", "sister", "kitchen", "car", "book")
 SYSTEM = "You are a helpful assistant. Answer from what you remember of the person."
 TOP_K = 6
+REPLY_TOKENS = 120
 
 
 def ten_turns(bench: Bench) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -45,7 +46,13 @@ def ten_turns(bench: Bench) -> tuple[dict[str, float], list[dict[str, Any]]]:
                 memory = {"enabled": False}
             messages = [{"role": "system", "content": system}, *history, question]
             reply = bench.ask(
-                person, "", [], messages=messages, memory=memory, max_tokens=120, ignore_eos=True
+                person,
+                "",
+                [],
+                messages=messages,
+                memory=memory,
+                max_tokens=REPLY_TOKENS,
+                ignore_eos=True,
             )
             usage = reply["usage"]
             rows.append(

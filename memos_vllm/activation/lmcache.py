@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 
 _BATCH = 1000
 _LOCKED_SECONDS = 10.0
@@ -79,6 +79,13 @@ class RemoteKV:
     def forget_scope(self, scope: str) -> int:
         """Delete every object that holds KV of a person's or a tenant's scope; see `forget_cube`."""
         return self._forget(self._scopes / scope)
+
+    def count_scope(self, scope: str) -> int:
+        """Objects recorded for a scope."""
+        keys = set[str]()
+        for path in (self._scopes / scope).glob("*"):
+            keys |= set(path.read_text().splitlines())
+        return len(keys)
 
     def _forget(self, folder: Path) -> int:
         taken = list(_take(folder))

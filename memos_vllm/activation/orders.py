@@ -44,6 +44,16 @@ class Conversation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SharedHead:
+    """The beginning of a prompt that the whole tenant may read: its blocks in the engine are the tenant's."""
+
+    end: int
+    """Tokens from the start of the prompt."""
+    salt: str
+    """Of these blocks; those behind have the request's own salt."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Orders:
     segments: tuple[Segment, ...]
     save: bool = True
@@ -52,6 +62,8 @@ class Orders:
     """Sources of the segments behind the exact ones, without a gap."""
     conversation: Conversation | None = None
     """None: the conversation is saved in segments, or not at all."""
+    shared: SharedHead | None = None
+    """None: all blocks have the request's own salt."""
 
     def to_params(self) -> dict[str, Any]:
         """The orders as plain values, which every serializer of the engine carries."""
@@ -61,6 +73,7 @@ class Orders:
                 "save": self.save,
                 "near": [list(dataclasses.astuple(source)) for source in self.near],
                 "conversation": _plain(self.conversation),
+                "shared": list(dataclasses.astuple(self.shared)) if self.shared else None,
             }
         }
 
@@ -81,7 +94,16 @@ def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
     conversation = _conversation(raw.get("conversation")) if save else None
     if not segments and conversation is None:
         return None
-    return Orders(segments, save, near, conversation)
+    return Orders(segments, save, near, conversation, shared_head(params))
+
+
+def shared_head(params: Mapping[str, Any] | None) -> SharedHead | None:
+    """Read the shared head alone; None: there is none, or blocks of the request are approximate."""
+    raw = (params or {}).get(FIELD)
+    if not isinstance(raw, Mapping) or raw.get("near"):
+        return None
+    found = raw.get("shared")
+    return SharedHead(int(found[0]), str(found[1])) if found else None
 
 
 def _plain(conversation: Conversation | None) -> list[Any] | None:

@@ -34,7 +34,7 @@ from memos_vllm.activation.quality import Quality, QualityNotes
 from memos_vllm.activation.recent import RecentSegments
 from memos_vllm.activation.tier import Tier
 from memos_vllm.activation.tombstones import Tombstones, short
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 from memos_vllm.cube.ids import CubeVersion
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,26 @@ class SegmentStore:
             for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
                 wipe(path)
         self.remote.forget_scope(short(scope))
+
+    def close_scope(self, scope: str) -> None:
+        """Wipe a scope that no later prompt has, with all marks of it. Raises OSError."""
+        self._make(self.gone.folder)
+        name = scope_folder(scope)
+        self.gone.close_scope(name)
+        self.forget_scope(scope)
+        for tier in self.tiers():
+            for folder in tier.folder.glob(f"*/{name}"):
+                shutil.rmtree(folder, ignore_errors=True)
+        marks = (self._cubes.glob(f"*/*+{name}+*"), self.quality.folder.glob(f"*+{name}+*"))
+        noted = (self._root / "contexts").glob(f"*/*/*+{name}+*")
+        for mark in itertools.chain(*marks, noted):
+            mark.unlink(missing_ok=True)
+
+    def count_scope(self, scope: str) -> int:
+        """Files with KV of a scope, on all tiers, and objects of it in LMCache."""
+        name = scope_folder(scope)
+        files = [path for tier in self.tiers() for path in tier.folder.glob(f"*/{name}/*{SUFFIX}")]
+        return len(files) + self.remote.count_scope(name)
 
     def generation(self, scope: str) -> int:
         """How often a scope was forgotten: KV planned under an earlier count is not saved."""

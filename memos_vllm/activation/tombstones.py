@@ -1,7 +1,7 @@
 """Tombstones of deleted KV, so that a request in flight does not save it again.
 
 <folder>/<cube>          the first version whose KV may be saved; empty: the cube is deleted
-<folder>/scope-<scope>   how often a scope's KV was forgotten
+<folder>/scope-<scope>   how often a scope's KV was forgotten; "closed": its person was erased
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from memos_vllm.cube.ids import CubeVersion
 
 _TOMBSTONE_SECONDS = 86_400.0
 _ALL = ""
+_CLOSED = "closed"
 
 
 def short(text: str) -> str:
@@ -44,12 +46,20 @@ class Tombstones:
 
     def bury_scope(self, scope: str) -> None:
         """Refuse KV that was planned in this scope (`short`) before this call."""
-        self._change(f"scope-{scope}", lambda before: str(int(before or 0) + 1))
+        self._change(
+            f"scope-{scope}",
+            lambda before: before if before == _CLOSED else str(int(before or 0) + 1),
+        )
+
+    def close_scope(self, scope: str) -> None:
+        """Refuse KV in this scope (`short`) for good: no later prompt has it."""
+        self._change(f"scope-{scope}", lambda _: _CLOSED)
 
     def generation(self, scope: str) -> int:
-        """How often this scope (`short`) was forgotten."""
+        """How often this scope (`short`) was forgotten; of a closed one, a number that no plan has."""
         with contextlib.suppress(FileNotFoundError, ValueError):
-            return int((self.folder / f"scope-{scope}").read_text())
+            text = (self.folder / f"scope-{scope}").read_text()
+            return -1 - secrets.randbelow(1 << 30) if text == _CLOSED else int(text)
         return 0
 
     def any_buried(self, cubes: Iterable[str]) -> bool:

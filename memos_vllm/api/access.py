@@ -3,6 +3,7 @@
 open        no key (configurable: `governance.open_routes`)
 inference   any valid key
 memory      any valid key; each handler asks for the role that it needs
+metrics     a key of `governance.operator_tenant`, an admin's or one with the scope `metrics`
 operator    an admin key of `governance.operator_tenant`: routes that affect every tenant
 """
 
@@ -18,10 +19,13 @@ from memos_vllm.governance.principal import Scope
 class Need(StrEnum):
     OPEN = "open"
     KEY = "key"
+    METRICS = "metrics"
     OPERATOR = "operator"
 
 
 MEMORY_PREFIX = "/v1/memory"
+MCP_ROUTE = "/mcp"
+METRICS_ROUTE = "/metrics"
 
 # Stateless inference on the caller's input; each route goes through the salted engine.
 _INFERENCE_POST = frozenset(
@@ -54,32 +58,62 @@ _INFERENCE_POST = frozenset(
         "/invocations",
     }
 )
+_STATE = re.compile(r"/v1/(responses/[^/]+(/input_items)?|conversations(/[^/]+(/items)?)?)")
+"""Stored replies and conversations; each handler looks them up under the caller's person."""
+_STATE_METHODS = {"GET", "HEAD", "DELETE"}
 _INFERENCE_GET = frozenset({"/v1/models"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 _READING_POST = frozenset({"/v1/memory/search"})
 _OF_A_PERSON = re.compile(
-    r"/v1/memory/(schema|search|claims|feedback|documents|explain/[^/]+|entities(/[^/]+)?"
-    r"|cubes(/[^/]+(/(versions(/[^/]+)?|diff|rollback|merge|adapter))?)?)"
+    r"/v1/memory/(schema|search|use|claims|feedback|documents|explain/[^/]+|entities(/[^/]+)?"
+    r"|cubes(/[^/]+(/(versions(/[^/]+)?|diff|rollback|merge|adapter|grants))?)?"
+    r"|sessions/.+|people/(?!.*/tokens(/|$)).+/restore(s/[^/]+)?)"
 )
 """Routes for scopes; jobs, activation, audit, people and what is added later need a key without a list."""
+_RESTORES = re.compile(r"/v1/memory/people/.+/restore(s/[^/]+)?")
+_ERASE = re.compile(r"/v1/memory/people/(?!.+/tokens(?:/|$)).+")
+"""A person, whose own token erases it; not its tokens."""
 
 
 def scopes_of(method: str, path: str) -> tuple[Scope, ...] | None:
     """Scopes that a request needs; None: no list of scopes suffices."""
     route = path.rstrip("/") or "/"
-    if not (route == MEMORY_PREFIX or route.startswith(MEMORY_PREFIX + "/")):
+    if route == MCP_ROUTE:
+        return ()  # each tool asks for its own
+    if _STATE.fullmatch(route) and method in _STATE_METHODS:
+        return (Scope.DELETE,) if method == "DELETE" else (Scope.READ,)
+    if route == "/v1/conversations":
+        return (Scope.WRITE,)
+    if not is_memory(route):
         return (Scope.CHAT,)
+    if method == "DELETE" and _ERASE.fullmatch(route):
+        return (Scope.DELETE,)
     if not _OF_A_PERSON.fullmatch(route):
         return None
+    if _RESTORES.fullmatch(route):
+        return (Scope.WRITE,)
     if method in _SAFE_METHODS or route in _READING_POST:
         return (Scope.READ,)
+    if route.endswith("/grants"):
+        return (Scope.SHARE,)
     if method == "DELETE":
         return (Scope.DELETE,)
     if route == "/v1/memory/feedback":
         return (Scope.WRITE, Scope.DELETE)  # it forgets
     return (Scope.WRITE,)
+
+
+def is_memory(path: str) -> bool:
+    """Whether a path is one of the Memory API."""
+    route = path.rstrip("/") or "/"
+    return route == MEMORY_PREFIX or route.startswith(MEMORY_PREFIX + "/")
+
+
+def is_inference(method: str, path: str) -> bool:
+    """Whether a request may have the engine compute, for any key."""
+    return method.upper() == "POST" and (path.rstrip("/") or "/") in _INFERENCE_POST
 
 
 def need_of(method: str, path: str, open_routes: Sequence[str]) -> Need:
@@ -92,10 +126,14 @@ def need_of(method: str, path: str, open_routes: Sequence[str]) -> Need:
     route = path.rstrip("/") or "/"
     if method in _SAFE_METHODS and route in open_routes:
         return Need.OPEN
-    if route == MEMORY_PREFIX or route.startswith(MEMORY_PREFIX + "/"):
-        return Need.KEY
-    if method == "POST" and route in _INFERENCE_POST:
+    if method in _SAFE_METHODS and route == METRICS_ROUTE:
+        return Need.METRICS
+    if route == MCP_ROUTE or is_memory(route) or is_inference(method, route):
         return Need.KEY
     if method in _SAFE_METHODS and route in _INFERENCE_GET:
+        return Need.KEY
+    if _STATE.fullmatch(route) and method in _STATE_METHODS:
+        return Need.KEY
+    if method == "POST" and route == "/v1/conversations":
         return Need.KEY
     return Need.OPERATOR

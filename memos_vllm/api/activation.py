@@ -163,8 +163,13 @@ async def activate_cube(
     wanted = wanted or Activate()
     caller.require(Role.ADMIN if wanted.system is not None else Role.WRITER)
     cube = await asyncio.to_thread(system.vault.get, caller, ref)
+    if cube.meta.kind is not Kind.PARAMETRIC:
+        system.policies.require(caller.tenant, "activation")
+    detail = {"person": cube.meta.person or "", "pinned": wanted.pinned}
     if cube.meta.kind is Kind.PARAMETRIC:
-        return await _load(caller, adapters, cube.meta.id, wanted)
+        loaded = await _load(caller, adapters, cube.meta.id, wanted)
+        await asyncio.to_thread(system.audit.note, caller, "cube.activate", cube.meta.id, detail)
+        return loaded
     if engine is None:
         raise NotBuilt(
             "the engine runs without the KV connector, so no KV can be built: start it with "
@@ -175,6 +180,7 @@ async def activate_cube(
     cubes = [] if is_placed else [*wanted.behind, cube.meta.id]
     built, seconds, segments = await engine.activate(caller, cubes, wanted.system)
     await asyncio.to_thread(system.segments.pin, cube.meta.id, wanted.pinned)
+    await asyncio.to_thread(system.audit.note, caller, "cube.activate", cube.meta.id, detail)
     return Activated(cube=cube.meta.id, built=built, seconds=seconds, segments=segments)
 
 

@@ -4,25 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from memos_vllm import metrics
 from memos_vllm.api import (
+    access_log,
     activation,
     claims,
     cubes,
     documents,
     entities,
+    erasures,
+    grants,
     insight,
+    policies,
     reader,
+    responses,
+    restores,
     tokens,
     transforms,
+    use,
 )
+from memos_vllm.api.anthropic_errors import AnthropicErrors
 from memos_vllm.api.auth import AuthMiddleware
 from memos_vllm.api.identity import Authenticator
-from memos_vllm.errors import BadRequest, MemosError, envelope
+from memos_vllm.api.limits import LimitMiddleware
+from memos_vllm.api.mcp import endpoint as mcp
+from memos_vllm.errors import (
+    BadRequest,
+    MemosError,
+    QuotaExceeded,
+    envelope,
+    envelope_on,
+    headers_of,
+)
+from memos_vllm.governance.limits.fairness import FairQueue
+from memos_vllm.governance.limits.limiter import Limiter
+from memos_vllm.governance.limits.windows import Windows
 from memos_vllm.system import MemorySystem
 
 
@@ -35,13 +56,42 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(cubes.router)
     app.include_router(documents.router)
     app.include_router(insight.router)
+    app.include_router(use.router)
     app.include_router(activation.router)
     app.include_router(transforms.router)
     app.include_router(claims.router)
     app.include_router(entities.router)
     app.include_router(reader.router)
     app.include_router(tokens.router)
-    app.add_middleware(AuthMiddleware, authenticator=authenticator, config=system.config.governance)
+    app.include_router(policies.router)
+    app.include_router(restores.router)
+    app.include_router(grants.router)
+    app.include_router(erasures.router)  # behind the tokens: its path of a person takes the rest
+    access_log.install()
+    mcp.attach(app, system)
+    governance = system.config.governance
+    app.state.memos_queue = FairQueue(governance.fairness)
+    limiter = Limiter(system.limits_of, Windows(governance.limits), system.pressure)
+    app.add_middleware(  # behind authentication, which is added after it
+        LimitMiddleware, config=system.config, limiter=limiter, queue=app.state.memos_queue
+    )
+    _include_first(app, responses.router)
+    app.add_middleware(AnthropicErrors)
+    app.add_middleware(
+        AuthMiddleware,
+        authenticator=authenticator,
+        config=governance,
+        epoch=lambda: system.erasures.serial,
+    )
+
+
+def _include_first(app: FastAPI, router: APIRouter) -> None:
+    """Add routes in front of those of vLLM, which has some of them over a store of its own."""
+    known = len(app.router.routes)
+    app.include_router(router)
+    added = app.router.routes[known:]
+    del app.router.routes[known:]
+    app.router.routes[:0] = added
 
 
 def create_app(system: MemorySystem) -> FastAPI:
@@ -55,7 +105,11 @@ def create_app(system: MemorySystem) -> FastAPI:
 
 async def _memos_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MemosError)
-    return JSONResponse(envelope(error), status_code=error.status)
+    if isinstance(error, QuotaExceeded):
+        metrics.LIMITED.labels("quota").inc()
+    return JSONResponse(
+        envelope_on(request.url.path, error), status_code=error.status, headers=headers_of(error)
+    )
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

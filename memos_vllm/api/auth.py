@@ -12,32 +12,43 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import unquote
 
-from memos_vllm import metrics
+from memos_vllm import metrics, tracing
 from memos_vllm.api.access import Need, need_of, scopes_of
-from memos_vllm.api.identity import Authenticator, bearer, local_principal
+from memos_vllm.api.identity import Authenticator, bearer, header_text, local_principal
 from memos_vllm.config.tree import GovernanceConfig
-from memos_vllm.errors import Forbidden, MemosError, Unauthorized, envelope
+from memos_vllm.errors import Forbidden, MemosError, Unauthorized, envelope_on, headers_of
+from memos_vllm.governance import affinity
+from memos_vllm.governance.affinity import session_of
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.governance.principal import Scope as KeyScope
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PERSON_HEADER, SESSION_HEADER = "x-memos-user", "x-session-id"
 REQUEST_ID_HEADER = "x-request-id"
 _LONGEST_REQUEST_ID = 128
 _CLOSED_POLICY_VIOLATION = 1008
 
 
 class AuthMiddleware:
-    def __init__(self, app: App, authenticator: Authenticator, config: GovernanceConfig) -> None:
+    def __init__(
+        self,
+        app: App,
+        authenticator: Authenticator,
+        config: GovernanceConfig,
+        epoch: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            epoch: number of the last erasure.
+        """
         self._app = app
         self._authenticator = authenticator
-        self._config = config
+        self._config, self._epoch = config, epoch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -53,7 +64,8 @@ class AuthMiddleware:
         state["memos_principal"] = principal
         token = PRINCIPAL.set(principal)
         try:
-            await self._app(scope, receive, _with_memory_headers(state, send))
+            with tracing.under(_headers(scope)):
+                await self._app(scope, receive, _with_memory_headers(state, send))
         finally:
             PRINCIPAL.reset(token)
             if (ended := state.get("memos_ended")) is not None:
@@ -61,35 +73,36 @@ class AuthMiddleware:
 
     async def _admit(self, scope: Scope) -> Principal | None:
         method = scope.get("method", "WEBSOCKET").upper()
-        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        path = _path(scope)
         need = need_of(method, path, self._config.open_routes)
-        headers = {
-            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
-        }
+        headers = _headers(scope)
         if need is Need.OPEN:
             return None
         principal = await self._identify(scope, headers)
-        if need is Need.OPERATOR and principal.key_id != "local":
+        if need in (Need.OPERATOR, Need.METRICS) and principal.key_id != "local":
             if principal.tenant != self._config.operator_tenant:
                 raise Forbidden(
                     f"{method} {path} affects every tenant: it needs an admin key of the tenant "
                     f"`{self._config.operator_tenant}`"
                 )
-            principal.require(Role.ADMIN)
+            if need is Need.OPERATOR or principal.scopes is None:
+                principal.require(Role.ADMIN)
         self._check_scopes(principal, method, path, need)
         request_id = headers.get(REQUEST_ID_HEADER, "")
         if not (0 < len(request_id) <= _LONGEST_REQUEST_ID and request_id.isprintable()):
             request_id = uuid.uuid4().hex
-        principal = dataclasses.replace(principal, request_id=request_id)
-        # Header values are bytes; names that are not ASCII come percent-encoded.
-        person = unquote(headers.get(PERSON_HEADER, ""))
-        return principal.as_person(person or None, headers.get(SESSION_HEADER))
+        principal = dataclasses.replace(principal, request_id=request_id, epoch=self._epoch())
+        person = header_text(headers, self._config.person_headers)
+        session = session_of(header_text(headers, self._config.session_headers))
+        return principal.as_person(person, session)
 
     @staticmethod
     def _check_scopes(principal: Principal, method: str, path: str, need: Need) -> None:
         if principal.scopes is None:
             return
         needed = scopes_of(method, path) if need is Need.KEY else None
+        if need is Need.METRICS:
+            needed = (KeyScope.METRICS,)
         if needed is None:
             raise Forbidden(
                 f"{method} {path} needs a key without a list of scopes, and no person token"
@@ -104,13 +117,23 @@ class AuthMiddleware:
         if not enabled:
             peer = scope.get("client")
             return local_principal(peer[0] if peer else None, headers)
-        key = bearer(headers)
+        key = bearer(headers, self._config.key_headers)
         if key is None:
             raise Unauthorized("an API key is needed: send `Authorization: Bearer <key>`")
         principal = self._authenticator.cached(key)
         if principal is not None:
             return principal
         return await asyncio.to_thread(self._authenticator.authenticate, key)
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+
+
+def _path(scope: Scope) -> str:
+    """The path below the server's root."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 def _with_memory_headers(state: MutableMapping[str, Any], send: Send) -> Send:
@@ -121,6 +144,8 @@ def _with_memory_headers(state: MutableMapping[str, Any], send: Send) -> Send:
             headers.append((b"x-memos-cubes", ",".join(plan.used_cubes()).encode()))
             if plan.degraded:
                 headers.append((b"x-memos-degraded", ",".join(plan.degraded).encode()))
+            if stays_by := state.get("memos_affinity"):
+                headers.append((affinity.HEADER.encode(), stays_by.encode("latin-1")))
             message["headers"] = headers
         await send(message)
 
@@ -137,9 +162,11 @@ async def _refuse(scope: Scope, send: Send, error: MemosError) -> None:
             }
         )
         return
-    body = json.dumps(envelope(error)).encode()
+    body = json.dumps(envelope_on(_path(scope), error)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+    told = headers_of(error)
+    if error.status == 401 and bearer(_headers(scope)) is not None:
+        told["www-authenticate"] = 'Bearer error="invalid_token"'
+    headers += [(name.encode(), value.encode()) for name, value in told.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

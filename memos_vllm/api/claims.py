@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Path, Query
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.api.strict import StrictRoute
 from memos_vllm.cube.model import Item, Text
-from memos_vllm.learning.feedback import Change, Feedback
+from memos_vllm.governance.principal import MAX_NAME_LENGTH, Scope
+from memos_vllm.learning.feedback import Change, Done, Feedback
 from memos_vllm.options import PERSONA, MemoryOptions, with_zone
 from memos_vllm.zones import LONGEST_NAME, checked
 
@@ -92,6 +93,7 @@ class Changes(Strict):
     dry_run: bool
     undo: str | None = Field(None, description="id that takes it back; null: nothing to undo")
     undo_until: datetime | None = None
+    held: int = Field(0, description="matching items that a legal hold keeps")
 
 
 @router.get("/claims")
@@ -134,11 +136,37 @@ def feedback(
         done = acting.prefer(caller, text, dry_run)
     else:
         done = acting.say(caller, text, dry_run, request.confirm)
+    return _changes(done, dry_run)
+
+
+@router.delete("/sessions/{session:path}")
+def delete_session(
+    system: System,
+    caller: Caller,
+    session: Annotated[
+        str,
+        Path(max_length=MAX_NAME_LENGTH, pattern=r"^[^\x00]+$", description="name of a session"),
+    ],
+    undoable: Annotated[
+        bool,
+        Query(description="keep older versions until the time to undo is over; false: erase now"),
+    ] = False,
+    dry_run: Annotated[bool, Query(description="return what would go")] = False,
+) -> Changes:
+    """Delete what the person said in a session, the replies, and claims read from it alone."""
+    caller.require_scope(Scope.DELETE)
+    acting = Feedback(system)
+    done = acting.forget_session(caller, session, dry_run=dry_run, for_good=not undoable)
+    return _changes(done, dry_run)
+
+
+def _changes(done: Done, dry_run: bool) -> Changes:
     return Changes(
         did=[_view(each) for each in done.changes],
         dry_run=dry_run,
         undo=done.undo,
         undo_until=done.undo_until,
+        held=done.held,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Response
 
+from memos_vllm.api.connected import ends_with_client
 from memos_vllm.api.models import (
     CUBE_EXAMPLE,
     ERRORS,
@@ -14,6 +15,7 @@ from memos_vllm.api.models import (
     Cubes,
     Deleted,
     Merge,
+    Moment,
     Page,
     Ref,
     Rollback,
@@ -24,7 +26,8 @@ from memos_vllm.api.models import (
 )
 from memos_vllm.api.strict import StrictRoute
 from memos_vllm.api.usage import cube_kv
-from memos_vllm.cube.ids import canonical_json, sha256
+from memos_vllm.as_of import as_of_parameter
+from memos_vllm.cube.ids import canonical_json, sha256, to_us
 from memos_vllm.cube.model import (
     CubePatch,
     Kind,
@@ -35,8 +38,8 @@ from memos_vllm.cube.model import (
     VersionDiff,
 )
 from memos_vllm.errors import BadRequest, TooLarge, Unprocessable
+from memos_vllm.governance.principal import decoded
 from memos_vllm.learning import lifecycle
-from memos_vllm.transforms import submit
 from memos_vllm.vault.idempotency import IdempotencyKey
 from memos_vllm.vault.views import CubeFilter
 
@@ -58,7 +61,7 @@ IdempotencyHeader = Annotated[
 ]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=[ends_with_client])
 def create_cube(
     system: System,
     caller: Caller,
@@ -71,7 +74,7 @@ def create_cube(
     return _tagged(response, made)
 
 
-@router.post("/batch", status_code=201)
+@router.post("/batch", status_code=201, dependencies=[ends_with_client])
 def create_cubes(
     system: System, caller: Caller, batch: Batch, idempotency_key: IdempotencyHeader = None
 ) -> Cubes:
@@ -96,9 +99,15 @@ def list_cubes(
     name_prefix: Word = None,
     cursor: Word = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    as_of: Moment = None,
 ) -> Page:
-    """Headers of the cubes that you may read, newest first."""
-    where = CubeFilter(person, shared, state, placement, tag, name_prefix)
+    """Headers of the cubes that you may read, newest first; with `as_of`, as they were then."""
+    where = CubeFilter(
+        decoded(person) if person else None, shared, state, placement, tag, name_prefix
+    )
+    if (moment := as_of_parameter(as_of)) is not None:
+        then, following = system.past.page(caller, to_us(moment), where, cursor, limit)
+        return Page(cubes=then, next_cursor=following)
     headers, following = system.views.page(caller, where, cursor, limit)
     return Page(cubes=headers, next_cursor=following)
 
@@ -110,14 +119,19 @@ def get_cube(
     response: Response,
     ref: Ref,
     version: Word = None,
+    as_of: Moment = None,
 ) -> MemCube:
-    """A cube with its payload; `version` reads an older one."""
+    """A cube with its payload; `version` reads an older one, `as_of` the one of a past moment."""
+    if (moment := as_of_parameter(as_of)) is not None:
+        if version is not None:
+            raise BadRequest("give `version` or `as_of`, not both", param="as_of")
+        return system.past.get(caller, ref, to_us(moment))
     cube = system.vault.get(caller, ref, version)
     cube.meta.usage.kv = cube_kv(system, caller, cube.meta.id).usage
     return _tagged(response, cube)
 
 
-@router.patch("/{ref}")
+@router.patch("/{ref}", dependencies=[ends_with_client])
 def update_cube(
     system: System,
     caller: Caller,
@@ -139,22 +153,23 @@ def delete_cube(
     ref: Ref,
     cascade: Annotated[
         bool,
-        Query(description="also delete the cubes derived from it; else they are marked `stale`"),
-    ] = False,
+        Query(
+            description="false: mark the cubes derived from it as `stale` instead of deleting them"
+        ),
+    ] = True,
     if_match: IfMatch = None,
 ) -> Deleted:
-    """Delete a cube with all versions, items, vectors and files. The audit log keeps a record.
+    """Delete a cube with all versions, items, vectors, files, and what was made from it.
 
-    With `cascade`, an adapter that learnt other cubes, too, is trained again from those.
+    An adapter that learnt other cubes, too, is trained again from those. The audit log keeps a record.
     """
-    deletion, settled = system.delete(caller, ref, _version_of(if_match), cascade)
-    jobs = [submit.again(system, caller, orphan) for orphan in deletion.gone]
+    deletion, settled = system.delete(caller, ref, _version_of(if_match), cascade=cascade)
     return Deleted(
         id=deletion.cube,
         index_pending=not settled,
         stale=[] if cascade else deletion.stale,
         deleted_too=[orphan.cube for orphan in deletion.gone],
-        jobs=[job.id for job in jobs if job is not None],
+        jobs=deletion.jobs,
     )
 
 
@@ -208,6 +223,8 @@ def get_adapter(system: System, caller: Caller, ref: Ref, version: Word = None) 
     if cube.meta.kind is not Kind.PARAMETRIC:
         raise Unprocessable(f"{ref!r} is a cube of text and has no adapter")
     data = system.vault.file(caller, ref, cube.meta.version)
+    detail = {"person": cube.meta.person or "", "version": cube.meta.version}
+    system.audit.note(caller, "cube.export", cube.meta.id, detail)
     return Response(data, media_type="application/octet-stream")
 
 

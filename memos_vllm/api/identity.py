@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 
-from memos_vllm.config.tree import GovernanceConfig
+from memos_vllm.config.tree import KEY_HEADERS, GovernanceConfig
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Forbidden, Unauthorized, VaultUnavailable
+from memos_vllm.governance.oidc import OidcIssuers
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.governance.secrets import digest
 from memos_vllm.vault.keys import KeyRing
@@ -36,6 +37,9 @@ class Authenticator:
         self._config = config
         self._keys = keys
         self._engine_keys = tuple(engine_keys)
+        self._issuers = OidcIssuers(config.oidc)
+        self._is_closed = bool(self._engine_keys) or bool(self._issuers)
+        """Whether requests need a key, or a token, though the vault has none."""
         self._lock = threading.Lock()
         # Key digest → (time of the check, principal).
         self._cache: LRUCache[str, tuple[float, Principal]] = LRUCache(_CACHED_KEYS)
@@ -56,12 +60,16 @@ class Authenticator:
         Raises:
             Unauthorized: not a valid key.
             VaultUnavailable: the vault does not answer and the key is not in the cache.
+            IdentityUnavailable: the keys of an issuer cannot be fetched.
         """
         name = digest(key)
         if any(hmac.compare_digest(key.encode(), own.encode()) for own in self._engine_keys):
             return LOCAL
         try:
-            principal = self._keys.authenticate(key)
+            if self._issuers and self._issuers.is_jwt(key):
+                principal = self._issuers.authenticate(key)
+            else:
+                principal = self._keys.authenticate(key)
         except VaultUnavailable:
             with self._lock:
                 found = self._cache.get(name)
@@ -79,7 +87,7 @@ class Authenticator:
 
     def keys_enabled(self) -> bool:
         """Whether a key exists. Until one does, queries the vault every `key_cache_seconds`; blocks."""
-        if self._engine_keys or (self._enabled and self._enabled[1]):
+        if self._is_closed or (self._enabled and self._enabled[1]):
             return True
         if self._enabled and time.monotonic() - self._enabled[0] < self._config.key_cache_seconds:
             return False
@@ -89,7 +97,7 @@ class Authenticator:
 
     def keys_enabled_cached(self) -> bool | None:
         """Like `keys_enabled`, or None where that would query the vault."""
-        if self._engine_keys or (self._enabled and self._enabled[1]):
+        if self._is_closed or (self._enabled and self._enabled[1]):
             return True
         if self._enabled and time.monotonic() - self._enabled[0] < self._config.key_cache_seconds:
             return False
@@ -100,12 +108,35 @@ def _has_ended(principal: Principal) -> bool:
     return principal.expires_us is not None and principal.expires_us <= now_us()
 
 
-def bearer(headers: Mapping[str, str]) -> str | None:
-    """The key of `Authorization: Bearer …`, or of `x-api-key` (Anthropic's clients)."""
-    scheme, _, value = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    return headers.get("x-api-key") or None
+def bearer(headers: Mapping[str, str], names: Sequence[str] = KEY_HEADERS) -> str | None:
+    """The key of the first header with one: `Authorization: Bearer …`, `x-api-key` (Anthropic's clients).
+
+    Args:
+        names: of the headers, in any case.
+    """
+    for name in names:
+        scheme, _, value = headers.get(name.lower(), "").strip().partition(" ")
+        if scheme.lower() == "bearer" and value.strip():
+            return value.strip()
+        if scheme and not value and name.lower() != "authorization":
+            return scheme
+    return None
+
+
+def header_text(headers: Mapping[str, str], names: Sequence[str]) -> str | None:
+    """The value of the first header that is sent, as UTF-8 where it is; None: none is.
+
+    Args:
+        headers: decoded as Latin-1.
+        names: in any case.
+    """
+    for name in names:
+        if value := headers.get(name.lower(), "").strip():
+            try:
+                return value.encode("latin-1").decode("utf-8")
+            except UnicodeError:
+                return value
+    return None
 
 
 def local_principal(peer: str | None, headers: Mapping[str, str]) -> Principal:

@@ -20,10 +20,13 @@ from memos_vllm.api.models import (
 )
 from memos_vllm.api.strict import StrictRoute
 from memos_vllm.cube.model import MemCube
-from memos_vllm.errors import EmbedderUnavailable
+from memos_vllm.errors import EmbedderUnavailable, MemoryTimeout
 from memos_vllm.governance.principal import Role
+from memos_vllm.learning.recent import until_known
 from memos_vllm.plaintext.search.search import Found
+from memos_vllm.scheduler.clock import Clock
 from memos_vllm.scheduler.plan import MemoryPlan
+from memos_vllm.steps import as_of
 
 log = logging.getLogger(__name__)
 router = APIRouter(route_class=StrictRoute, prefix="/v1/memory", tags=["memory"], responses=ERRORS)
@@ -33,8 +36,11 @@ _LAST_SEQ = 2**62
 @router.post("/search")
 async def search(system: System, caller: Caller, request: SearchRequest) -> SearchResponse:
     """Search the person's and the tenant's memory; best items first."""
-    vector, degraded = None, None
+    vector = None
     caller = caller.in_persona(request.persona)
+    if request.as_of is not None:
+        return await asyncio.to_thread(_search_past, system, caller, request)
+    degraded = await _until_known(system, caller)
     owners, focused = await asyncio.to_thread(system.focused, caller, request.query)
     try:
         vector = await system.embed_focused(caller, focused)
@@ -99,6 +105,25 @@ def audit(
 def schema(caller: Caller) -> dict[str, Any]:
     """JSON schema of a MemCube on the wire."""
     return MemCube.model_json_schema()
+
+
+async def _until_known(system: System, caller: Caller) -> str | None:
+    """Wait for what the person said a moment ago, as a chat does; returns the reason where it is late."""
+    clock = Clock.started(system.config.prompt.deadline_seconds)
+    try:
+        async with asyncio.timeout_at(clock.end_of("recent")):
+            await until_known(system.turns, caller)
+    except TimeoutError:
+        return MemoryTimeout("recent").reason
+    return None
+
+
+def _search_past(system: System, caller: Caller, request: SearchRequest) -> SearchResponse:
+    assert request.as_of is not None
+    result = as_of.search(
+        system, caller, request.as_of, request.query, request.top_k, request.filters
+    )
+    return SearchResponse(results=[_hit(found) for found in result.found], degraded=result.degraded)
 
 
 def _hit(found: Found) -> SearchHit:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from memos_vllm.as_of import AsOf, as_of_parameter
 from memos_vllm.cube.filters import ItemFilter, flat_filter
 from memos_vllm.cube.model import Header, Item, MemCube, NewCube, Text, Version
 from memos_vllm.governance.principal import Principal
@@ -19,6 +20,14 @@ _NO_NUL = r"^[^\x00]+$"
 Ref = Annotated[str, Path(description="id or name of a cube", max_length=200, pattern=_NO_NUL)]
 VersionRef = Annotated[str, Path(description="id of a version", max_length=64, pattern=_NO_NUL)]
 Word = Annotated[str | None, Query(max_length=256, pattern=_NO_NUL)]
+Moment = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        pattern=_NO_NUL,
+        description="past moment: ISO 8601 with a zone (`+` as `%2B`), or seconds ago",
+    ),
+]
 
 CUBE_EXAMPLE: dict[str, Any] = {
     "meta": {"name": "allergies", "placement": "stable", "tags": ["health"]},
@@ -99,6 +108,9 @@ class SearchRequest(Body):
     filters: ItemFilter | None = Field(
         None, description="conditions of the items, applied before the best are chosen"
     )
+    as_of: AsOf | None = Field(
+        None, description="past moment of the memory: ISO 8601 with a zone, or seconds ago"
+    )
 
 
 _Words = Annotated[list[Text], Field(max_length=100)]
@@ -122,6 +134,7 @@ class SearchQuery(Body):
     event_from: _Moment = Field(None, description="time of the event or claim, included")
     event_until: _Moment = Field(None, description="excluded")
     marked: bool = Field(False, description="find replies that are no evidence, too")
+    as_of: _Moment = Field(None, description="past moment: ISO 8601 with a zone, or seconds ago")
 
     def as_request(self) -> SearchRequest:
         """Raises BadRequest: a type or a time that is none."""
@@ -134,6 +147,7 @@ class SearchQuery(Body):
             top_k=self.top_k,
             persona=self.persona,
             filters=flat_filter(words, times, self.marked),
+            as_of=as_of_parameter(self.as_of),
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query
 from pydantic import Field
@@ -13,7 +14,9 @@ from memos_vllm.api.models import Body as Strict
 from memos_vllm.api.strict import StrictRoute
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill, Recover
-from memos_vllm.vault.transform_records import JobState, Transform
+from memos_vllm.vault.set_aside import FailedJob, SetAside
+from memos_vllm.vault.transform_records import Transform
+from memos_vllm.vault.transform_rows import JobState
 
 router = APIRouter(
     route_class=StrictRoute, prefix="/v1/memory", tags=["memory jobs"], responses=ERRORS
@@ -36,6 +39,21 @@ class JobView(Strict):
 
 class JobPage(Strict):
     jobs: list[JobView]
+
+
+class FailedJobView(Strict):
+    id: str
+    kind: str = Field(
+        description="remember (a turn), read, purge, restore, erase; distill, decode, recover"
+    )
+    person: str | None
+    created: datetime
+    attempts: int
+    error: str = Field(description="class of the last attempt's error, or outcome of a transform")
+
+
+class FailedJobPage(Strict):
+    failed: list[FailedJobView]
 
 
 def view(job: Transform) -> JobView:
@@ -91,9 +109,18 @@ def recover_text(
 
 @router.get("/jobs")
 def list_jobs(
-    system: System, caller: Caller, limit: Annotated[int, Query(ge=1, le=200)] = 50
-) -> JobPage:
+    system: System,
+    caller: Caller,
+    state: Annotated[
+        Literal["failed"] | None,
+        Query(description="the tenant's jobs of every kind that were set aside (`admin`)"),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobPage | FailedJobPage:
     """The caller's jobs, newest first; for an admin, the tenant's."""
+    if state == "failed":
+        failed = SetAside(system.database).page(caller, limit)
+        return FailedJobPage(failed=[_failed(job) for job in failed])
     return JobPage(jobs=[view(job) for job in system.transforms.page(caller, limit)])
 
 
@@ -107,3 +134,19 @@ def get_job(system: System, caller: Caller, job: JobId) -> JobView:
 def cancel_job(system: System, caller: Caller, job: JobId) -> JobView:
     """Cancel a job. Its worker stops after the current step and stores no result."""
     return view(system.transforms.cancel(caller, job))
+
+
+@router.post("/jobs/{job}/retry")
+def retry_job(system: System, caller: Caller, job: JobId) -> FailedJobView:
+    """Queue a job again that was set aside, with all its attempts. Needs an `admin` key."""
+    return _failed(SetAside(system.database).retry(caller, job))
+
+
+@router.delete("/jobs/{job}")
+def discard_job(system: System, caller: Caller, job: JobId) -> FailedJobView:
+    """Delete a job that was set aside, with the turn that it would have made memory. Needs an `admin` key."""
+    return _failed(SetAside(system.database).discard(caller, job))
+
+
+def _failed(job: FailedJob) -> FailedJobView:
+    return FailedJobView(**dataclasses.asdict(job))

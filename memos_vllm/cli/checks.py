@@ -22,6 +22,7 @@ from memos_vllm.cli.serve import (
     installed_vllm,
 )
 from memos_vllm.config.tree import Config
+from memos_vllm.engine import front_ends
 from memos_vllm.errors import ConfigError, MemosError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def check_memory(system: MemorySystem) -> Iterator[Check]:
     if database.status == "ok":
         yield _guarded("keys", lambda: _keys(system))
         yield _guarded("index work", lambda: _index_work(system))
+        yield _guarded("audit log", lambda: _audit(system))
     yield _package("chromadb", "pip install 'chromadb>=1.5,<2'")
     yield _guarded("Chroma", lambda: _chroma(system))
     embedder = _guarded("embedder", lambda: _embedder(system))
@@ -194,6 +196,8 @@ def _database(system: MemorySystem) -> Check:
 def _keys(system: MemorySystem) -> Check:
     if system.keys.any():
         return Check("keys", "ok", f"on ({len(system.keys.list())} created)")
+    if system.config.governance.oidc:
+        return Check("keys", "ok", "none; JWTs of `governance.oidc` are needed")
     return Check(
         "keys",
         "warning",
@@ -224,6 +228,18 @@ def _index_work(system: MemorySystem) -> Check:
             "index work", "note", f"{waiting} changes to index", "a running server indexes them"
         )
     return Check("index work", "ok", "no changes to index")
+
+
+def _audit(system: MemorySystem) -> Check:
+    problems = system.audit.health()
+    if problems:
+        return Check(
+            "audit log",
+            "warning",
+            "; ".join(problems),
+            "run `memos audit verify`; where a URL takes the checkpoints, look whether it answers",
+        )
+    return Check("audit log", "ok", "as long as its newest checkpoints")
 
 
 def _chroma(system: MemorySystem) -> Check:
@@ -260,6 +276,20 @@ def _languages(system: MemorySystem) -> Check:
         f"{kind}; {others}",
         "for memory in other languages set `embedder.model` to a multilingual model, such as "
         + " or ".join(MULTILINGUAL),
+    )
+
+
+def check_front_end(config: Config) -> Check:
+    """Whether vLLM would start another server than the one behind memory."""
+    flags = [f"--{name.lstrip('-')}" for name, value in config.serve.flags.items() if value]
+    problems = front_ends.found(flags, {**config.serve.environment, **os.environ})
+    if not problems:
+        return Check("front end", "ok", "vLLM's HTTP server, behind memory")
+    return Check(
+        "front end",
+        "broken",
+        "; ".join(problems),
+        "unset it: that server checks no keys and has no memory; `memos serve` refuses it",
     )
 
 
@@ -312,6 +342,7 @@ _REMEDIES = {
     "database": "start the database, or correct `database.url`",
     "keys": "see `database`",
     "index work": "see `database`",
+    "audit log": "see `database`; `governance.audit.checkpoints` is the folder of checkpoints",
     "Chroma": "start it (`chroma run`), or correct `chroma.host` and `chroma.port`; for a damaged "
     "embedded store, move its folder away and run `memos reindex`",
     "embedder's languages": "see `embedder`",

@@ -33,8 +33,7 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import BadRequest
-from memos_vllm.governance.principal import LOCAL_TENANT
-from memos_vllm.transforms import submit
+from memos_vllm.governance.principal import LOCAL_TENANT, check_person
 from memos_vllm.vault.views import CubeFilter
 
 app = typer.Typer(
@@ -61,7 +60,8 @@ def list_cubes(
     as_json: JsonOption = False,
 ) -> None:
     """List the tenant's cubes, newest first."""
-    where = CubeFilter(person=person, tag=tag, state=state)
+    owner = check_person(person) if person else None
+    where = CubeFilter(person=owner, tag=tag, state=state)
     with opened(config) as system:
         headers, more = system.views.page(administrator(tenant), where, None, limit)
     if as_json:
@@ -142,8 +142,11 @@ def delete(
     cube: RefArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     cascade: Annotated[
-        bool, typer.Option("--cascade", help="Also delete the cubes derived from it.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--cascade/--no-cascade", help="Also delete the cubes derived from it (default)."
+        ),
+    ] = True,
     tenant: TenantOption = LOCAL_TENANT,
     person: PersonOption = None,
     config: ConfigOption = None,
@@ -161,9 +164,8 @@ def delete(
         say(f"deleted {', '.join([deletion.cube, *derived])}")
         if deletion.stale and not cascade:
             say(f"derived from it and still stored: {', '.join(deletion.stale)}")
-        for orphan in deletion.gone:
-            if (job := submit.again(system, principal, orphan)) is not None:
-                say(f"job {job.id} rebuilds {orphan.name or orphan.cube} from its other sources")
+        for job in deletion.jobs:
+            say(f"job {job} trains an adapter again, from its other sources")
         say_index_pending(system, system.index.claim())
 
 

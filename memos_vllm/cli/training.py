@@ -21,12 +21,14 @@ from memos_vllm.cli.vault import (
     opened,
 )
 from memos_vllm.cube.model import Placement
-from memos_vllm.errors import BadRequest, Conflict
+from memos_vllm.errors import BadRequest, Conflict, NotFound
 from memos_vllm.governance.principal import LOCAL_TENANT
 from memos_vllm.parametric.training.order import Progress, Question, Recipe
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill
-from memos_vllm.vault.transform_records import JobState, Transform
+from memos_vllm.vault.set_aside import SetAside
+from memos_vllm.vault.transform_records import Transform
+from memos_vllm.vault.transform_rows import JobState
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -152,12 +154,28 @@ def failed(
         jobs = system.jobs.failed()
         queued = system.jobs.retry_failed() if retry else 0
     if as_json:
-        print_json([{"name": job.name, "subject": job.subject, "error": job.error} for job in jobs])
+        shown = ("id", "name", "subject", "error")
+        print_json([{name: getattr(job, name) for name in shown} for job in jobs])
     else:
-        rows = [(job.name, job.subject, job.error) for job in jobs]
-        print_table(("job", "subject", "last error"), rows, "no job was set aside")
+        rows = [(job.id, job.name, job.subject, job.error) for job in jobs]
+        print_table(("id", "job", "subject", "last error"), rows, "no job was set aside")
     if queued:
         say(f"queued {queued} jobs again")
+
+
+@app.command()
+def discard(job: JobArgument, config: ConfigOption = None) -> None:
+    """Delete a job that was set aside, with the turn that it would have made memory.
+
+    A job that deletes what was forgotten or erased can be retried only.
+    """
+    with opened(config) as system:
+        failed = SetAside(system.database)
+        tenant = failed.tenant_of(job)
+        if tenant is None:
+            raise NotFound(f"no job {job!r} of a tenant was set aside")
+        found = failed.discard(administrator(tenant), job)
+    say(f"discarded {found.kind} {job} of tenant {tenant}")
 
 
 @app.command()

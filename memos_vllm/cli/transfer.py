@@ -54,7 +54,7 @@ def locomo(
     config: ConfigOption = None,
 ) -> None:
     """Import conversations of LoCoMo (locomo10.json) as memory of their speakers."""
-    _check_person(person)
+    person = _canonical(person)
     options = {"format": "locomo", "conversation": conversation, "person": person}
     _run(config, tenant, file, options, again, lambda _: locomo_source(file, conversation, person))
 
@@ -70,7 +70,7 @@ def jsonl(
     config: ConfigOption = None,
 ) -> None:
     """Import JSON lines: text, and person, speaker, time, session, source, tags, type."""
-    _check_person(person)
+    person = _canonical(person)
     options = {"format": "jsonl", "person": person}
 
     def read(system: MemorySystem) -> ImportSource:
@@ -91,7 +91,7 @@ def openai_chat(
     config: ConfigOption = None,
 ) -> None:
     """Import OpenAI's data export (conversations.json), or logs of chat completions (list or lines)."""
-    _check_person(person)
+    person = _canonical(person)
     if person and shared:
         raise BadRequest("give --person or --shared, not both")
     options = {"format": "openai-chat", "person": person, "shared": shared}
@@ -120,7 +120,7 @@ def document(
     config: ConfigOption = None,
 ) -> None:
     """Import Markdown, HTML, PDF or plain text, as passages with their headings."""
-    _check_person(person)
+    person = _canonical(person)
     if bool(person) == shared:
         raise BadRequest(
             "the document needs an owner: give --person NAME, or --shared for the whole tenant"
@@ -151,7 +151,7 @@ def cubes(
     """Import a bundle of `memos export`; the cubes get new ids."""
     from memos_vllm.importers.bundle import bundle_source
 
-    _check_person(person)
+    person = _canonical(person)
     options = {"format": "cubes", "person": person}
     _run(config, tenant, file, options, again, lambda _: bundle_source(file, person))
 
@@ -227,6 +227,5 @@ def _counts(position: ImportPosition) -> str:
     )
 
 
-def _check_person(person: str | None) -> None:
-    if person is not None:
-        check_person(person)
+def _canonical(person: str | None) -> str | None:
+    return None if person is None else check_person(person)

@@ -28,6 +28,20 @@ class LifecycleConfig(Section):
         description="days without a use in a prompt and without a change after which a person's cube is "
         "archived; 0: never",
     )
+    sweep_seconds: float = Field(
+        300.0, gt=0, description="interval of sweeps: expiry, decay and retention"
+    )
+    as_of_items: int = Field(
+        10_000,
+        ge=1,
+        description="items of a past moment (`as_of`) that are searched, the newest cubes first",
+    )
+    as_of_embedded: int = Field(
+        256,
+        ge=0,
+        description="items of a past moment that are embedded for one request, as they have changed since; "
+        "further ones are found by words",
+    )
 
 
 class DocumentsConfig(Section):

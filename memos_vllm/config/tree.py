@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from memos_vllm.config.adapters import AdaptersConfig
 from memos_vllm.config.audit import AuditConfig
+from memos_vllm.config.kv import KVConfig
+from memos_vllm.config.limits import FairnessConfig, HttpConfig, LimitsPolicyConfig
+from memos_vllm.config.mcp import MCPConfig
+from memos_vllm.config.oidc import OidcIssuer, check_issuers
 from memos_vllm.config.reader import LifecycleConfig, PipelineConfig, ReaderConfig
 from memos_vllm.config.redaction import RedactionConfig
+from memos_vllm.config.responses import ResponsesConfig
 from memos_vllm.config.retrieval import RetrievalConfig
+from memos_vllm.config.secrets import SecretsConfig
 from memos_vllm.config.section import Section
+from memos_vllm.config.serve import ServeConfig
 
 OPEN_ROUTES = ("/health", "/ping", "/version", "/docs", "/docs/oauth2-redirect", "/openapi.json")
+
+PERSON_HEADERS = ("X-Memos-User",)
+SESSION_HEADERS = ("X-Session-ID",)
+KEY_HEADERS = ("Authorization", "X-Api-Key")
 
 
 class DatabaseConfig(Section):
@@ -22,6 +34,11 @@ class DatabaseConfig(Section):
         5.0, gt=0, description="how long a write waits for a database lock"
     )
     pool_size: int = Field(8, ge=1, description="database connections per process")
+    models: Literal["one", "several"] = Field(
+        "one",
+        description="one: all servers of the database serve the same model, and another one does not start; "
+        "several: they share text, while KV and adapters are each model's own",
+    )
 
 
 class PayloadConfig(Section):
@@ -29,8 +46,13 @@ class PayloadConfig(Section):
 
 
 class ChromaConfig(Section):
+    process: bool = Field(
+        True,
+        description="run the embedded store in a process of its own, which sees no text: its files hold "
+        "bytes of its process",
+    )
     mode: Literal["embedded", "http"] = Field(
-        "embedded", description="embedded: a store in this process; http: a Chroma server"
+        "embedded", description="embedded: a store of this server; http: a Chroma server"
     )
     path: Path | None = Field(
         None, description="folder of the embedded store; default: under `home`"
@@ -104,7 +126,7 @@ class RememberConfig(Section):
     durable_wait_seconds: float = Field(
         0.25,
         ge=0,
-        description="longest wait at the end of a reply until the turn is on disk",
+        description="longest wait at the end of a reply until the turn is on disk; later, the reply says that it is not",
     )
     items_per_cube: int = Field(
         64, ge=1, description="items of a conversation's cube before a new cube continues it"
@@ -120,84 +142,6 @@ class RememberConfig(Section):
         "redact",
         description="keep: as `governance.redaction.mode: off`, for all tenants without a policy of their own",
     )
-
-
-NEAR_PROBES = (
-    "What does the text above say?",
-    "Which names, numbers and dates are mentioned?",
-    "Say the most important point in one sentence.",
-)
-
-
-class KVConfig(Section):
-    tier: Literal["fs", "lmcache", "none"] = Field(
-        "fs",
-        description="persistent KV. fs: files; lmcache: files, and LMCache's server for "
-        "conversations; none: off",
-    )
-    lmcache_url: str = Field(
-        "tcp://127.0.0.1:5555", description="URL of `lmcache server` for the engine"
-    )
-    lmcache_http_urls: tuple[str, ...] = Field(
-        ("http://127.0.0.1:8080",),
-        description="HTTP frontends of the `lmcache server`s of all replicas; KV is deleted through each",
-    )
-    lmcache_hash: str = Field("blake3", description="`--hash-algorithm` of the `lmcache server`s")
-    lmcache_timeout_seconds: float = Field(
-        5.0, gt=0, description="timeout of an LMCache request; after it the KV is computed"
-    )
-    lmcache_heartbeat_seconds: float = Field(
-        2.0, gt=0, le=10, description="heartbeat interval of LMCache's server"
-    )
-    path: Path | None = Field(None, description="folder of KV on disk; default: under `home`")
-    max_bytes: int = Field(
-        16 << 30, ge=0, description="KV on disk, bytes; evicted by last use and hits"
-    )
-    ram_path: Path = Field(Path("/dev/shm"), description="folder in shared memory for hot KV")
-    ram_bytes: int = Field(2 << 30, ge=0, description="KV in shared memory, bytes; 0: none")
-    prefetch: bool = Field(
-        True,
-        description="prefetch KV into shared memory: at the start the most recently used, in a session the "
-        "person's",
-    )
-    history: bool = Field(True, description="store the KV of conversations, too, not only of cubes")
-    segment_tokens: int = Field(128, ge=16, description="minimum segment of a conversation, tokens")
-    promote_uses: float = Field(
-        2.0,
-        gt=0,
-        description="decayed number of uses (half-life 1 h) from which a prompt head is rebuilt when one of "
-        "its cubes changes",
-    )
-    near_heal: bool = Field(
-        True, description="build exact KV in the background after approximate KV was served"
-    )
-    near_recompute_tokens: int = Field(
-        0, ge=0, description="tokens at the end of approximate KV that are recomputed"
-    )
-    near_max_kl: float = Field(
-        0.25,
-        ge=0,
-        description="largest measured KL of the first token at which approximate KV is used, nats",
-    )
-    near_probes: tuple[str, ...] = Field(
-        NEAR_PROBES, description="questions that measure this KL, in the background"
-    )
-    shared_system_prompt_people: int = Field(
-        0,
-        ge=0,
-        description="number of people who must send a system message before its KV is shared in the "
-        "tenant, which the next ones can time; 0: only what an admin declares, 1: always",
-    )
-
-
-class AdaptersConfig(Section):
-    merge: Literal["auto", "svd", "ties", "dare_ties", "none"] = Field(
-        "none",
-        description="how to merge several adapters of one request; auto: exact sum where the ranks fit "
-        "`--max-lora-rank`, else its best low-rank approximation (svd); none: attach only the best. "
-        "Adapters trained on text interfere: see the benchmark `recall`",
-    )
-    merged_at_most: int = Field(4, ge=2, description="most adapters merged into one")
 
 
 class TrainingConfig(Section):
@@ -242,6 +186,15 @@ class GovernanceConfig(Section):
         "operator", description="tenant whose admins may use operator routes"
     )
     open_routes: tuple[str, ...] = Field(OPEN_ROUTES, description="GET routes without a key")
+    person_headers: tuple[str, ...] = Field(
+        PERSON_HEADERS, description="headers that name the person, the first that is sent counts"
+    )
+    session_headers: tuple[str, ...] = Field(
+        SESSION_HEADERS, description="headers that name the session"
+    )
+    key_headers: tuple[str, ...] = Field(
+        KEY_HEADERS, description="headers that carry the key, with or without `Bearer`"
+    )
     key_cache_seconds: float = Field(
         2.0, ge=0, description="cache time of a checked key; a revoked key works so long"
     )
@@ -249,12 +202,21 @@ class GovernanceConfig(Section):
         300.0, ge=0, description="cache time while the vault is unavailable"
     )
     redaction: RedactionConfig = RedactionConfig()
+    policies: Path | None = Field(
+        None, description="YAML file of the policies of tenants; it is read again when it changes"
+    )
     trust_client_kv_transfer_params: bool = Field(
         False,
         description="pass clients' `kv_transfer_params` to the engine, for disaggregated serving behind a "
         "trusted router",
     )
     audit: AuditConfig = AuditConfig()
+    limits: LimitsPolicyConfig = LimitsPolicyConfig()
+    fairness: FairnessConfig = FairnessConfig()
+    secrets: SecretsConfig = SecretsConfig()
+    oidc: Annotated[tuple[OidcIssuer, ...], AfterValidator(check_issuers)] = Field(
+        (), description="issuers of JWTs ([security](security.md#oidc))"
+    )
 
 
 class JobsConfig(Section):
@@ -282,16 +244,6 @@ class LimitsConfig(Section):
     plans_kept_per_tenant: int = Field(10_000, ge=1, description="stored plans for `explain`")
 
 
-class ServeConfig(Section):
-    model: str | None = Field(None, description="default model of `memos serve`")
-    flags: dict[str, str | int | float | bool | None] = Field(
-        default_factory=dict, description="vLLM flags, without dashes"
-    )
-    environment: dict[str, str] = Field(
-        default_factory=dict, description="environment variables of the server, unless already set"
-    )
-
-
 class Config(Section):
     home: Path = Field(
         Path("~/.memos"), description="folder of all data without a URL or path of its own"
@@ -310,8 +262,11 @@ class Config(Section):
     pipeline: PipelineConfig = PipelineConfig()
     lifecycle: LifecycleConfig = LifecycleConfig()
     governance: GovernanceConfig = GovernanceConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     jobs: JobsConfig = JobsConfig()
     limits: LimitsConfig = LimitsConfig()
+    http: HttpConfig = HttpConfig()
+    mcp: MCPConfig = MCPConfig()
     serve: ServeConfig = ServeConfig()
 
     @property

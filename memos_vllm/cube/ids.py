@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import secrets
-import time
 from datetime import UTC, datetime
 from typing import Any, NewType
+
+from memos_vllm.clock import now_us as now_us
 
 TenantId = NewType("TenantId", str)
 PersonId = NewType("PersonId", str)
@@ -42,7 +43,7 @@ class CubeVersion:
 
 def new_id(prefix: str) -> str:
     """`prefix_` + 48 bits of milliseconds + 80 random bits: sorts by time, cannot be guessed."""
-    return f"{prefix}_{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
+    return f"{prefix}_{now_us() // 1000:012x}{secrets.token_hex(10)}"
 
 
 def new_cube_id() -> CubeId:
@@ -65,11 +66,6 @@ def version_id(
     """Content address of a version, from its cube, parent, payload and time."""
     record = {"cube": cube, "parent": parent, "payload": payload, "created_us": created_us}
     return VersionId("v_" + sha256(canonical_json(record))[:40])
-
-
-def now_us() -> int:
-    """Microseconds since the epoch, UTC: the stored form of times."""
-    return time.time_ns() // 1000
 
 
 def to_datetime(us: int) -> datetime:

@@ -318,6 +318,9 @@ class CubePatch(Strict):
     payload: Payload | None = None
     append: list[Item] | None = Field(None, min_length=1)
     provenance: Provenance | None = None
+    reason: Label | None = Field(
+        None, description="why a legal hold is set or lifted; it stands in the audit log"
+    )
 
 
 class Version(Strict):

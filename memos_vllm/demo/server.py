@@ -1,7 +1,7 @@
 """The demo's server as a child process: start it, wait for `/health`, stop its process group.
 
-vLLM is a tree of processes (API server, engine core, workers), and killing its root orphans the
-rest. It therefore runs in its own process group, and signals go to the group.
+vLLM is a tree of processes (API server, engine core, workers). It runs in its own process group, and
+signals go to the group; it also ends with the thread that starts it.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from memos_vllm import lifeline
 from memos_vllm.errors import ConfigError
 
 START_SECONDS = 600.0
@@ -52,7 +53,7 @@ class DemoServer:
         self.url = url
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                list(command),
+                lifeline.launched(command),
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -128,7 +129,7 @@ class DemoServer:
         try:
             if os.getpgid(pid) != self._process.pid:
                 return False
-            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+            return not lifeline.has_ended(psutil.Process(pid))
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False
 

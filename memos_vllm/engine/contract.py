@@ -180,6 +180,18 @@ SURFACES: tuple[Surface, ...] = (
         ["request", "raw_request"],
     ),
     _callable(
+        "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion.render_completion_request",
+        ["request"],
+    ),
+    _says(
+        "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion",
+        "self.render_completion_request(request)",
+    ),
+    _says(
+        "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.create_messages",
+        "self.create_chat_completion(",
+    ),
+    _callable(
         "vllm.entrypoints.openai.responses.serving:OpenAIServingResponses.create_responses",
         ["request", "raw_request"],
     ),
@@ -225,6 +237,9 @@ SURFACES: tuple[Surface, ...] = (
     Surface("cache_salt", _salt_fits),
     Surface(_CLIENT_ERROR, _refusal_is_an_exception),
     _module("vllm.envs"),
+    _callable("vllm.v1.engine.async_llm:AsyncLLM.is_sleeping", []),
+    _callable("vllm.v1.engine.async_llm:AsyncLLM.shutdown", []),
+    _says("vllm.v1.engine.async_llm:AsyncLLM.errored.fget", "engine_dead"),
     _says("vllm.v1.request:Request", "extra_args.get("),
     _says("vllm.v1.request:Request", "self.mm_features"),
     *(

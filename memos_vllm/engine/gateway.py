@@ -15,14 +15,19 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any
 
+from memos_vllm.activation import hits
+from memos_vllm.activation.hits import Loaded
 from memos_vllm.activation.orders import FIELD
 from memos_vllm.cube.ids import TenantId
+from memos_vllm.engine.bounds import check_integers
 from memos_vllm.errors import NotBuilt
 from memos_vllm.governance.current import PRINCIPAL
+from memos_vllm.governance.limits.fairness import FairQueue
+from memos_vllm.governance.limits.meter import METER, Meter
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.governance.salt import cache_salt
+from memos_vllm.governance.salt import Isolation, cache_salt
 from memos_vllm.ports import AttachedAdapter
 
 ENGINE_ITSELF = Principal(TenantId(""), Role.READER, "engine")
@@ -46,6 +51,10 @@ class EngineCall:
     """(request, vLLM's rendering of it), so that the handler does not render it again."""
     on_output: Callable[[Any], None] | None = None
     """Called with each output of the engine."""
+    loaded: list[Loaded] = dataclasses.field(default_factory=list)
+    """KV that a connector loaded for it, reported with its last output."""
+    recorded: asyncio.Future[None] | None = None
+    """Ends when the read of memory is recorded: the first output waits for it."""
     is_background: bool = False
     """Work of the memory system, which waits while people's requests run."""
 
@@ -95,18 +104,21 @@ class InFlight:
 
 @dataclasses.dataclass(frozen=True)
 class Salter:
-    secret: bytes
-    isolation: Literal["person", "tenant"]
+    secret: bytes | Callable[[], tuple[bytes, ...]]
+    """One secret, or what gives all of them, the newest first."""
+    isolation: Isolation
     trust_client_kv_transfer_params: bool
     in_flight: InFlight = dataclasses.field(default_factory=InFlight)
+    generation: Callable[[Principal], int] = lambda principal: 0
+    """Number of the last erasure, as of the principal's epoch."""
 
     def salt(self, client_salt: str | None) -> str:
         call = current_call()
         if call.private_salt is not None:
             client_salt = f"{call.private_salt}{client_salt or ''}"
-        return cache_salt(
-            self.secret, principal=call.principal, isolation=self.isolation, client_salt=client_salt
-        )
+        secret = self.secret if isinstance(self.secret, bytes) else self.secret()[0]
+        generation = self.generation(call.principal)
+        return cache_salt(secret, call.principal, self.isolation, client_salt, generation)
 
     def salted(self, prompt: Any) -> Any:
         """The prompt with its salt; a text, token ids, a prompt's dict, or an engine request.
@@ -146,8 +158,12 @@ def current_call() -> EngineCall:
     return CALL.get() or EngineCall(PRINCIPAL.get() or ENGINE_ITSELF)
 
 
-def install(engine_client: Any, salter: Salter) -> None:
-    """Put the gateway in front of an engine client. A second call does nothing."""
+def install(engine_client: Any, salter: Salter, queue: FairQueue | None = None) -> None:
+    """Put the gateway in front of an engine client. A second call does nothing.
+
+    Args:
+        queue: gives each request its priority, in place of the client's; None: all have the same.
+    """
     if getattr(engine_client, _MARK, False):
         return
     generate, encode = engine_client.generate, engine_client.encode
@@ -156,22 +172,29 @@ def install(engine_client: Any, salter: Salter) -> None:
         prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
         call = current_call()
+        check_integers(sampling_params, kwargs.get("priority") or 0)
         salter.strip(sampling_params)
         _order(sampling_params, call.kv_orders)
         if call.adapter is not None:
             kwargs["lora_request"] = call.adapter.request
+        kwargs["priority"] = _priority(queue, call)
         outputs: AsyncGenerator[Any, None] = generate(
             salter.salted(prompt), sampling_params, request_id, **kwargs
         )
-        return outputs if call.is_background else _watched(outputs, call, salter.in_flight)
+        if call.is_background:
+            return outputs
+        counted = _counted(outputs, prompt, sampling_params)
+        return _watched(counted, call, salter.in_flight)
 
     def salted_encode(
         prompt: Any, pooling_params: Any, request_id: str, *args: Any, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
+        if len(args) < 3:  # else the priority is among them
+            kwargs["priority"] = _priority(queue, current_call())
         outputs: AsyncGenerator[Any, None] = encode(
-            salter.salted(prompt), pooling_params, request_id, *args, **kwargs
+            salter.salted(prompt), pooling_params, request_id, *args[:2], **kwargs
         )
-        return outputs
+        return _counted(outputs, prompt, pooling_params)
 
     engine_client.generate, engine_client.encode = salted_generate, salted_encode
     setattr(engine_client, _MARK, True)
@@ -185,12 +208,62 @@ def _order(params: Any, orders: dict[str, Any] | None) -> None:
     params.extra_args = extra
 
 
+def _priority(queue: FairQueue | None, call: EngineCall) -> int:
+    return queue.priority(call.principal.tenant, call.is_background) if queue is not None else 0
+
+
+def _counted(
+    outputs: AsyncGenerator[Any, None], prompt: Any, params: Any
+) -> AsyncGenerator[Any, None]:
+    """The same outputs, their tokens counted for the limits of the HTTP request."""
+    meter = METER.get()
+    return outputs if meter is None else _metered(outputs, meter, prompt, params)
+
+
+async def _metered(
+    outputs: AsyncGenerator[Any, None], meter: Meter, prompt: Any, params: Any
+) -> AsyncGenerator[Any, None]:
+    known = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
+    kind = getattr(getattr(params, "output_kind", None), "name", "")
+    prompt_tokens = len(known or ())
+    replies: dict[int, int] = {}  # tokens by number of the choice
+    meter.count(prompt_tokens, 0)
+    meter.unfinished += 1 if kind == "FINAL_ONLY" else 0
+    try:
+        async for output in outputs:
+            if not prompt_tokens:
+                prompt_tokens = len(getattr(output, "prompt_token_ids", None) or ())
+                meter.count(prompt_tokens, 0)
+            for choice in _choices(output):
+                before, count = replies.get(choice.index, 0), len(choice.token_ids)
+                replies[choice.index] = count if kind == "CUMULATIVE" else before + count
+                meter.count(0, replies[choice.index] - before)
+            if kind == "FINAL_ONLY" and output.finished:
+                meter.unfinished -= 1
+            yield output
+    except Exception:  # refused by the engine, or failed: only what was given counts
+        meter.count(-prompt_tokens, 0)
+        meter.unfinished -= 1 if kind == "FINAL_ONLY" else 0
+        raise
+    finally:
+        await outputs.aclose()
+
+
+def _choices(output: Any) -> list[Any]:
+    """Completions of an output; none of a pooling output, whose `outputs` is a tensor's."""
+    found = getattr(output, "outputs", None)
+    return [each for each in found if hasattr(each, "token_ids")] if isinstance(found, list) else []
+
+
 async def _watched(
     outputs: AsyncGenerator[Any, None], call: EngineCall, in_flight: InFlight
 ) -> AsyncGenerator[Any, None]:
     with in_flight, call.adapter or contextlib.nullcontext():
         try:
             async for output in outputs:
+                if call.recorded is not None and not call.recorded.done():
+                    await asyncio.shield(call.recorded)
+                call.loaded = hits.take(output) or call.loaded
                 if call.on_output is not None:
                     call.on_output(output)
                 yield output

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 from argparse import Namespace
 from typing import Any
 
 from fastapi import FastAPI
 
 from memos_vllm import __version__
+from memos_vllm.api import slow_clients
 from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
 from memos_vllm.config.load import load_config
-from memos_vllm.engine import wiring
+from memos_vllm.engine import liveness, wiring
 from memos_vllm.errors import ConfigError
 from memos_vllm.system import MemorySystem
 
 log = logging.getLogger(__name__)
+
+MOST_CHOICES = "128"
+"""`n` of one request at most, as OpenAI's; one request with a thousand holds up all others."""
 
 
 class MemosPlugin:
@@ -37,10 +42,14 @@ class MemosPlugin:
         if getattr(app.state, "memos_system", None) is not None:
             return
         _log_like_vllm()
+        os.environ.setdefault("VLLM_MAX_N_SEQUENCES", MOST_CHOICES)  # vLLM's default is 16,384
+        liveness.exit_last(app.state)
         system = MemorySystem(load_config()).open()
         args = app.state.args
         engine_keys = _engine_keys(args)
         _check(system, args, engine_keys)
+        http = system.config.http
+        slow_clients.install(http.header_seconds, http.header_bytes)
         attach(app, system, Authenticator(system.config.governance, system.keys, engine_keys))
         atexit.register(system.close)
 
@@ -51,6 +60,9 @@ class MemosPlugin:
             return
         state.memos_engine = await wiring.attach(
             system, engine_client=engine_client, state=state, args=args
+        )
+        state.memos_watch = liveness.watch(
+            engine_client, state, system.config.serve.stall_seconds, state.memos_engine.tasks
         )
         log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
 
@@ -81,7 +93,7 @@ def _engine_keys(args: Namespace) -> tuple[str, ...]:
 def _check(system: MemorySystem, args: Namespace, engine_keys: tuple[str, ...]) -> None:
     from vllm import envs
 
-    keys_exist = system.keys.any()
+    keys_exist = system.keys.any() or bool(system.config.governance.oidc)
     if engine_keys and keys_exist:
         raise ConfigError(
             "the server has an --api-key of vLLM's and keys of memos_vllm's; a request can carry only one. "

@@ -11,16 +11,19 @@ import os
 from typing import Any
 
 from memos_vllm.activation.backoff import ContextIndex
+from memos_vllm.activation.quota import KVQuota
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.activation.tensors import TensorStore
-from memos_vllm.engine import gateway
+from memos_vllm.config.secrets import CACHE_SALT
+from memos_vllm.engine import gateway, reading
 from memos_vllm.engine.chat import routes
 from memos_vllm.engine.chat.activator import EngineActivator
-from memos_vllm.engine.chat.handler import ChatMemory
+from memos_vllm.engine.chat.door import Parts
 from memos_vllm.engine.chat.kv_export import EngineKV
 from memos_vllm.engine.chat.renderer import PromptRenderer
 from memos_vllm.engine.chat.served import ServedPrompts
 from memos_vllm.engine.chat.writer import EngineWriter
+from memos_vllm.engine.doors import install as doors
 from memos_vllm.engine.kv.fingerprint import namer, weights_digest
 from memos_vllm.engine.kv.rope import rotation_problem
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
@@ -30,22 +33,21 @@ from memos_vllm.engine.kv_plan.planner import ChainPlanner
 from memos_vllm.engine.kv_plan.prefetch import Prefetcher
 from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.engine.kv_plan.promoter import Promoter
+from memos_vllm.engine.kv_plan.rekey import Rekeyer
 from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
-from memos_vllm.errors import ConfigError, EmbedderUnavailable
+from memos_vllm.erasure.eraser import Eraser
+from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.learning.background import BackgroundTasks
-from memos_vllm.learning.examine import Examiner
-from memos_vllm.learning.extract import Extractor
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.parametric.attached import AttachedEngine
 from memos_vllm.pipeline import Pipeline
-from memos_vllm.plaintext.reader.rewrite import Rewriter
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.worker import TransformWorker
-from memos_vllm.writer.base import Writer
-from memos_vllm.writer.openai import OpenAIWriter
+from memos_vllm.vault.jobs import ERASE
+from memos_vllm.vault.responses import ResponseStore
 
 log = logging.getLogger(__name__)
 CONNECTOR = "MemosConnector"
@@ -61,6 +63,7 @@ class MemoryEngine:
     """None: the engine attaches no adapters."""
     activator: EngineActivator | None
     """None: activation memory is off."""
+    tasks: BackgroundTasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,7 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
     """Build every part in the order of their needs and put them in front of vLLM's handlers.
 
         gateway → served model → adapters → renderer, writer → rememberer → pipeline
-                → KV orders → chat handler → workers
+                → KV orders → doors: vLLM's handlers → workers
 
     Args:
         state: vLLM's `app.state`, with its handlers.
@@ -99,7 +102,13 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
         ConfigError: the configuration does not fit the engine.
     """
     salter = await _salter(system)
-    gateway.install(engine_client, salter)
+    gateway.install(engine_client, salter, state.memos_queue)
+    scheduling = engine_client.vllm_config.scheduler_config
+    state.memos_queue.attach(
+        max_num_seqs=scheduling.max_num_seqs,
+        on_cpu=engine_client.vllm_config.device_config.device_type == "cpu",
+        has_priorities=scheduling.policy == "priority",
+    )
     host = _Host(
         client=engine_client,
         system=system,
@@ -108,22 +117,23 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
         tasks=BackgroundTasks(),
     )
     served = await _served_model(host)
+    await asyncio.to_thread(_join, system, served)
     adapters = await _adapters(host, served, state)
-    routes.install(state, adapters)
     serving = getattr(state, "openai_serving_chat", None)
     if serving is not None:
         renderer = PromptRenderer(serving, (args.served_model_name or [args.model])[0])
         return await _attach_chat(
-            host, serving=serving, renderer=renderer, served=served, adapters=adapters
+            host, state=state, renderer=renderer, served=served, adapters=adapters
         )
+    routes.install(state, adapters)
     system.attach_engine(AttachedEngine(served))
     await asyncio.to_thread(_start, system, Rememberer(system, _queue(system)))
-    return MemoryEngine(pipeline=None, adapters=adapters, activator=None)
+    return MemoryEngine(None, adapters=adapters, activator=None, tasks=host.tasks)
 
 
 async def _attach_chat(
     host: _Host,
-    serving: Any,
+    state: Any,
     renderer: PromptRenderer,
     served: EngineModel,
     adapters: EngineAdapters | None,
@@ -138,22 +148,16 @@ async def _attach_chat(
         loop=host.loop,
         served=prompts,
     )
-    examiner = _examiner(system, writer, renderer=renderer, served=served)
-    extractor = _extractor(system, examiner, writer, renderer)
+    examiner = reading.examiner(system, writer, renderer=renderer, served=served)
+    extractor = reading.extractor(system, examiner, writer, renderer)
     rememberer = Rememberer(system, _queue(system), extractor=extractor)
-    rewriter = _rewriter(system, writer, renderer)
+    rewriter = reading.rewriter(system, writer, renderer)
     pipeline = Pipeline(system, rememberer, host.tasks, adapters=adapters, rewriter=rewriter)
     kv = await _activation(host, renderer, pipeline)
     orders, activator = (kv.orders, kv.activator) if kv is not None else (None, None)
-    ChatMemory(
-        serving,
-        renderer,
-        pipeline,
-        kv=orders,
-        adapters=adapters,
-        in_flight=host.in_flight,
-        served=prompts,
-    ).install()
+    parts = Parts(pipeline, orders, adapters, host.in_flight, prompts)
+    doors.install(state, renderer, parts, _responses(system))
+    routes.install(state, adapters)
     system.attach_engine(
         AttachedEngine(
             served,
@@ -162,12 +166,16 @@ async def _attach_chat(
             adapters_changed=adapters.sweep if adapters is not None else None,
         )
     )
+    if prompts is not None:
+        system.erasures.listen(prompts.forget)
+    if adapters is not None:
+        system.erasures.listen(lambda _: adapters.sweep())
     await asyncio.to_thread(_start, system, rememberer)
     examiner.start()
     atexit.register(examiner.stop)
     if system.config.training.in_server:
         _start_transforms(host, writer=writer, renderer=renderer, activator=activator)
-    return MemoryEngine(pipeline, adapters, activator)
+    return MemoryEngine(pipeline, adapters=adapters, activator=activator, tasks=host.tasks)
 
 
 def has_connector(vllm_config: Any) -> bool:
@@ -180,8 +188,14 @@ def has_connector(vllm_config: Any) -> bool:
 
 async def _salter(system: MemorySystem) -> gateway.Salter:
     governance = system.config.governance
-    secret = await asyncio.to_thread(system.database.secret, "cache_salt")
-    return gateway.Salter(secret, governance.isolation, governance.trust_client_kv_transfer_params)
+    secret = system.keys.secrets.reader(CACHE_SALT)
+    await asyncio.to_thread(secret)  # reads its source
+    return gateway.Salter(
+        secret,
+        system.policies.isolation_of,
+        governance.trust_client_kv_transfer_params,
+        generation=system.erasures.generation,
+    )
 
 
 async def _served_model(host: _Host) -> EngineModel:
@@ -215,58 +229,6 @@ def _served_prompts(host: _Host) -> ServedPrompts | None:
     return ServedPrompts((cache.num_gpu_blocks or 0) * cache.block_size)
 
 
-def _examiner(
-    system: MemorySystem, own: EngineWriter, renderer: PromptRenderer, served: EngineModel
-) -> Examiner:
-    """The exam of the model that is to read turns: the served one, or that of `reader.url`.
-
-    Raises:
-        ConfigError: `reader.url` is set without `reader.model`.
-    """
-    reader = system.config.reader
-    writer: Writer = own
-    model = served.fingerprint
-    if reader.url is not None and reader.mode != "fast":
-        if reader.model is None:
-            raise ConfigError("`reader.url` is set: name the model there, `reader.model`")
-        writer = OpenAIWriter(
-            reader.url, model=reader.model, api_key=reader.api_key, timeout=reader.timeout_seconds
-        )
-        model = f"{reader.url} {reader.model}"
-    return Examiner(
-        reader,
-        system.config.exams_path,
-        writer,
-        renderer.tokenizer.escape,
-        model,
-        continues=reader.continued and reader.url is None,
-    )
-
-
-def _extractor(
-    system: MemorySystem, examiner: Examiner, own: EngineWriter, renderer: PromptRenderer
-) -> Extractor | None:
-    """A model that reads turns in the background; None: rules alone read them."""
-    if system.config.reader.mode == "fast":
-        return None
-    return Extractor(
-        system,
-        examiner.writer,
-        renderer.tokenizer.escape,
-        reads=lambda: examiner.status,
-        continues=own.continues,
-    )
-
-
-def _rewriter(
-    system: MemorySystem, writer: EngineWriter, renderer: PromptRenderer
-) -> Rewriter | None:
-    reader = system.config.reader
-    if not reader.rewrite:
-        return None
-    return Rewriter(writer.now, renderer.tokenizer.escape, reader.rewrite_seconds)
-
-
 async def _activation(
     host: _Host, renderer: PromptRenderer, pipeline: Pipeline
 ) -> _ActivationMemory | None:
@@ -278,6 +240,7 @@ async def _activation(
     names = await asyncio.to_thread(namer, host.vllm_config, config.kv_path)
     scopes = await asyncio.to_thread(lambda: host.system.scopes)
     planner = await _planner(host, scopes, renderer)
+    host.system.erasures.listen(lambda _: planner.forget_texts())
     builder = ChainBuilder(host.client, store=segments, namer=names, in_flight=host.in_flight)
     near = _near(host, builder=builder, scopes=scopes, renderer=renderer)
     activator = EngineActivator(
@@ -309,6 +272,10 @@ async def _activation(
             prefetcher=prefetcher,
             block_size=block_size,
             redactors=host.system.redactors,
+            scopes=scopes,
+            quota=KVQuota(config.kv_path),
+            limits_of=host.system.limits_of,
+            rekeyer=Rekeyer(TensorStore(segments), names, scopes),
         ),
         activator,
     )
@@ -344,6 +311,23 @@ def _near(
     )
 
 
+def _responses(system: MemorySystem) -> ResponseStore | None:
+    """The store of `/v1/responses`; None: replies are not stored."""
+    config = system.config.responses
+    if not config.store:
+        return None
+    return ResponseStore(system.database, config.keep_days, system.redactors)
+
+
+def _join(system: MemorySystem, served: EngineModel) -> None:
+    """Join the servers of the same database. Raises ConfigError: this one does not fit them."""
+    traits = {"embedder": system.indexer.signature}
+    if system.config.database.models == "one":
+        traits["model"] = served.fingerprint
+    system.replicas.join(traits)
+    atexit.register(system.replicas.leave)
+
+
 def _queue(system: MemorySystem) -> JobQueue:
     return JobQueue(system.jobs, system.config.jobs)
 
@@ -355,7 +339,7 @@ def _start(system: MemorySystem, rememberer: Rememberer) -> None:
         system.embedder.warm()
     except EmbedderUnavailable as error:
         log.warning("%s; memory is searched by words alone until it answers", error)
-    rememberer.start()
+    rememberer.start({ERASE: Eraser(system).run})
     atexit.register(rememberer.stop)
     system.indexer.start()
 

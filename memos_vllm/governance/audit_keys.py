@@ -11,9 +11,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import logging
+import math
 import os
 import secrets
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,8 +25,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from memos_vllm import metrics
+from memos_vllm.config.tree import Config
 from memos_vllm.errors import ConfigError
+from memos_vllm.governance.secret_sources import read_secrets
 
+log = logging.getLogger(__name__)
 _BYTES = 32
 
 
@@ -54,17 +61,32 @@ class AuditKey:
 class AuditKeys:
     """All keys of an installation. The file is read again when it changes."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        source: str | None = None,
+        token_source: str | None = None,
+        refresh_seconds: float = 60.0,
+    ) -> None:
         """Initialize from a file, which is made on first use where it is absent; None: one key, of this process.
+
+        Args:
+            source: of the secrets, in place of the file (`secret_sources`).
+            token_source: of the bearer token for an `https:` source.
+            refresh_seconds: how often the source is read again.
 
         Raises:
             ConfigError: a secret is malformed, or the file cannot be read.
         """
-        self._path = path
+        self._path = None if source is not None else path
+        self._source, self._token_source = source, token_source
+        self._refresh_seconds, self._read_at = refresh_seconds, -math.inf
         self._lock = threading.Lock()
         self._seen: tuple[int, int] | None = None
         self._keys: dict[str, AuditKey] = {}
-        if path is None:
+        if source is not None:
+            self.reload()
+        elif path is None:
             self._set([secrets.token_hex(_BYTES)])
         elif path.exists():
             self.reload()
@@ -79,6 +101,20 @@ class AuditKeys:
         self._load()
         return self._keys.get(identifier)
 
+    def rotate(self) -> str:
+        """Add a new secret to the file; returns the new key's id. Raises ConfigError."""
+        if self._source is not None:
+            raise ConfigError("`governance.secrets.audit` names a source: add a new secret there")
+        if self._path is None:
+            raise ConfigError(
+                "keys of one process are not rotated: set `governance.audit.key_file`"
+            )
+        self._load()
+        secret = secrets.token_hex(_BYTES)
+        _append(self._path, secret)
+        self.reload()
+        return AuditKey.of_secret(bytes.fromhex(secret)).id
+
     def publics(self) -> dict[str, str]:
         """Public keys by id, oldest first."""
         self._load()
@@ -92,7 +128,9 @@ class AuditKeys:
         self.reload()
 
     def reload(self) -> bool:
-        """Read the file again where it has changed. Raises ConfigError."""
+        """Read the file, or the source, again where it has changed. Raises ConfigError."""
+        if self._source is not None:
+            return self._reread(self._source)
         if self._path is None or not (self._keys or self._path.exists()):
             return False
         with self._lock:
@@ -108,6 +146,24 @@ class AuditKeys:
             self._seen = seen
             return True
 
+    def _reread(self, source: str) -> bool:
+        """Read the source again when it is time; one that is away changes nothing, once it has answered."""
+        with self._lock:
+            if time.monotonic() - self._read_at < self._refresh_seconds:
+                return False
+            before = list(self._keys)
+            try:
+                found = read_secrets(source, self._token_source)
+            except ConfigError as error:
+                if not before:
+                    raise
+                metrics.SECRET_FAILURES.labels("audit").inc()
+                log.error("the secrets of the audit log are not read again: %s", error)
+            else:
+                self._set([each.hex() for each in found])
+            self._read_at = time.monotonic()
+            return list(self._keys) != before
+
     def _set(self, lines: Sequence[str]) -> None:
         keys: dict[str, AuditKey] = {}
         for line in lines:
@@ -122,6 +178,12 @@ class AuditKeys:
         if not keys:
             raise ConfigError(f"the file of audit keys {self._path} is empty")
         self._keys = keys
+
+
+def audit_keys_of(config: Config) -> AuditKeys:
+    """As the configuration names them. Raises ConfigError."""
+    chosen = config.governance.secrets
+    return AuditKeys(config.audit_key_path, chosen.audit, chosen.token, chosen.refresh_seconds)
 
 
 def key_id(public: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -13,6 +14,8 @@ LOCAL_TENANT = TenantId("local")
 MAX_NAME_LENGTH = 256  # characters, of a person or a session
 EVERY_PERSONA = "*"
 _PERSONA_TAG = "persona:"
+_ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")  # RFC 3986, 2.3
 
 
 class Role(StrEnum):
@@ -33,6 +36,14 @@ class Scope(StrEnum):
     WRITE = "memory.write"
     """Also needed for a chat's turns to be remembered."""
     DELETE = "memory.delete"
+    SHARE = "memory.share"
+    """Change grants on the cubes of the person, or that the person may share."""
+    METRICS = "metrics"
+    """`GET /metrics`, for a key of the operator's tenant; no token has it."""
+
+
+PERSONAL = frozenset(Scope) - {Scope.METRICS}
+"""Scopes that a person's token or identity can have."""
 
 
 _RANK = {Role.READER: 0, Role.WRITER: 1, Role.ADMIN: 2}
@@ -55,6 +66,10 @@ class Principal:
     """Of the HTTP request, for the audit log."""
     expires_us: int | None = dataclasses.field(default=None, compare=False)
     """End of the key or token."""
+    is_sweep: bool = False
+    """The server's own sweep, for an owner; no key or token is."""
+    epoch: int | None = dataclasses.field(default=None, compare=False)
+    """Number of the last erasure when this work began; None: it begins with its transaction."""
 
     def as_person(self, person: str | None, session: str | None = None) -> Principal:
         """The same key for one person, or one session, of its tenant.
@@ -63,7 +78,7 @@ class Principal:
             BadRequest: a name is too long or not printable.
             Forbidden: a person token, and the name is not its person's.
         """
-        if self.token_id and person and person != self.person:
+        if self.token_id and person and check_person(person) != self.person:
             raise Forbidden("a person token is for one person: it cannot name another one")
         return dataclasses.replace(
             self,
@@ -113,12 +128,36 @@ def persona_of(tags: Iterable[str]) -> str | None:
 
 
 def check_person(person: str) -> str:
-    """Validate a person's name: 1 to 256 printable characters. Raises BadRequest."""
+    """The canonical form of a person's name: 1 to 256 printable characters.
+
+    Percent escapes of characters that URLs reserve, and of bytes beyond ASCII, are decoded, so that a name
+    is the same in a header, a path and a body. Letters, digits and `-._~`, which nothing encodes, are not.
+
+    Raises:
+        BadRequest: the name is empty, too long or not printable.
+    """
+    person = decoded(person)
     if not person or len(person) > MAX_NAME_LENGTH or not person.isprintable():
         raise BadRequest(
             f"a person's name has 1 to {MAX_NAME_LENGTH} printable characters", param="user"
         )
     return person
+
+
+def decoded(name: str) -> str:
+    """A name without percent escapes; decoding the result changes nothing more."""
+    while (plain := _ESCAPES.sub(_plain, name)) != name:
+        name = plain
+    return name
+
+
+def _plain(escapes: re.Match[str]) -> str:
+    """The text of a run of escapes, which stays as it is where it is no UTF-8 or encodes plain letters."""
+    try:
+        text = bytes.fromhex(escapes[0].replace("%", "")).decode("utf-8")
+    except UnicodeDecodeError:
+        return escapes[0]
+    return escapes[0] if _UNRESERVED.search(text) else text
 
 
 def check_session(session: str) -> str:

@@ -8,20 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from typing import Literal
 
 from memos_vllm.governance.principal import Principal
+
+IsolationKind = Literal["person", "tenant"]
+Isolation = IsolationKind | Callable[[str], IsolationKind]
+"""Of every tenant, or by tenant."""
 
 
 def cache_salt(
     secret: bytes,
     principal: Principal,
-    isolation: Literal["person", "tenant"],
+    isolation: Isolation,
     client_salt: str | None,
+    generation: int = 0,
 ) -> str:
-    """64 hex characters: HMAC-SHA256 over tenant, person (by `isolation`) and the client's salt."""
-    person = principal.person if isolation == "person" else ""
-    message = joined("memos-cache-salt-1", principal.tenant, person, client_salt or "")
+    """64 hex characters: HMAC-SHA256 over tenant, person (by `isolation`) and the client's salt.
+
+    Args:
+        generation: number of the person's last erasure; blocks of an earlier one never hit. 0: none.
+    """
+    kind = isolation if isinstance(isolation, str) else isolation(principal.tenant)
+    person = principal.person if kind == "person" else ""
+    parts = [principal.tenant, person, client_salt or ""]
+    parts += [str(generation)] if generation else []
+    message = joined("memos-cache-salt-1", *parts)
     return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
-import secrets
+import secrets as random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,7 +44,7 @@ def is_token(text: str) -> bool:
 
 
 def new_kid() -> str:
-    return secrets.token_hex(8)
+    return random.token_hex(8)
 
 
 def sign(secret: bytes, kid: str, claims: TokenClaims, issued_us: int) -> str:
@@ -62,8 +62,12 @@ def sign(secret: bytes, kid: str, claims: TokenClaims, issued_us: int) -> str:
     return PREFIX + jwt.encode(payload, key, algorithm=_ALGORITHM, headers={"kid": kid})
 
 
-def verify(secret: bytes, kids: Sequence[str], token: str) -> TokenClaims:
+def verify(secrets: Sequence[bytes], kids: Sequence[str], token: str) -> TokenClaims:
     """Claims of a token that one of these signing keys made and that has not expired.
+
+    Args:
+        secrets: of the installation, the newest first.
+        kids: of signing keys that count.
 
     Raises:
         Unauthorized: anything else; the causes look the same.
@@ -75,13 +79,7 @@ def verify(secret: bytes, kids: Sequence[str], token: str) -> TokenClaims:
         kid = jwt.get_unverified_header(text).get("kid")
         if not isinstance(kid, str) or kid not in kids:
             raise _invalid()
-        payload: dict[str, Any] = jwt.decode(
-            text,
-            _signing_key(secret, kid),
-            algorithms=[_ALGORITHM],
-            audience=_AUDIENCE,
-            options={"require": list(_REQUIRED)},
-        )
+        payload = _decoded(text, [_signing_key(secret, kid) for secret in secrets])
         return TokenClaims(
             payload["jti"],
             payload["tenant"],
@@ -94,9 +92,27 @@ def verify(secret: bytes, kids: Sequence[str], token: str) -> TokenClaims:
         raise _invalid() from error
 
 
-def check_scopes(wanted: Iterable[str]) -> frozenset[Scope]:
+def _decoded(text: str, keys: Sequence[bytes]) -> dict[str, Any]:
+    """Payload under the first key that fits. Raises InvalidTokenError."""
+    for place, key in enumerate(keys):
+        try:
+            payload: dict[str, Any] = jwt.decode(
+                text,
+                key,
+                algorithms=[_ALGORITHM],
+                audience=_AUDIENCE,
+                options={"require": list(_REQUIRED)},
+            )
+            return payload
+        except jwt.InvalidSignatureError:
+            if place == len(keys) - 1:
+                raise
+    raise jwt.InvalidSignatureError
+
+
+def check_scopes(wanted: Iterable[str], among: Iterable[Scope] = tuple(Scope)) -> frozenset[Scope]:
     """Raises BadRequest: an unknown scope, or none."""
-    known = {str(scope) for scope in Scope}
+    known = {str(scope) for scope in among}
     unknown = sorted(set(wanted) - known)
     if unknown or not (scopes := frozenset(Scope(word) for word in wanted)):
         named = f"unknown scope {unknown[0]!r}" if unknown else "no scope is given"

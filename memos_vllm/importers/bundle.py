@@ -63,6 +63,8 @@ def export_bundle(
     }
     headers = every(system.views, principal, CubeFilter(person=person))
     ids = [header.id for header in headers][::-1]  # oldest first
+    detail = {"person": person or "", "cubes": len(ids)}
+    system.audit.note(principal, "bundle.export", "bundle", detail)
     body, whole = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("body", "new"))
     try:
         count = _write_cubes(body, system, principal, ids, progress)

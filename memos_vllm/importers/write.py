@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from memos_vllm.cube.ids import to_us
-from memos_vllm.cube.lifecycle import LEGAL, WRITABLE
+from memos_vllm.cube.lifecycle import WRITABLE, legal_after
 from memos_vllm.cube.model import CubePatch, Item, MemCube, NewCube, State
 from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal
@@ -40,6 +40,7 @@ def run_import(
     A kill at any point leaves a position from which the next run continues: a batch that was stored
     and not counted is met again by its names, and skipped.
     """
+    principal = dataclasses.replace(principal, epoch=system.erasures.serial)
     writer = _Writer(system, principal)
     remaining = itertools.islice(source.cubes(), position.done, None)
     while batch := list(
@@ -119,7 +120,8 @@ class _Writer:
         if not _is_ours(cube, made):
             return
         for state in _steps(made.meta.state, cube.state):
-            patch = CubePatch(state=state, provenance=cube.new.meta.provenance)
+            hold = "imported under a hold" if state is State.FROZEN else None
+            patch = CubePatch(state=state, provenance=cube.new.meta.provenance, reason=hold)
             self._system.update(self._principal, made.meta.id, patch)
 
 
@@ -130,7 +132,7 @@ def _is_ours(cube: ImportedCube, made: MemCube) -> bool:
 def _steps(state: State, goal: State) -> list[State]:
     if state is goal:
         return []
-    return [goal] if goal in LEGAL[state] else [State.ACTIVATED, goal]
+    return [goal] if goal in legal_after(state) else [State.ACTIVATED, goal]
 
 
 def _missing(held: list[Item], new: list[Item], *, cut_from: int) -> list[Item]:

@@ -3,7 +3,8 @@
     sentence of the person ─► lasting statement?  ─► kept verbatim, as a claim without an attribute
                            └► tells of a change?  ─► older claims and own turns on the same thing end
 
-Runs in the background, after the reply.  Instructions that would change the assistant's policy are never
+`changes` asks a model the second question, in any language, where it passed that part of its exam.  Runs
+in the background, after the reply.  Instructions that would change the assistant's policy are never
 kept (`english.instructions`).
 """
 
@@ -19,12 +20,13 @@ from typing import TYPE_CHECKING
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.cube.model import Claim, Item, ItemType, Standing
 from memos_vllm.governance.principal import Principal
-from memos_vllm.plaintext.claims.change import Judge, PairJudge, verdicts
+from memos_vllm.plaintext.claims.change import PairJudge
 from memos_vllm.plaintext.claims.fold import Retired
 from memos_vllm.plaintext.claims.subjects import tells_change
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.clauses import clauses
 from memos_vllm.plaintext.reader.by_rules import is_instruction, read_claims
+from memos_vllm.plaintext.reader.judge import ModelJudge, is_change
 from memos_vllm.plaintext.statements.reader import Statement, StatementReader, own_sentences
 from memos_vllm.plaintext.tokens import tokenize
 
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 _COVERED = 0.6
 """Share of a sentence's words in the claims of rules from which the rules have read it."""
 _CANDIDATES, _JUDGED = 24, 16
+_ASKED, _ASKED_PAIRS = 6, 24
+"""Older statements that a model compares with one sentence, and pairs of one turn."""
 _QUESTIONS = ("?", "\uff1f", "\u061f")
 
 
@@ -47,15 +51,11 @@ class Beliefs:
 
 
 class BeliefReader:
-    def __init__(self, system: MemorySystem, judge: Judge | None = None) -> None:
-        """Reader of statements and changes.
-
-        Args:
-            judge: decides what a newer statement replaces; default: `PairJudge`, without a model.
-        """
+    def __init__(self, system: MemorySystem) -> None:
+        """Reader of statements and changes."""
         self._system = system
         self._reader = StatementReader(system.embedder, [system.config.root / "reader"])
-        self._judge: Judge = judge if judge is not None else PairJudge(self._reader)
+        self._judge = PairJudge(self._reader)
 
     def read(self, principal: Principal, turn: Sequence[Item], claims: Sequence[Item]) -> Beliefs:
         """Statements beside those that rules have read, and what the turn replaces.
@@ -74,6 +74,49 @@ class BeliefReader:
             for statement in statements:
                 self._take(principal, item, statement, claims, found)
         return found
+
+    def changes(
+        self, principal: Principal, turn: Sequence[Item], claims: Sequence[Item], judge: ModelJudge
+    ) -> list[Retired]:
+        """Older statements that the turn replaces, by a model, in whatever words and language.
+
+        Only sentences that state something lasting or tell of a change are compared, each with the
+        nearest older ones; constraints and other people's facts have the same guard as without a model.
+
+        Args:
+            claims: what the model has read of the turn.
+        Raises:
+            Unavailable: the model does not answer.
+        """
+        asked: list[tuple[Item, Item, str]] = []  # older statement, item of the turn, its sentence
+        for item in turn:
+            if item.speaker != principal.person or item.type is not ItemType.EPISODE:
+                continue
+            if is_instruction(item.text):
+                continue
+            for statement in self._reader.read(own_sentences(item.text)):
+                text = statement.text
+                is_claimed = any(_is_of(claim, item, text) for claim in claims)
+                if not (statement.is_kept or is_claimed or tells_change(text)):
+                    continue
+                if _is_question(text):
+                    continue
+                candidates = self._candidates(principal, item, text)
+                asked += [
+                    (old, item, text)
+                    for old in itertools.islice(candidates, _ASKED)
+                    if self._judge.may_replace(_said(old), text)
+                ]
+        asked = asked[:_ASKED_PAIRS]
+        if not asked:
+            return []
+        found = judge.judge_all([(_said(old), text) for old, _, text in asked])
+        now = to_datetime(now_us())
+        return [
+            Retired(old, item.time or now, item.source or "")
+            for (old, item, _), verdict in zip(asked, found, strict=True)
+            if is_change(verdict)
+        ]
 
     def _take(
         self,
@@ -96,12 +139,8 @@ class BeliefReader:
         """Older statements that a sentence replaces."""
         since = item.time or to_datetime(now_us())
         olds = list(itertools.islice(self._candidates(principal, item, text), _JUDGED))
-        found = verdicts(self._judge, [(old.source or "", _said(old)) for old in olds], text)
-        gone = [
-            old
-            for old, verdict in zip(olds, found, strict=True)
-            if verdict in ("updates", "contradicts")
-        ]
+        found = self._judge.judge_all([(old.source or "", _said(old)) for old in olds], text)
+        gone = [old for old, verdict in zip(olds, found, strict=True) if is_change(verdict)]
         # What a rule has read of a sentence goes with it, in whatever words.
         gone += [
             old
@@ -145,6 +184,12 @@ class BeliefReader:
         for statement in self._reader.read(own_sentences(old.text)):
             if not _is_question(statement.text):
                 yield _claim(principal, old, statement)
+
+
+def _is_of(claim: Item, item: Item, text: str) -> bool:
+    """Whether a claim was read of a sentence of an item."""
+    value = claim.claim.value if claim.claim is not None else None
+    return claim.source == item.source and set(tokenize(value or claim.text)) <= set(tokenize(text))
 
 
 def _is_question(text: str) -> bool:

@@ -142,7 +142,7 @@ class Consolidator:
         profile = self._named(principal, _own(PROFILE, principal))
         if profile is not None and profile.meta.id not in ids:
             cubes.append(profile)
-        return {cube.meta.id: _Part(cube, cube.items) for cube in cubes if _is_ours(cube)}
+        return {cube.meta.id: _Part(cube, cube.items) for cube in cubes if is_consolidated(cube)}
 
     def _store(
         self, principal: Principal, parts: dict[str, _Part], added: list[Item], origin: str
@@ -237,7 +237,7 @@ def is_profile(item: Item) -> bool:
     return standing_of(item) is not None
 
 
-def _is_ours(cube: MemCube) -> bool:
+def is_consolidated(cube: MemCube) -> bool:
     """Whether consolidation made the cube and may change it: not made by hand, not frozen."""
     kind = (cube.meta.name or "").partition("#")[0].partition("~")[0]
     return (

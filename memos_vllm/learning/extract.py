@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 
 from memos_vllm import metrics
 from memos_vllm.cube.model import Item
-from memos_vllm.errors import DamagedPayload, NotFound
+from memos_vllm.errors import DamagedPayload, NotFound, Unavailable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.learning.beliefs import BeliefReader
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.examine import ReaderStatus
+from memos_vllm.plaintext.claims.fold import Retired
 from memos_vllm.plaintext.reader.by_model import Extraction, read_fine
+from memos_vllm.plaintext.reader.judge import ModelJudge
 from memos_vllm.prompt.quoting import Escape
 from memos_vllm.writer.base import Writer
 
@@ -55,6 +59,7 @@ class Extractor:
         self._system, self._writer, self._escape = system, writer, escape
         self._reads, self._continues = reads, continues
         self._consolidator = Consolidator(system)
+        self._beliefs, self._judge = BeliefReader(system), ModelJudge(writer, escape)
         self._ahead: OrderedDict[str, None] = OrderedDict()
         """Subjects whose turns were read with an earlier one's."""
 
@@ -91,10 +96,23 @@ class Extractor:
         if found.failed:
             log.warning("no claims are extracted from a turn: %s", found.failed)
         own = [item for item in found.items if _request(item) in ids]
-        if own:
-            self._consolidator.take(principal, own, origin="chat:fine")
+        retired = self._retired(principal, [i for i in items if _request(i) in ids], own)
+        if own or retired:
+            self._consolidator.take(principal, own, origin="chat:fine", retired=retired)
         self._note([subject_of(cube, each) for each in ids if each != request_id])
         return found
+
+    def _retired(
+        self, principal: Principal, turn: Sequence[Item], claims: Sequence[Item]
+    ) -> list[Retired]:
+        """Older statements that the turn replaces, where the model may judge changes."""
+        if not self._reads().judges:
+            return []
+        try:
+            return self._beliefs.changes(principal, turn, claims, self._judge)
+        except Unavailable as error:
+            log.warning("changes of a turn are judged without the model: %s", error)
+            return []
 
     def _chosen(
         self, turns: Sequence[str], items: Sequence[Item], person: str

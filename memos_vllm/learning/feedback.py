@@ -21,7 +21,7 @@ from memos_vllm.cube.model import Claim, Item, ItemType
 from memos_vllm.errors import BadRequest, Forbidden, NotFound, Unprocessable
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role
 from memos_vllm.learning.consolidate import Consolidator
-from memos_vllm.learning.forget import MOST_FORGOTTEN, Forgetting, Outcome
+from memos_vllm.learning.forget import MOST_FORGOTTEN, ORIGIN, Forgetting, Outcome
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.instructions import is_instruction
 from memos_vllm.plaintext.reader.by_rules import read_claims
@@ -55,19 +55,23 @@ class Done:
     changes: list[Change]
     undo: str | None = None
     undo_until: datetime | None = None
+    held: int = 0
+    """Matching items that a legal hold keeps."""
 
 
 class Feedback:
-    def __init__(self, system: MemorySystem, zone: str | None = None) -> None:
+    def __init__(self, system: MemorySystem, zone: str | None = None, origin: str = ORIGIN) -> None:
         """Feedback in one memory system.
 
         Args:
             zone: IANA name of the person's time zone; None: `reader.timezone`.
+            origin: in the provenance of new versions.
         """
+        self._origin = origin
         self._system = system
         self._zone = zone or system.config.reader.timezone
         self._consolidator = Consolidator(system)
-        self._forgetting = Forgetting(system)
+        self._forgetting = Forgetting(system, origin)
 
     def say(
         self, principal: Principal, text: str, dry_run: bool = False, confirmed: bool = False
@@ -108,8 +112,18 @@ class Feedback:
     def forget_items(self, principal: Principal, ids: Sequence[str], dry_run: bool = False) -> Done:
         """Delete items. Raises NotFound: an item does not exist or is not the person's own."""
         _check(principal)
-        outcome = self._forgetting.items(principal, self._located(principal, ids), dry_run)
+        outcome = self._forgetting.items(principal, self.located(principal, ids), dry_run)
         return _done("forget", outcome)
+
+    def forget_session(
+        self, principal: Principal, session: str, *, dry_run: bool = False, for_good: bool = False
+    ) -> Done:
+        """Delete what was said in a session. Arguments as for `Forgetting.session`."""
+        _check(principal)
+        return _done(
+            "forget",
+            self._forgetting.session(principal, session, dry_run=dry_run, for_good=for_good),
+        )
 
     def undo(self, principal: Principal, undo: str) -> Done:
         """Take back what was forgotten. Raises NotFound: unknown, done already, or too late."""
@@ -120,7 +134,7 @@ class Feedback:
     def correct(self, principal: Principal, item_id: str, text: str, dry_run: bool) -> Done:
         """End an item now, and store the text in its place. Raises NotFound, Unprocessable."""
         _check(principal)
-        ((cube, old),) = self._located(principal, [item_id])
+        ((cube, old),) = self.located(principal, [item_id])
         owner = self._system.knowledge.owner(cube)
         principal = principal.in_persona(owner.persona if owner is not None else None)
         claims = read_claims([self._said(principal, text)], principal.person)
@@ -151,12 +165,24 @@ class Feedback:
             ]
         return Done(self._take(principal, claims, dry_run))
 
+    def located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
+        """(cube, item) of items by id. Raises NotFound: an item does not exist or is not the person's own."""
+        everything = principal.in_persona(EVERY_PERSONA)
+        found = self._system.views.recall(everything, list(ids))
+        own = {
+            ref: recalled for ref, recalled in found.items() if recalled.person == principal.person
+        }
+        missing = [ref for ref in ids if ref not in own]
+        if missing:
+            raise NotFound(f"there is no item {missing[0]!r} of yours here", param="items")
+        return [(own[ref].cube_id, own[ref].item) for ref in dict.fromkeys(ids)]
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _take(self, principal: Principal, claims: Sequence[Item], dry_run: bool) -> list[Change]:
         if dry_run:
             return [Change(_action(item), "", item.text, None, None) for item in claims]
-        self._consolidator.take(principal, claims, origin="feedback")
+        self._consolidator.take(principal, claims, origin=self._origin)
         at = to_datetime(now_us())
         found = {each.item.text: each for each in self._system.knowledge.claims(principal)}
         changes = []
@@ -185,17 +211,6 @@ class Feedback:
                 param="text",
             )
         return _done("forget", outcome)
-
-    def _located(self, principal: Principal, ids: Sequence[str]) -> list[tuple[str, Item]]:
-        everything = principal.in_persona(EVERY_PERSONA)
-        found = self._system.views.recall(everything, list(ids))
-        own = {
-            ref: recalled for ref, recalled in found.items() if recalled.person == principal.person
-        }
-        missing = [ref for ref in ids if ref not in own]
-        if missing:
-            raise NotFound(f"there is no item {missing[0]!r} of yours here", param="items")
-        return [(own[ref].cube_id, own[ref].item) for ref in dict.fromkeys(ids)]
 
     @staticmethod
     def _in_place_of(principal: Principal, old: Item, text: str) -> Item:
@@ -246,7 +261,7 @@ def _done(action: Action, outcome: Outcome) -> Done:
         )
         for each in outcome.removals
     ]
-    return Done(changes, outcome.undo, outcome.undo_until)
+    return Done(changes, outcome.undo, outcome.undo_until, outcome.held)
 
 
 def _action(item: Item) -> Action:

@@ -4,8 +4,9 @@
     undo      within `remember.undo_seconds`: the items come back as they were; KV stays wiped
     purge     after that time, by a job: the versions with the text and their files are deleted
 
-Adapters that the person owns hold memory as weights, which no order can cut: one about all memory
-archives them, and the purge deletes them.
+Adapters hold memory as weights, which no order can cut.  Those of the person that learnt what is forgotten
+(an order about all memory: all of them) are archived with it; the purge deletes them, and has them trained
+again on what is left.  No order reaches a frozen cube.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from memos_vllm import metrics
 from memos_vllm.cube.ids import CubeId, new_id, now_us, to_datetime
-from memos_vllm.cube.lifecycle import WRITABLE
 from memos_vllm.cube.model import (
     CubePatch,
     ExplicitPayload,
@@ -33,10 +33,14 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import DamagedPayload, NotFound
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal
 from memos_vllm.learning.forget_what import Chooser, Loss, Memory, everything
+from memos_vllm.learning.learnt import Learnt
 from memos_vllm.learning.optimistic import retry_conflicts
+from memos_vllm.learning.put_back import put_back
 from memos_vllm.plaintext.reader.forgetting import Order
+from memos_vllm.plaintext.reader.turns import session_name
 from memos_vllm.vault.forgotten import Forgotten, ForgottenStore
 from memos_vllm.vault.listing import every
+from memos_vllm.vault.quotas import admitted
 from memos_vllm.vault.vault import InTransaction
 from memos_vllm.vault.views import CubeFilter
 
@@ -75,11 +79,19 @@ class Outcome:
     is_wide: bool = False
     too_many: bool = False
     """Not carried out: more than `MOST_FORGOTTEN` items match."""
+    held: int = 0
+    """Matching items, and adapters, that a legal hold keeps."""
 
 
 class Forgetting:
-    def __init__(self, system: MemorySystem) -> None:
+    def __init__(self, system: MemorySystem, origin: str = ORIGIN) -> None:
+        """
+        Args:
+            origin: in the provenance of new versions.
+        """
         self._system = system
+        self._origin = origin
+        self._learnt = Learnt(system, origin)
 
     def orders(
         self,
@@ -91,6 +103,8 @@ class Forgetting:
         until: datetime | None = None,
     ) -> Outcome:
         """Carry out orders in the person's own memory, every persona's.
+
+        Stored replies of `/v1/responses` lose the text, too, or, by an order to forget everything, go; for good.
 
         Args:
             confirmed: also where more than `MOST_FORGOTTEN` items match.
@@ -107,6 +121,8 @@ class Forgetting:
             if len(losses) > MOST_FORGOTTEN and not (confirmed or dry_run):
                 return Outcome(_planned(losses), too_many=True)
         adapters = [h for h in headers if h.kind is Kind.PARAMETRIC] if wide else []
+        if wide and not dry_run:
+            self._system.forgotten.forget_all_replies(principal, until)
         return self._carry_out(principal, losses, adapters, dry_run=dry_run, wide=wide)
 
     def items(
@@ -115,6 +131,50 @@ class Forgetting:
         """Remove whole items."""
         losses = [Loss(cube, item, item.text, None) for cube, item in located]
         return self._carry_out(principal, losses, (), dry_run=dry_run, wide=False)
+
+    def requests(self, principal: Principal, request_ids: Collection[str]) -> Outcome:
+        """Remove what the turns of these requests left: their items, and claims read from them alone."""
+        self.await_pending(principal)
+        self._system.turns.drop(principal, lambda body: body.get("request_id") in request_ids)
+        cubes = self._read(principal, list(self._own(principal)))
+        return self.items(principal, _left_by(cubes, set(request_ids)), dry_run=False)
+
+    def session(
+        self, principal: Principal, session: str, *, dry_run: bool, for_good: bool
+    ) -> Outcome:
+        """Remove what was said in a session, and claims read from it alone, of every persona.
+
+        Args:
+            for_good: at once, with older versions and stored replies; it cannot be undone.
+        """
+        self.await_pending(principal)
+        if not dry_run:
+            self._system.turns.drop(
+                principal, lambda body: session_name(body["session"], body) == session
+            )
+        cubes = self._read(principal, list(self._own(principal)))
+        stored = [(cube.meta.id, item) for cube in cubes for item in cube.items]
+        claims = [one for one in stored if one[1].claim and one[1].claim.sources]
+        verbatim = [one for one in stored if not (one[1].claim and one[1].claim.sources)]
+        said = [one for one in verbatim if one[1].session == session]
+        sources = {item.source for _, item in said if item.source}
+        # By whole sources: those of an import have nothing but their beginning in common with a session.
+        read = [
+            (cube, item)
+            for cube, item in claims
+            if item.claim and sources.issuperset(item.claim.sources)
+        ]
+        found = {item.id: (cube, item) for cube, item in (*said, *read)}
+        outcome = self.items(principal, list(found.values()), dry_run)
+        if dry_run:
+            return outcome
+        if for_good:
+            requests = {source.rpartition(":")[0] for source in sources}
+            self._system.forgotten.forget_replies(principal, session, requests)
+            self._end_undo(principal, outcome.undo)
+            outcome = dataclasses.replace(outcome, undo=None, undo_until=None)
+        self._system.forgotten.session_deleted(principal, len(outcome.removals), outcome.undo)
+        return outcome
 
     def rest(self, principal: Principal, text: str, orders: Iterable[Order]) -> str:
         """What else a message with orders says, without what they name."""
@@ -153,8 +213,9 @@ class Forgetting:
             cube = self._system.vault.get(owner.in_persona(EVERY_PERSONA), forgotten.cube)
         except (NotFound, DamagedPayload):
             return
-        is_gone = cube.meta.kind is Kind.PARAMETRIC and cube.meta.state is State.ARCHIVED
-        if is_gone or (cube.meta.kind is Kind.EXPLICIT and not cube.items):
+        if cube.meta.kind is Kind.PARAMETRIC:
+            self._learnt.end(owner, forgotten, cube.meta)
+        elif cube.meta.kind is Kind.EXPLICIT and not cube.items:
             self._system.delete(owner, forgotten.cube, if_match=cube.meta.version)
 
     def await_pending(self, principal: Principal) -> None:
@@ -164,6 +225,12 @@ class Forgetting:
             time.sleep(0.02)
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _end_undo(self, principal: Principal, undo: str | None) -> None:
+        """Purge what was forgotten under an id now."""
+        for each in self._system.forgotten.undoable(principal, undo) if undo else ():
+            self._system.forgotten.hasten(each)
+            self.purge(each.subject)
 
     def _own(self, principal: Principal) -> Iterator[Header]:
         """All cubes of the person, oldest first, in every state and persona."""
@@ -192,8 +259,12 @@ class Forgetting:
         dry_run: bool,
         wide: bool,
     ) -> Outcome:
+        frozen = self._frozen(principal)
+        held = sum(loss.cube in frozen for loss in losses) + sum(h.id in frozen for h in adapters)
+        losses = [loss for loss in losses if loss.cube not in frozen]
+        adapters = [header for header in adapters if header.id not in frozen]
         if dry_run or not (losses or adapters):
-            return Outcome(_planned(losses), is_wide=wide)
+            return Outcome(_planned(losses), is_wide=wide, held=held)
         undo = new_id("undo")
         by_cube: dict[str, list[Loss]] = {}
         for loss in losses:
@@ -204,13 +275,25 @@ class Forgetting:
                 lambda cube=cube, of_cube=of_cube: self._take_out(principal, undo, cube, of_cube),  # type: ignore[misc]
                 "the cube changes faster than items can be deleted from it: try again",
             )
+        lost = {cube: {loss.item.id for loss in of_cube} for cube, of_cube in by_cube.items()}
+        learnt = self._learnt.from_items(principal, lost)
+        adapters = list({header.id: header for header in (*adapters, *learnt)}.values())
         for header in adapters:
-            self._archive(principal, undo, header)
+            self._learnt.archive(principal, undo, header)
+        if removals and not wide:
+            self._system.forgotten.cut_replies(principal, [loss.lost for loss in losses])
         self._system.forget_conversations(principal)  # their KV holds the words, too
         metrics.FORGOTTEN.inc(len(removals))
         seconds = self._system.config.remember.undo_seconds
         until = to_datetime(now_us()) + timedelta(seconds=seconds)
-        return Outcome(removals, undo if removals or adapters else None, until, is_wide=wide)
+        done = undo if removals or adapters else None
+        return Outcome(removals, done, until, is_wide=wide, held=held)
+
+    def _frozen(self, principal: Principal) -> frozenset[str]:
+        """The person's cubes under a legal hold, which no order reaches."""
+        where = CubeFilter(person=principal.person, state=State.FROZEN)
+        everyone = principal.in_persona(EVERY_PERSONA)
+        return frozenset(header.id for header in every(self._system.views, everyone, where))
 
     def _take_out(
         self, principal: Principal, undo: str, cube: str, losses: Sequence[Loss]
@@ -219,7 +302,7 @@ class Forgetting:
         current = self._system.vault.get(everyone, cube)
         by_id = {loss.item.id: loss for loss in losses}
         found = [by_id[item.id] for item in current.items if item.id in by_id]
-        if not found:
+        if not found or current.meta.state is State.FROZEN:
             return []
         items: list[Item] = []
         for item in current.items:
@@ -238,6 +321,7 @@ class Forgetting:
             for loss in found
         ]
 
+    @admitted()  # it makes room, though its new version is stored beside the old one
     def _replace(
         self,
         principal: Principal,
@@ -246,49 +330,30 @@ class Forgetting:
         note: str,
         hook: InTransaction,
     ) -> MemCube:
-        """A version with these items, also of a frozen or expired cube, whose state stays."""
-        state = current.meta.state
-        opened = None if state in WRITABLE else _OPENED[state]
+        """A version with these items, also of an expired cube. Raises Unprocessable: it is frozen."""
+        opened = State.ARCHIVED if current.meta.state is State.EXPIRED else None
         patch = CubePatch(
             payload=ExplicitPayload(content=items),
             state=opened,
-            provenance=Provenance(origin=ORIGIN, note=note),
+            provenance=Provenance(origin=self._origin, note=note),
         )
-        made = self._system.update(
+        return self._system.update(
             principal,
             current.meta.id,
             patch,
             if_match=current.meta.version,
             in_transaction=hook,
         )
-        if state is State.FROZEN:
-            self._system.update(principal, current.meta.id, CubePatch(state=state))
-        return made
 
-    def _archive(self, principal: Principal, undo: str, header: Header) -> None:
-        if header.state not in (State.ACTIVATED, State.GENERATED, State.MERGED, State.FROZEN):
-            return
-        forgotten = Forgotten(undo, CubeId(header.id), header.version, header.state)
-        self._system.update(
-            principal.in_persona(EVERY_PERSONA),
-            header.id,
-            CubePatch(state=State.ARCHIVED, provenance=Provenance(origin=ORIGIN, note=undo)),
-            in_transaction=ForgottenStore.recording(
-                principal, forgotten, 1, self._system.config.remember.undo_seconds
-            ),
-        )
-
+    @admitted()
     def _restore(self, principal: Principal, forgotten: Forgotten) -> list[Removal]:
         everyone = principal.in_persona(EVERY_PERSONA)
         vault = self._system.vault
         current = vault.get(everyone, forgotten.cube)
-        hook = ForgottenStore.undoing(principal, forgotten)
         if current.meta.kind is Kind.PARAMETRIC:
-            patch = CubePatch(state=State.ACTIVATED)
-            self._system.update(everyone, forgotten.cube, patch, in_transaction=hook)
-            if forgotten.state in (State.FROZEN, State.MERGED):
-                self._system.update(everyone, forgotten.cube, CubePatch(state=forgotten.state))
+            self._learnt.restore(principal, forgotten)
             return []
+        hook = ForgottenStore.undoing(principal, forgotten)
         before = vault.get(everyone, forgotten.cube, forgotten.version)
         following = next(
             each.id
@@ -303,54 +368,20 @@ class Forgetting:
         ]
 
 
-_OPENED = {State.FROZEN: State.ACTIVATED, State.EXPIRED: State.ARCHIVED}
-"""State in which a cube of another state accepts a new version."""
+def _left_by(cubes: Iterable[MemCube], requests: set[str]) -> list[tuple[str, Item]]:
+    """(cube, item) of what these requests alone left."""
+    return [
+        (cube.meta.id, item)
+        for cube in cubes
+        for item in cube.items
+        if _sources(item) and _sources(item) <= requests
+    ]
 
 
-def put_back(
-    before: Sequence[Item], after: Sequence[Item], current: Sequence[Item]
-) -> tuple[list[Item], list[Item]]:
-    """Put what a version lost into the current one.
-
-    Args:
-        before: the version with the items.
-        after: the next version, without them, or with a part of their text.
-        current: the newest version; what else was changed since stays changed.
-    Returns:
-        The items of the cube, and those that came back. An item whose rest was forgotten by a later
-        order stays away.
-    """
-    known = {item.id for item in before}
-    result, restored = list(current), []
-    position, place = 0, 0  # in `after`, and where the next item goes in `result`
-    for item in before:
-        at = _index(result, item.id)
-        same = position < len(after) and after[position].id == item.id
-        if same:
-            position += 1
-        if same or at is not None:
-            place = at + 1 if at is not None else place
-            continue
-        is_cut = position < len(after) and after[position].id not in known
-        if is_cut and (after[position].source, after[position].speaker) == (
-            item.source,
-            item.speaker,
-        ):
-            at = _index(result, after[position].id)
-            position += 1
-            if at is None:
-                continue
-            result[at] = item
-            place = at + 1
-        else:
-            result.insert(place, item)
-            place += 1
-        restored.append(item)
-    return result, restored
-
-
-def _index(items: Sequence[Item], ident: str | None) -> int | None:
-    return next((number for number, item in enumerate(items) if item.id == ident), None)
+def _sources(item: Item) -> set[str]:
+    """Ids of the requests that an item was said in, or a claim read from."""
+    named = item.claim.sources if item.claim is not None and item.claim.sources else [item.source]
+    return {source.rpartition(":")[0] for source in named if source}
 
 
 def _planned(losses: Sequence[Loss]) -> list[Removal]:

@@ -203,14 +203,16 @@ class Chooser:
             base, is_user = source.removesuffix(":user"), source.endswith(":user")
             if not is_user:
                 continue
-            parts = sources[source]
+            parts = sources.get(source, [])  # none: the turn was edited since it was read
             removed = [
                 clause
                 for number in parts
                 if number in gone
                 for clause in _removed(read[number], gone[number])
             ]
-            whole = all(number in gone and _is_all(read[number], gone[number]) for number in parts)
+            whole = bool(parts) and all(
+                number in gone and _is_all(read[number], gone[number]) for number in parts
+            )
             for other, numbers in sources.items():
                 if not other.startswith(f"{base}:") or other == source:
                     continue

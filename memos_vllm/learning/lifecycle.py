@@ -1,18 +1,10 @@
-"""MemLifecycle: merge cubes, and archive idle ones.
-
-    merged      its items are in another cube, each once, with all their sources
-    archived    stored and not searched, until `PATCH` with `"state": "activated"`
-
-Nothing is deleted.
-"""
+"""MemLifecycle: merge cubes. The items of a merged cube are in another one, each once, with all sources."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.lifecycle import READABLE, check_transition
 from memos_vllm.cube.model import (
     CubePatch,
@@ -23,7 +15,7 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.learning.optimistic import retry_conflicts
 from memos_vllm.plaintext.claims.fold import fold
@@ -31,9 +23,6 @@ from memos_vllm.plaintext.claims.sameness import says_the_same
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
-
-log = logging.getLogger(__name__)
-_DAY_US = 86_400_000_000
 
 
 def merge(system: MemorySystem, principal: Principal, source: str, into: str) -> MemCube:
@@ -58,6 +47,11 @@ def merge(system: MemorySystem, principal: Principal, source: str, into: str) ->
 def _merge(system: MemorySystem, principal: Principal, source: str, into: str) -> MemCube:
     old, whole = (system.vault.get(principal, ref) for ref in (source, into))
     _check(old, whole)
+    if len({system.grants.audience(principal, each.meta.id) for each in (old, whole)}) > 1:
+        raise Unprocessable(
+            "the cubes are shared with different people: give them the same grants first",
+            param="into",
+        )
     origin = Provenance(origin="merge", parents=[old.meta.id], parent_versions=[old.meta.version])
     payload = ExplicitPayload(content=together(whole.items, old.items))
     made = system.update(
@@ -83,22 +77,6 @@ def together(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
     if all(item.time is not None for item in both):
         both.sort(key=lambda item: (item.time, item.source or ""))
     return both
-
-
-def archive_idle(system: MemorySystem, at_us: int | None = None) -> int:
-    """Archive cubes that were idle for `lifecycle.archive_after_days`; returns how many."""
-    days = system.config.lifecycle.archive_after_days
-    if not days:
-        return 0
-    before = (now_us() if at_us is None else at_us) - round(days * _DAY_US)
-    archived = 0
-    for owner, cube in system.ageing.idle(before):
-        try:
-            system.update(owner, cube, CubePatch(state=State.ARCHIVED))
-            archived += 1
-        except (NotFound, Conflict, Forbidden, Unprocessable) as error:
-            log.info("cube %s is not archived: %s", cube, error)
-    return archived
 
 
 def _is_copy(one: Item, other: Item) -> bool:

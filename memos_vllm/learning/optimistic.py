@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from memos_vllm.errors import Conflict
+from memos_vllm.errors import Conflict, Erased
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -24,6 +24,8 @@ def retry_conflicts(change: Callable[[], Result], message: str, attempts: int = 
     for _ in range(attempts):
         try:
             return change()
+        except Erased:
+            raise
         except Conflict as error:
             log.debug("changed meanwhile, reading again: %s", error)
     raise Conflict(message)

@@ -18,12 +18,21 @@ from memos_vllm.vault.jobs import LANES, Job, JobStore, Lane, Leases, new_holder
 
 log = logging.getLogger(__name__)
 
+
+class Postponed(Exception):
+    """A handler puts its job off; the attempt does not count."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"{seconds:.0f} s")
+        self.seconds = seconds
+
+
 Handler = Callable[[str], None]
 """Is given the job's subject."""
 
 
 class JobQueue:
-    """Runs jobs of the lanes `fast` and `slow`."""
+    """Runs jobs of the lanes `fast`, `slow`, `erase` and `upkeep`."""
 
     def __init__(self, store: JobStore, config: JobsConfig) -> None:
         self._store, self._config = store, config
@@ -35,15 +44,15 @@ class JobQueue:
         self._stopping = False
 
     def start(self, handlers: Mapping[str, Handler]) -> None:
-        """Start `jobs.workers` threads for the lane `fast` and one for `slow`.
+        """Start `jobs.workers` threads for the lane `fast` and one for each other lane.
 
         Args:
             handlers: by job name.
         """
         self._handlers = dict(handlers)
-        workers = {Lane.FAST: self._config.workers, Lane.SLOW: 1}
+        workers = {Lane.FAST: self._config.workers}
         for lane in {LANES[name] for name in handlers}:
-            for number in range(workers[lane]):
+            for number in range(workers.get(lane, 1)):
                 name = f"memos-jobs-{lane}-{number}"
                 thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
                 self._threads.append(thread)
@@ -100,8 +109,12 @@ class JobQueue:
 
     def _run(self, job: Job) -> None:
         try:
-            with self._leases.held(job):
-                error = self._error_of(job)
+            try:
+                with self._leases.held(job):
+                    error = self._error_of(job)
+            except Postponed as later:
+                self._store.postpone(job, later.seconds)
+                return
             if error is None:
                 self._store.done(job)
             else:
@@ -118,6 +131,8 @@ class JobQueue:
                 "job %s %s failed in attempt %d: %s", job.name, job.subject, job.attempts, error
             )
             return type(error).__name__
+        except Postponed:
+            raise
         except Exception as error:
             # The top of a thread: an unknown error of one job must not end the worker of all others.
             log.exception("job %s %s failed in attempt %d", job.name, job.subject, job.attempts)

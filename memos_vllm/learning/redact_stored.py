@@ -13,13 +13,14 @@ from typing import Any
 
 from memos_vllm.cube.ids import CubeId, VersionId
 from memos_vllm.cube.lifecycle import WRITABLE
-from memos_vllm.cube.model import CubePatch, ExplicitPayload, Header, Kind, Provenance
+from memos_vllm.cube.model import CubePatch, ExplicitPayload, Header, Kind, Provenance, State
 from memos_vllm.errors import DamagedPayload, NotFound
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal
 from memos_vllm.governance.redaction.redactor import Redactor
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.forgotten import Forgotten
 from memos_vllm.vault.listing import every
+from memos_vllm.vault.quotas import admitted
 from memos_vllm.vault.views import CubeFilter
 
 _UNDO = "redaction"
@@ -86,10 +87,13 @@ def _finding(
     return found, older[0] if older else None
 
 
+@admitted()
 def _changed(
     system: MemorySystem, everyone: Principal, header: Header, found: Finding, last: str | None
 ) -> Finding:
     before = last
+    if header.state is State.FROZEN:
+        return dataclasses.replace(found, problem=f"the cube is {header.state}")
     if found.kinds:
         if header.state not in WRITABLE:
             return dataclasses.replace(found, problem=f"the cube is {header.state}")

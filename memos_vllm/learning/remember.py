@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
 import logging
 import re
@@ -39,20 +40,25 @@ from memos_vllm.learning.beliefs import BeliefReader
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.extract import Extractor, subject_of
 from memos_vllm.learning.forget import MOST_FORGOTTEN, Forgetting, Outcome
-from memos_vllm.learning.lifecycle import archive_idle
 from memos_vllm.learning.optimistic import retry_conflicts
-from memos_vllm.learning.queue import JobQueue
+from memos_vllm.learning.queue import Handler, JobQueue, Postponed
+from memos_vllm.learning.recent import until_known
+from memos_vllm.learning.restore import Restoring
 from memos_vllm.learning.series import newest_part
+from memos_vllm.learning.sweep import SUBJECT, Sweep
 from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.forgetting import Order, read_orders
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
+from memos_vllm.prompt.messages import Message
 from memos_vllm.scheduler.plan import Forgot, ForgottenPart
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.jobs import PURGE, READ, REMEMBER
+from memos_vllm.vault.jobs import PURGE, READ, REMEMBER, RESTORE, SWEEP
+from memos_vllm.vault.quotas import admitted
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
 
 log = logging.getLogger(__name__)
-_LIFECYCLE_SECONDS = 30.0
+_FULL_SECONDS = 600.0
+"""Pause of reading for a person whose quota is full."""
 _PLAIN = re.compile(r"^[\w.:@+ -]{1,120}$")
 
 
@@ -75,8 +81,20 @@ class Rememberer:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        self._jobs.start({REMEMBER: self.remember, READ: self._read, PURGE: self._forgetting.purge})
+    def start(self, also: Mapping[str, Handler] | None = None) -> None:
+        """Start the workers.
+
+        Args:
+            also: handlers of further jobs, by name.
+        """
+        own: dict[str, Handler] = {
+            REMEMBER: self.remember,
+            READ: self._read,
+            PURGE: self._forgetting.purge,
+            SWEEP: Sweep(self._system).job,
+            RESTORE: Restoring(self._system).job,
+        }
+        self._jobs.start({**own, **(also or {})})
         self._thread = threading.Thread(target=self._age, name="memos-lifecycle", daemon=True)
         self._thread.start()
 
@@ -84,16 +102,49 @@ class Rememberer:
         self._stop.set()
         self._jobs.stop()
 
-    def accept(self, principal: Principal, body: Mapping[str, Any]) -> str:
-        """Store a turn with its job and wake a worker; returns the turn's id."""
-        turn_id = self._system.turns.add(principal, dict(body))
+    def accept(
+        self,
+        principal: Principal,
+        body: Mapping[str, Any],
+        turn_id: str | None = None,
+        is_repeated: bool = False,
+    ) -> str:
+        """Store a turn with its job and wake a worker; arguments and result as of `PendingTurns.add`."""
+        turn_id = self._system.turns.add(principal, dict(body), turn_id, is_repeated)
         self._jobs.wake(REMEMBER)
         return turn_id
 
+    async def until_known(self, principal: Principal, messages: Sequence[Message] = ()) -> None:
+        """Wait until the person's last turns, but those of this conversation, are memory."""
+        wake = functools.partial(self._jobs.wake, REMEMBER)
+        await until_known(self._system.turns, principal, messages, wake)
+
+    async def full(self, principal: Principal) -> str | None:
+        """Why a quota forbids to remember a turn; None: it does not, or the vault does not answer."""
+        quotas = self._system.quotas
+        if not quotas.limits_turns(principal.tenant):
+            return None
+        try:
+            return await asyncio.to_thread(quotas.full, self._system.database, principal)
+        except VaultUnavailable:
+            return None
+
     def remember(self, turn_id: str) -> None:
-        """Handler of the job `remember`: append the turn to its session's cube."""
+        """Handler of the job `remember`: append the turn to its session's cube.
+
+        The turn was accepted: a quota that has become full meanwhile does not refuse it.
+        """
+        with admitted():
+            self._remember(turn_id)
+
+    def _remember(self, turn_id: str) -> None:
         turn = self._system.turns.get(turn_id)
         if turn is None:
+            return
+        tenant = turn.principal.tenant
+        if not self._system.policies.policy_of(tenant).allows("plaintext"):
+            log.info("a turn is dropped: the policy of its tenant allows no plaintext memory")
+            self._system.turns.done(turn_id)
             return
         turn = self._without_orders(turn)
         if turn is None:
@@ -111,8 +162,21 @@ class Rememberer:
 
     def _read(self, subject: str) -> None:
         """Handler of the job `read`."""
-        if self._extractor is not None:
+        if self._extractor is None:
+            return
+        principal = self._system.knowledge.owner(subject.partition(":")[0])
+        if principal is not None:
+            self._wait_for_limits(principal)
+        with admitted():
             self._extractor.read(subject)
+
+    def _wait_for_limits(self, principal: Principal) -> None:
+        """Put off the engine's work for a tenant that is over its limits. Raises Postponed."""
+        left = self._system.pressure.left(principal.tenant)
+        if left:
+            raise Postponed(left)
+        if self._system.quotas.full(self._system.database, principal) is not None:
+            raise Postponed(_FULL_SECONDS)
 
     def prepared(
         self, tenant: str, body: dict[str, Any], zone: str | None, forgot: bool
@@ -245,11 +309,13 @@ class Rememberer:
         )
 
     def _age(self) -> None:
-        while not self._stop.wait(_LIFECYCLE_SECONDS):
+        """Queue a sweep now and then: once for all processes."""
+        while not self._stop.wait(self._system.config.lifecycle.sweep_seconds):
             try:
-                archive_idle(self._system)
+                self._system.jobs.renew(SWEEP, SUBJECT)
+                self._jobs.wake(SWEEP)
             except VaultUnavailable as error:
-                log.warning("idle cubes are archived later: %s", error)
+                log.warning("memory is swept later: %s", error)
 
 
 def cube_name(session: str, persona: str | None = None, is_redacted: bool = False) -> str:
@@ -281,6 +347,7 @@ def _told(outcome: Outcome) -> Forgot:
             )
             for each in outcome.removals[:MOST_FORGOTTEN]
         ],
+        held=outcome.held,
         undo=outcome.undo,
         undo_until=outcome.undo_until if outcome.undo else None,
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from memos_vllm import metrics
+from memos_vllm.config.policies import TenantPolicy
 from memos_vllm.config.tree import RememberConfig
-from memos_vllm.cube.ids import now_us
-from memos_vllm.errors import Unavailable
+from memos_vllm.cube.ids import new_id, now_us
+from memos_vllm.errors import Erased, Unavailable
 from memos_vllm.governance.principal import Role, Scope
 from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.remember import Rememberer
@@ -22,14 +24,28 @@ from memos_vllm.ports import Chat
 log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
 _WAITING_TURNS = 10_000
+_LATE = "the vault does not answer yet: the turn is stored when it does, if the server still runs"
 
 
-def not_written(chat: Chat, config: RememberConfig) -> str | None:
-    """The reason why the turn of a request does not become memory; None: it does."""
+def not_written(
+    chat: Chat, config: RememberConfig, policy: TenantPolicy | None = None
+) -> str | None:
+    """The reason why the turn of a request does not become memory; None: it does.
+
+    Args:
+        policy: of the tenant; None: it allows all.
+    """
+    if policy is not None and not policy.allows("plaintext"):
+        return "the tenant's policy (`kinds`) allows no plaintext memory"
+    if not chat.has_speaker and chat.options.write is None:
+        return "a completion has no speaker: it is remembered with `memory.write: true` alone"
     if not chat.store or chat.options.write is False:
         return "the request says so (`store`, `memory.write`)"
     if not chat.principal.person:
-        return "the request names no person"
+        return (
+            "the request names no person: send `safety_identifier` or `user`, or a header of "
+            "`governance.person_headers` (X-Memos-User)"
+        )
     if not chat.principal.has_scope(Scope.WRITE):
         return f"the token or key lacks the scope `{Scope.WRITE}`"
     if not chat.principal.can(Role.WRITER):
@@ -38,6 +54,9 @@ def not_written(chat: Chat, config: RememberConfig) -> str | None:
         return f"it orders to forget, and the token or key lacks the scope `{Scope.DELETE}`"
     if not config.enabled:
         return "`remember.enabled` is off"
+    is_asked = chat.options.write or read_orders(last_said(chat.messages))
+    if chat.options.as_of is not None and not is_asked:
+        return "the request reads a past moment (`memory.as_of`), and does not say `memory.write`"
     return None if has_words(chat.messages) else "no user message has text or an image"
 
 
@@ -51,6 +70,18 @@ class TurnSaver:
         self, rememberer: Rememberer, tasks: BackgroundTasks, config: RememberConfig
     ) -> None:
         self._rememberer, self._tasks, self._config = rememberer, tasks, config
+
+    async def check_quota(self, chat: Chat) -> None:
+        """Leave the turn out where a quota is full; the reply's `memory` says so."""
+        full = await self._rememberer.full(chat.principal) if chat.plan.written else None
+        if full is not None:
+            chat.plan.written, chat.plan.not_written = False, full
+            metrics.LIMITED.labels("turn").inc()
+
+    async def until_known(self, chat: Chat) -> None:
+        """Wait until what the person said elsewhere is memory. Raises VaultUnavailable."""
+        if chat.options.as_of is None:
+            await self._rememberer.until_known(chat.principal, chat.messages)
 
     def now(self, chat: Chat) -> datetime:
         """The time of day of the person."""
@@ -67,6 +98,8 @@ class TurnSaver:
         self, chat: Chat, request_id: str, reply: str, finish_reason: str | None
     ) -> None:
         """Store the turn, its reply marked where it is no evidence; wait for `durable_wait_seconds`.
+
+        The plan says that the turn is written only if it is on disk then: a kill could lose it.
 
         Args:
             reply: empty where there is none: the person's words are stored alone.
@@ -86,22 +119,44 @@ class TurnSaver:
             )
             saving = self._tasks.spawn(self._store(chat, body))
             await asyncio.wait({saving}, timeout=self._config.durable_wait_seconds)
+            problem = _problem(saving) if saving.done() else _LATE
+            if problem is not None:
+                chat.plan.written, chat.plan.not_written = False, problem
 
-    async def _store(self, chat: Chat, body: Mapping[str, Any]) -> None:
-        """Retry while the vault is locked or unreachable, so that no turn is lost."""
-        pause = _FIRST_RETRY_SECONDS
+    async def _store(self, chat: Chat, body: Mapping[str, Any]) -> str | None:
+        """Retry while the vault is locked or unreachable, so that no turn is lost.
+
+        Returns:
+            Why the turn is not stored; None: it is.
+        """
+        turn_id, pause = new_id("turn"), _FIRST_RETRY_SECONDS
+        accept = functools.partial(self._rememberer.accept, chat.principal, body, turn_id)
+        is_repeated = False
         while True:
             try:
-                await asyncio.to_thread(self._rememberer.accept, chat.principal, body)
-                return
+                await asyncio.to_thread(accept, is_repeated=is_repeated)
+                return None
+            except Erased:
+                log.info("a turn is not stored: its person was erased meanwhile")
+                return "the person was erased meanwhile"
             except Unavailable as error:
                 metrics.DEGRADED.labels("remember").inc()
                 if len(self._tasks) > _WAITING_TURNS:
                     log.error("a turn is lost: too many wait for the vault: %s", error)
-                    return
+                    return "the vault does not answer, and too many turns wait for it"
                 log.warning("storing a turn failed, retrying in %.0f s: %s", pause, error)
+            is_repeated = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_RETRY_SECONDS)
+
+
+def _problem(saved: asyncio.Task[str | None]) -> str | None:
+    """Why a turn is not stored. An unknown error costs the turn, which the reply says, and not the reply."""
+    error = saved.exception()
+    if error is not None:
+        log.error("a turn is not stored", exc_info=error)
+        return "the turn could not be stored: the server's log has the error"
+    return saved.result()
 
 
 def _has_no_memory(chat: Chat) -> bool:

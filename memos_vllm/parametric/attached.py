@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
-from memos_vllm.parametric.adapter.packed import Adapter
+from memos_vllm.parametric.adapter.checks import Shaped
 
 
 class ServedModel(Protocol):
@@ -22,7 +22,7 @@ class ServedModel(Protocol):
         """Highest rank of an adapter; None: the engine attaches no adapters."""
         ...
 
-    def check(self, adapter: Adapter) -> None:
+    def check(self, adapter: Shaped) -> None:
         """Check an adapter's shapes and rank. Raises Unprocessable."""
         ...
 

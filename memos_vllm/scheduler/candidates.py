@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from memos_vllm.plaintext.search.past import PastOperator
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.scheduler.plan import PlanEntry
 from memos_vllm.vault.views import OwnerState, StableCube
@@ -24,5 +25,7 @@ class Candidates:
     """The plan's entries for parametric cubes."""
     found: Sequence[Found] = ()
     """Items found by search, the best first."""
+    past: PastOperator | None = None
+    """Search of a past moment (`memory.as_of`); None: of now."""
     further: Sequence[Found] = ()
     """Items behind them, which take the places of those that the plan rejects."""

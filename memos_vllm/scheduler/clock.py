@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-_SHARES = {"rewrite": 0.5, "embed": 0.7, "search": 0.85}
+_SHARES = {"recent": 0.25, "rewrite": 0.5, "embed": 0.7, "search": 0.85}
 """End of a step, as a share of the limit; the others may take all of it."""
 
 

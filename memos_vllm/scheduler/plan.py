@@ -87,8 +87,22 @@ class Forgot(PlanModel):
     all: bool = Field(False, description="the order was about all memory of the person")
     done: bool = Field(description="false: too many items match; look at them with `dry_run`")
     items: list[ForgottenPart] = Field(default_factory=list, description="50 at most")
+    held: int = Field(0, description="matching items that a legal hold keeps")
     undo: str | None = Field(None, description="`POST /v1/memory/feedback` with it takes it back")
     undo_until: datetime | None = None
+
+
+class CachedTokens(PlanModel):
+    """Tokens of the prompt that were not computed, in the order of the prompt."""
+
+    kind: Literal["exact", "near", "conversation"] = Field(
+        description="the prompt's head with its cubes, approximate KV of it, or what comes behind"
+    )
+    source: Literal["engine", "memory", "disk", "lmcache"] = Field(
+        description="the engine's own blocks, files in shared memory or on disk, LMCache; the last two may "
+        "be of another server"
+    )
+    tokens: int
 
 
 class MemoryPlan(PlanModel):
@@ -97,14 +111,19 @@ class MemoryPlan(PlanModel):
     request_id: str = ""
     enabled: bool = True
     person: str | None = None
+    as_of: datetime | None = Field(None, description="past moment of the memory; null: now")
     entries: list[PlanEntry] = Field(default_factory=list)
     budget: Budget | None = None
     kv: KVPlan | None = Field(None, description="null: activation memory was not used")
     injected_tokens: int = 0
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    cached: list[CachedTokens] = Field(
+        default_factory=list, description="the cached tokens by kind and source; empty: none"
+    )
     degraded: list[str] = Field(default_factory=list)
     steps_ms: dict[str, float] = Field(default_factory=dict)
+    skipped: str | None = Field(None, description="why no memory was looked for")
     written: bool = Field(False, description="whether the turn becomes memory")
     not_written: str | None = Field(None, description="the reason why it does not")
     forgot: Forgot | None = Field(None, description="null: the request orders nothing of the kind")

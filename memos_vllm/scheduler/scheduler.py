@@ -99,12 +99,19 @@ class MemScheduler:
         self._config = config
         self._retrieval = retrieval or RetrievalConfig()
 
-    def budget(self, tokenizer: Tokenizer, asked: int | None, max_reply: int | None) -> Budget:
+    def budget(
+        self,
+        tokenizer: Tokenizer,
+        asked: int | None,
+        max_reply: int | None,
+        most: int | None = None,
+    ) -> Budget:
         """Token limit of memory, before the length of the prompt is known.
 
         Args:
             asked: `memory.budget_tokens` of the request.
             max_reply: `max_tokens` of the request; None keeps `reply_reserve_tokens` free.
+            most: limit of the tenant; None: it has none.
         """
         reply = self._config.reply_reserve_tokens if max_reply is None else max_reply
         limits = {
@@ -112,6 +119,8 @@ class MemScheduler:
             "the share of the context": int(tokenizer.context * self._config.context_share),
             "the context less the reply": max(0, tokenizer.context - reply),
         }
+        if most is not None:
+            limits["the tenant's limit"] = most
         reason, limit = min(limits.items(), key=lambda pair: pair[1])
         return Budget(limit=limit, context=tokenizer.context, reply=reply, reason=reason)
 
@@ -125,6 +134,7 @@ class MemScheduler:
         named: int = 0,
         further: Sequence[Found] = (),
         places: int | None = None,
+        reader: layout.Reader | None = None,
     ) -> Draft:
         """Choose the candidates that fit into the budget, best first.
 
@@ -133,6 +143,7 @@ class MemScheduler:
             found: search results, best first.
             further: results behind them; they take the places of those that are rejected.
             places: number of items; default: that of `found`.
+            reader: whom the prompt is for; None: the user's words stand under their id.
         """
         framing = tokenizer.count(layout.block([]))
         head = _head(stable, named, tokenizer)
@@ -151,6 +162,7 @@ class MemScheduler:
             tokenizer=tokenizer,
             places=max(len(found), places or 0),
             left=left - (framing if found else 0),
+            reader=reader,
         )
         candidates = [*head, *selection.of(found, further)]
         plan = MemoryPlan(entries=[c.entry for c in candidates], budget=budget)
@@ -168,6 +180,7 @@ class _Selection:
     places: int
     left: int
     """Tokens."""
+    reader: layout.Reader | None = None
     taken: int = 0
     replies: int = 0
     too_large: int = 0
@@ -201,9 +214,7 @@ class _Selection:
             return _rejected(result, f"{self.config.most_replies} better replies are in the prompt")
         if self.too_large > _TRIES * self.places:
             return _rejected(result, f"the budget is full: {max(self.left, 0)} tokens are left")
-        candidate = _retrieved_candidate(
-            result, self.tokenizer, self.question, self.config.reply_tokens
-        )
+        candidate = self._candidate(result)
         tokens = candidate.entry.tokens
         if tokens > self.left:
             self.too_large += 1
@@ -211,6 +222,25 @@ class _Selection:
             return candidate
         self._take(result, tokens)
         return candidate
+
+    def _candidate(self, result: Found) -> Candidate:
+        recalled, tokenizer = result.recalled, self.tokenizer
+        item: Item = recalled.item
+        entry = _retrieved_entry(result)
+        value = (1.0, result.score)
+        if is_reply(recalled):
+            value = (0.0, result.score)
+            most = self.config.reply_tokens
+            text = excerpt(item.text, self.question, most, tokenizer.count)
+            if text != item.text:
+                item = item.model_copy(update={"text": text})
+                entry.reason += "; cut to the sentences that match it"
+        text = layout.quote_item(
+            item, tokenizer.escape, result.over, self.reader, owner=recalled.person
+        )
+        entry.tokens = tokenizer.count(text + "\n")
+        order = (item.time or _BEGINNING, recalled.cube_id, item.source or "")
+        return Candidate(entry, text, value, order)
 
     def _take(self, result: Found, tokens: int) -> None:
         self.sieve.take(result)
@@ -304,25 +334,6 @@ def _stable_candidate(
     if not cube.items:
         _reject(candidate, "the cube is empty")
     return candidate
-
-
-def _retrieved_candidate(
-    result: Found, tokenizer: Tokenizer, question: str, reply_tokens: int
-) -> Candidate:
-    recalled = result.recalled
-    item: Item = recalled.item
-    entry = _retrieved_entry(result)
-    value = (1.0, result.score)
-    if is_reply(recalled):
-        value = (0.0, result.score)
-        text = excerpt(item.text, question, reply_tokens, tokenizer.count)
-        if text != item.text:
-            item = item.model_copy(update={"text": text})
-            entry.reason += "; cut to the sentences that match it"
-    text = layout.quote_item(item, tokenizer.escape, result.over)
-    entry.tokens = tokenizer.count(text + "\n")
-    order = (item.time or _BEGINNING, recalled.cube_id, item.source or "")
-    return Candidate(entry, text, value, order)
 
 
 def _retrieved_entry(result: Found) -> PlanEntry:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 
 from memos_vllm.cube.model import ASSISTANT, Item, ItemType
-from memos_vllm.plaintext.search.repeats import AskedQuestion, normal
+from memos_vllm.plaintext.search.asking import AskedQuestion
+from memos_vllm.plaintext.search.repeats import normal
 from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt.messages import Message, last_user, text_of
 from memos_vllm.vault.views import Recalled

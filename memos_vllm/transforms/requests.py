@@ -74,4 +74,7 @@ class Decode(Strict):
         le=1,
         description="share of the answers that must agree for a statement to be stored",
     )
+    rounds: int = Field(
+        3, ge=1, le=10, description="rounds of questions; each asks about names in what was found"
+    )
     max_seconds: float | None = Field(None, gt=0, description="default: `training.max_seconds`")

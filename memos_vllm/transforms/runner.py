@@ -48,9 +48,10 @@ from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.recover import KeptKV, find_segment, text_of_segment
 from memos_vllm.transforms.requests import Decode, Distill, Recover
 from memos_vllm.transforms.sources import Sources, leaks, read_sources
-from memos_vllm.transforms.submit import DISTILL, RECOVER
+from memos_vllm.transforms.submit import fitted
 from memos_vllm.transforms.warm_start import merged_start
-from memos_vllm.vault.transform_records import JobIsGone, JobState, LeaseLost, Transform
+from memos_vllm.vault.transform_records import JobIsGone, LeaseLost, Transform
+from memos_vllm.vault.transform_rows import DISTILL, RECOVER, JobState
 from memos_vllm.vault.vault import MemVault
 from memos_vllm.writer.base import Writer
 
@@ -148,7 +149,7 @@ class JobRunner:
                 spec.max_seconds,
                 passages=sources.passages(spec.recipe.passage_tokens),
                 exam=spec.exam,
-                recipe=spec.recipe,
+                recipe=fitted(self.system, spec.recipe),
                 gate=spec.gate,
                 sources={cube.meta.id: cube.meta.version for cube in (*sources.cubes, *merged)},
                 context=self._context(job, spec, sources, folder),
@@ -300,6 +301,7 @@ class JobRunner:
             topics=[*spec.topics, *(name for name in names if name)],
             samples=spec.samples,
             agreement=spec.agreement,
+            rounds=spec.rounds,
         )
         if not folder.given.exists():
             adapter = unpack(vault.file(job.principal, cube.meta.id, cube.meta.version))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memos_vllm.cube.ids import SHARED, PersonId
 from memos_vllm.cube.model import Access, Item, Kind, MemCube
 from memos_vllm.errors import Unprocessable
-from memos_vllm.governance.permit import check_write
+from memos_vllm.governance.permit import check_create
 from memos_vllm.governance.principal import Principal
 from memos_vllm.plaintext.reader.chunking import passages
 
@@ -74,7 +74,7 @@ def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> 
             access = Access(readers=[reader for reader in readers if reader in both])
     if person and access.readers is not None and person not in access.readers:
         raise Unprocessable(f"{person} may not read all of the sources")
-    check_write(principal, person, "admin")
+    check_create(principal, person)
     return Sources(tuple(cubes.values()), person, Access() if person else access)
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from memos_vllm.cube.ids import SHARED, PersonId
 from memos_vllm.cube.model import Kind, State
-from memos_vllm.errors import Conflict, MemosError, NotFound, Unprocessable
-from memos_vllm.governance.permit import check_write
+from memos_vllm.errors import Conflict, NotFound, Unprocessable
+from memos_vllm.governance.permit import Permission, check_create
 from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.parametric.training.order import Recipe
 from memos_vllm.transforms.recover import find_segment
 from memos_vllm.transforms.requests import Decode, Distill, Recover
 from memos_vllm.transforms.sources import read_sources
-from memos_vllm.vault.derived import Orphan
 from memos_vllm.vault.transform_records import Transform
+from memos_vllm.vault.transform_rows import DECODE, DISTILL, RECOVER
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
-
-log = logging.getLogger(__name__)
-
-DISTILL, DECODE, RECOVER = "distill", "decode", "recover"
 
 
 def distill(system: MemorySystem, principal: Principal, ref: str, spec: Distill) -> Transform:
@@ -30,24 +26,28 @@ def distill(system: MemorySystem, principal: Principal, ref: str, spec: Distill)
     sources = read_sources(system.vault, principal, [ref, *spec.also])
     if spec.into is not None:
         into = system.vault.get(principal, spec.into).meta
-        check_write(principal, sources.person, into.access.writers)
+        system.grants.check(principal, into.id, Permission.WRITE)
         if into.kind is not Kind.PARAMETRIC:
             raise Unprocessable(f"{spec.into!r} is a cube of text", param="into")
         if (into.person or "") != sources.person:
             raise Unprocessable("its owner is not the owner of the sources", param="into")
     elif spec.name is not None:
         _check_free(system, principal, spec.name, sources.person)
-    most = system.served.max_rank if system.served is not None else None
-    recipe = spec.recipe
-    if most is not None and recipe.rank > most:
-        if "rank" in recipe.model_fields_set:
-            raise Unprocessable(
-                f"rank {recipe.rank}: this server was started with --max-lora-rank {most}",
-                param="recipe.rank",
-            )
-        recipe = recipe.model_copy(update={"rank": most})
+    recipe = fitted(system, spec.recipe)
+    if recipe is not spec.recipe and "rank" in spec.recipe.model_fields_set:
+        raise Unprocessable(
+            f"rank {spec.recipe.rank}: this server was started with --max-lora-rank {recipe.rank}",
+            param="recipe.rank",
+        )
     request = spec.model_dump(mode="json") | {"cube": ref, "recipe": recipe.model_dump(mode="json")}
     return _added(system, principal, DISTILL, sources.ids, request)
+
+
+def fitted(system: MemorySystem, recipe: Recipe) -> Recipe:
+    """The recipe with a rank that the served model attaches, also where the server was started anew since."""
+    most = system.served.max_rank if system.served is not None else None
+    fits = most is None or recipe.rank <= most
+    return recipe if fits else recipe.model_copy(update={"rank": most})
 
 
 def decode(system: MemorySystem, principal: Principal, ref: str, spec: Decode) -> Transform:
@@ -56,7 +56,7 @@ def decode(system: MemorySystem, principal: Principal, ref: str, spec: Decode) -
     cube = system.vault.get(principal, ref).meta
     if cube.kind is not Kind.PARAMETRIC:
         raise Unprocessable(f"{ref!r} is a cube of text already")
-    check_write(principal, PersonId(cube.person or SHARED), "admin")
+    check_create(principal, PersonId(cube.person or SHARED))
     if spec.kv and spec.state is not State.ACTIVATED:
         raise Unprocessable(
             "KV is built only of cubes that may stand in prompts: `state` must be `activated`",
@@ -71,25 +71,9 @@ def recover(system: MemorySystem, principal: Principal, key: str, spec: Recover)
     principal.require(Role.WRITER)
     cube, _ = find_segment(system, principal, key).own
     source = system.vault.get(principal, cube).meta
-    check_write(principal, PersonId(source.person or SHARED), "admin")
+    check_create(principal, PersonId(source.person or SHARED))
     request = spec.model_dump(mode="json") | {"segment": key}
     return _added(system, principal, RECOVER, [source.id], request)
-
-
-def again(system: MemorySystem, principal: Principal, orphan: Orphan) -> Transform | None:
-    """Queue an adapter again that was deleted with one of its sources, from the other sources; None:
-    no source is left, or no job made it."""
-    if not orphan.sources or orphan.job is None:
-        return None
-    spec = Distill.model_validate(
-        {key: value for key, value in orphan.job.items() if key in Distill.model_fields}
-        | {"also": list(orphan.sources[1:]), "name": orphan.name, "into": None, "exam": []}
-    )
-    try:
-        return distill(system, principal, orphan.sources[0], spec)
-    except MemosError as error:
-        log.warning("an adapter that was deleted with its source is not made again: %s", error)
-        return None
 
 
 def _added(
@@ -99,7 +83,13 @@ def _added(
     sources: list[str],
     request: dict[str, Any],
 ) -> Transform:
-    """Queue a job. Raises Conflict: the tenant has too many open jobs."""
+    """Queue a job.
+
+    Raises:
+        Conflict: the tenant has too many open jobs.
+        QuotaExceeded: its training of today is used up.
+    """
+    system.quotas.check_training(system.database, principal.tenant)
     most = system.config.training.jobs_per_tenant
     if system.transforms.count_open(principal) >= most:
         raise Conflict(

@@ -14,6 +14,8 @@ from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import ConfigError, MemosError
 from memos_vllm.transforms.auto import promote
 from memos_vllm.transforms.runner import JobRunner
+from memos_vllm.vault.quotas import seconds_of_today
+from memos_vllm.vault.transform_records import Transform
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -47,13 +49,34 @@ class TransformWorker:
             self._promote_at = time.monotonic() + _PROMOTE_SECONDS
             promote(system)
 
+    def _postponed(self, job: Transform) -> bool:
+        """Queue a job for later whose tenant is over a limit."""
+        system, tenant = self._runner.system, job.principal.tenant
+        wait = system.pressure.left(tenant)
+        if system.quotas.training_left(system.database, tenant) == 0:
+            wait = max(wait, seconds_of_today())
+        if wait:
+            log.info("job %s waits for %.0f s: its tenant is over a limit", job.id, wait)
+            system.transforms.release(job.id, wait)
+        return bool(wait)
+
+    def _count(self, tenant: str, seconds: float) -> None:
+        system = self._runner.system
+        if system.limits_of(tenant).training_minutes_per_day is not None:
+            system.quotas.trained(system.database, tenant, seconds)
+
     def _run(self) -> None:
         while not self._stop.wait(self._runner.system.config.jobs.poll_seconds):
             try:
                 self._promote()
                 job = self._runner.claim()
-                if job is not None:
-                    self._runner.do(job)
+                if job is not None and not self._postponed(job):
+                    started = time.monotonic()
+                    try:
+                        self._runner.do(job)
+                    finally:
+                        seconds = time.monotonic() - started
+                        self._count(job.principal.tenant, seconds)
                     sweep(self._runner.system)
             except (MemosError, OSError) as error:
                 log.warning("job worker failed, retrying: %s", error)

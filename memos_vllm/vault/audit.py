@@ -18,16 +18,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import PersonId, TenantId, canonical_json, now_us
+from memos_vllm.governance import audit_record
 from memos_vllm.governance.audit_keys import AuditKeys
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.vault.tables import (
-    AuditEntryRow,
-    AuditPersonRow,
-    AuditRow,
-    AuditShardRow,
-    TenantRow,
-)
+from memos_vllm.vault import fence
+from memos_vllm.vault.audit_tables import AuditEntryRow, AuditPersonRow, AuditRow, AuditShardRow
+from memos_vllm.vault.tables import TenantRow
 
+WRITTEN = "audit_written"
+"""Key in `Session.info`: records of this transaction."""
 _ID_LENGTH = 128
 
 
@@ -39,12 +38,13 @@ def record(
     detail: dict[str, Any],
     request_id: str = "",
 ) -> None:
-    """Append to one of the tenant's chains.
+    """Append to one of the tenant's chains. Raises Erased: the work began before a person's erasure.
 
     Args:
         target: an id.
         detail: ids and numbers, no text; `person` is the owner of the memory.
     """
+    fence.check(session, principal, principal.person, detail.get("person", ""))
     rest = dict(detail)
     if principal.token_id:
         rest["token"] = principal.token_id
@@ -71,28 +71,21 @@ def record(
     shard.count, shard.head = entry.number, entry.mac
     session.add(entry)
     session.flush()
+    session.info[WRITTEN] = session.info.get(WRITTEN, 0) + 1
 
 
 def message(entry: AuditEntryRow, previous: str) -> bytes:
     """What the MAC of a record covers."""
-    fields = [getattr(entry, name) for name in FIELDS]
-    return canonical_json(["memos-audit-entry-1", previous, *fields])
+    return audit_record.message(fields_of(entry), previous)
 
 
-FIELDS = (
-    "shard",
-    "number",
-    "tenant",
-    "at_us",
-    "key_id",
-    "person",
-    "owner",
-    "request_id",
-    "action",
-    "object",
-    "detail",
-    "mac_key",
-)
+def leaf_of(entry: AuditEntryRow) -> bytes:
+    """Leaf of a record in its tenant's Merkle tree."""
+    return audit_record.leaf_of({**fields_of(entry), "mac": entry.mac})
+
+
+def fields_of(entry: AuditEntryRow) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in audit_record.FIELDS}
 
 
 def pseudonym(session: Session, tenant: str, person: str) -> str:
@@ -123,6 +116,15 @@ def pseudonym(session: Session, tenant: str, person: str) -> str:
 def name_message(tenant: str, name: str, person: str) -> bytes:
     """What the MAC of a pseudonym's row covers."""
     return canonical_json(["memos-audit-person-1", tenant, name, person])
+
+
+def pseudonym_of(session: Session, tenant: TenantId, person: PersonId) -> str | None:
+    """The person's pseudonym; None: the log has none."""
+    return session.scalar(
+        select(AuditPersonRow.pseudonym).where(
+            AuditPersonRow.tenant == tenant, AuditPersonRow.person == person
+        )
+    )
 
 
 def forget_person(session: Session, tenant: TenantId, person: PersonId) -> str | None:

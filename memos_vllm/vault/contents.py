@@ -6,7 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 
 from memos_vllm.cube.ids import CubeId, sha256
-from memos_vllm.cube.model import ExplicitPayload, Item, Kind, ParametricPayload, Payload
+from memos_vllm.cube.model import (
+    ExplicitPayload,
+    Item,
+    Kind,
+    MemCube,
+    ParametricPayload,
+    Payload,
+    VersionDiff,
+)
 from memos_vllm.errors import NotBuilt, TooLarge, Unprocessable
 from memos_vllm.governance.redaction.redactor import Redactor
 from memos_vllm.parametric.adapter.packed import unpack
@@ -86,3 +94,15 @@ def by_id(payload: Payload) -> dict[str | None, Item]:
     if not isinstance(payload, ExplicitPayload) or isinstance(payload.content, str):
         raise Unprocessable("only versions of text can be compared item by item")
     return {item.id: item for item in payload.content}
+
+
+def difference(before: MemCube, after: MemCube) -> VersionDiff:
+    """Items that a newer version of a cube has added and removed."""
+    old, new = by_id(before.payload), by_id(after.payload)
+    return VersionDiff(
+        cube=after.meta.id,
+        older=before.meta.version,
+        newer=after.meta.version,
+        added=[item for key, item in new.items() if key not in old],
+        removed=[item for key, item in old.items() if key not in new],
+    )

@@ -6,9 +6,10 @@ transaction fails half-way because of another one.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,26 @@ import alembic.command
 import alembic.config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from memos_vllm.config.policies import TenantPolicy
 from memos_vllm.config.tree import DatabaseConfig
+from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import ConfigError, VaultUnavailable
 from memos_vllm.governance.audit_keys import AuditKeys
+from memos_vllm.vault.audit import WRITTEN
+from memos_vllm.vault.quotas import Quotas
 from memos_vllm.vault.tables import SettingRow
 
+LIVE_SECONDS = 20.0
+"""How long a server counts as running after it has said so."""
 _MIGRATION_LOCK = 0x6D656D6F73  # "memos": the advisory lock under which Postgres is migrated
+
+POLICY_OF = "memos_policy_of"
 
 
 class Database:
@@ -36,10 +45,20 @@ class Database:
         self, url: str, config: DatabaseConfig | None = None, audit_keys: AuditKeys | None = None
     ) -> None:
         self.audit_keys = audit_keys or AuditKeys()
+        self.on_audit: Callable[[int], None] = lambda _: None
+        """Called with the number of audit records of each committed transaction."""
+        self.quotas: Quotas | None = None
+        """Checked by every write; None: there are none."""
+        self.policy_of: Callable[[str], TenantPolicy] = _no_policy
+        """Policy in force of a tenant; every session has it in `info[POLICY_OF]`."""
         self._config = config or DatabaseConfig()
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._writing = threading.Lock()
+        self.compacted_us = 0
+        """When this process last began to compact all tables; 0: it did not."""
+        self.constants: dict[str, bytes] = {}
+        """Settings that never change, for every session (`session.info["constants"]`)."""
         try:
             self.engine = self._create_engine()
         except (SQLAlchemyError, ImportError) as error:
@@ -91,6 +110,7 @@ class Database:
     def read(self) -> Iterator[Session]:
         """A transaction that changes nothing."""
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
+            session.info[POLICY_OF] = self.policy_of
             yield session
 
     @contextmanager
@@ -98,9 +118,33 @@ class Database:
         """A transaction; commits when the block ends, rolls back when it raises."""
         with _translated(), self._write_slot(), self.engine.connect() as plain:
             connection = plain.execution_options(memos_writes=True)
-            with Session(connection, expire_on_commit=False) as session, session.begin():
+            with Session(connection, expire_on_commit=False) as session:
                 session.info[AuditKeys] = self.audit_keys
-                yield session
+                session.info["constants"] = self.constants
+                session.info[Quotas] = self.quotas
+                session.info[POLICY_OF] = self.policy_of
+                is_committed = False
+                try:
+                    with session.begin():
+                        yield session
+                    is_committed = True
+                finally:
+                    if self.quotas is not None:
+                        self.quotas.ended(session, is_committed)
+            if written := session.info.get(WRITTEN):
+                self.on_audit(written)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """A DBAPI connection outside of any transaction, while no other write of this process runs."""
+        with _translated(), self._write_slot():
+            plain = self.engine.raw_connection()
+            try:
+                if not self.is_sqlite:
+                    plain.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+                yield plain.dbapi_connection
+            finally:
+                plain.invalidate()
 
     @contextmanager
     def _write_slot(self) -> Iterator[None]:
@@ -125,8 +169,7 @@ class Database:
             ConfigError: the database was written by a newer version; nothing was changed.
             VaultUnavailable: it cannot be reached.
         """
-        config = self._alembic()
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        head, known = _revisions()
         with _translated(), self.engine.connect() as plain:
             connection = plain.execution_options(memos_writes=True)
             with connection.begin():
@@ -141,26 +184,59 @@ class Database:
                         "memos_vllm does not know: it was written by a newer one. Upgrade memos-vllm, "
                         "or restore the backup made before the upgrade"
                     )
+                if current == head:
+                    return
+                if running := _running(connection):
+                    raise ConfigError(
+                        f"{running} servers of an older version run on the database {self.url!r}: stop them "
+                        "before this version changes its schema (one that was killed counts for "
+                        f"{LIVE_SECONDS:.0f} s)"
+                    )
+                config = alembic_config()
                 config.attributes["connection"] = connection
                 alembic.command.upgrade(config, "head")
 
     def secret(self, name: str) -> bytes:
-        """32 random bytes under a name, made on first use and the same for every replica."""
+        """32 random bytes under a name, made on first use and the same for every replica.
+
+        Of several, which a rotation leaves (`secret_ring`), the newest.
+        """
         with self.write() as session:
             row = session.get(SettingRow, name)
             if row is None:
                 row = SettingRow(key=name, value=secrets.token_hex(32))
                 session.add(row)
-            return bytes.fromhex(row.value)
+            return bytes.fromhex(row.value.split()[0])
 
     def dispose(self) -> None:
         self.engine.dispose()
 
-    @staticmethod
-    def _alembic() -> alembic.config.Config:
-        config = alembic.config.Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        return config
+
+def _running(connection: Connection) -> int:
+    """Number of servers that have said a moment ago that they run (`replicas`)."""
+    if not inspect(connection).has_table("replicas"):
+        return 0
+    since = now_us() - int(LIVE_SECONDS * 1_000_000)
+    query = text("SELECT count(*) FROM replicas WHERE seen_us > :since")
+    return int(connection.execute(query, {"since": since}).scalar_one())
+
+
+def alembic_config() -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+@functools.cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """Newest revision of the schema, and all that this version of the code knows."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    known = frozenset(script.revision for script in scripts.walk_revisions())
+    return scripts.get_current_head(), known
+
+
+def _no_policy(tenant: str) -> TenantPolicy:
+    return TenantPolicy()
 
 
 @contextmanager

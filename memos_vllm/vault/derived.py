@@ -9,16 +9,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from memos_vllm.cube.ids import CubeId
+from memos_vllm.cube.ids import CubeId, PersonId, TenantId, new_id, now_us
 from memos_vllm.cube.lifecycle import READABLE
 from memos_vllm.cube.model import Provenance, State
 from memos_vllm.errors import Unprocessable
-from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import records
-from memos_vllm.vault.tables import CubeRow, DerivedRow, TransformRow, VersionRow
+from memos_vllm.governance.permit import BITS, OPEN, Effect, Permission, SubjectKind
+from memos_vllm.governance.principal import MAX_NAME_LENGTH, Principal, Role
+from memos_vllm.vault import items, lookup, records
+from memos_vllm.vault.tables import CubeRow, DerivedRow, GrantRow, TransformRow, VersionRow
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Orphan:
     person: str
     sources: tuple[str, ...]
     """Its sources that still exist."""
-    job: dict[str, Any] | None
-    """Request of the job that made it."""
+    made_by: tuple[str, dict[str, Any]] | None
+    """Kind and request of the job that made it."""
 
 
 @dataclasses.dataclass
@@ -41,6 +42,8 @@ class Deletion:
     """Cubes derived from it, directly or not, that the caller may read."""
     gone: list[Orphan] = dataclasses.field(default_factory=list)
     """Derived cubes that were deleted, too (`cascade`)."""
+    jobs: list[str] = dataclasses.field(default_factory=list)
+    """Jobs that train adapters again which were deleted, from their other sources."""
 
 
 def record(session: Session, principal: Principal, cube: CubeRow, made_of: Provenance) -> None:
@@ -53,13 +56,17 @@ def record(session: Session, principal: Principal, cube: CubeRow, made_of: Prove
     # Locked, so that no parent is deleted before the end of the transaction.
     rows = session.scalars(
         select(CubeRow)
-        .where(CubeRow.id.in_(set(made_of.parents)), CubeRow.tenant == cube.tenant)
+        .where(
+            CubeRow.id.in_(set(made_of.parents)),
+            CubeRow.tenant == cube.tenant,
+            records.visible_to(principal, Permission.READ),
+        )
         .order_by(CubeRow.id)
         .with_for_update()
     ).all()
     stale = []
     for source in rows:
-        if source.id == cube.id or not records.readable(principal, source):
+        if source.id == cube.id:
             continue
         version = read.get(source.id, source.head_version)
         if not _same_payload(session, version, source.head_version):
@@ -71,34 +78,81 @@ def record(session: Session, principal: Principal, cube: CubeRow, made_of: Prove
 
 
 def narrow(session: Session, source: CubeRow) -> list[str]:
-    """Narrow the readers of all cubes derived from a source to the readers of the source.
+    """Narrow the readers of all cubes derived from a shared source to the readers of the source.
 
-    A person's derived cube is archived when that person may not read the source any more.
+    A derived cube loses its grants; one of the tenant gets the source's list of readers, or, where the
+    source has denials, none but admins.  A person's derived cube is archived when that person may not read
+    the source any more; a frozen one keeps its state and expires.
 
     Returns:
         Ids of the changed cubes.
     """
-    readers = source.access.get("readers")
-    if source.person or readers is None:
+    if source.person or source.is_open:
         return []
+    readers = source.access.get("readers") or []
     changed = []
-    for cube in _made_from(session, source):
-        before = (dict(cube.access), cube.state)
+    for cube in made_from(session, source):
+        before = (dict(cube.access), cube.state, cube.expires_us)
+        gone = session.execute(
+            delete(GrantRow).where(
+                GrantRow.cube_id == cube.id,
+                GrantRow.origin != "access",
+                GrantRow.effect == Effect.ALLOW,
+            )
+        )
         if cube.person:
-            if cube.person not in readers and cube.state in READABLE:
+            may_read = cube.state not in READABLE or _reads(session, cube, cube.person, source)
+            if not may_read and cube.state == State.FROZEN:
+                cube.expires_us = min(cube.expires_us or now_us(), now_us())  # held, in no prompt
+            elif not may_read:
                 cube.state = State.ARCHIVED
         else:
             current = cube.access.get("readers")
             both = readers if current is None else [each for each in current if each in readers]
             cube.access = {**cube.access, "readers": both}
-        if (dict(cube.access), cube.state) != before:
+            cube.is_open = False
+            _list_readers(session, cube, [name for name in both if len(name) <= MAX_NAME_LENGTH])
+        if (dict(cube.access), cube.state, cube.expires_us) != before or gone.rowcount:  # type: ignore[attr-defined]
+            items.content_changed(session, cube)  # stored KV may be of former readers
+            items.touch_owner(session, cube)
             changed.append(cube.id)
+    session.flush()
     return changed
+
+
+def _reads(session: Session, cube: CubeRow, person: str, source: CubeRow) -> bool:
+    reader = Principal(TenantId(cube.tenant), Role.WRITER, "", PersonId(person))
+    return lookup.is_among(session, reader, source.id)
+
+
+def _list_readers(session: Session, cube: CubeRow, readers: Sequence[str]) -> None:
+    """Leave the grants of an access list to these readers only."""
+    of_list = (
+        GrantRow.cube_id == cube.id,
+        GrantRow.origin == "access",
+        GrantRow.kind == SubjectKind.PERSON,
+    )
+    known = set(session.scalars(select(GrantRow.subject).where(*of_list)))
+    session.execute(delete(GrantRow).where(*of_list, GrantRow.subject.not_in(readers)))
+    for reader in dict.fromkeys(each for each in readers if each not in known):
+        session.add(
+            GrantRow(
+                id=new_id("grant"),
+                cube_id=cube.id,
+                tenant=cube.tenant,
+                kind=SubjectKind.PERSON,
+                subject=reader,
+                effect=Effect.ALLOW,
+                permissions=sum(BITS[each] for each in OPEN),
+                origin="access",
+                created_us=now_us(),
+            )
+        )
 
 
 def mark(session: Session, source: CubeRow) -> list[CubeRow]:
     """Mark all cubes derived from a source as stale, as it changes or is deleted; returns them."""
-    marked = _made_from(session, source)
+    marked = made_from(session, source)
     for cube in marked:
         if source.id not in cube.stale:
             cube.stale = [*cube.stale, source.id]
@@ -117,29 +171,22 @@ def orphan(session: Session, cube: CubeRow, deleted: Sequence[str]) -> Orphan:
         .where(DerivedRow.cube_id == cube.id, CubeRow.id.not_in(deleted))
         .order_by(CubeRow.id)
     )
-    request = session.scalar(
-        select(TransformRow.request).where(TransformRow.made == cube.id).limit(1)
-    )
-    return Orphan(cube.id, cube.name, cube.person, tuple(sources), request)
+    made_by = session.execute(
+        select(TransformRow.kind, TransformRow.request).where(TransformRow.made == cube.id).limit(1)
+    ).first()
+    job = None if made_by is None else (made_by.kind, dict(made_by.request))
+    return Orphan(cube.id, cube.name, cube.person, tuple(sources), job)
 
 
 def check_readers(session: Session, cube: CubeRow) -> None:
     """Raise Unprocessable when a reader of the cube may not read one of its sources."""
-    sources = session.scalars(
-        select(CubeRow)
-        .join(DerivedRow, DerivedRow.source_id == CubeRow.id)
-        .where(DerivedRow.cube_id == cube.id)
-    )
-    readers = cube.access.get("readers")
-    for source in sources:
+    for source in _sources_of(session, cube):
         if source.person:
             is_wider = cube.person != source.person
-        elif cube.person:
-            of = source.access.get("readers")
-            is_wider = of is not None and cube.person not in of
+        elif source.is_open:
+            is_wider = False
         else:
-            of = source.access.get("readers")
-            is_wider = of is not None and (readers is None or not set(readers) <= set(of))
+            is_wider = _is_wider(session, cube, source)
         if is_wider:
             raise Unprocessable(
                 f"it was made from {source.id}, which not all of its readers may read: give it to fewer",
@@ -147,7 +194,37 @@ def check_readers(session: Session, cube: CubeRow) -> None:
             )
 
 
-def _made_from(session: Session, source: CubeRow) -> list[CubeRow]:
+def _is_wider(session: Session, cube: CubeRow, source: CubeRow) -> bool:
+    """Whether the cube has readers that its restricted source has not, or might get some."""
+    granted = select(GrantRow.id).where(
+        GrantRow.cube_id == cube.id,
+        GrantRow.origin != "access",
+        GrantRow.effect == Effect.ALLOW,
+    )
+    if session.scalar(granted.limit(1)) is not None:
+        return True
+    readers = [cube.person] if cube.person else cube.access.get("readers")
+    return readers is None or not all(_reads(session, cube, each, source) for each in readers)
+
+
+def _sources_of(session: Session, cube: CubeRow) -> list[CubeRow]:
+    """All cubes that it was made from, directly or not."""
+    found: dict[str, CubeRow] = {}
+    cubes = [cube.id]
+    while cubes:
+        sources = session.scalars(
+            select(CubeRow)
+            .join(DerivedRow, DerivedRow.source_id == CubeRow.id)
+            .where(DerivedRow.cube_id == cubes.pop())
+        )
+        for source in sources:
+            if source.id not in found and source.id != cube.id:
+                found[source.id] = source
+                cubes.append(source.id)
+    return list(found.values())
+
+
+def made_from(session: Session, source: CubeRow) -> list[CubeRow]:
     """All cubes derived from a source, directly or not."""
     found: dict[str, CubeRow] = {}
     sources = [source.id]

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, select
 
 from memos_vllm.cube.entities import EntityKind, entity_key
 from memos_vllm.cube.ids import SHARED, to_datetime
 from memos_vllm.cube.lifecycle import READABLE
 from memos_vllm.cube.model import Item
+from memos_vllm.governance.permit import Permission
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import records
 from memos_vllm.vault.database import Database
@@ -68,7 +69,11 @@ class Entities:
             )
             .join(ItemRow, ItemRow.id == MentionRow.item_id)
             .join(CubeRow, CubeRow.id == ItemRow.cube_id)
-            .where(_own(principal), _for_all(), CubeRow.state.in_(READABLE))
+            .where(
+                _own(principal),
+                records.visible_to(principal, Permission.USE),
+                CubeRow.state.in_(READABLE),
+            )
             .group_by(MentionRow.entity, MentionRow.name, MentionRow.kind)
         )
         with self._database.read() as session:
@@ -88,6 +93,7 @@ class Entities:
             .join(CubeRow, CubeRow.id == ItemRow.cube_id)
             .where(
                 _own(principal),
+                records.visible_to(principal, Permission.USE),
                 MentionRow.entity == entity_key(name),
                 CubeRow.state.in_(READABLE),
             )
@@ -98,8 +104,7 @@ class Entities:
             return [
                 (cube.id, item)
                 for row, cube in session.execute(query)
-                if records.injectable(principal, cube)
-                and (item := records.item_model(row)) is not None
+                if (item := records.item_model(row)) is not None
             ]
 
     def beside(
@@ -107,17 +112,16 @@ class Entities:
     ) -> list[Link]:
         """Items one hop away: they share a rare name with the start items.
 
-        The result is not filtered by permission: look each item up under the principal.
-
         Args:
             items: start items, best first, which the principal may read.
             besides: keys of names to ignore, as the question has them.
         """
         with self._database.read() as session:
             start = session.execute(
-                select(MentionRow.entity, MentionRow.name).where(
-                    MentionRow.item_id.in_(items), MentionRow.tenant == principal.tenant
-                )
+                select(MentionRow.entity, MentionRow.name)
+                .join(ItemRow, ItemRow.id == MentionRow.item_id)
+                .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+                .where(MentionRow.item_id.in_(items), records.visible_to(principal, Permission.USE))
             ).all()
             via = {entity: name for entity, name in start if entity not in besides}
             if not via:
@@ -139,8 +143,8 @@ class Entities:
 def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, int | None]:
     """(item, entity, time) of the newest `RARE + 1` items of each entity.
 
-    Shared cubes with a list of readers are left out, so that the rarity of a name reveals nothing of
-    cubes that the principal cannot read.
+    Only cubes that the principal may use are counted, so that the rarity of a name reveals nothing of
+    others.  Cubes of other people that are shared with the principal are left out.
     """
     number = func.row_number().over(
         partition_by=MentionRow.entity, order_by=(ItemRow.time_us.desc(), ItemRow.id)
@@ -153,7 +157,7 @@ def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, i
             MentionRow.entity.in_(set(entities)),
             MentionRow.tenant == principal.tenant,
             MentionRow.person.in_((principal.person, SHARED)),
-            _for_all(),
+            records.visible_to(principal, Permission.USE),
             CubeRow.state.in_(READABLE),
         )
         .subquery()
@@ -161,12 +165,6 @@ def _naming(principal: Principal, entities: Iterable[str]) -> Select[str, str, i
     return select(named.c.item_id, named.c.entity, named.c.time_us).where(
         named.c.number <= RARE + 1
     )
-
-
-def _for_all() -> ColumnElement[bool]:
-    """SQL for items of a person, or shared with the whole tenant: not of cubes with a reader list."""
-    readers = CubeRow.access["readers"].as_string()
-    return or_(MentionRow.person != SHARED, readers.is_(None))
 
 
 def _own(principal: Principal) -> ColumnElement[bool]:

@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.filters import ItemFilter, Span, Types, Words
-from memos_vllm.cube.ids import SHARED, to_us
+from memos_vllm.cube.ids import to_us
 from memos_vllm.cube.model import ItemType, Kind
+from memos_vllm.governance.permit import SEARCH
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault import records
 from memos_vllm.vault.database import Database
@@ -24,7 +25,7 @@ class ItemFilters:
         self._database = database
 
     def matching(self, principal: Principal, where: ItemFilter) -> frozenset[str]:
-        """Ids of the items, the person's and the tenant's; other owners' are never looked at."""
+        """Ids of the items; cubes that the principal may not use are never looked at."""
         conditions = _conditions(where)
         found: set[str] = set()
         with self._database.read() as session:
@@ -43,9 +44,7 @@ class ItemFilters:
 
 def _cubes(session: Session, principal: Principal, where: ItemFilter) -> list[str]:
     query = select(CubeRow).where(
-        CubeRow.tenant == principal.tenant,
-        CubeRow.person.in_({principal.person, SHARED}),
-        CubeRow.kind == Kind.EXPLICIT,
+        records.all_visible_to(principal, *SEARCH), CubeRow.kind == Kind.EXPLICIT
     )
     return [
         row.id

@@ -10,17 +10,27 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.entities import entities_of
-from memos_vllm.cube.ids import PersonId, TenantId, now_us, sha256, to_us
+from memos_vllm.cube.ids import SHARED, PersonId, TenantId, now_us, sha256, to_us
 from memos_vllm.cube.model import Item, ItemType, Kind, State, plain
 from memos_vllm.cube.moments import EARLIEST, LATEST, within_range
 from memos_vllm.governance.principal import persona_of
-from memos_vllm.vault.tables import CubeRow, ItemRow, MentionRow, OutboxRow, OwnerRow
+from memos_vllm.vault.quotas import Quotas, Use
+from memos_vllm.vault.tables import (
+    CubeRow,
+    ItemRow,
+    MentionRow,
+    OutboxRow,
+    OwnerRow,
+    VersionRow,
+)
 
 _SQL_BATCH = 500
+SEARCHED = (State.ACTIVATED, State.FROZEN)
 _INDEXED_COLUMNS = (
     ItemRow.id,
     ItemRow.cube_id,
@@ -134,7 +144,10 @@ def drop_cube(session: Session, cube: CubeRow) -> None:
     session.execute(delete(ItemRow).where(ItemRow.cube_id == cube.id))
     session.execute(delete(OutboxRow).where(OutboxRow.cube_id == cube.id))
     _queue(session, "drop", cube, "")
-    touch_owner(session, cube, items=-count, cubes=-1)
+    size = session.scalar(
+        select(func.sum(VersionRow.payload_bytes)).where(VersionRow.cube_id == cube.id)
+    )
+    touch_owner(session, cube, items=-count, cubes=-1, size=-int(size or 0))
 
 
 def content_changed(session: Session, cube: CubeRow) -> None:
@@ -142,45 +155,103 @@ def content_changed(session: Session, cube: CubeRow) -> None:
     _queue(session, "changed", cube, "")
 
 
-def touch_owner(session: Session, cube: CubeRow, items: int = 0, cubes: int = 0) -> None:
-    changed = session.execute(
+def touch_owner(
+    session: Session, cube: CubeRow, items: int = 0, cubes: int = 0, size: int = 0
+) -> None:
+    """Count a change of a cube for its owner.
+
+    Args:
+        size: bytes of payloads of its versions.
+
+    Raises:
+        QuotaExceeded
+    """
+    is_adapter = cube.kind == Kind.PARAMETRIC
+    change = Use(
+        cubes=cubes,
+        items=items,
+        text_bytes=0 if is_adapter else size,
+        adapters=cubes if is_adapter else 0,
+        adapter_bytes=size if is_adapter else 0,
+    )
+    added = {name: getattr(change, name) for name in ("text_bytes", "adapter_bytes", "adapters")}
+    counted = (
         update(OwnerRow)
         .where(OwnerRow.tenant == cube.tenant, OwnerRow.person == cube.person)
         .values(
             revision=OwnerRow.revision + 1,
             items=OwnerRow.items + items,
             cubes=OwnerRow.cubes + cubes,
+            **{name: getattr(OwnerRow, name) + count for name, count in added.items()},
         )
     )
-    if changed.rowcount == 0:  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
-        session.add(
-            OwnerRow(tenant=cube.tenant, person=cube.person, revision=1, items=items, cubes=cubes)
-        )
-        session.flush()
+    if session.execute(counted).rowcount == 0:  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
+        _insert_owner(session, cube)
+        session.execute(counted)
+    quotas: Quotas | None = session.info.get(Quotas)
+    if quotas is not None:
+        quotas.changed(session, cube.tenant, cube.person, change)
 
 
-def cube_keys(session: Session, owner: Owner) -> list[PartKey]:
-    """All searchable cubes of an owner, oldest first."""
-    cubes = session.execute(
+def _insert_owner(session: Session, cube: CubeRow) -> None:
+    """An owner without cubes, unless another transaction has inserted it meanwhile: on Postgres a person's
+    first writes may be concurrent."""
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    session.execute(
+        (sqlite.insert if is_sqlite else postgresql.insert)(OwnerRow)
+        # From the clock: a person who returns after an erasure has no revision of before.
+        .values(tenant=cube.tenant, person=cube.person, revision=now_us(), items=0, cubes=0)
+        .on_conflict_do_nothing(index_elements=["tenant", "person"])
+    )
+
+
+def cube_keys(
+    session: Session,
+    owner: Owner,
+    *,
+    all_listed: bool = True,
+    only: Sequence[PartKey] | None = None,
+) -> list[PartKey]:
+    """All searchable cubes of an owner, oldest first.
+
+    Args:
+        all_listed: with the tenant's cubes that are not open; who may use them searches them apart.
+        only: these cubes, at their current versions.
+    """
+    query = (
         select(CubeRow.id, CubeRow.head_version, CubeRow.tags)
         .where(
             CubeRow.tenant == owner.tenant,
             CubeRow.person == owner.person,
             CubeRow.kind == Kind.EXPLICIT,
-            CubeRow.state.in_((State.ACTIVATED, State.FROZEN)),
+            CubeRow.state.in_(SEARCHED),
         )
         .order_by(CubeRow.created_us, CubeRow.id)
     )
-    return [PartKey(cube, version, persona_of(tags)) for cube, version, tags in cubes]
+    queries = [query]
+    if only is not None:
+        ids = [key.cube_id for key in only]
+        batches = (ids[start : start + _SQL_BATCH] for start in range(0, len(ids), _SQL_BATCH))
+        queries = [query.where(CubeRow.id.in_(batch)) for batch in batches]
+    elif owner.person == SHARED and not all_listed:
+        queries = [query.where(CubeRow.is_open)]
+    return [
+        PartKey(cube, version, persona_of(tags))
+        for each in queries
+        for cube, version, tags in session.execute(each)
+    ]
 
 
-def load_cubes(session: Session, owner: Owner, known: Set[PartKey]) -> list[CubeItems]:
-    """All searchable cubes of an owner, oldest first.
+def load_cubes(
+    session: Session, owner: Owner, known: Set[PartKey], only: Sequence[PartKey] | None = None
+) -> list[CubeItems]:
+    """Searchable cubes of an owner, oldest first.
 
     Args:
         known: cubes whose items the caller has; they are not read again.
+        only: these; None: all of a person's, and the open ones of the tenant's.
     """
-    keys = cube_keys(session, owner)
+    keys = cube_keys(session, owner, all_listed=False, only=only)
     fresh: dict[str, list[IndexedItem]] = {key.cube_id: [] for key in keys if key not in known}
     persona = {key.cube_id: key.persona for key in keys}
     wanted = list(fresh)
@@ -227,6 +298,11 @@ def _indexed(row: ItemRow | Row[Any], persona: str | None = None) -> IndexedItem
     )
 
 
+def indexed(cube: CubeRow, item: Item, persona: str | None) -> IndexedItem:
+    """An item, which may be of an older version, in the form that is indexed."""
+    return _indexed(_new_row(cube, item, 0), persona)
+
+
 def _in_range(moment_us: int | None) -> int | None:
     if moment_us is None or not to_us(EARLIEST) <= moment_us <= to_us(LATEST):
         return None
@@ -249,13 +325,16 @@ def _names(claim: Mapping[str, Any]) -> tuple[str, str] | None:
     return (whose, value) if whose and what == "name" and value else None
 
 
-def load_rows(session: Session, ids: Sequence[str]) -> dict[str, tuple[ItemRow, CubeRow]]:
+def load_rows(
+    session: Session, ids: Sequence[str], visible: ColumnElement[bool]
+) -> dict[str, tuple[ItemRow, CubeRow]]:
+    """Those of the items that exist in cubes of a condition (`records.visible_to`)."""
     found = {}
     for start in range(0, len(ids), _SQL_BATCH):
         rows = session.execute(
             select(ItemRow, CubeRow)
             .join(CubeRow, CubeRow.id == ItemRow.cube_id)
-            .where(ItemRow.id.in_(ids[start : start + _SQL_BATCH]))
+            .where(ItemRow.id.in_(ids[start : start + _SQL_BATCH]), visible)
         )
         found.update({item.id: (item, cube) for item, cube in rows})
     return found

@@ -4,7 +4,7 @@
        ▲                 │ error: retry after a pause that grows with the attempts
        ├─────────────────┤ lease ended (its process died): the next claim takes it
        │                 ▼ error or lost lease in the last attempt
-       └──retry_failed── failed: stays, logged and counted, and is not claimed
+       └─────retry────── failed: stays, logged and counted, and is not claimed (`set_aside`)
 
 A job is added in the transaction that makes it necessary (`add_in`).  It carries the id of its subject,
 never content: deleting the subject in the vault deletes it everywhere.  A claim gives a job to one
@@ -48,6 +48,8 @@ LOST = "lease lost"
 """Stands for the error of an attempt whose process died."""
 
 REMEMBER, READ, TRANSFORM, PURGE = "remember", "read", "transform", "purge"
+ERASE = "erase"
+SWEEP, RESTORE = "sweep", "restore"
 
 
 class Lane(StrEnum):
@@ -57,6 +59,9 @@ class Lane(StrEnum):
     SLOW = "slow"
     """Jobs that wait for a model: one at a time in each process."""
     TRANSFORM = "transform"
+    ERASE = "erase"
+    UPKEEP = "upkeep"
+    """Sweeps and restores: long, and no request waits for them."""
 
 
 LANES = {
@@ -64,6 +69,9 @@ LANES = {
     PURGE: Lane.FAST,
     READ: Lane.SLOW,
     TRANSFORM: Lane.TRANSFORM,
+    ERASE: Lane.ERASE,
+    SWEEP: Lane.UPKEEP,
+    RESTORE: Lane.UPKEEP,
 }
 
 
@@ -100,6 +108,20 @@ class JobStore:
     def add(self, name: str, subject: str) -> None:
         """Queue a job, once per name and subject: a job that exists already stays as it is."""
         with self._database.write() as session:
+            self.add_in(session, name, subject)
+
+    def renew(self, name: str, subject: str) -> None:
+        """`add`, also where the job was set aside: it is queued again."""
+        with self._database.write() as session:
+            session.execute(
+                update(JobRow)
+                .where(
+                    JobRow.name == name,
+                    JobRow.subject == subject,
+                    JobRow.state == JobRowState.FAILED,
+                )
+                .values(state=JobRowState.QUEUED, attempts=0, not_before_us=0)
+            )
             self.add_in(session, name, subject)
 
     @staticmethod
@@ -186,6 +208,11 @@ class JobStore:
         with self._database.write() as session:
             session.execute(delete(JobRow).where(*_held(job)))
 
+    def postpone(self, job: Job, seconds: float) -> None:
+        """Queue a job for later, without counting its attempt."""
+        with self._database.write() as session:
+            self.release_in(session, job, seconds)
+
     def retry(self, job: Job, error: str) -> None:
         """Queue a job again after a pause, or set it aside after `MAX_ATTEMPTS`."""
         with self._database.write() as session:
@@ -229,20 +256,38 @@ class JobStore:
             )
 
     @staticmethod
-    def release_in(session: Session, job: Job) -> bool:
-        """Queue an interrupted job at once, without counting its attempt. False: the lease is lost."""
+    def release_in(session: Session, job: Job, after_seconds: float = 0.0) -> bool:
+        """Queue an interrupted job without counting its attempt. False: the lease is lost."""
         released = session.execute(
             update(JobRow)
             .where(*_held(job))
             .values(
                 state=JobRowState.QUEUED,
                 attempts=JobRow.attempts - 1,
-                not_before_us=0,
+                not_before_us=now_us() + round(after_seconds * 1_000_000),
                 leased_until_us=0,
                 holder="",
             )
         )
         return bool(released.rowcount)  # type: ignore[attr-defined]  # CursorResult, for an UPDATE
+
+    @staticmethod
+    def postpone_in(session: Session, name: str, subject: str, seconds: float) -> None:
+        """Queue the job of a subject again, also while it runs, without counting its attempts.
+
+        The holder of a running job finds at its end that it holds the job no more.
+        """
+        session.execute(
+            update(JobRow)
+            .where(JobRow.name == name, JobRow.subject == subject)
+            .values(
+                state=JobRowState.QUEUED,
+                attempts=0,
+                not_before_us=now_us() + round(seconds * 1_000_000),
+                leased_until_us=0,
+                holder="",
+            )
+        )
 
     @staticmethod
     def drop_in(session: Session, name: str, subject: str) -> None:

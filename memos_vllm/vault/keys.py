@@ -15,6 +15,7 @@ from memos_vllm.governance.principal import Principal, Role, Scope
 from memos_vllm.vault.audit import record
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.person_tokens import PersonTokens
+from memos_vllm.vault.secret_ring import SecretRing
 from memos_vllm.vault.tables import KeyRow
 
 _TENANT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
@@ -34,9 +35,10 @@ class KeyRecord:
 
 
 class KeyRing:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ring: SecretRing | None = None) -> None:
         self._database = database
-        self.tokens = PersonTokens(database)
+        self.secrets = ring or SecretRing(database)
+        self.tokens = PersonTokens(database, self.secrets)
 
     def create(
         self,

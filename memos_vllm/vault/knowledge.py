@@ -11,8 +11,9 @@ from sqlalchemy import select
 from memos_vllm.cube.ids import CubeId, PersonId, TenantId
 from memos_vllm.cube.lifecycle import READABLE
 from memos_vllm.cube.model import Item, plain
+from memos_vllm.governance.permit import Permission
 from memos_vllm.governance.principal import Principal, Role, persona_of
-from memos_vllm.vault import records
+from memos_vllm.vault import fence, records
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.tables import CubeRow, ItemRow
 
@@ -29,17 +30,20 @@ class Knowledge:
 
     def holding(self, principal: Principal, keys: Iterable[str]) -> list[CubeId]:
         """The person's own cubes, in their persona, with claims of these keys, oldest first."""
+        # No DISTINCT over cubes: Postgres does not compare their JSON.
+        claiming = select(ItemRow.cube_id).where(
+            ItemRow.tenant == principal.tenant,
+            ItemRow.person == principal.person,
+            ItemRow.claim_key.in_(set(keys)),
+        )
         query = (
             select(CubeRow)
-            .join(ItemRow, ItemRow.cube_id == CubeRow.id)
             .where(
-                ItemRow.tenant == principal.tenant,
-                ItemRow.person == principal.person,
-                ItemRow.claim_key.in_(set(keys)),
+                CubeRow.id.in_(claiming),
+                records.visible_to(principal),
                 CubeRow.state.in_(READABLE),
             )
             .order_by(CubeRow.created_us, CubeRow.id)
-            .distinct()
         )
         with self._database.read() as session:
             return [
@@ -54,6 +58,7 @@ class Knowledge:
             CubeRow.tenant == principal.tenant,
             CubeRow.person == principal.person,
             CubeRow.name == name,
+            records.visible_to(principal),
         )
         with self._database.read() as session:
             return session.scalar(query) is not None
@@ -61,10 +66,13 @@ class Knowledge:
     def owner(self, cube: str) -> Principal | None:
         """Owner of a person's cube, as the principal of jobs on it; None: deleted, or shared."""
         with self._database.read() as session:
+            epoch = fence.serial(session)
             row = session.get(CubeRow, cube)
             if row is None or not row.person:
                 return None
-            owner = Principal(TenantId(row.tenant), Role.WRITER, "", PersonId(row.person))
+            owner = Principal(
+                TenantId(row.tenant), Role.WRITER, "", PersonId(row.person), epoch=epoch
+            )
             return owner.in_persona(persona_of(row.tags))
 
     def claims(
@@ -82,21 +90,20 @@ class Knowledge:
             at: only claims that are valid at this time.
         """
         query = (
-            select(ItemRow, CubeRow)
+            select(ItemRow)
             .join(CubeRow, CubeRow.id == ItemRow.cube_id)
             .where(
                 ItemRow.tenant == principal.tenant,
                 ItemRow.person == principal.person,
                 ItemRow.claim_key.is_not(None),
+                records.visible_to(principal, Permission.USE),
                 CubeRow.state.in_(READABLE),
             )
             .order_by(ItemRow.time_us.desc(), ItemRow.id)
         )
         found: list[Claimed] = []
         with self._database.read() as session:
-            for row, cube in session.execute(query.execution_options(yield_per=200)):
-                if not records.injectable(principal, cube):
-                    continue
+            for row in session.scalars(query.execution_options(yield_per=200)):
                 item = records.item_model(row)
                 if item is not None and _is_wanted(item, subject, attribute, at):
                     found.append(Claimed(CubeId(row.cube_id), item))

@@ -64,6 +64,15 @@ class PayloadStore:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(tenant, cube, digest))
 
+    def count(self, tenant: TenantId, cube: CubeId) -> int:
+        """Number of a cube's files. Raises VaultUnavailable."""
+        try:
+            return len(self._fs.find(self._folder(tenant, cube)))
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise VaultUnavailable(f"cannot list payloads: {error}") from error
+
     def delete_cube(self, tenant: TenantId, cube: CubeId) -> None:
         """Remove every payload of a cube, temporary files included."""
         with contextlib.suppress(FileNotFoundError):

@@ -12,15 +12,17 @@ from collections.abc import Iterable
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from memos_vllm.config.secrets import PERSON_TOKENS
 from memos_vllm.cube.ids import PersonId, TenantId, new_id, now_us
 from memos_vllm.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from memos_vllm.governance import tokens
-from memos_vllm.governance.principal import Principal, Role, Scope, check_person
+from memos_vllm.governance.principal import PERSONAL, Principal, Role, Scope, check_person
 from memos_vllm.vault.audit import record
 from memos_vllm.vault.database import Database
+from memos_vllm.vault.secret_ring import SecretRing
 from memos_vllm.vault.tables import KeyRow, PersonTokenRow, SettingRow
 
-_SECRET, _KIDS = "person_tokens", "person_token_kids"
+_KIDS = "person_token_kids"
 _LOCAL = "local"
 
 
@@ -36,9 +38,9 @@ class TokenRecord:
 
 
 class PersonTokens:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ring: SecretRing | None = None) -> None:
         self._database = database
-        self._secret: bytes | None = None
+        self._ring = ring or SecretRing(database)
 
     def create(
         self, caller: Principal, person: str, scopes: Iterable[str], ttl_seconds: int
@@ -50,14 +52,14 @@ class PersonTokens:
             BadRequest: a bad name, scope or lifetime.
         """
         self._check_key(caller)
-        wanted = tokens.check_scopes(scopes)
+        wanted = tokens.check_scopes(scopes, PERSONAL)
         for scope in wanted:
             caller.require_scope(scope)
         if not 0 < ttl_seconds <= tokens.LONGEST_SECONDS:
             raise BadRequest(
                 f"a person token lasts 1 to {tokens.LONGEST_SECONDS} seconds", param="ttl_seconds"
             )
-        secret, created = self._signing_secret(), now_us()
+        secret, created = self._ring.all(PERSON_TOKENS)[0], now_us()
         row = PersonTokenRow(
             id=new_id("token"),
             tenant=caller.tenant,
@@ -85,9 +87,9 @@ class PersonTokens:
         Raises:
             Unauthorized: forged, expired, revoked, or made by a key that does not count any more.
         """
-        secret = self._signing_secret()
+        secrets = self._ring.all(PERSON_TOKENS)
         with self._database.read() as session:
-            claims = tokens.verify(secret, self._kids(session), token)
+            claims = tokens.verify(secrets, self._kids(session), token)
             row = session.get(PersonTokenRow, claims.id)
             key = session.get(KeyRow, claims.key_id)
         is_known = (
@@ -101,7 +103,7 @@ class PersonTokens:
         granted = claims.scopes
         if key.scopes is not None:
             granted &= {Scope(word) for word in key.scopes}
-        writes = {Scope.WRITE, Scope.DELETE} & granted and key.role != Role.READER
+        writes = {Scope.WRITE, Scope.DELETE, Scope.SHARE} & granted and key.role != Role.READER
         return Principal(
             TenantId(claims.tenant),
             Role.WRITER if writes else Role.READER,
@@ -136,10 +138,16 @@ class PersonTokens:
                 record(session, caller, "token.revoke", row.id, {"person": row.person})
             return _record(row)
 
-    def rotate(self) -> None:
-        """Sign with a new key from now on; the older ones count until their last token has expired."""
+    def rotate(self, operator_tenant: str = "operator") -> None:
+        """Sign with a new key from now on; the older ones count until their last token has expired.
+
+        Args:
+            operator_tenant: whose audit log has the record, as the key is all tenants'.
+        """
+        operator = Principal(TenantId(operator_tenant), Role.ADMIN, "operator")
         with self._database.write() as session:
-            self._kids(session, create=True, rotate=True)
+            kid = self._kids(session, create=True, rotate=True)[0]
+            record(session, operator, "token.rotate", kid, {})
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -152,11 +160,6 @@ class PersonTokens:
                 "person tokens need a key of a tenant: create one with `memos keys create`"
             )
         caller.require(Role.WRITER)
-
-    def _signing_secret(self) -> bytes:
-        if self._secret is None:
-            self._secret = self._database.secret(_SECRET)
-        return self._secret
 
     @staticmethod
     def _kids(session: Session, *, create: bool = False, rotate: bool = False) -> list[str]:

@@ -1,21 +1,39 @@
-"""Conversion between rows and models, and the one rule for which rows a principal can see."""
+"""Conversion between rows and models, and the one rule for which cubes a principal can see.
+
+The rule is a condition of the query (`visible_to`, `all_visible_to`), so that no row of a cube which it
+hides leaves the database; `tests/unit/test_borders.py` finds queries of memory without it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import logging
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, or_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    false,
+    not_,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.orm import Session, aliased, object_session
 
 from memos_vllm import metrics
+from memos_vllm.config.policies import MemoryKind, TenantPolicy
 from memos_vllm.cube.ids import (
     SHARED,
     CubeId,
     ItemId,
-    PersonId,
-    TenantId,
     canonical_json,
     now_us,
     sha256,
@@ -38,61 +56,216 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.cube.moments import within_range
 from memos_vllm.errors import DamagedPayload
-from memos_vllm.governance.permit import may_inject, may_read
+from memos_vllm.governance.permit import (
+    ALL,
+    BITS,
+    OPEN,
+    Effect,
+    Permission,
+    Permissions,
+    SubjectKind,
+)
 from memos_vllm.governance.principal import EVERY_PERSONA, Principal, Role, persona_of
-from memos_vllm.vault.tables import CubeRow, ItemRow, VersionRow
+from memos_vllm.vault.database import POLICY_OF
+from memos_vllm.vault.tables import CubeRow, GrantRow, GroupMemberRow, ItemRow, VersionRow
 
 log = logging.getLogger(__name__)
+KIND_NAMES: dict[Kind, MemoryKind] = {
+    Kind.EXPLICIT: "plaintext",
+    Kind.ACTIVATION: "activation",
+    Kind.PARAMETRIC: "parametric",
+}
+"""Kinds by their names in policies."""
+
+_KEPT_CONDITIONS = 100
+"""Of each form; one takes some 80 KiB."""
+_NOW = bindparam("now", callable_=lambda: now_us(), type_=BigInteger)
+"""The time at which a statement runs, µs."""
 
 
-def visible_to(principal: Principal) -> ColumnElement[bool]:
-    """SQL for `may_read` without the access list, which `readable` checks in the row's JSON."""
+def visible_to(principal: Principal, *permissions: Permission) -> ColumnElement[bool]:
+    """SQL for `permit.permitted`: cubes on which the principal has all of these permissions (`read` where
+    none is named). For queries that name their cubes by id or owner; `all_visible_to` scans.
+    """
+    return _visible_to(_subject(principal), permissions)
+
+
+def all_visible_to(principal: Principal, *permissions: Permission) -> ColumnElement[bool]:
+    """The same condition, of `read` and `use`, for a query over all cubes: it is read from the indexes of
+    owners and grants, so that its time depends on what the principal has, not on what others have."""
+    return _all_visible_to(_subject(principal), permissions)
+
+
+def granted_to(principal: Principal, *permissions: Permission) -> Select[str]:
+    """Ids of the cubes on which grants give the principal all of these permissions."""
+    return _granted_to(_subject(principal), permissions)
+
+
+def _subject(principal: Principal) -> Principal:
+    """The principal without what no rule depends on: the key of conditions that were built before.
+
+    Building one takes longer than the database takes to answer it. The time in it is read when it runs.
+    """
+    return dataclasses.replace(principal, session=None, persona=None)
+
+
+def forget_people(_: object = None) -> None:
+    """Drop all conditions: they hold names of people. Called when one was erased."""
+    for built in (_visible_to, _all_visible_to, _granted_to):
+        built.cache_clear()
+
+
+@functools.lru_cache(_KEPT_CONDITIONS)
+def _visible_to(principal: Principal, permissions: tuple[Permission, ...]) -> ColumnElement[bool]:
     if not principal.tenant:
         return false()
-    if principal.can(Role.ADMIN):
+    rules = [_permits(principal, each) for each in permissions or (Permission.READ,)]
+    return and_(CubeRow.tenant == principal.tenant, *rules)
+
+
+@functools.lru_cache(_KEPT_CONDITIONS)
+def _all_visible_to(
+    principal: Principal, permissions: tuple[Permission, ...]
+) -> ColumnElement[bool]:
+    assert OPEN.issuperset(permissions)
+    if not principal.tenant:
+        return false()
+    wanted = set(permissions or (Permission.READ,)) - _of_every_cube(principal)
+    if not wanted:
         return CubeRow.tenant == principal.tenant
+    cube = aliased(CubeRow)
+    ids = select(cube.id).where(cube.tenant == principal.tenant)
+    parts = [
+        _granted_to(principal, tuple(sorted(wanted))),
+        ids.where(cube.person == SHARED, cube.is_open),
+    ]
+    if principal.person:
+        parts.append(ids.where(cube.person == principal.person))
+    return and_(CubeRow.tenant == principal.tenant, CubeRow.id.in_(union_all(*parts)))
+
+
+@functools.lru_cache(_KEPT_CONDITIONS)
+def _granted_to(principal: Principal, permissions: tuple[Permission, ...]) -> Select[str]:
+    query = select(GrantRow.cube_id).where(_grants(principal, permissions[0], Effect.ALLOW))
+    for each in permissions[1:]:
+        allowed = select(GrantRow.cube_id).where(_grants(principal, each, Effect.ALLOW))
+        query = query.where(GrantRow.cube_id.in_(allowed))
+    for each in permissions:
+        denied = select(GrantRow.cube_id).where(_grants(principal, each, Effect.DENY))
+        query = query.where(GrantRow.cube_id.not_in(denied))
+    return query
+
+
+def _permits(principal: Principal, permission: Permission) -> ColumnElement[bool]:
+    if permission in _of_every_cube(principal):
+        return true()
+
+    def on_it(effect: Effect) -> ColumnElement[bool]:
+        grant = select(GrantRow.id).where(
+            GrantRow.cube_id == CubeRow.id, _grants(principal, permission, effect)
+        )
+        return grant.exists()
+
+    rules = [and_(on_it(Effect.ALLOW), not_(on_it(Effect.DENY)))]
+    if permission in OPEN:
+        rules.append(CubeRow.is_open.is_(True))
+    if principal.person:
+        rules.append(CubeRow.person == principal.person)
+    return or_(*rules)
+
+
+def _grants(principal: Principal, permission: Permission, effect: Effect) -> ColumnElement[bool]:
+    """Grants that name the principal and have not expired."""
+    roles = [principal.role]
+    if principal.token_id and effect is Effect.DENY:
+        roles = list(Role)
+    names = [
+        GrantRow.kind == SubjectKind.TENANT,
+        and_(GrantRow.kind == SubjectKind.ROLE, GrantRow.subject.in_(roles)),
+    ]
+    if principal.person:
+        groups = select(GroupMemberRow.group_id).where(
+            GroupMemberRow.tenant == principal.tenant, GroupMemberRow.person == principal.person
+        )
+        names += [
+            and_(GrantRow.kind == SubjectKind.PERSON, GrantRow.subject == principal.person),
+            and_(GrantRow.kind == SubjectKind.GROUP, GrantRow.subject.in_(groups)),
+        ]
     return and_(
-        CubeRow.tenant == principal.tenant,
-        or_(CubeRow.person == SHARED, CubeRow.person == principal.person),
+        GrantRow.tenant == principal.tenant,
+        GrantRow.effect == effect,
+        GrantRow.permissions.op("&")(BITS[permission]) != 0,
+        or_(GrantRow.expires_us.is_(None), GrantRow.expires_us > _NOW),
+        or_(*names),
     )
 
 
-def readable(principal: Principal, row: CubeRow) -> bool:
-    return may_read(
-        principal, TenantId(row.tenant), PersonId(row.person), row.access.get("readers")
-    )
-
-
-def injectable(principal: Principal, row: CubeRow) -> bool:
-    return may_inject(
-        principal, TenantId(row.tenant), PersonId(row.person), row.access.get("readers")
-    )
+def _of_every_cube(principal: Principal) -> Permissions:
+    """Permissions that the principal has on every cube of its tenant."""
+    return ALL - {Permission.USE} if principal.can(Role.ADMIN) else frozenset()
 
 
 def is_listed(row: CubeRow) -> bool:
-    """Whether a shared cube has a list of readers: what is derived for prompts is each reader's own."""
-    return row.access.get("readers") is not None
+    """Whether a shared cube is not everyone's: what is derived for prompts is each reader's own."""
+    return not row.person and not row.is_open
 
 
-def usable(principal: Principal, row: CubeRow) -> bool:
-    """Whether a cube may stand in the principal's prompts now."""
-    return effective_state(row) in READABLE and injectable(principal, row)
+def is_active(row: CubeRow) -> bool:
+    """Whether a cube may stand in prompts of those who may use it now."""
+    is_readable = effective_state(row) in READABLE and not _is_over(row)
+    return is_readable and _is_of_allowed_kind(row)
 
 
 def has_place(principal: Principal, row: CubeRow) -> bool:
-    """Whether a cube may stand in a prompt without being named: it is usable, and its persona, if it
-    has one, is the principal's. The persona is no matter of permission."""
+    """Whether a cube that the principal may use stands in a prompt without being named: it is active, and
+    its persona, if it has one, is the principal's. The persona is no matter of permission."""
     persona = persona_of(row.tags)
     fits = persona is None or principal.persona in (persona, EVERY_PERSONA)
-    return fits and usable(principal, row)
+    return fits and is_active(row)
 
 
 def effective_state(row: CubeRow, at_us: int | None = None) -> State:
-    """State with `expires` applied: a cube past it is expired, though its row may not say so yet."""
-    moment = now_us() if at_us is None else at_us
-    if row.expires_us is not None and row.expires_us <= moment:
+    """State with `expires` applied: a cube past it is expired, though its row may not say so yet.
+
+    A frozen cube stays frozen: the hold protects it from what happens to expired ones.
+    """
+    if row.state != State.FROZEN and _is_over(row, at_us):
         return State.EXPIRED
     return State(row.state)
+
+
+def _is_over(row: CubeRow, at_us: int | None = None) -> bool:
+    moment = now_us() if at_us is None else at_us
+    return row.expires_us is not None and row.expires_us <= moment
+
+
+def is_ended(row: CubeRow) -> bool:
+    """Whether a cube stands in no prompt of any moment: it is past its end, or of a kind that the policy of
+    now does not allow, whatever its state then."""
+    return row.state == State.EXPIRED or _is_over(row) or not _is_of_allowed_kind(row)
+
+
+def policy_in(session: Session, tenant: str) -> TenantPolicy:
+    """Policy of a tenant, which every session of the vault can ask for."""
+    policy: TenantPolicy = session.info[POLICY_OF](tenant)
+    return policy
+
+
+def _is_of_allowed_kind(row: CubeRow) -> bool:
+    session = object_session(row)
+    assert session is not None, "the policy is asked for inside the transaction that reads the row"
+    return policy_in(session, row.tenant).allows(KIND_NAMES[Kind(row.kind)])
+
+
+def header_then(row: CubeRow) -> dict[str, Any]:
+    """Fields of the header that a version records, so that a past moment is read as it was."""
+    return {
+        "name": row.name,
+        "state": row.state,
+        "placement": row.placement,
+        "priority": row.priority,
+        "tags": list(row.tags),
+    }
 
 
 def header(row: CubeRow, version: VersionRow) -> Header:

@@ -8,19 +8,30 @@
     versions      immutable; the payload lies in a file named by its SHA-256
     items         items of the head versions, one row each: the source of every index
     mentions      which entity each item names: with the items, a graph of people, places and things
-    owners        per (tenant, person): a revision that changes with every change of its items
+    grants        permissions on a cube: of persons, groups, roles, the tenant; allowed or denied
+    groups        groups of people of a tenant, and group_members
+    owners        per (tenant, person): a revision that changes with every change of its items, and what
+                  is stored (`quotas`)
+    training_use  seconds of training per tenant and day
     outbox        pending writes to Chroma and the payload store, written with the change itself
     idempotency   replies that a repeated request gets again
     pending_turns turns of conversation that are not yet memory
     plans         what `explain` shows
+    responses     stored replies of `/v1/responses` with what they answer
+    conversations of `/v1/conversations`: what was put into them at their creation
     jobs          the durable queue: jobs that wait, run or were set aside
     transforms    requests to make one kind of memory from another, with progress and report
     transform_sources  cubes that each of them reads; deleting one deletes the transform
     derived       which cube was made from which
+    forgettings   which cubes lost text to orders to forget, and when; no text
+    policies      versions of tenants' policies; the highest number is in force
+    restores      jobs that bring a person's memory back to a past moment
     audit         log of the versions up to 0.1, one unkeyed hash chain per tenant
     audit_entries audit log: keyed chains; `leaf` is the place in the tenant's Merkle tree
     audit_shards  heads of these chains, as many per tenant as there were writers at once
+    audit_trees   size and frontier of each tenant's Merkle tree, as of its newest checkpoint
     audit_persons names of the pseudonyms in the log; erasing a row erases the name
+    erasures      erased persons by a keyed digest, with the signed receipt; `serial` fences older work
 
 Changing a table means a new Alembic revision in `migrations/versions`.
 """
@@ -29,7 +40,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite gives an auto-incrementing key only to INTEGER, Postgres wants BIGINT for long-lived ones.
@@ -92,6 +113,7 @@ class CubeRow(Base):
     __table_args__ = (
         UniqueConstraint("tenant", "person", "name", name="uq_cubes_owner_name"),
         Index("ix_cubes_owner", "tenant", "person", "created_us", "id"),
+        Index("ix_cubes_placement", "tenant", "placement"),
     )
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(128))
@@ -103,6 +125,9 @@ class CubeRow(Base):
     priority: Mapped[int]
     tags: Mapped[list[str]]
     access: Mapped[dict[str, Any]]
+    """As a client gave it; the vault decides by `is_open` and the grants made from it (`vault.grants`)."""
+    is_open: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Shared, without a list of readers and without a grant that denies: the whole tenant has it."""
     model_fingerprint: Mapped[str | None] = mapped_column(String(128))
     head_version: Mapped[str] = mapped_column(String(64))
     head_sequence: Mapped[int]
@@ -112,6 +137,53 @@ class CubeRow(Base):
     reads: Mapped[int] = mapped_column(default=0)
     last_read_us: Mapped[int | None]
     stale: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+
+
+class GrantRow(Base):
+    __tablename__ = "grants"
+    __table_args__ = (
+        UniqueConstraint(
+            "cube_id", "kind", "subject", "effect", "origin", name="uq_grants_subject"
+        ),
+        Index("ix_grants_subject", "tenant", "kind", "subject"),
+    )
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cube_id: Mapped[str] = mapped_column(ForeignKey("cubes.id", ondelete="CASCADE"))
+    tenant: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(8))
+    subject: Mapped[str] = mapped_column(String(256))
+    """Name of a person or role, id of a group; empty: the tenant."""
+    group_id: Mapped[str | None] = mapped_column(
+        ForeignKey("groups.id", ondelete="CASCADE"), index=True
+    )
+    effect: Mapped[str] = mapped_column(String(8))
+    permissions: Mapped[int]
+    """Sum of `permit.BITS`."""
+    expires_us: Mapped[int | None]
+    origin: Mapped[str] = mapped_column(String(8))
+    """`grant`, or `access`: made from the cube's access list."""
+    made_by: Mapped[str | None] = mapped_column(String(256))
+    """Person who shared it; null: the owner or an admin."""
+    created_us: Mapped[int]
+
+
+class GroupRow(Base):
+    __tablename__ = "groups"
+    __table_args__ = (UniqueConstraint("tenant", "name", name="uq_groups_name"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(200))
+    created_us: Mapped[int]
+
+
+class GroupMemberRow(Base):
+    __tablename__ = "group_members"
+    __table_args__ = (Index("ix_group_members_person", "tenant", "person"),)
+    group_id: Mapped[str] = mapped_column(
+        ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True
+    )
+    person: Mapped[str] = mapped_column(String(256), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
 
 
 class VersionRow(Base):
@@ -127,6 +199,8 @@ class VersionRow(Base):
     provenance: Mapped[dict[str, Any]]
     payload_sha256: Mapped[str] = mapped_column(String(64))
     payload_bytes: Mapped[int]
+    header: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """Fields of the cube's header with this version; null: made before schema revision 0012."""
 
 
 class ItemRow(Base):
@@ -175,6 +249,22 @@ class OwnerRow(Base):
     revision: Mapped[int]
     items: Mapped[int]
     cubes: Mapped[int]
+    """Of every kind."""
+    text_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Payloads of all versions of the cubes of text."""
+    adapter_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    adapters: Mapped[int] = mapped_column(default=0, server_default="0")
+    responses: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Stored replies of `/v1/responses`, and conversations."""
+    response_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class TrainingUseRow(Base):
+    __tablename__ = "training_use"
+    tenant: Mapped[str] = mapped_column(String(128), primary_key=True)
+    day: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Days since the epoch (UTC)."""
+    seconds: Mapped[int]
 
 
 class OutboxRow(Base):
@@ -259,6 +349,40 @@ class TransformSourceRow(Base):
     cube_id: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
 
 
+class ForgettingRow(Base):
+    __tablename__ = "forgettings"
+    __table_args__ = (Index("ix_forgettings_owner", "tenant", "person"),)
+    undo: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cube_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    sequence: Mapped[int]
+    """Of the last version with the text."""
+    at_us: Mapped[int]
+
+
+class PolicyRow(Base):
+    __tablename__ = "policies"
+    tenant: Mapped[str] = mapped_column(String(128), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key_id: Mapped[str] = mapped_column(String(64))
+    created_us: Mapped[int]
+    body: Mapped[dict[str, Any]]
+
+
+class RestoreRow(Base):
+    __tablename__ = "restores"
+    __table_args__ = (Index("ix_restores_owner", "tenant", "person", "id"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(128))
+    person: Mapped[str] = mapped_column(String(256))
+    key_id: Mapped[str] = mapped_column(String(64))
+    as_of_us: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    report: Mapped[dict[str, Any]]
+    created_us: Mapped[int]
+
+
 class DerivedRow(Base):
     __tablename__ = "derived"
     cube_id: Mapped[str] = mapped_column(
@@ -266,57 +390,3 @@ class DerivedRow(Base):
     )
     source_id: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
     version: Mapped[str] = mapped_column(String(64))
-
-
-class AuditRow(Base):
-    __tablename__ = "audit"
-    __table_args__ = (Index("ix_audit_tenant", "tenant", "seq"),)
-    seq: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
-    at_us: Mapped[int]
-    tenant: Mapped[str] = mapped_column(String(128))
-    actor: Mapped[str] = mapped_column(String(300))
-    action: Mapped[str] = mapped_column(String(32))
-    object: Mapped[str] = mapped_column(String(300))
-    detail: Mapped[dict[str, Any]]
-    previous: Mapped[str] = mapped_column(String(64))
-    digest: Mapped[str] = mapped_column(String(64))
-
-
-class AuditEntryRow(Base):
-    __tablename__ = "audit_entries"
-    __table_args__ = (
-        UniqueConstraint("tenant", "leaf", name="uq_audit_leaf"),
-        Index("ix_audit_unsealed", "leaf", "tenant"),
-    )
-    shard: Mapped[str] = mapped_column(String(32), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(128))
-    at_us: Mapped[int]
-    key_id: Mapped[str] = mapped_column(String(64))
-    person: Mapped[str] = mapped_column(String(32))
-    owner: Mapped[str] = mapped_column(String(32))
-    request_id: Mapped[str] = mapped_column(String(128))
-    action: Mapped[str] = mapped_column(String(32))
-    object: Mapped[str] = mapped_column(String(128))
-    detail: Mapped[dict[str, Any]]
-    mac_key: Mapped[str] = mapped_column(String(16))
-    mac: Mapped[str] = mapped_column(String(64))
-    leaf: Mapped[int | None]
-
-
-class AuditShardRow(Base):
-    __tablename__ = "audit_shards"
-    shard: Mapped[str] = mapped_column(String(32), primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(128), index=True)
-    count: Mapped[int]
-    at_us: Mapped[int]
-    head: Mapped[str] = mapped_column(String(64))
-
-
-class AuditPersonRow(Base):
-    __tablename__ = "audit_persons"
-    tenant: Mapped[str] = mapped_column(String(128), primary_key=True)
-    person: Mapped[str] = mapped_column(String(256), primary_key=True)
-    pseudonym: Mapped[str] = mapped_column(String(32), unique=True)
-    mac_key: Mapped[str] = mapped_column(String(16))
-    mac: Mapped[str] = mapped_column(String(64))

@@ -11,13 +11,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, select
 from sqlalchemy.orm import Session
 
-from memos_vllm.cube.ids import PersonId, TenantId, new_id, now_us, to_datetime
+from memos_vllm.cube.ids import PersonId, TenantId, to_datetime
 from memos_vllm.cube.model import Kind, State
 from memos_vllm.errors import Conflict, NotFound
 from memos_vllm.governance.principal import Principal, Role
@@ -33,19 +32,7 @@ from memos_vllm.vault.jobs import (
     new_holder,
 )
 from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, TransformRow, TransformSourceRow
-
-
-class JobState(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    REFUSED = "refused"
-    """The product did not pass its gate; it is stored and not used."""
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-
-
-ENDED = frozenset({JobState.DONE, JobState.REFUSED, JobState.CANCELLED, JobState.FAILED})
+from memos_vllm.vault.transform_rows import ENDED, JobState, add_in
 
 
 class JobIsGone(Exception):
@@ -96,32 +83,9 @@ class Transforms:
     def add(
         self, principal: Principal, kind: str, sources: Sequence[str], request: dict[str, Any]
     ) -> Transform:
-        row = TransformRow(
-            id=new_id("job"),
-            tenant=principal.tenant,
-            person=principal.person,
-            role=principal.role,
-            key_id=principal.key_id,
-            kind=kind,
-            state=JobState.QUEUED,
-            request=request,
-            progress={},
-            created_us=now_us(),
-        )
         with self._database.write() as session:
-            session.add(row)
-            session.flush()
-            for source in sources:
-                session.add(TransformSourceRow(transform_id=row.id, cube_id=source))
-            JobStore.add_in(session, TRANSFORM, row.id)
-            audit.record(
-                session,
-                principal,
-                f"transform.{kind}",
-                row.id,
-                {"sources": list(sources)},
-            )
-        return self.get(principal, row.id)
+            job = add_in(session, principal, kind, sources, request)
+        return self.get(principal, job)
 
     def count_open(self, principal: Principal) -> int:
         """Number of the tenant's jobs that wait or run."""
@@ -211,11 +175,11 @@ class Transforms:
             return False
         return True
 
-    def release(self, job: str) -> None:
+    def release(self, job: str, after_seconds: float = 0.0) -> None:
         """Queue an interrupted job for the next worker, without counting this attempt."""
         claimed = self._claimed.pop(job, None)
         with self._database.write() as session:
-            if claimed is not None and JobStore.release_in(session, claimed):
+            if claimed is not None and JobStore.release_in(session, claimed, after_seconds):
                 _requeue(session, job)
 
     def retry(self, job: str, error: str) -> None:
@@ -341,14 +305,6 @@ class Transforms:
         return row
 
 
-def forget_jobs_of(session: Session, cube: str) -> None:
-    """Delete the transforms that read a cube, with their progress, reports and queued jobs."""
-    reading = select(TransformSourceRow.transform_id).where(TransformSourceRow.cube_id == cube)
-    for job in session.scalars(reading).all():
-        JobStore.drop_in(session, TRANSFORM, job)
-    session.execute(delete(TransformRow).where(TransformRow.id.in_(reading)))
-
-
 def _visible(principal: Principal) -> ColumnElement[bool]:
     of_tenant = TransformRow.tenant == principal.tenant
     if principal.can(Role.ADMIN):
@@ -369,7 +325,11 @@ def _set_aside(session: Session, job: Job) -> None:
     row = session.get(TransformRow, job.subject, with_for_update=True)
     if row is not None and row.state not in ENDED:
         reason = f"{MAX_ATTEMPTS} attempts failed, the last one with: {job.error}"
-        row.state, row.report = JobState.FAILED, {"outcome": "failed", "reasons": [reason]}
+        report = {"outcome": "failed", "reasons": [reason]}
+        row.state, row.report = (
+            JobState.FAILED,
+            report | {"error": job.error, "attempts": MAX_ATTEMPTS},
+        )
 
 
 def _model(session: Session, row: TransformRow) -> Transform:

@@ -17,9 +17,7 @@ from sqlalchemy.orm import Session
 
 from memos_vllm.config.redaction import RedactionConfig
 from memos_vllm.cube.ids import (
-    SHARED,
     CubeId,
-    PersonId,
     Sha256,
     TenantId,
     VersionId,
@@ -27,7 +25,6 @@ from memos_vllm.cube.ids import (
     now_us,
     version_id,
 )
-from memos_vllm.cube.lifecycle import check_deletable, check_writable
 from memos_vllm.cube.model import (
     CubePatch,
     Kind,
@@ -38,16 +35,27 @@ from memos_vllm.cube.model import (
     VersionDiff,
 )
 from memos_vllm.errors import Conflict, NotFound, TooLarge
-from memos_vllm.governance.permit import check_create, check_write
+from memos_vllm.governance.permit import Permission, check_history
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.redaction.redactor import Redactors
-from memos_vllm.vault import audit, changes, contents, derived, idempotency, items, records
+from memos_vllm.vault import (
+    audit,
+    changes,
+    contents,
+    deleting,
+    derived,
+    fence,
+    grants,
+    idempotency,
+    items,
+    lookup,
+    records,
+)
 from memos_vllm.vault.contents import Content
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.tables import CubeRow, VersionRow
-from memos_vllm.vault.transform_records import forget_jobs_of
 
 InTransaction = Callable[[Session], None]
 
@@ -76,8 +84,8 @@ class MemVault:
             DamagedPayload: the payload file does not match its checksum.
         """
         with self._database.read() as session:
-            row = self._find(session, principal, ref)
-            chosen = self._version(session, row, version or row.head_version)
+            row = lookup.find(session, principal, ref)
+            chosen = self._version(session, row, version or row.head_version, principal)
             header = records.header(row, chosen)
         payload = self._content(row, chosen).payload(CubeId(row.id))
         return MemCube(meta=header, payload=payload)
@@ -85,14 +93,15 @@ class MemVault:
     def file(self, principal: Principal, ref: str, version: str | None = None) -> bytes:
         """Bytes of the payload file. Raises NotFound, DamagedPayload."""
         with self._database.read() as session:
-            row = self._find(session, principal, ref)
-            chosen = self._version(session, row, version or row.head_version)
+            row = lookup.find(session, principal, ref)
+            chosen = self._version(session, row, version or row.head_version, principal)
         return self._content(row, chosen).file(CubeId(row.id))
 
     def history(self, principal: Principal, ref: str) -> list[Version]:
         """All versions, newest first."""
         with self._database.read() as session:
-            row = self._find(session, principal, ref)
+            row = lookup.find(session, principal, ref)
+            check_history(principal, row.tenant, row.person)
             return [
                 records.version_model(version)
                 for version in session.scalars(
@@ -105,15 +114,7 @@ class MemVault:
     def diff(
         self, principal: Principal, ref: str, older: str, newer: str | None = None
     ) -> VersionDiff:
-        before, after = self.get(principal, ref, older), self.get(principal, ref, newer)
-        old, new = contents.by_id(before.payload), contents.by_id(after.payload)
-        return VersionDiff(
-            cube=after.meta.id,
-            older=before.meta.version,
-            newer=after.meta.version,
-            added=[item for key, item in new.items() if key not in old],
-            removed=[item for key, item in old.items() if key not in new],
-        )
+        return contents.difference(self.get(principal, ref, older), self.get(principal, ref, newer))
 
     # -- changing ---------------------------------------------------------------------------------
 
@@ -191,7 +192,8 @@ class MemVault:
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
             if in_transaction:
                 in_transaction(session)
-            changes.check_access(principal, row, patch)
+            changes.check(session, principal, row, patch)
+            changes.set_access(session, principal, row, patch)
             return changes.apply(row, patch, lambda: self._current(session, row), self._max_items)
 
         return self._change(principal, ref, if_match, change, patch.provenance)
@@ -202,8 +204,8 @@ class MemVault:
         """Make a new version with the content of an older one; the versions in between stay."""
 
         def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
-            check_writable(records.effective_state(row))
-            target = self._version(session, row, version)
+            changes.check_open(session, row)
+            target = self._version(session, row, version, principal)
             redactor = self._redactors.of(principal.tenant)
             return "rollback", contents.redacted(self._content(row, target), redactor)
 
@@ -211,39 +213,41 @@ class MemVault:
         return self._change(principal, ref, if_match, change, origin)
 
     def delete(
-        self, principal: Principal, ref: str, *, if_match: str | None = None, cascade: bool = False
+        self,
+        principal: Principal,
+        ref: str,
+        *,
+        if_match: str | None = None,
+        cascade: bool = False,
+        remake: bool = False,
     ) -> Deletion:
         """Delete a cube with all versions and items; the outbox deletes its vectors and files.
 
         Args:
-            cascade: delete the cubes derived from it, too; else they are marked as stale.
+            cascade: delete the cubes derived from it, too; else they are marked as stale. Adapters among
+                them are trained again from their other sources.
+            remake: train this adapter again, on what its sources hold now.
         Raises:
             Forbidden, Conflict: of this cube or a derived one (frozen); nothing was deleted.
         """
         with self._database.write() as session:
-            row = self._find(session, principal, ref, lock=True)
+            row = lookup.find(session, principal, ref, lock=True)
             changes.check_current(row, if_match)
             deletion = Deletion(CubeId(row.id))
             made = derived.mark(session, row)
-            deletion.stale = [child.id for child in made if records.readable(principal, child)]
+            deletion.stale = [
+                child.id for child in made if lookup.is_among(session, principal, child.id)
+            ]
             children = made if cascade else []
             ids = [row.id, *(child.id for child in children)]
             deletion.gone = [derived.orphan(session, child, ids) for child in children]
+            again = [derived.orphan(session, row, ids)] if remake else []
             for each in (*children, row):
-                self._drop(session, principal, each)
+                deleting.drop(session, principal, each)
+            deletion.jobs = deleting.order_again(session, principal, [*deletion.gone, *again])
             return deletion
 
     # -- inside -----------------------------------------------------------------------------------
-
-    @staticmethod
-    def _drop(session: Session, principal: Principal, row: CubeRow) -> None:
-        check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
-        check_deletable(records.effective_state(row))
-        items.drop_cube(session, row)
-        forget_jobs_of(session, row.id)
-        detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
-        audit.record(session, principal, "cube.delete", row.id, detail)
-        session.delete(row)
 
     def _repeated(
         self, principal: Principal, idempotency_key: idempotency.IdempotencyKey
@@ -256,7 +260,7 @@ class MemVault:
         content = contents.of_payload(new.payload, self._max_items)
         meta, created = new.meta, now_us()
         person = changes.owner_of_new(principal, meta)
-        check_create(principal, person)
+        changes.check_create(session, principal, person, content.kind)
         row = CubeRow(
             id=new_cube_id(),
             tenant=principal.tenant,
@@ -268,16 +272,17 @@ class MemVault:
             placement=meta.placement,
             priority=meta.priority,
             tags=list(meta.tags),
-            access=meta.access.model_dump(mode="json"),
+            access={},
             head_version="",
             head_sequence=0,
             created_us=created,
             updated_us=created,
-            expires_us=changes.expiry(meta, created),
+            expires_us=changes.expiry(session, principal.tenant, meta, created),
             reads=0,
         )
         session.add(row)
         session.flush()
+        grants.set_access(session, principal, row, meta.access)
         items.touch_owner(session, row, cubes=1)
         version = self._commit_version(
             session, principal, row, "create", content, meta.provenance, created
@@ -300,8 +305,9 @@ class MemVault:
     ) -> MemCube:
         try:
             with self._database.write() as session:
-                row = self._find(session, principal, ref, lock=True)
-                check_write(principal, PersonId(row.person), row.access.get("writers", "admin"))
+                row = lookup.find(session, principal, ref, lock=True)
+                lookup.check(session, principal, row, Permission.WRITE)
+                fence.check(session, principal, row.person)
                 changes.check_current(row, if_match)
                 current = self._current(session, row)
                 action, replaced = change(session, row)
@@ -319,9 +325,6 @@ class MemVault:
                 if provenance is not None and provenance.parents:
                     derived.record(session, principal, row, provenance)
                 derived.check_readers(session, row)
-                if narrowed := derived.narrow(session, row):
-                    cubes = {"cubes": narrowed}
-                    audit.record(session, principal, "cube.narrow", row.id, cubes)
                 header = records.header(row, version)
                 payload = content.payload(CubeId(row.id))
         except IntegrityError as error:
@@ -340,6 +343,8 @@ class MemVault:
     ) -> VersionRow:
         tenant, cube = TenantId(row.tenant), CubeId(row.id)
         data = content.file(cube)
+        items.touch_owner(session, row, size=len(data))
+        items.sync_items(session, row, records.identify(cube, list(content.items)))
         digest = self._payloads.put(tenant, cube, data)
         parent = VersionId(row.head_version) if row.head_version else None
         version = VersionRow(
@@ -353,6 +358,7 @@ class MemVault:
             provenance=provenance.model_dump(mode="json"),
             payload_sha256=digest,
             payload_bytes=len(data),
+            header=records.header_then(row),
         )
         session.add(version)
         row.head_version, row.head_sequence, row.updated_us = (
@@ -362,7 +368,6 @@ class MemVault:
         )
         if parent is not None and digest != self._version(session, row, parent).payload_sha256:
             derived.mark(session, row)
-        items.sync_items(session, row, records.identify(cube, list(content.items)))
         if content.kind is not Kind.EXPLICIT and parent is not None:
             items.content_changed(session, row)
         session.flush()
@@ -377,21 +382,12 @@ class MemVault:
         return contents.of_file(row.kind, data, row.id)
 
     @staticmethod
-    def _find(session: Session, principal: Principal, ref: str, *, lock: bool = False) -> CubeRow:
-        """By id, else by name: the person's own before the tenant's."""
-        query = select(CubeRow).where(records.visible_to(principal))
-        by_id = query.where(CubeRow.id == ref)
-        by_name = query.where(
-            CubeRow.name == ref, CubeRow.person.in_((principal.person, SHARED))
-        ).order_by(CubeRow.person.desc())
-        for statement in (by_id, by_name):
-            for row in session.scalars(statement.with_for_update() if lock else statement):
-                if records.readable(principal, row):
-                    return row
-        raise NotFound(f"there is no cube {ref!r} here", param="cube")
-
-    @staticmethod
-    def _version(session: Session, row: CubeRow, version: str) -> VersionRow:
+    def _version(
+        session: Session, row: CubeRow, version: str, reader: Principal | None = None
+    ) -> VersionRow:
+        """Raises NotFound; Forbidden: an older version, and the reader has the cube from its owner."""
+        if reader is not None and version != row.head_version:
+            check_history(reader, row.tenant, row.person)
         found = session.get(VersionRow, version)
         if found is None or found.cube_id != row.id:
             raise NotFound(f"cube {row.id} has no version {version!r}", param="version")

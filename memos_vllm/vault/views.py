@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence, Set
 
-from sqlalchemy import Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from memos_vllm.cube.ids import SHARED, PersonId, Sha256, TenantId, now_us
+from memos_vllm.cube.ids import SHARED, Sha256, TenantId, now_us
 from memos_vllm.cube.model import Header, Item, Kind, Placement, State
 from memos_vllm.errors import NotFound
+from memos_vllm.governance.permit import PROMPT, Permission
 from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import cursors, items, records
+from memos_vllm.vault import cursors, items, owners, records
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.items import CubeItems, Owner, PartKey
-from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, OwnerRow, VersionRow
+from memos_vllm.vault.owners import OwnerState
+from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, VersionRow
 
+__all__ = ["OwnerState", "VaultViews"]
 _SQL_BATCH = 500
 
 
@@ -32,13 +35,6 @@ class CubeFilter:
     placement: Placement | None = None
     tag: str | None = None
     name_prefix: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OwnerState:
-    owner: Owner
-    revision: int
-    items: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ class VaultViews:
         self, principal: Principal, where: CubeFilter, cursor: str | None = None, limit: int = 50
     ) -> tuple[list[Header], str | None]:
         """Headers, newest first, and the cursor of the next page (None: this was the last)."""
-        query = select(CubeRow).where(records.visible_to(principal))
+        query = select(CubeRow).where(records.all_visible_to(principal))
         if where.person is not None:
             query = query.where(CubeRow.person == where.person)
         if where.shared is not None:
@@ -126,7 +122,7 @@ class VaultViews:
         page: list[CubeRow] = []
         with self._database.read() as session:
             for row in session.scalars(query.execution_options(yield_per=200)):
-                if not records.readable(principal, row) or not _matches(row, where):
+                if not _matches(row, where):
                     continue
                 page.append(row)
                 if len(page) > limit:
@@ -135,40 +131,45 @@ class VaultViews:
         more = len(page) > limit
         return headers, cursors.encode(page[limit - 1]) if more else None
 
-    def owners(self, principal: Principal) -> list[OwnerState]:
-        """Owners whose memory this principal's prompts may hold: the person and the tenant."""
-        people = {principal.person, SHARED}
-        with self._database.read() as session:
-            rows = session.scalars(
-                select(OwnerRow).where(
-                    OwnerRow.tenant == principal.tenant, OwnerRow.person.in_(people)
-                )
-            )
-            return [
-                OwnerState(
-                    Owner(TenantId(row.tenant), PersonId(row.person)),
-                    row.revision,
-                    row.items,
-                )
-                for row in rows
-                if row.items > 0
-            ]
+    def owners(
+        self, principal: Principal, permissions: Sequence[Permission] = PROMPT
+    ) -> list[OwnerState]:
+        """Owners whose memory this principal's prompts may hold: the person, the tenant, and those who
+        share cubes with the person, each with these cubes.
 
-    def owner_cubes(self, owner: Owner, known: Set[PartKey] = frozenset()) -> list[CubeItems]:
-        """Items of an owner, for index builders only: permissions of readers are not checked.
+        Args:
+            permissions: on the cubes of others, and on the tenant's that are not open.
+        """
+        with self._database.read() as session:
+            return owners.states(session, principal, permissions)
+
+    def owner_cubes(
+        self,
+        owner: Owner,
+        known: Set[PartKey] = frozenset(),
+        only: Sequence[PartKey] | None = None,
+    ) -> list[CubeItems]:
+        """Items of an owner, for index builders only: they take `owner` and `only` from `owners`.
 
         Args:
             known: cubes whose items the caller has.
+            only: these cubes; None: all of a person's, and the open ones of the tenant's.
         """
         with self._database.read() as session:
-            return items.load_cubes(session, owner, known)
+            return items.load_cubes(session, owner, known, only)
 
-    def recall(self, principal: Principal, ids: Sequence[str]) -> dict[str, Recalled]:
+    def recall(
+        self,
+        principal: Principal,
+        ids: Sequence[str],
+        permissions: Sequence[Permission] = PROMPT,
+    ) -> dict[str, Recalled]:
         """Those of the items that exist and that this principal's prompts may hold."""
+        visible = records.visible_to(principal, *permissions)
         with self._database.read() as session:
             return {
                 item_id: recalled
-                for item_id, (item, cube) in items.load_rows(session, ids).items()
+                for item_id, (item, cube) in items.load_rows(session, ids, visible).items()
                 if records.has_place(principal, cube)
                 and (recalled := _recalled(item, cube)) is not None
             }
@@ -179,27 +180,30 @@ class VaultViews:
         Raises:
             NotFound: a named cube is absent, not yours, or not in a readable state.
         """
-        people = (principal.person, SHARED)
-        query = select(CubeRow).where(
-            CubeRow.tenant == principal.tenant, CubeRow.person.in_(people)
-        )
         with self._database.read() as session:
             named: list[CubeRow] = []
             for ref in refs:
+                query = select(CubeRow).where(records.visible_to(principal, Permission.USE))
                 found = session.scalars(
-                    query.where(or_(CubeRow.id == ref, CubeRow.name == ref)).order_by(
-                        CubeRow.person.desc()
-                    )
+                    query.where(_is_called(principal, ref)).order_by(CubeRow.person.desc())
                 )
-                cube = next((row for row in found if records.usable(principal, row)), None)
+                cube = next(filter(records.is_active, found), None)
                 if cube is None:
                     raise NotFound(f"there is no cube {ref!r} here", param="memory.cubes")
                 if all(cube.id != other.id for other in named):
                     named.append(cube)
             chosen = {row.id for row in named}
+            everything = records.all_visible_to(principal, Permission.USE)
             placed = session.scalars(
-                query.where(CubeRow.placement == Placement.STABLE).order_by(
-                    CubeRow.person, CubeRow.priority.desc(), CubeRow.created_us, CubeRow.id
+                select(CubeRow)
+                .where(everything, CubeRow.placement == Placement.STABLE)
+                .order_by(
+                    CubeRow.person != SHARED,
+                    CubeRow.person == principal.person,
+                    CubeRow.person,
+                    CubeRow.priority.desc(),
+                    CubeRow.created_us,
+                    CubeRow.id,
                 )
             )
             rows = named + [
@@ -216,14 +220,18 @@ class VaultViews:
         query = _adapters_for(principal).order_by(CubeRow.created_us, CubeRow.id)
         with self._database.read() as session:
             rows = session.scalars(query)
-            return _adapters(session, [row for row in rows if records.usable(principal, row)])
+            return _adapters(session, list(filter(records.is_active, rows)))
 
     def adapter(self, principal: Principal, ref: str) -> AdapterCube | None:
         """Parametric cube by id or name: the person's own before the tenant's."""
-        query = _adapters_for(principal).where(or_(CubeRow.id == ref, CubeRow.name == ref))
+        query = select(CubeRow).where(
+            records.visible_to(principal, Permission.USE),
+            CubeRow.kind == Kind.PARAMETRIC,
+            _is_called(principal, ref),
+        )
         with self._database.read() as session:
             rows = session.scalars(query.order_by(CubeRow.person.desc()))
-            row = next((row for row in rows if records.usable(principal, row)), None)
+            row = next(filter(records.is_active, rows), None)
             return _adapters(session, [row])[0] if row is not None else None
 
     def learnt_together(
@@ -243,7 +251,7 @@ class VaultViews:
             rows = session.scalars(_adapters_for(principal).where(CubeRow.id.in_(candidates)))
             found = []
             for row in rows:
-                if row.id not in ids and records.usable(principal, row) and not row.stale:
+                if row.id not in ids and records.is_active(row) and not row.stale:
                     sources = set(session.scalars(of.where(DerivedRow.cube_id == row.id)))
                     if wanted <= sources:
                         found.append((len(sources), -row.created_us, row.id, row))
@@ -259,16 +267,6 @@ class VaultViews:
         with self._database.read() as session:
             return {(TenantId(t), Sha256(digest)) for t, digest in session.execute(query)}
 
-    def adapter_bytes(self, principal: Principal) -> int:
-        """Size of all versions of all adapters of the principal's tenant."""
-        query = (
-            select(func.sum(VersionRow.payload_bytes))
-            .join(CubeRow, VersionRow.cube_id == CubeRow.id)
-            .where(CubeRow.tenant == principal.tenant, CubeRow.kind == Kind.PARAMETRIC)
-        )
-        with self._database.read() as session:
-            return int(session.scalar(query) or 0)
-
     def hidden_texts(
         self, tenant: str, person: str, readers: Sequence[str] | None
     ) -> Iterator[str]:
@@ -278,27 +276,19 @@ class VaultViews:
             person: the one reader; empty: `readers`.
             readers: persons; None: everyone in the tenant.
         """
-        reading = {person} if person else None if readers is None else set(readers)
-        query = (
-            select(ItemRow.text, CubeRow.person, CubeRow.access)
-            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
-            .where(CubeRow.tenant == tenant)
-        )
         with self._database.read() as session:
-            for text, owner, access in session.execute(query.execution_options(yield_per=1000)):
-                allowed = {owner} if owner else access.get("readers")
-                if allowed is None or (reading is not None and reading <= set(allowed)):
-                    continue
-                yield text
+            yield from owners.hidden_texts(session, tenant, [person] if person else readers)
 
     def may_use(self, principal: Principal, cube_ids: Sequence[str]) -> bool:
         """Whether the principal's prompts may hold every one of these cubes."""
         wanted = set(cube_ids)
         with self._database.read() as session:
             rows = session.scalars(
-                select(CubeRow).where(CubeRow.id.in_(wanted), CubeRow.tenant == principal.tenant)
+                select(CubeRow).where(
+                    CubeRow.id.in_(wanted), records.visible_to(principal, Permission.USE)
+                )
             )
-            return {row.id for row in rows if records.usable(principal, row)} == wanted
+            return {row.id for row in rows if records.is_active(row)} == wanted
 
     def count_reads(self, cube_ids: Iterable[str]) -> None:
         """Increment the usage counters of the headers; not on the request's path."""
@@ -313,10 +303,15 @@ class VaultViews:
 
 def _adapters_for(principal: Principal) -> Select[CubeRow]:
     return select(CubeRow).where(
-        CubeRow.tenant == principal.tenant,
-        CubeRow.person.in_((principal.person, SHARED)),
-        CubeRow.kind == Kind.PARAMETRIC,
+        records.all_visible_to(principal, Permission.USE), CubeRow.kind == Kind.PARAMETRIC
     )
+
+
+def _is_called(principal: Principal, ref: str) -> ColumnElement[bool]:
+    """By id, or by name among the person's own and the tenant's."""
+    people = (principal.person, SHARED)
+    owned = and_(CubeRow.tenant == principal.tenant, CubeRow.person.in_(people))
+    return or_(CubeRow.id == ref, and_(owned, CubeRow.name == ref))
 
 
 def _matches(row: CubeRow, where: CubeFilter) -> bool:

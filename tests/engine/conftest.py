@@ -10,6 +10,7 @@ import pytest
 from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
+from tests.engine import harness
 from tests.engine.harness import Server
 from tests.engine.lmcache import Setup
 from tests.engine.tiers import Files
@@ -17,6 +18,7 @@ from tests.engine.tiers import Files
 pytest.importorskip("vllm", reason="the engine tests need vLLM: make venv")
 
 
+harness.FORKS = True
 LORA = ("--enable-lora", "--max-loras", "3", "--max-cpu-loras", "4", "--max-lora-rank", "8")
 
 
@@ -26,7 +28,10 @@ class Keys:
     acme_reader: str
     acme_admin: str
     globex: str
+    limited: str
+    """Of a tenant that stores one response."""
     operator: str
+    metrics: str
     kv: str
     kv_reader: str
     kv_admin: str
@@ -34,6 +39,10 @@ class Keys:
     lora: str
     lora_admin: str
     """Activation memory and adapters have tenants of their own: their tests share many cubes."""
+
+
+OWN_BLOCKS = {"MEMOS__KV__SHARED_BLOCKS": "false"}
+"""For tests that see loads by the request of another person."""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +58,9 @@ def keys(homes) -> Keys:
         acme_reader=system.keys.create("acme", Role.READER)[1],
         acme_admin=system.keys.create("acme", Role.ADMIN)[1],
         globex=system.keys.create("globex", Role.WRITER)[1],
+        limited=system.keys.create("soylent", Role.WRITER)[1],
         operator=system.keys.create("operator", Role.ADMIN)[1],
+        metrics=system.keys.create("operator", Role.READER, scopes=["metrics"])[1],
         kv=system.keys.create("initech", Role.WRITER)[1],
         kv_reader=system.keys.create("initech", Role.READER)[1],
         kv_admin=system.keys.create("initech", Role.ADMIN)[1],
@@ -64,9 +75,12 @@ def keys(homes) -> Keys:
 @pytest.fixture(scope="session")
 def server(homes, keys) -> Iterator[Server]:
     """vLLM's own server module with the plugin, API keys and adapters."""
-    merging = {"MEMOS__ADAPTERS__MERGE": "auto"}
+    settings = {
+        "MEMOS__ADAPTERS__MERGE": "auto",
+        "MEMOS__GOVERNANCE__LIMITS__TENANTS": "{soylent: {responses: 1}}",
+    }
     home = homes / "home"
-    with Server(homes, home=home, flags=LORA, environment=merging).running() as running:
+    with Server(homes, home=home, flags=LORA, environment=settings).running() as running:
         yield running
 
 
@@ -82,8 +96,8 @@ def restartable(homes) -> Iterator[Server]:
     """A server without API keys, which tests kill, restart, and damage the files of."""
     folder = homes / "restartable"
     folder.mkdir(exist_ok=True)
-    # Tests decide when KV is in shared memory.
-    quiet = {"MEMOS__KV__PREFETCH": "false"}
+    # Tests decide when KV is in shared memory, and load it for another person.
+    quiet = {"MEMOS__KV__PREFETCH": "false", **OWN_BLOCKS}
     with Server(folder, home=folder / "home", environment=quiet).running() as running:
         yield running
 

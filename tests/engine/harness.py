@@ -20,17 +20,23 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
+from memos_vllm.cli.cpu import is_bfloat16_slow
 from memos_vllm.cli.serve import CONNECTOR, TIERS
+from memos_vllm.cli.supervise import end_group
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.demo.model import prepare_chat_model
+from tests.engine import zygote
 
 MODEL = "demo"
+MODULE = "vllm.entrypoints.openai.api_server"
 CONTEXT = 2048
 MODEL_CACHE = Path(
     os.environ.get("MEMOS_TEST_CACHE", Path(tempfile.gettempdir()) / "memos-vllm-tests")
 )
 TIER = "MEMOS__KV__TIER"
 _START_SECONDS = 480
+FORKS = False
+"""Set by the fixtures of tests: benchmarks start servers as users do."""
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 # Below the ports that Linux gives to outgoing connections, a range for each worker: a server that is
 # down keeps its port.
@@ -58,6 +64,7 @@ class Server:
         environment: dict[str, str] | None = None,
         flags: tuple[str, ...] = (),
         config: Path | None = None,
+        forked: bool = True,
     ) -> None:
         """Describe a server; `start` starts it.
 
@@ -65,6 +72,8 @@ class Server:
             folder: where its log goes.
             home: memory's home; without one the server has no plugin.
             config: start through `serve.py --config`, which enables the plugin by itself.
+            forked: in tests, of a process that has imported vLLM (`zygote`); else, and with `config`, all
+                processes start as users start them.
         """
         self._config = config
         self.home = home
@@ -84,7 +93,8 @@ class Server:
         }
         if config is not None:
             del self._environment["VLLM_PLUGINS"]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forked = FORKS and forked and config is None
+        self._process: subprocess.Popen[bytes] | zygote.Forked | None = None
 
     def _connector(self) -> tuple[str, ...]:
         """The flags that `memos serve` adds by itself."""
@@ -114,27 +124,36 @@ class Server:
     def start(self) -> Server:
         model = str(prepare_chat_model(MODEL_CACHE))
         if self._config is None:
-            start = ["-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-            start += ["--model", model]
+            start = ["--host", "127.0.0.1", "--model", model]
         else:
-            serve = Path(__file__).parents[2] / "serve.py"
-            start = [str(serve), model, "--config", str(self._config)]
-        command = [
-            sys.executable,
+            start = [model, "--config", str(self._config)]
+        arguments = [
             *start,
             *("--served-model-name", MODEL, "--port", str(self.port)),
             *("--max-model-len", str(CONTEXT), "--block-size", "32", "--enforce-eager"),
             *("--enable-prompt-tokens-details", "--enable-auto-tool-choice"),
             *("--tool-call-parser", "hermes"),
             *self._connector(),
+            *(("--dtype", "float32") if is_bfloat16_slow() else ()),
             *self._flags,
         ]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env=self._environment, stdout=log, stderr=log, start_new_session=True
-            )
+        self._process = self._started(arguments)
         self._wait()
         return self
+
+    def _started(self, arguments: list[str]) -> subprocess.Popen[bytes] | zygote.Forked:
+        if self._forked:
+            return zygote.start(MODULE, arguments, self._environment, self._log)
+        serve = Path(__file__).parents[2] / "serve.py"
+        program = ["-m", MODULE] if self._config is None else [str(serve)]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *program, *arguments],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -153,14 +172,23 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """Of the API server, which leads the group of its processes."""
+        assert self._process is not None
+        return self._process.pid
+
+    def send_signal(self, sign: int) -> None:
+        """Signal the whole process group, and do not wait for anything."""
+        os.killpg(self.pid, sign)
+
     def kill(self, sign: int = signal.SIGKILL) -> None:
         """Signal the whole process group: API server, engine core, workers."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, sign)
             self._process.wait(timeout=60)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            end_group(self._process)  # a child that still ends holds the port
             self._process = None
 
     @contextlib.contextmanager

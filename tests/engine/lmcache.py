@@ -46,22 +46,40 @@ class LMCache:
         }
 
     @property
+    def connector(self) -> dict[str, Any]:
+        """LMCache's own connector to this server, for vLLM's `--kv-transfer-config`."""
+        return {
+            "kv_connector": "LMCacheMPConnector",
+            "kv_role": "kv_both",
+            "kv_connector_extra_config": {
+                "lmcache.mp.host": "tcp://127.0.0.1",
+                "lmcache.mp.port": self.port,
+                "lmcache.mp.mp_transfer_mode": "engine_driven",
+            },
+        }
+
+    @property
     def running(self) -> bool:
         return self._process is not None
 
-    def start(self, **adapter: Any) -> None:
+    def start(self, *, encrypted: bool = True, memory_gb: int = 1, **adapter: Any) -> None:
         """Start the server and wait until it answers.
 
         Args:
+            encrypted: whether the storage is.
             adapter: configuration of the storage behind its memory; default: files.
         """
-        serde = {"type": "aesgcm", "master_key_path": str(self._key)}
-        adapter = {"serde": serde, **(adapter or {"type": "fs", "base_path": str(self.files)})}
+        adapter = adapter or {"type": "fs", "base_path": str(self.files)}
+        if encrypted:
+            adapter = {
+                "serde": {"type": "aesgcm", "master_key_path": str(self._key)},
+                **adapter,
+            }
         command = [
             str(Path(sys.executable).with_name("lmcache")),
             *("server", "--host", "127.0.0.1", "--port", str(self.port)),
             *("--http-port", str(self.http_port), "--prometheus-port", str(self._metrics_port)),
-            *("--chunk-size", str(CHUNK), "--l1-size-gb", "1", "--l1-init-size-gb", "1"),
+            *("--chunk-size", str(CHUNK), "--l1-size-gb", str(memory_gb), "--l1-init-size-gb", "1"),
             *("--eviction-policy", "LRU", "--supported-transfer-mode", "engine_driven"),
             *("--shm-name", self._pool, "--l2-adapter", json.dumps(adapter)),
         ]

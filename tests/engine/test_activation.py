@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from tests.engine.harness import cached_tokens, chat, wait_for
 from tests.engine.kv import (
+    BLOCK,
     QUESTION,
     RULES,
     ask,
@@ -27,7 +27,7 @@ def test_a_shared_cube_is_computed_once_for_all_people_of_a_tenant(server, keys)
     cube = make(server, "rules", text, keys.kv_admin)
     make(server, "rules", text, keys.kv_other, as_person="gus", person="gus")
     first = ask(server, "kv-ann", cube, keys.kv)
-    assert cached_tokens(first) == 0
+    assert cached_tokens(first) <= BLOCK, "at most the text in front of every cube"
     tokens = first.usage.prompt_tokens
     wait_for(
         lambda: (
@@ -37,7 +37,7 @@ def test_a_shared_cube_is_computed_once_for_all_people_of_a_tenant(server, keys)
         "KV of the cube",
     )
     second = ask(server, "kv-cid", cube, keys.kv)
-    assert tokens - cached_tokens(second) < 40, "only the question is computed"
+    assert tokens - cached_tokens(second) < 40 + BLOCK, "only the question is computed"
     assert same(second, first)
     assert second.memory["cubes"][0]["form"] == "kv"
     assert first.memory["cubes"][0]["form"] == "text"
@@ -152,29 +152,6 @@ def test_kv_of_a_conversation_is_saved_for_its_person_only(server, keys):
     for unwritten in ({"memory": {"write": False}}, {"store": False}):
         reply = chat(server, keys.kv, "kv-kim", "", messages=history, **unwritten)
         assert explain(server, reply, "kv-kim", keys.kv)["kv"]["segments"] == []
-
-
-def test_saved_prefill_is_counted(server, keys):
-    def shown() -> dict[str, Any]:
-        with server.http(keys.operator) as http:
-            return http.get("/v1/memory/activation").json()
-
-    def use() -> dict[str, Any]:
-        return shown()["use"]
-
-    cube = make(server, "spared", "Spared. " + " ".join(RULES), keys.kv_admin)
-    ask(server, "kv-u1", cube, keys.kv)
-    wait_for(lambda: chains(server, keys.kv, cube), "its KV")
-    before = use()
-    loaded = cached_tokens(ask(server, "kv-u2", cube, keys.kv))
-    after = wait_for(lambda: (u := use())["hits"] > before["hits"] and u, "the count")
-    tokens = [u["loaded_tokens_ram"] + u["loaded_tokens_disk"] for u in (before, after)]
-    assert tokens[1] - tokens[0] == loaded > 300
-    speed = after["tokens_per_second"]
-    assert speed["ram"] > speed["prefill"] > 0
-    assert speed["disk"] > 0
-    assert after["saved_prefill_seconds"] > before["saved_prefill_seconds"]
-    assert all(tier["bytes"] > 0 for tier in shown()["tiers"])
 
 
 def test_recently_used_segments_return_to_shared_memory_after_a_turn(server, keys):

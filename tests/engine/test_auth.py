@@ -39,7 +39,7 @@ def test_routes_of_all_tenants_need_the_operator(server, keys):
     closed = [
         (method, path)
         for method, path in sorted(routes_of(server))
-        if need_of(method, path, OPEN_ROUTES) is Need.OPERATOR
+        if need_of(method, path, OPEN_ROUTES) in (Need.OPERATOR, Need.METRICS)
     ]
     assert ("GET", "/metrics") in closed
     chat(server, keys.acme, "metrics", "Hello.")
@@ -52,6 +52,18 @@ def test_routes_of_all_tenants_need_the_operator(server, keys):
     assert metrics.status_code == 200
     assert "memos_chats_total" in metrics.text
     assert "memos_step_seconds_bucket" in metrics.text
+
+
+def test_a_scrapers_key_reads_metrics_and_nothing_else(server, keys):
+    with server.http(keys.metrics) as http:
+        assert http.get("/metrics").status_code == 200
+        for method, path in sorted(routes_of(server)):
+            if (method, path) == ("GET", "/metrics"):
+                continue
+            if path not in OPEN_ROUTES or method not in ("GET", "HEAD"):
+                concrete = re.sub(r"\{\w+\}", "x", path)
+                status = http.request(method, concrete, json={}).status_code
+                assert status == (200 if (method, path) == ("HEAD", "/metrics") else 403), path
 
 
 def test_metrics_name_no_tenant_and_no_person(server, keys):
@@ -72,7 +84,7 @@ def test_a_wrong_key_is_a_401_in_openais_envelope(server, key):
             headers={"Authorization": f"Bearer {key}"},
         )
     assert reply.status_code == 401
-    assert reply.headers["www-authenticate"] == "Bearer"
+    assert reply.headers["www-authenticate"] == 'Bearer error="invalid_token"'
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
     assert reply.json()["error"]["code"] == "invalid_api_key"
 

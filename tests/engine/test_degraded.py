@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
 import uuid
-from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 
 from memos_vllm.config.load import load_config
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
-from tests.engine.harness import MODEL, Server, chat, free_port, wait_for
+from tests.engine.chroma import Chroma
+from tests.engine.harness import MODEL, Server, chat, wait_for
 
 POSTGRES = os.environ.get("MEMOS_TEST_POSTGRES", "postgresql://127.0.0.1:5432/postgres")
 
@@ -34,38 +29,6 @@ def postgres():
     yield admin, name
     admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     admin.close()
-
-
-class Chroma:
-    """A real Chroma server."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self._folder = free_port(), folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [str(Path(sys.executable).parent / "chroma"), "run", "--path", str(self._folder)]
-        self._process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(self.port)],
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-        def answers() -> bool:
-            with contextlib.suppress(httpx.HTTPError):
-                return (
-                    httpx.get(f"http://127.0.0.1:{self.port}/api/v2/heartbeat").status_code == 200
-                )
-            return False
-
-        wait_for(answers, "Chroma's start", 60)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture(scope="module")

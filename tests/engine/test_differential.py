@@ -127,10 +127,13 @@ def test_bad_json_is_the_same_error(server, bare, keys):
     assert replies[0].text == replies[1].text
 
 
+WITHOUT = {"temperature": 0, "memory": {"enabled": False}}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("POST", "/v1/completions", {"prompt": "One, two,", "max_tokens": 4, "temperature": 0}),
+        ("POST", "/v1/completions", {"prompt": "One, two,", "max_tokens": 4, **WITHOUT}),
         ("POST", "/tokenize", {"prompt": "One, two,"}),
         ("POST", "/detokenize", {"tokens": [100, 200]}),
         ("GET", "/health", None),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from memos_vllm.lifeline import has_ended
 from tests.engine.harness import Server, chat, wait_for
 
 LONG = "Tell me more about the harbour, its ships and its people. " * 30  # over one step's tokens
@@ -17,7 +18,7 @@ LONG = "Tell me more about the harbour, its ships and its people. " * 30  # over
 def small_steps(tmp_path) -> Iterator[Server]:
     """A server whose prompts are computed in steps of 128 tokens."""
     flags = ("--max-num-batched-tokens", "128", "--max-num-seqs", "8")
-    with Server(tmp_path, home=tmp_path / "home", flags=flags).running() as running:
+    with Server(tmp_path, home=tmp_path / "home", flags=flags, forked=False).running() as running:
         yield running
 
 
@@ -30,11 +31,7 @@ def seeded(server: Server, seed: int) -> str:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [
-        process
-        for process in processes
-        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    ]
+    return [process for process in processes if not has_ended(process)]
 
 
 def test_seeded_prompts_in_steps_are_repeatable_and_a_killed_server_leaves_no_process(

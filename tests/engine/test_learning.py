@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.effort import long
 from tests.engine.conftest import Keys
 from tests.engine.harness import MODEL, Server, wait_for
 
@@ -19,6 +20,7 @@ EXAM = [
 ]
 GATE = {"recall_of_ceiling": 0.4, "perplexity_ratio": 1.2}
 """Mild: what a small model learns in a minute differs from machine to machine."""
+RECIPE = {"questions": 6, "epochs": 5, "rank": 8}
 SECONDS = 900
 pytestmark = pytest.mark.timeout(1200)
 
@@ -67,7 +69,7 @@ def una(server: Server, keys: Keys) -> httpx.Client:
 def learnt(una: httpx.Client) -> Iterator[dict[str, Any]]:
     """The finished job that distilled Una's cube into an adapter."""
     cube = made(una, TEXT, name="orion")
-    request = {"name": "knows-orion", "exam": EXAM, "gate": GATE}
+    request = {"name": "knows-orion", "exam": EXAM, "gate": GATE, "recipe": RECIPE}
     reply = una.post(f"/v1/memory/cubes/{cube}/distill", json=request)
     assert reply.status_code == 202, reply.text
     yield ended(una, reply.json()) | {"cube": cube}
@@ -98,9 +100,10 @@ def test_a_distilled_adapter_has_its_sources_owner_and_names_its_source(server, 
     assert other.get(f"/v1/memory/jobs/{learnt['id']}").status_code == 404
 
 
+@long
 def test_an_adapter_is_decoded_into_text(una, learnt):
-    topics = ["the code word of Orion Station", "the door of Orion Station"]
-    request = {"name": "orion-again", "topics": topics, "samples": 3, "agreement": 0.4}
+    topics = ["the code word of Orion Station"]
+    request = {"name": "orion-again", "topics": topics, "samples": 2, "agreement": 0.5, "rounds": 1}
     request |= {"state": "activated", "kv": True}
     job = una.post("/v1/memory/cubes/knows-orion/decode", json=request).json()
     job = ended(una, job)
@@ -148,6 +151,7 @@ def test_a_distilled_adapter_is_deleted_with_its_source(una, learnt):
     assert una.get(f"/v1/memory/jobs/{learnt['id']}").status_code == 404
 
 
+@long
 def test_stored_kv_becomes_an_adapter_and_text(server, keys):
     http = server.http(keys.lora, "kim")
     cube = made(http, TEXT)
@@ -157,7 +161,7 @@ def test_stored_kv_becomes_an_adapter_and_text(server, keys):
             "name": "from-kv",
             "exam": EXAM,
             "gate": GATE,
-            "recipe": {"questions": 6, "epochs": 5, "rank": 8},
+            "recipe": RECIPE,
         }
         job = http.post(f"/v1/memory/cubes/{cube}/distill", json=request).json()
         done = ended(http, job)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from benchmarks.overhead import __main__ as overhead
 from benchmarks.overhead import slices
+from tests.effort import long
 
 
+@long
 def test_pairs_are_measured_on_both_servers(server, bare, keys, monkeypatch):
     monkeypatch.setattr(slices, "IDLE_SECONDS", 0.0)
     servers = overhead.Servers(bare=bare, second=bare, ours=server, key=keys.acme)

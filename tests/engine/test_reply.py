@@ -101,6 +101,25 @@ def test_the_header_names_the_cubes_and_exists_without_any(server, keys, xena):
         assert "x-memos-degraded" not in raw.headers
 
 
+def test_replies_carry_the_header_that_keeps_a_person_on_a_replica(server, keys):
+    def header(person: str, **headers: str) -> str:
+        body = {
+            "model": MODEL,
+            "user": person,
+            "max_tokens": 1,
+            "messages": [{"role": "user", "content": "Hi."}],
+            "memory": {"write": False},
+        }
+        with server.http(keys.acme) as http:
+            reply = http.post("/v1/chat/completions", json=body, headers=headers)
+        return reply.raise_for_status().headers["x-session-id"]
+
+    first = header("affine-1")
+    assert header("affine-1") == first != header("affine-2")
+    assert header("affine-1", **{"X-Session-ID": first}) == first
+    assert header("affine-1", **{"X-Session-ID": "monday"}) == "monday"
+
+
 def test_explain_shows_each_choice_and_rejection_with_its_reason(server, keys, xena):
     reply = chat(
         server,

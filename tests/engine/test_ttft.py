@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.ttft import rightness
+from benchmarks.ttft import rightness, turns
 from benchmarks.ttft.chat import Bench
 from benchmarks.ttft.grid import Grid
 from benchmarks.ttft.plot import plot
-from benchmarks.ttft.turns import ten_turns
+from tests.effort import long
 
 
 def test_every_way_is_measured_and_drawn(restartable):
@@ -23,6 +23,7 @@ def test_every_way_is_measured_and_drawn(restartable):
     assert plot(grid.rows()).count("<polyline") == 6
 
 
+@long
 def test_rightness_and_turns_are_measured(restartable, monkeypatch):
     monkeypatch.setattr(rightness, "TOP", 20)
     share, rows = rightness.identical_share(Bench(restartable), 1)
@@ -30,8 +31,10 @@ def test_rightness_and_turns_are_measured(restartable, monkeypatch):
     assert 0 <= share <= 1
     _, near = rightness.nearness(Bench(restartable), 2)
     assert all(row["kl"] >= 0 for row in near)
-    shares, turns = ten_turns(Bench(restartable))
-    assert len(turns) == 20
+    monkeypatch.setattr(turns, "TOPICS", turns.TOPICS[:4])
+    monkeypatch.setattr(turns, "REPLY_TOKENS", 40)
+    shares, rows = turns.ten_turns(Bench(restartable))
+    assert len(rows) == 8
     assert shares["ten_turn_cached_share_ours"] > shares["ten_turn_cached_share_system_prompt"]
 
 

@@ -19,11 +19,11 @@ from memos_vllm.errors import (
     TooLarge,
     Unprocessable,
 )
-from memos_vllm.parametric.adapter import packed
+from memos_vllm.parametric.adapter.checks import check_fits
 from memos_vllm.parametric.adapter.folders import AdapterFolders, engine_id, served_name
-from memos_vllm.parametric.adapter.packed import check_fits, read_upload, unpack, upload_of_folder
+from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
 from memos_vllm.parametric.adapter.uses import Uses
-from tests.adapters import TARGETS, config_of, content_of, small, tensors_of
+from tests.adapters import TARGETS, config_of, content_of, read_upload, small, tensors_of
 
 LIMIT = 1 << 20
 ONE = {"model.layers.0.self_attn.q_proj": (8, 16)}
@@ -130,7 +130,7 @@ def test_the_engine_gets_pefts_format_with_validated_fields_only(tmp_path):
     assert config["r"] == 4
     written = safetensors.torch.load_file(path / "adapter_model.safetensors")
     assert written.keys() == adapter.tensors.keys()
-    assert packed.read_upload(upload_of_folder(path), LIMIT).pack() == adapter.pack()
+    assert read_upload(upload_of_folder(path), LIMIT).pack() == adapter.pack()
 
 
 def test_a_folder_is_created_once_and_again_after_removal(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from memos_vllm.parametric.adapter.merge import merge
-from memos_vllm.parametric.adapter.packed import Adapter, check, read_upload
+from memos_vllm.parametric.adapter.packed import Adapter, check
 from memos_vllm.parametric.adapter.peft_config import read_config
-from tests.adapters import config_of, small, tensors_of
+from tests.adapters import config_of, read_upload, small, tensors_of
 
 
 def adapter(seed: int, rank: int = 4, modules=("q_proj",), **config) -> Adapter:

@@ -21,6 +21,7 @@ from benchmarks.locomo_retrieval.metrics import (
 from benchmarks.record import ROOT
 from benchmarks.retrieval_general.fit import Example, fit
 from memos_vllm.plaintext.search.fusion import CHANNELS, LIFTS, Signals
+from tests.effort import long
 
 # -- metrics --------------------------------------------------------------------------------------
 
@@ -66,7 +67,16 @@ def test_a_fit_prefers_the_signal_that_finds_the_evidence_and_has_no_negative_we
         noise["dense_turn"][7] = 1.0
         noise["coverage"][7] = 0.0
         lifts = {name: np.zeros(30, dtype=np.float32) for name in LIFTS}
-        examples.append(Example(Signals(noise, lifts, np.arange(30), matched=0.5), (7,)))
+        signals = Signals(
+            channels=noise,
+            lifts=lifts,
+            sessions=np.arange(30),
+            matched=0.5,
+            is_reply=np.zeros(30, dtype=np.float32),
+            words=noise["lexical_turn"],
+            meaning=noise["dense_turn"],
+        )
+        examples.append(Example(signals, (7,)))
     weights = fit(examples)
     assert weights.dense_turn > 1.0 > weights.lexical_turn
     assert weights.coverage == 0.0
@@ -161,6 +171,7 @@ def test_locomo_retrieval_quick_finds_evidence_through_the_real_system(tmp_path:
     assert "<polyline" in out.with_suffix(".svg").read_text(encoding="utf-8")
 
 
+@long
 @pytest.mark.slow
 def test_owners_quick_finds_every_vector_in_our_layout(tmp_path: Path) -> None:
     out = tmp_path / "record.json"
@@ -172,6 +183,7 @@ def test_owners_quick_finds_every_vector_in_our_layout(tmp_path: Path) -> None:
     assert "per_owner_bounded_error_share" in record["headline"]
 
 
+@long
 @pytest.mark.slow
 def test_first_search_quick_compares_starts_without_and_with_derived_files(tmp_path: Path) -> None:
     out = tmp_path / "record.json"

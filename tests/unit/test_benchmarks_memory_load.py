@@ -26,6 +26,7 @@ from benchmarks.memory_load.memos_worker import People, create_app
 from benchmarks.memory_load.systems import Ours, Reference
 from benchmarks.memory_tables import memory_load
 from benchmarks.record import ROOT
+from tests.effort import long
 
 
 def test_a_schedule_has_its_rate_and_is_equal_for_all_systems():
@@ -237,6 +238,7 @@ def test_the_reference_has_its_headline_and_its_columns():
     assert "MemOS reference: add 3 ms" in table
 
 
+@long
 @pytest.mark.slow
 def test_memory_load_quick_answers_every_request(tmp_path: Path):
     out = tmp_path / "record.json"

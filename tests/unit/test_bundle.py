@@ -68,7 +68,7 @@ def bundle(tmp_path: Path, system: MemorySystem) -> Path:
     ]
     system.create(HOME, stored)
     system.update(HOME, "old", CubePatch(state=State.ARCHIVED))
-    system.update(HOME, "ice", CubePatch(state=State.FROZEN))
+    system.update(HOME, "ice", CubePatch(state=State.FROZEN, reason="case 7"))
     path = tmp_path / "bundle.jsonl"
     assert export_bundle(system, HOME, path) == 6
     return path

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from memos_vllm.cli import checks
 from memos_vllm.cli.main import app
 from memos_vllm.config.load import load_config
-from memos_vllm.config.tree import Config, ServeConfig
+from memos_vllm.config.serve import ServeConfig
+from memos_vllm.config.tree import Config
 from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.plaintext.reader import exam
 from memos_vllm.plaintext.search.vector_store import VectorIndex

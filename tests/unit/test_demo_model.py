@@ -14,6 +14,7 @@ from memos_vllm.demo.model import chat_gguf_path, prepare_chat_model
 from memos_vllm.demo.prepared import prepare
 from memos_vllm.demo.wheels import find_in_wheel
 from memos_vllm.errors import ConfigError
+from tests.engine.harness import MODEL_CACHE
 
 
 @pytest.fixture
@@ -183,11 +184,9 @@ def test_two_starts_at_once_convert_once(conversion: FakeConversion, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_real_weights_become_a_folder_that_speaks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_real_weights_become_a_folder_that_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    path = prepare_chat_model(tmp_path)
+    path = prepare_chat_model(MODEL_CACHE)  # the one of all tests: it takes half a minute
     modified = (path / "model.safetensors").stat().st_mtime_ns
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -203,5 +202,5 @@ def test_the_real_weights_become_a_folder_that_speaks(
     output = weights.generate(**chat, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0][chat["input_ids"].shape[1] :])
 
-    assert prepare_chat_model(tmp_path) == path
+    assert prepare_chat_model(MODEL_CACHE) == path
     assert (path / "model.safetensors").stat().st_mtime_ns == modified

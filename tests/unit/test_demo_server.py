@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -86,6 +87,27 @@ def test_stop_kills_children_that_ignore_sigterm_and_outlive_their_parent(
     assert is_alive(child)
     assert not server.stop()
     assert not is_alive(child)
+
+
+@pytest.mark.slow
+def test_the_server_ends_with_a_demo_that_is_killed(tmp_path: Path, port: int) -> None:
+    demo = (
+        "import os, sys, time; from pathlib import Path; from memos_vllm.demo.server import DemoServer\n"
+        "server = DemoServer([sys.executable, '-c', sys.argv[1], sys.argv[2]], os.environ, "
+        "Path(sys.argv[3]), 'http://127.0.0.1:' + sys.argv[2])\n"
+        "server.wait_until_ready(lambda seconds, line: None)\n"
+        "print(server._process.pid, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", demo, HEALTHY, str(port), str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        assert is_alive(server)
+        process.kill()
+        deadline = time.monotonic() + 10
+        while is_alive(server):
+            assert time.monotonic() < deadline, "the server outlives the demo"
+            time.sleep(0.05)
 
 
 def test_a_busy_port_is_refused_by_name() -> None:

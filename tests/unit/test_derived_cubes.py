@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from memos_vllm.cube.model import (
@@ -15,7 +17,8 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import Forbidden, NotFound, Unprocessable
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Distill
-from memos_vllm.vault.transform_records import JobState
+from memos_vllm.vault import deleting
+from memos_vllm.vault.transform_rows import JobState
 from tests.adapters import small
 from tests.conftest import principal
 from tests.unit.test_transforms import ADMIN, adapter, text
@@ -73,12 +76,39 @@ def test_an_adapter_of_several_sources_is_made_again_from_the_rest(system):
     made = adapter(system, ann, [source, kept], name="lora")
     system.transforms.end(job.id, JobState.DONE, {}, made)
     deletion, _ = system.delete(ann, source, cascade=True)
-    again = submit.again(system, ann, deletion.gone[0])
-    assert again.sources == (kept,)
+    again = system.transforms.get(ann, deletion.jobs[0])
+    assert (again.sources, again.state) == ((kept,), JobState.QUEUED)
     assert again.request["name"] == "lora"
     assert again.request["recipe"]["rank"] == 4
+    assert Distill.model_validate(without_cube(again.request)).also == []
     deletion, _ = system.delete(ann, kept, cascade=True)
-    assert [submit.again(system, ann, orphan) for orphan in deletion.gone] == []
+    assert deletion.jobs == []
+    assert system.transforms.page(ann) == [], "its job read what is deleted"
+
+
+def test_a_deletion_that_is_rolled_back_trains_nothing_again(system, monkeypatch):
+    ann = principal("ann")
+    source, kept = text(system, ann), text(system, ann, "The sea is red.")
+    job = submit.distill(system, ann, source, Distill(also=[kept], name="lora"))
+    made = adapter(system, ann, [source, kept], name="lora")
+    system.transforms.claim()
+    system.transforms.end(job.id, JobState.DONE, {}, made)
+
+    def killed(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deleting, "order_again", killed)
+        with pytest.raises(KeyboardInterrupt):
+            system.delete(ann, source, cascade=True)
+    assert system.vault.get(ann, made).meta.id == made
+    assert [each.id for each in system.transforms.page(ann)] == [job.id]
+    deletion, _ = system.delete(ann, made, remake=True)
+    assert system.transforms.get(ann, deletion.jobs[0]).sources == tuple(sorted((kept, source)))
+
+
+def without_cube(request: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in request.items() if key != "cube"}
 
 
 def test_a_derived_cube_has_no_more_readers_than_its_sources(system):

@@ -20,7 +20,9 @@ from memos_vllm.api.app import create_app
 from memos_vllm.config.reader import DocumentsConfig
 from memos_vllm.errors import BadRequest, TooLarge, Unavailable, Unprocessable
 from memos_vllm.governance.principal import Role
+from memos_vllm.lifeline import has_ended
 from memos_vllm.plaintext.documents.parsers import Cancelled, DocumentParsers
+from tests.unit.leaving import leaves
 
 LIMIT = 64 << 20
 SLOW = b"<p>a" * 1_500_000  # some seconds of work
@@ -41,7 +43,7 @@ def parsers():
 
 def is_alive(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return not has_ended(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 
@@ -232,44 +234,18 @@ def test_an_idle_process_outlives_the_thread_that_asked_for_it(parsers) -> None:
 
 async def test_a_client_that_goes_away_ends_its_parser(system) -> None:
     """The ASGI request itself: the client disconnects while its document is parsed."""
-    app = create_app(system)
     _, key = system.keys.create("acme", Role.WRITER)
     body = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.html"\r\n\r\n'
         + SLOW
         + b"\r\n--b--\r\n"
     )
-    scope = {
-        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST"},
-        **{"path": "/v1/memory/documents", "raw_path": b"", "query_string": b"", "scheme": "http"},
-        "headers": [
-            (b"authorization", f"Bearer {key}".encode()),
-            (b"x-memos-user", b"alice"),
-            (b"content-type", b"multipart/form-data; boundary=b"),
-            (b"host", b"localhost"),
-        ],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-    }
-    left = asyncio.Event()
-    parts = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive():
-        if parts:
-            return parts.pop()
-        await left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message) -> None:
-        pass
-
-    request = asyncio.create_task(app(scope, receive, send))
-    async with asyncio.timeout(30):
-        assert await asyncio.to_thread(wait_until, lambda: system.documents.pids)
-        (pid,) = system.documents.pids
-        left.set()
-        assert await asyncio.to_thread(wait_until, lambda: not is_alive(pid))
-        await asyncio.wait({request})
+    form = "multipart/form-data; boundary=b"
+    pid = await leaves(
+        *(create_app(system), "/v1/memory/documents", key, form, body),
+        pids=lambda: system.documents.pids,
+    )
+    assert await asyncio.to_thread(wait_until, lambda: not is_alive(pid))
 
 
 def test_a_refused_document_is_told_in_the_envelope(system) -> None:

@@ -207,9 +207,9 @@ def test_each_chunk_is_sent_before_the_next_is_asked_for():
         "made 2",
         "sent 2",
         "made 3",
+        "complete",
         "sent 3",
         "made 4",
-        "complete",
         "sent 4",
     ]
     assert received[:3] == WORDS
@@ -248,7 +248,7 @@ def test_a_stream_tells_how_its_first_choice_ended_and_whether_it_calls_a_tool()
 def exchange(written=True):
     """An exchange of a request whose turn may be stored, and the ends that it is told of."""
     request = types.SimpleNamespace(stream_options=None, n=1, request_id="7")
-    raw = types.SimpleNamespace(state=types.SimpleNamespace())
+    raw = types.SimpleNamespace(state=types.SimpleNamespace(), headers={})
     memory = types.SimpleNamespace(serving=types.SimpleNamespace(), served=None)
     made = ChatExchange(memory, BackgroundTasks(), None, request, raw)
     said = [{"role": "user", "content": "Hi"}]

@@ -17,6 +17,7 @@ from memos_vllm.governance.principal import Role
 from memos_vllm.plaintext.reader.query import read_text
 from memos_vllm.steps import BUILT_IN, Recall
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault.database import alembic_config
 from memos_vllm.vault.entities import RARE
 from tests.conftest import make_config, principal
 
@@ -97,7 +98,7 @@ def test_the_migration_adds_existing_items_to_the_graph(database_url, tmp_path):
     keep(system, ALICE, WORK)
     known = system.entities.known(ALICE)
     assert {each.name for each in known} >= {"Maria", "Siemens"}
-    config = system.database._alembic()
+    config = alembic_config()
     with system.database.engine.connect() as plain:
         connection = plain.execution_options(memos_writes=True)
         with connection.begin():

@@ -11,7 +11,7 @@ import pytest
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import Unavailable
 from memos_vllm.learning.examine import ReaderStatus
-from memos_vllm.learning.extract import Extractor, subject_of
+from memos_vllm.learning.extract import FINE, Extractor, subject_of
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
@@ -201,3 +201,78 @@ def test_a_slow_model_keeps_no_turn_from_becoming_memory(tmp_path):
         let_go.set()
         rememberer.stop()
         system.close()
+
+
+class FakeJudge(FakeWriter):
+    """A model that reads one claim of the newest turn and gives one verdict on each pair."""
+
+    def __init__(self, verdict, broken=None):
+        super().__init__()
+        self.verdict, self.away = verdict, broken
+
+    def write(self, asks, done):
+        self.asked += asks
+        if "verdict" not in asks[0].schema["properties"]:
+            claim = found("home", "Turussa", AFTER)
+            return [json.dumps({"kind": "statement", "items": [claim]}) for _ in asks]
+        if self.away:
+            raise Unavailable("away")
+        return [json.dumps({"verdict": self.verdict}) for _ in asks]
+
+
+def told(system, text, number):
+    rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
+    messages = [{"role": "user", "content": text}]
+    body = turn_body(messages, "OK.", model="demo", request_id=f"r{number}", at_us=now_us())
+    rememberer.remember(rememberer.accept(ALICE, body))
+    return subject_of(system.vault.get(ALICE, "chat-s#1").meta.id, f"r{number}")
+
+
+def ended(system):
+    claims = [each.item for each in system.knowledge.claims(ALICE)]
+    return {each.text for each in claims if each.claim.superseded_by is not None}
+
+
+JUDGES = dataclasses.replace(FINE, judges=True)
+BEFORE, AFTER = "Asun Helsingissä kissani kanssa.", "Asun Turussa kissani kanssa."
+"""Finnish: "I live in Helsinki (in Turku) with my cat." """
+
+
+@pytest.mark.parametrize(
+    ("status", "model", "gone"),
+    [
+        (JUDGES, FakeJudge("updates"), {BEFORE}),
+        (JUDGES, FakeJudge("unrelated"), set()),
+        (JUDGES, FakeJudge("updates", broken="away"), set()),
+        (FINE, FakeJudge("updates"), set()),
+    ],
+    ids=["updates", "unrelated", "away", "not examined"],
+)
+def test_the_model_ends_what_a_turn_replaces_only_where_it_passed_and_answers(
+    system, status, model, gone
+):
+    told(system, BEFORE, 1)
+    subject = told(system, AFTER, 2)
+    assert ended(system) == set(), "no list of words has this language"
+    Extractor(system, model, str, reads=lambda: status).read(subject)
+    assert ended(system) == gone
+    Extractor(system, model, str, reads=lambda: status).read(subject)
+    assert ended(system) == gone, "a second run changes nothing"
+
+
+def test_the_model_ends_no_constraint_that_the_turn_does_not_name(system):
+    told(system, "I am severely allergic to penicillin.", 1)
+    subject = told(system, "I no longer live in Oslo, I moved to Bergen.", 2)
+    Extractor(system, FakeJudge("updates"), str, reads=lambda: JUDGES).read(subject)
+    texts = [c.item.text for c in system.knowledge.claims(ALICE) if c.item.claim.ends is None]
+    assert any("penicillin" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("Hello there.", "Hello again."), ("Explain it to me.", "Explain it to me again.")],
+)
+def test_a_repetition_replaces_nothing(system, first, second):
+    told(system, first, 1)
+    told(system, second, 2)
+    assert ended(system) == set()

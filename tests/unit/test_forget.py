@@ -23,7 +23,7 @@ from memos_vllm.cube.model import (
 from memos_vllm.errors import NotFound, VaultUnavailable
 from memos_vllm.governance.principal import EVERY_PERSONA, Role
 from memos_vllm.learning.feedback import Feedback
-from memos_vllm.learning.forget import put_back
+from memos_vllm.learning.put_back import put_back
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.forgetting import read_orders
 from memos_vllm.plaintext.reader.turns import turn_body
@@ -135,17 +135,16 @@ def test_a_wide_order_takes_all_of_the_person_and_nothing_of_others(system, chat
     assert system.vault.get(ALICE, "house").items
 
 
-def test_frozen_and_archived_cubes_lose_it_too_and_keep_their_state(system, chat):
+def test_an_archived_cube_loses_it_too_and_keeps_its_state(system, chat):
     chat("I live in Paris.")
     cube = system.vault.get(ALICE, "chat-s#1").meta.id
-    for state in (State.FROZEN, State.ARCHIVED):
-        system.update(ALICE, cube, CubePatch(state=state))
-        done = Feedback(system).say(ALICE, "Forget that I live in Paris")
-        after = system.vault.get(ALICE, cube)
-        assert (after.items, after.meta.state) == ([], state)
-        Feedback(system).undo(ALICE, done.undo)
-        after = system.vault.get(ALICE, cube)
-        assert (len(after.items), after.meta.state) == (2, state)
+    system.update(ALICE, cube, CubePatch(state=State.ARCHIVED))
+    done = Feedback(system).say(ALICE, "Forget that I live in Paris")
+    after = system.vault.get(ALICE, cube)
+    assert (after.items, after.meta.state) == ([], State.ARCHIVED)
+    Feedback(system).undo(ALICE, done.undo)
+    after = system.vault.get(ALICE, cube)
+    assert (len(after.items), after.meta.state) == (2, State.ARCHIVED)
 
 
 def test_the_order_is_not_stored_and_the_rest_of_the_message_is(system, chat):

@@ -33,7 +33,7 @@ class FakeEngine(FakeExchange):
         super().__init__()
         self.stream = stream
         memory: Any = SimpleNamespace(serving=SimpleNamespace(), served=None)
-        raw = SimpleNamespace(state=SimpleNamespace())
+        raw = SimpleNamespace(state=SimpleNamespace(), headers={})
         request = SimpleNamespace(stream_options=None, n=1, request_id="1")
         self.real = ChatExchange(memory, tasks, call=EngineCall(ALICE), request=request, raw=raw)
 

@@ -169,6 +169,37 @@ def test_replies_rank_behind_the_person_s_words_unless_they_are_asked_for():
     assert score(items, "Which tea did you recommend?", [1.0, 1.0], **weights) == [1.0, 1.0]
 
 
+def test_behind_the_best_five_come_the_neighbours_of_the_best_match_by_words_or_meaning():
+    best = [item(f"best {n}", "x", session=f"of best {n}") for n in range(4)]
+    lone = [item(f"lone {n}", "x", session=f"of lone {n}") for n in range(3)]
+    beside = [item("match", "x", session="good"), item("beside", "x", session="good")]
+    items = [*best, *lone, *beside]
+    lexical = [2.0, 2.0, 2.0, 2.0, 0.53, 0.52, 0.51, 3.0, 0.4]
+
+    def order(items: list[IndexedItem], lexical: list[float], question: str = "y") -> list[str]:
+        scores = score(items, question, lexical)
+        assert sorted(scores) == sorted(round(one, 3) for one in lexical), "a score for each place"
+        return [items[n].id for n in np.argsort(-np.array(scores), kind="stable")]
+
+    found = order(items, lexical)
+    assert found[:5] == ["match", "best 0", "best 1", "best 2", "best 3"], "their places stay"
+    assert found[5] == "beside", "weaker alone than the lone ones"
+    replies = [*best, *lone, item("reply", "x", "assistant", "good"), beside[1]]
+    assert order(replies, lexical)[5] == "lone 0", "a reply's words lift nothing"
+    assert order([], []) == []
+
+
+def test_meaning_of_a_neighbour_decides_behind_the_best_where_no_word_matches():
+    items = [item(f"i{n}", "x", session=str(n)) for n in range(7)] + [item("i7", "x", session="0")]
+    index = index_of(items)
+    channels = index.lexical(tokenize("unknown"))
+    cosines = np.array([0.9, 0.8, 0.8, 0.8, 0.8, 0.61, 0.6, 0.59], dtype=np.float32)
+    channels |= {"dense_turn": cosines}
+    signals = signals_of("unknown", index, channels, Background(0.5, 0.05))
+    scores = fuse(signals, RetrievalWeights())
+    assert np.argsort(-scores, kind="stable").tolist() == [0, 1, 2, 3, 4, 7, 5, 6]
+
+
 def test_coverage_counts_words_of_neighbours_but_not_of_another_cube():
     items = [
         IndexedItem(str(n), cube, turn, "Ann", None, None)

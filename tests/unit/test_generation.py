@@ -71,6 +71,12 @@ def _usage(seen: str) -> dict[str, int]:
     return {"prompt_tokens": words, "completion_tokens": 2, "total_tokens": words + 2}
 
 
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMOS__CHROMA__PROCESS", "false")
+    monkeypatch.setenv("MEMOS__EMBEDDER__PROCESSES", "0")
+
+
 @pytest.fixture
 def model() -> Iterator[FakeModel]:
     server = FakeModel()

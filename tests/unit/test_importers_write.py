@@ -126,7 +126,7 @@ def test_long_text_that_was_cut_into_passages_is_recognised(
 def test_frozen_cube_is_left_as_it_is(tmp_path: Path, system: MemorySystem) -> None:
     file = write_lines(tmp_path / "n.jsonl", {"text": "a"})
     run_import(system, ADMIN, jsonl_source(file, None, 4), position(tmp_path, file))
-    system.update(ADMIN, "jsonl:n:1", CubePatch(state=State.FROZEN))
+    system.update(ADMIN, "jsonl:n:1", CubePatch(state=State.FROZEN, reason="case 7"))
     write_lines(file, {"text": "a"}, {"text": "b"})
     grown = position(tmp_path, file)
     run_import(system, ADMIN, jsonl_source(file, None, 4), grown)

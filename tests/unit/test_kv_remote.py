@@ -14,7 +14,7 @@ import pytest
 from memos_vllm.activation.lmcache import RemoteKV
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tombstones import short
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 
 KEYS = [{"chunk_hash_hex": f"{i:02x}", "model_name": "m", "kv_rank": 1} for i in range(5)]
 

@@ -20,7 +20,7 @@ from memos_vllm.activation.names import Namer, SegmentName
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 from memos_vllm.errors import DamagedPayload
 from memos_vllm.governance.scope import Scopes
 from tests.conftest import principal

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 
 pytest.importorskip("vllm", reason="LMCache's adapters are made for it: make venv")
 pytest.importorskip("lmcache")

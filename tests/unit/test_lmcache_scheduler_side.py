@@ -12,7 +12,7 @@ from memos_vllm.activation.chain import Segment
 from memos_vllm.activation.orders import Conversation, Orders, Source
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tombstones import short
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 
 pytest.importorskip("vllm", reason="what the two sides say to each other is vLLM's: make venv")
 
@@ -246,6 +246,24 @@ def test_a_save_in_flight_of_a_deleted_cube_is_recorded_and_deleted_again(engine
     taken.clear()
     engine.side.saved([asking.request_id])
     assert len(taken) == 6
+
+
+def test_a_save_of_a_deleted_cube_is_deleted_again_when_lmcache_is_back(engine, monkeypatch):
+    """It was tried once: an object of a deleted cube stayed on the disk of an LMCache that had ended."""
+    calls: list[Any] = []
+
+    def delete(keys: Any) -> None:
+        calls.append(keys)
+        if len(calls) < 3:
+            raise ConnectionError("LMCache is away")
+
+    monkeypatch.setattr(engine.store.remote, "delete", delete)
+    monkeypatch.setattr("memos_vllm.engine.lmcache.ledger._FIRST_RETRY_SECONDS", 0.01)
+    engine.side._ledger._take_back(ConversationKV(TALK), [b"x"])
+    assert len(calls) == 3
+    assert calls[0] == calls[2]
+    records = [path.read_text().count("\n") for path in engine.store.remote._cubes.glob("*/*")]
+    assert records == [1, 1], "one record in each cube"
 
 
 def test_chunks_that_lmcache_lost_are_saved_again(engine):

@@ -8,7 +8,7 @@ import pytest
 
 from memos_vllm.cube.ids import Sha256
 from memos_vllm.cube.model import CubePatch, Kind, NewCube, NewMeta, ParametricPayload, Placement
-from memos_vllm.errors import NotFound, TooLarge, Unprocessable
+from memos_vllm.errors import NotFound, QuotaExceeded, Unprocessable
 from memos_vllm.options import MemoryOptions
 from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.scheduler.attachment import choose, merged
@@ -109,11 +109,11 @@ def test_a_tenant_s_adapters_have_a_limit(config, ann):
     from memos_vllm.system import MemorySystem
     from tests.conftest import make_config
 
-    size = len(MemorySystem(config)._checked(new().payload)._file)
+    size = len(MemorySystem(config)._checked(ann, new().payload)._file)
     limits = {"adapters_bytes_per_tenant": 2 * size}
     system = MemorySystem(make_config(config.home, limits=limits)).open()
     system.create(ann, [new("a"), new("b", seed=1)])
-    with pytest.raises(TooLarge, match="adapters_bytes_per_tenant"):
+    with pytest.raises(QuotaExceeded, match="bytes of adapters is full"):
         system.create(ann, [new("c", seed=2)])
     system.create(principal("ann", "globex"), [new("c", seed=2)])
     system.delete(ann, "a")

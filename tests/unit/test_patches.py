@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from memos_vllm.activation.chain import Segment
+from memos_vllm.activation.orders import Orders, SharedHead, Source
 from memos_vllm.engine import patches
-from memos_vllm.engine.patches import cpu_lora, pinned_lora, seeded_chunks
+from memos_vllm.engine.patches import cpu_lora, pinned_lora, seeded_chunks, shared_heads
 
 pytest.importorskip("vllm", reason="there is nothing to patch: make venv")
 LEDGER = Path(__file__).parents[2] / "patches"
@@ -48,6 +50,29 @@ def by_hand(inputs: torch.Tensor, weights: torch.Tensor, before: torch.Tensor) -
 def runs(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     found, lengths = torch.unique_consecutive(torch.tensor(indices), return_counts=True)
     return found, lengths
+
+
+@pytest.mark.slow
+def test_the_plugin_installs_them_where_they_are_looked_up_and_twice_is_once():
+    code = """
+from memos_vllm.engine import general
+from memos_vllm.engine.patches import cpu_lora, pinned_lora
+general.register(); general.register()
+from vllm.lora.model_manager import LRUCacheLoRAModelManager
+from vllm.lora.ops import torch_ops
+from vllm.lora.punica_wrapper import punica_cpu
+from vllm.platforms import current_platform
+for function in cpu_lora.REPLACEMENTS:
+    assert getattr(punica_cpu, function.__name__) is function
+    assert getattr(torch_ops, function.__name__) is function
+assert LRUCacheLoRAModelManager.pin_adapter is pinned_lora.pin_adapter
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    for name in ("_sample", "_bookkeeping_sync"):
+        assert getattr(CPUModelRunner, name).__wrapped__ is getattr(GPUModelRunner, name)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_every_patch_has_its_page():
@@ -127,21 +152,6 @@ def test_a_batch_of_one_adapter_equals_vllm_s(expand):
     assert torch.allclose(ours, torch.einsum("bi,boi->bo", inputs, expand[indices, 0]), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_they_are_installed_where_they_are_looked_up_and_twice_is_once():
-    code = """
-from memos_vllm.engine import general
-from memos_vllm.engine.patches import cpu_lora, pinned_lora
-general.register(); general.register()
-from vllm.lora.punica_wrapper import punica_cpu
-from vllm.lora.ops import torch_ops
-for function in cpu_lora.REPLACEMENTS:
-    assert getattr(punica_cpu, function.__name__) is function
-    assert getattr(torch_ops, function.__name__) is function
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
 def test_names_and_parameters_are_those_of_vllm():
     import inspect
 
@@ -197,18 +207,6 @@ def test_a_pinned_adapter_leaves_every_slot_to_the_step_and_stays_in_memory():
         pinned_lora.pin_adapter(manager, 9)
 
 
-@pytest.mark.slow
-def test_the_pin_is_installed_by_the_plugin_and_twice_is_once():
-    code = """
-from memos_vllm.engine import general
-from memos_vllm.engine.patches import pinned_lora
-general.register(); general.register()
-from vllm.lora.model_manager import LRUCacheLoRAModelManager
-assert LRUCacheLoRAModelManager.pin_adapter is pinned_lora.pin_adapter
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
 # -- 0003 ----------------------------------------------------------------------------------------------
 
 
@@ -253,16 +251,86 @@ def test_generators_come_back_when_the_step_fails():
     assert set(runner.input_batch.generators) == {0}
 
 
-@pytest.mark.slow
-def test_the_runner_is_wrapped_once_by_the_plugin():
-    code = """
-from memos_vllm.engine import general
-from vllm.platforms import current_platform
-general.register(); general.register()
-if current_platform.is_cpu():
-    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-    for name in ("_sample", "_bookkeeping_sync"):
-        assert getattr(CPUModelRunner, name).__wrapped__ is getattr(GPUModelRunner, name)
+RANKS = """
+import sys, torch
+from torch._dynamo.utils import counters
+if sys.argv[1] == "patched":
+    from memos_vllm.engine.patches import eager_sampling
+    assert eager_sampling.install() and eager_sampling.install()
+from vllm.v1.sample import sampler
+logprobs = torch.tensor([[-1.0, -2.0, -3.0], [-3.0, -1.0, -2.0]])
+ranks = sampler.batched_count_greater_than(logprobs, torch.tensor([[-2.0], [-3.0]]))
+assert ranks.tolist() == [2, 3], ranks
+print(counters["stats"]["calls_captured"])
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "compiles"), [("vllm's own", True), ("patched", False)])
+def test_ranks_are_the_same_and_compiled_by_vllm_alone(how: str, compiles: bool):
+    done = subprocess.run(
+        [sys.executable, "-c", RANKS, how], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (int(done.stdout.split()[-1]) > 0) == compiles
+
+
+@pytest.fixture
+def hashes(monkeypatch) -> Any:
+    """Hashes of a prompt's blocks, as vLLM's own hasher gives them, with the patch."""
+    from vllm.sampling_params import SamplingParams
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.request import Request
+
+    function = getattr(kv_cache_utils, shared_heads.FUNCTION)
+    original = getattr(function, "__wrapped__", function)
+    patched = shared_heads._with_border(original)
+    monkeypatch.setattr(kv_cache_utils, shared_heads.FUNCTION, patched)
+    kv_cache_utils.init_none_hash(sha256)
+
+    def of(salt: str | None, head: SharedHead | None, near: bool = False) -> list[bytes]:
+        segment = Segment(40, "scope")
+        source = (Source(0, "scope", "key", 0),) if near else ()
+        orders = Orders((segment,), near=source, shared=head)
+        params = SamplingParams(max_tokens=1, extra_args={"kv_transfer_params": orders.to_params()})
+        request = Request(
+            request_id="one",
+            prompt_token_ids=list(range(100)),
+            sampling_params=params,
+            pooling_params=None,
+            cache_salt=salt,
+            block_hasher=kv_cache_utils.get_request_block_hasher(16, sha256),
+        )
+        return list(request.block_hashes)
+
+    return of
+
+
+@pytest.mark.parametrize("end", [16, 17, 31, 32, 40, 96, 99, 100])
+def test_people_share_hashes_of_the_head_s_whole_blocks_and_of_no_other(hashes, end):
+    head = SharedHead(end, "tenant")
+    ann, bob, other = hashes("ann", head), hashes("bob", head), hashes("ann", SharedHead(end, "x"))
+    shared = end // 16
+    assert ann[:shared] == bob[:shared]
+    assert not set(ann[shared:]) & set(bob)
+    assert not set(ann) & set(other), "another tenant"
+    assert not set(ann) & set(hashes("ann", None)) or not shared
+
+
+@pytest.mark.parametrize(("end", "near"), [(0, False), (15, False), (40, True)])
+def test_a_head_without_a_whole_block_and_approximate_blocks_stay_private(hashes, end, near):
+    assert hashes("ann", SharedHead(end, "tenant"), near) == hashes("ann", None, near)
+    assert not set(hashes("bob", SharedHead(end, "tenant"), near)) & set(hashes("ann", None))
+
+
+def test_a_request_without_a_salt_of_its_own_is_hashed_as_before(hashes):
+    assert hashes(None, SharedHead(40, "tenant")) == hashes(None, None)
+
+
+def test_a_function_that_salts_in_another_way_is_left_alone():
+    def salts_each(request: Any, start: int, end: int, mm: int) -> Any:
+        return (request.cache_salt,), mm
+
+    assert not shared_heads.salts_first_block(salts_each)
+    assert not shared_heads.salts_first_block(lambda request: None)

@@ -19,15 +19,15 @@ from memos_vllm.api.identity import Authenticator
 from memos_vllm.config.tree import GovernanceConfig
 from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import Access, ExplicitPayload, Item, NewCube, NewMeta
-from memos_vllm.errors import Forbidden, NotFound, Unauthorized, VaultUnavailable
+from memos_vllm.errors import BadRequest, Forbidden, NotFound, Unauthorized, VaultUnavailable
 from memos_vllm.governance import tokens
-from memos_vllm.governance.principal import Role, Scope
+from memos_vllm.governance.principal import PERSONAL, Role, Scope
 from memos_vllm.learning.saving import not_written
 from memos_vllm.options import MemoryOptions
 from memos_vllm.ports import Chat
 from tests.conftest import principal
 
-ALL = [str(scope) for scope in Scope]
+ALL = [str(scope) for scope in PERSONAL]
 CUBE = {"payload": {"type": "explicit", "content": "Ann likes tea."}}
 
 
@@ -62,7 +62,7 @@ def test_a_token_acts_as_its_person_and_can_name_no_other(http, system, writer):
     cube = made.json()["meta"]["id"]
     same = http.get(f"/v1/memory/cubes/{cube}", headers=bearer(token, **{"X-Memos-User": "ann"}))
     assert same.status_code == 200
-    for name in ("bob", "Ann", "ann ", "%61nn2"):
+    for name in ("bob", "Ann", "%61nn2"):
         other = http.get("/v1/memory/cubes", headers=bearer(token, **{"X-Memos-User": name}))
         assert other.status_code in (403,), name
     for meta in ({"person": "bob"}, {"shared": True}):
@@ -97,7 +97,8 @@ def test_a_token_does_not_write_what_the_tenant_shares(system, http, writer):
 def every_route(app):
     for path, operations in app.openapi()["paths"].items():
         for method in operations:
-            yield method.upper(), re.sub(r"\{[^}]+\}", "x", path)
+            own = path.replace("/people/{person}", "/people/ann")
+            yield method.upper(), re.sub(r"\{[^}]+\}", "x", own)
 
 
 @pytest.mark.parametrize("scopes", [[scope] for scope in ALL] + [ALL])
@@ -120,7 +121,7 @@ def test_each_route_answers_403_to_a_token_without_its_scope(http, writer, scope
 def test_what_a_later_version_adds_needs_a_key_without_a_list():
     for method, path in (
         ("GET", "/v1/memory/of/tomorrow"),
-        ("DELETE", "/v1/memory/people/ann"),
+        ("DELETE", "/v1/memory/people/ann/tokens/x"),
         ("POST", "/v1/memory/cubes/x/distill"),
         ("POST", "/v1/memory/cubes/x/of-tomorrow"),
         ("GET", "/v1/memory/cubes/../audit"),
@@ -225,7 +226,7 @@ def test_a_token_gives_no_more_than_its_key(system, http):
                 system.keys.tokens.create(caller, "ann", ALL, 60)
         else:
             made = system.keys.authenticate(system.keys.tokens.create(caller, "ann", ALL, 60)[1])
-            assert (made.role, made.scopes) == (Role.WRITER, frozenset(Scope))
+            assert (made.role, made.scopes) == (Role.WRITER, PERSONAL)
     chat_only = system.keys.tokens.create(caller, "ann", ["chat"], 60)[1]
     assert system.keys.authenticate(chat_only).role is Role.READER
 
@@ -325,7 +326,7 @@ async def test_a_request_has_an_id_for_the_audit_log(system, writer, sent, kept)
         ([Scope.CHAT, Scope.DELETE], "My cat is called Miso.", "lacks the scope `memory.write`"),
         ([Scope.CHAT, Scope.WRITE], "Forget that I live in Paris.", "`memory.delete`"),
         ([Scope.CHAT, Scope.WRITE], "My cat is called Miso.", None),
-        (list(Scope), "Forget that I live in Paris.", None),
+        (list(PERSONAL), "Forget that I live in Paris.", None),
     ],
 )
 def test_a_chat_writes_and_forgets_only_with_the_scopes_for_it(system, scopes, text, reason):
@@ -341,3 +342,10 @@ def test_a_chat_writes_and_forgets_only_with_the_scopes_for_it(system, scopes, t
     )
     found = not_written(chat, system.config.remember)
     assert found is None if reason is None else reason in (found or "")
+
+
+def test_no_token_and_no_identity_reads_metrics(system):
+    writer = principal("", role=Role.WRITER)
+    with pytest.raises(BadRequest, match="unknown scope"):
+        system.keys.tokens.create(writer, "alice", ["metrics"], 900)
+    assert Scope.METRICS not in PERSONAL

@@ -84,12 +84,12 @@ def ask(pipeline, question, exchange=None, who=ALICE, **fields):
     return chat.plan, exchange.answered[0]
 
 
-def test_a_principal_without_memory_costs_one_read_and_changes_nothing(system, pipeline):
+def test_a_principal_without_memory_costs_two_reads_and_changes_nothing(system, pipeline):
     with mock.patch.object(type(system.embedder), "embed_query", side_effect=AssertionError):
         plan, messages = ask(pipeline, "Anything?")
     assert messages is None
     assert plan.entries == []
-    assert set(plan.steps_ms) == {"read", "stable"}
+    assert set(plan.steps_ms) == {"read", "recent", "stable"}
 
 
 def test_what_fits_is_measured_once(system, pipeline):
@@ -181,6 +181,8 @@ def test_a_turn_waits_for_a_locked_vault_and_is_not_lost(tmp_path):
             started = time.perf_counter()
             await pipeline.finish(chat, "r-1", "Kept.")
             waited = time.perf_counter() - started
+            assert not chat.plan.written, "a kill would lose the turn now"
+            assert "does not answer" in chat.plan.not_written
             await asyncio.sleep(0.5)
         await pipeline.tasks.drain()
         return waited

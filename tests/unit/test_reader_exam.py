@@ -19,8 +19,7 @@ from memos_vllm.governance.principal import Role
 from memos_vllm.learning import examine
 from memos_vllm.learning.examine import Examiner, last_status
 from memos_vllm.learning.extract import Extractor
-from memos_vllm.learning.judging import ExaminedJudge
-from memos_vllm.plaintext.reader import exam, judge
+from memos_vllm.plaintext.reader import exam
 from memos_vllm.plaintext.reader.judge import ModelJudge
 from memos_vllm.writer.base import Ask
 from tests.engine.harness import wait_for
@@ -210,28 +209,6 @@ def test_the_judge_answers_with_verdicts_and_is_careful_without(tmp_path: Path) 
     assert ModelJudge(FakeUnclear(), str).judge("a", "b") == "unrelated"
     assert exam.sit_judge(FakeModel(copied), str) == (len(SHEET["pairs"]), len(SHEET["pairs"]))
     assert exam.sit_judge(FakeUnclear(), str)[0] == 0
-
-
-class FakeJudge:
-    def judge(self, old: str, new: str) -> judge.Verdict:
-        return "same"
-
-
-@pytest.mark.parametrize(
-    ("judges", "model", "verdict"),
-    [
-        (True, FakeModel(copied), "updates"),
-        (False, FakeModel(copied), "same"),
-        (True, FakeSilentModel(), "same"),
-    ],
-)
-def test_the_model_judges_only_where_it_passed_and_answers(
-    judges: bool, model: Any, verdict: str
-) -> None:
-    status = examine.ReaderStatus("auto", "model", "", ("alone",), judges=judges)
-    pair = next(each for each in SHEET["pairs"] if each["change"] == "updates")
-    chosen = ExaminedJudge(ModelJudge(model, str), FakeJudge(), lambda: status)
-    assert chosen.judge(pair["old"], pair["new"]) == verdict
 
 
 def test_a_judge_that_changes_everything_fails() -> None:

@@ -11,8 +11,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from memos_vllm.cube.ids import now_us
-from memos_vllm.cube.model import CubePatch, State
+from memos_vllm.cube.ids import new_id, now_us
 from memos_vllm.errors import Forbidden
 from memos_vllm.governance.principal import Role
 from memos_vllm.learning.queue import JobQueue
@@ -21,7 +20,7 @@ from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault import jobs
 from memos_vllm.vault.views import CubeFilter
-from tests.conftest import FakeQueue, make_config, principal
+from tests.conftest import FakeQueue, freeze, make_config, principal
 from tests.engine.harness import wait_for
 
 ALICE = dataclasses.replace(principal("alice"), session="s")
@@ -110,7 +109,7 @@ def test_a_conversation_goes_on_beside_a_cube_that_cannot_be_written(
         (file,) = (tmp_path / "payloads").rglob(f"{digest}.json")
         file.write_bytes(b"{}")
     else:
-        system.update(ALICE, cube.id, CubePatch(state=State.FROZEN))
+        freeze(system, cube.id)
     rememberer.remember(rememberer.accept(ALICE, body("After.", request_id="r-2")))
     after = system.vault.get(ALICE, "chat-s#2")
     assert [item.text for item in after.payload.content] == ["After.", "I see."]
@@ -241,6 +240,27 @@ def test_done_jobs_leave_no_row_and_failed_ones_do(tmp_path, monkeypatch):
     finally:
         rememberer.stop()
         system.close()
+
+
+@pytest.mark.parametrize("becomes_memory", [False, True])
+def test_a_turn_is_stored_once_though_its_commit_was_not_answered(
+    system, rememberer, becomes_memory
+):
+    """A database that ends after a commit and before its answer: the turn is stored again."""
+    said, turn_id = body("Hello there."), new_id("turn")
+    rememberer.accept(ALICE, said, turn_id)
+    if becomes_memory:
+        rememberer.remember(turn_id)
+    rememberer.accept(ALICE, said, turn_id, is_repeated=True)
+    for waiting in system.turns.waiting():
+        rememberer.remember(waiting)
+    assert remembered(system) == {"chat-s#1": ["Hello there.", "I see."]}
+
+
+def test_a_repeated_turn_is_stored_though_an_older_one_has_its_request_s_id(system, rememberer):
+    rememberer.remember(rememberer.accept(ALICE, body("The first.")))
+    turn_id = rememberer.accept(ALICE, body("The second."), new_id("turn"), is_repeated=True)
+    assert system.turns.waiting() == [turn_id]
 
 
 def test_jobs_hold_no_text(system, rememberer):

@@ -93,7 +93,7 @@ def test_a_dropped_owner_filter_leaks_nothing(tmp_path):
     remember(system, ALICE, "My own note about a hidden secret.")
     real = VectorIndex.query
 
-    def without_filter(self, owner, view, vector, count):
+    def without_filter(self, owner, view, vector, count, cubes=None):
         hits = []
         for number in range(30):
             other = Owner(TenantId("acme"), PersonId(f"person-{number}"))

@@ -20,10 +20,11 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import Conflict
+from memos_vllm.governance.principal import Role
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.vault.views import CubeFilter
-from tests.conftest import FakeQueue, principal
+from tests.conftest import FakeQueue, freeze, principal
 
 ALICE = dataclasses.replace(principal("alice"), session="s")
 UNREADABLE = (
@@ -155,7 +156,8 @@ def test_cubes_that_look_like_parts_in_every_way_stop_no_session(system, number,
     for at in range(number, number - 12, -1):
         if at > 0:
             cube = create(system, Item(text="by hand"), name=f"chat-s#{at}", tags=["chat"])
-            system.update(ALICE, cube.meta.id, CubePatch(state=state))
+            admin = dataclasses.replace(ALICE, role=Role.ADMIN)
+            system.update(admin, cube.meta.id, CubePatch(state=state, reason="case 7"))
     remember(system, "Hello there.")
     remember(system, "Hello again.", "r-2")
     assert system.turns.waiting() == []
@@ -167,7 +169,7 @@ def test_cubes_that_look_like_parts_in_every_way_stop_no_session(system, number,
 @pytest.mark.parametrize("cascade", [False, True])
 def test_a_frozen_cube_is_not_deleted_and_neither_is_what_it_came_from(system, cascade) -> None:
     cube = create(system, Item(text="evidence"))
-    system.update(ALICE, cube.meta.id, CubePatch(state=State.FROZEN))
+    freeze(system, cube.meta.id)
     with pytest.raises(Conflict, match="frozen"):
         system.delete(ALICE, cube.meta.id, cascade=cascade)
     assert texts(system)["facts of hers"] == ["evidence"]
@@ -197,7 +199,7 @@ def test_a_damaged_cube_of_hers_stops_no_turn(system, name: str) -> None:
 
 def test_a_frozen_part_is_followed_by_a_new_one(system) -> None:
     remember(system, "Hello there.")
-    system.vault.update(ALICE, "chat-s#1", CubePatch(state=State.FROZEN))
+    freeze(system, "chat-s#1")
     remember(system, "Hello again.", "r-2")
     assert texts(system)["chat-s#2"] == ["Hello again.", "I see."]
 

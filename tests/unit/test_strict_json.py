@@ -19,7 +19,8 @@ from memos_vllm.importers.bundle import bundle_source
 from memos_vllm.importers.jsonl import jsonl_source
 from memos_vllm.importers.locomo import locomo_source
 from memos_vllm.importers.openai_chat import openai_chat_source
-from memos_vllm.parametric.adapter.packed import read_upload, unpack, upload_of_folder
+from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
+from tests.adapters import read_upload
 
 HOSTILE = {
     "deep lists": "[" * 100_000,

@@ -9,7 +9,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 from memos_vllm.api.app import create_app
-from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import (
     Access,
     Claim,
@@ -19,7 +18,6 @@ from memos_vllm.cube.model import (
     ItemType,
     NewCube,
     NewMeta,
-    Placement,
     State,
 )
 from memos_vllm.errors import Conflict, NotFound, Unprocessable
@@ -27,8 +25,7 @@ from memos_vllm.governance.principal import Role
 from memos_vllm.learning import lifecycle
 from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.plaintext.claims.sameness import says_the_same
-from memos_vllm.system import MemorySystem
-from tests.conftest import make_config, principal
+from tests.conftest import principal
 
 ALICE, BOB = principal("alice"), principal("bob")
 ADMIN = dataclasses.replace(principal(""), role=Role.ADMIN)
@@ -193,44 +190,3 @@ def test_a_merge_over_http(system):
     refused = http.post("/v1/memory/cubes/new/merge", json={"into": "new"})
     assert refused.status_code == 422
     assert refused.json()["error"]["param"] == "into"
-
-
-# -- archiving -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fading(tmp_path):
-    opened = MemorySystem(make_config(tmp_path, lifecycle={"archive_after_days": 30})).open()
-    yield opened
-    opened.close()
-
-
-def test_an_idle_cube_is_archived_and_can_be_activated_again(fading):
-    read = keep(fading, Item(text="Bread is good."), name="read")
-    keep(fading, Item(text="Soup is good."), name="idle")
-    keep(fading, Item(text="Tea is good."), name="placed", placement=Placement.STABLE)
-    keep(fading, Item(text="Salt is good."), name="held", priority=1)
-    keep(fading, Item(text="Oil is good."), who=ADMIN, shared=True, name="ours")
-    Consolidator(fading).take(ALICE, [claimed("alice went hiking")])
-    assert lifecycle.archive_idle(fading, now_us() + 29 * DAY_US) == 0
-    later = now_us() + 31 * DAY_US
-    fading.views.count_reads([read.meta.id])
-    with fading.database.write() as session:
-        session.connection().exec_driver_sql(
-            "UPDATE cubes SET last_read_us = ? WHERE name = 'read'", (later - DAY_US,)
-        )
-    assert lifecycle.archive_idle(fading, later) == 1
-    assert state(fading, "idle") is State.ARCHIVED
-    assert texts(fading, "idle") == ["Soup is good."]
-    found = fading.search(ALICE, "soup", None, 10).found
-    assert "Soup is good." not in [each.recalled.item.text for each in found]
-    fading.update(ALICE, "idle", CubePatch(state=State.ACTIVATED))
-    assert fading.search(ALICE, "soup", None, 1).found[0].recalled.item.text == "Soup is good."
-    for name in ("read", "placed", "held", "facts#1"):
-        assert state(fading, name) is State.ACTIVATED
-    assert state(fading, "ours", ADMIN) is State.ACTIVATED
-
-
-def test_no_cube_is_archived_by_default(system):
-    keep(system, Item(text="Soup is good."), name="idle")
-    assert lifecycle.archive_idle(system, now_us() + 10_000 * DAY_US) == 0

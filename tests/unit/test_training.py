@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -237,6 +239,22 @@ def test_a_restarted_process_resumes_from_its_checkpoint(model, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_killed_process_is_started_again_twice_at_most(model, tmp_path):
+    folder = job(tmp_path / "job", model, recipe={"epochs": 100_000})
+    child = Child(folder, 16 << 30)
+    killed = []
+    while child.runs():
+        if child.pid not in killed:
+            killed.append(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+        time.sleep(0.05)
+    assert len(killed) == 3
+    report = child.report()
+    assert report.outcome == "failed"
+    assert "ended with -9" in report.reasons[0]
+
+
+@pytest.mark.slow
 def test_time_and_memory_are_limited(model, tmp_path):
     slow = job(tmp_path / "slow", model, recipe={"epochs": 100_000}, max_seconds=1.0)
     report = run_to_end(slow)
@@ -364,9 +382,8 @@ def test_a_warm_started_student_equals_its_initial_adapter(model, exact, tmp_pat
     first = Student(weights, Recipe(rank=2, batch=2, epochs=2), answered(weights, before=False))
     targets = teach(weights, answered(weights), 8, tmp_path / "targets", ignore)
     first.train(targets, tmp_path / "checkpoint", ignore)
-    first.save(tmp_path / "first")
-    merged = merge([load_folder(tmp_path / "first")] * 2, "cat", 4)
-    AdapterFolders(tmp_path).make("start", merged)
+    first.save(folder := tmp_path / "first")
+    AdapterFolders(tmp_path).make("start", merge([load_folder(folder)] * 2, "cat", 4))
 
     def logits(student):
         with torch.inference_mode():

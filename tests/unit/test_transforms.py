@@ -25,7 +25,8 @@ from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import leaks, read_sources
 from memos_vllm.transforms.worker import sweep
 from memos_vllm.vault.jobs import MAX_ATTEMPTS
-from memos_vllm.vault.transform_records import JobState, LeaseLost, Transforms
+from memos_vllm.vault.transform_records import LeaseLost, Transforms
+from memos_vllm.vault.transform_rows import JobState
 from tests.adapters import small
 from tests.conftest import principal
 
@@ -313,4 +314,23 @@ def test_a_cascade_over_http_names_the_deleted_cubes(http, system):
     assert reply.json()["deleted_too"] == [made]
     other = text(system, ann)
     made = adapter(system, ann, [other])
-    assert http.delete(f"/v1/memory/cubes/{other}").json()["stale"] == [made]
+    kept = http.delete(f"/v1/memory/cubes/{other}", params={"cascade": False})
+    assert kept.json()["stale"] == [made]
+    last = text(system, ann)
+    made = adapter(system, ann, [last])
+    assert http.delete(f"/v1/memory/cubes/{last}").json()["deleted_too"] == [made], "by default"
+
+
+def test_a_rank_over_the_served_one_is_refused_or_lowered(system):
+    """The server may have been started anew with a smaller rank since a job was queued."""
+    ann = principal("ann")
+    source, served = text(system, ann), mock.Mock(max_rank=2)
+    stored = Distill.model_validate(Distill(recipe={"rank": 4}).model_dump(mode="json")).recipe
+    assert submit.fitted(system, stored) is stored, "no engine runs here: any rank is trained"
+    with mock.patch.object(type(system), "served", served):
+        assert submit.fitted(system, stored).rank == 2
+        assert submit.distill(system, ann, source, Distill()).request["recipe"]["rank"] == 2
+        with pytest.raises(Unprocessable, match="--max-lora-rank 2"):
+            submit.distill(system, ann, source, Distill(recipe={"rank": 4}))
+        fits = Distill(recipe={"rank": 2})
+        assert submit.distill(system, ann, source, fits).request["recipe"]["rank"] == 2

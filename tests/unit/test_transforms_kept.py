@@ -22,7 +22,7 @@ from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Distill, Recover
 from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.sources import read_sources
-from memos_vllm.vault.transform_records import JobState
+from memos_vllm.vault.transform_rows import JobState
 from tests.conftest import principal
 from tests.unit.test_transforms import adapter, text
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,18 @@ def test_a_cube_comes_back_in_the_papers_wire_form(vault):
     assert wire["payload"]["format"] == "text"
     assert wire["meta"]["id"] == made.meta.id
     assert wire["meta"]["state"] == "activated"
+
+
+def test_a_person_s_first_cubes_can_be_made_at_the_same_time(vault, database):
+    """On Postgres all but one failed with a conflict of names, as each counted the cube of a new owner."""
+
+    def create(number: int) -> MemCube:
+        return vault.create(ALICE, cube(f"line {number}"), lambda _: time.sleep(0.1))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(create, range(4)))) == 4
+    (owner,) = VaultViews(database).owners(ALICE)
+    assert owner.items == 4
 
 
 def test_versions_are_kept_and_named_by_their_content(vault):
@@ -225,12 +240,13 @@ def test_a_damaged_payload_is_reported_and_never_empty(vault, tmp_path):
 
 def test_states_follow_the_life_cycle(vault, database):
     made = vault.create(ALICE, cube("x"))
-    frozen = vault.update(ALICE, made.meta.id, CubePatch(state=State.FROZEN))
+    admin = dataclasses.replace(ALICE, role=Role.ADMIN)
+    frozen = vault.update(admin, made.meta.id, CubePatch(state=State.FROZEN, reason="case 7"))
     with pytest.raises(Unprocessable, match="frozen"):
         vault.update(ALICE, frozen.meta.id, CubePatch(append=[Item(text="y")]))
     with pytest.raises(Unprocessable, match="cannot become merged"):
         vault.update(ALICE, frozen.meta.id, CubePatch(state=State.MERGED))
-    vault.update(ALICE, frozen.meta.id, CubePatch(state=State.ARCHIVED))
+    vault.update(admin, frozen.meta.id, CubePatch(state=State.ARCHIVED, reason="closed"))
     views = VaultViews(database)
     ids = [item.id for item in made.payload.content]
     assert views.recall(ALICE, ids) == {}, "an archived cube is in no prompt"

@@ -11,13 +11,15 @@ import pytest
 import sqlalchemy as sa
 
 from memos_vllm.cube.ids import now_us
-from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta
+from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta
 from memos_vllm.learning.queue import JobQueue
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault.database import alembic_config
 from memos_vllm.vault.jobs import Lane
 from memos_vllm.vault.legacy_jobs import take_over
-from memos_vllm.vault.transform_records import JobState
+from memos_vllm.vault.transform_rows import JobState
+from memos_vllm.vault.views import CubeFilter
 from tests.conftest import make_config, principal
 from tests.engine.harness import wait_for
 from tests.unit.test_remember import ALICE, body, remembered
@@ -39,7 +41,7 @@ WAITING = ["cube_1:r:with:colons", "cube_2:r-2"]
 
 def downgrade(system, revision):
     """The database as the release with this revision left it."""
-    config = system.database._alembic()
+    config = alembic_config()
     with system.database.engine.connect() as plain:
         connection = plain.execution_options(memos_writes=True)
         with connection.begin():
@@ -178,4 +180,24 @@ def test_a_downgrade_and_an_upgrade_keep_what_waits(database_url, tmp_path):
     assert "jobs" not in sa.inspect(system.database.engine).get_table_names()
     system.database.migrate()
     assert system.jobs.claim(Lane.FAST, "test").subject == turn
+    system.close()
+
+
+def test_versions_from_before_headers_are_read_at_a_past_moment(database_url, tmp_path):
+    system = MemorySystem(make_config(tmp_path, database={"url": database_url})).open()
+    new = NewCube(
+        meta=NewMeta(name="n", tags=["x"]), payload=ExplicitPayload(content=[Item(text="Tea.")])
+    )
+    cube = system.create(ALICE, [new])[0].meta.id
+    downgrade(system, "0009")
+    system.database.migrate()
+    moment = now_us()
+    header = system.past.page(ALICE, moment, CubeFilter())[0][0]
+    assert (header.id, header.name, header.tags) == (cube, "n", ["x"])
+    assert [item.text for item in system.past.get(ALICE, cube, moment).items] == ["Tea."]
+    system.update(ALICE, cube, CubePatch(tags=["y"]))
+    assert (
+        system.past.get(ALICE, cube, moment).meta.version
+        != system.past.get(ALICE, cube, now_us()).meta.version
+    )
     system.close()

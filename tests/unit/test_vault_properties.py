@@ -28,6 +28,7 @@ from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.vault import MemVault
 from memos_vllm.vault.views import VaultViews
 from tests.conftest import principal
+from tests.effort import examples
 
 ALICE = principal("alice")
 TEXTS = st.lists(
@@ -175,7 +176,7 @@ def _payload(texts: list[str]) -> ExplicitPayload:
 
 TestVault = pytest.mark.slow(VaultMachine.TestCase)
 TestVault.settings = settings(
-    max_examples=60,
+    max_examples=examples(15),
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=list(HealthCheck),

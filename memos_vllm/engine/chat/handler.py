@@ -1,8 +1,8 @@
 """vLLM's chat handler with memory in front of it.
 
-`ChatMemory.install` replaces `create_chat_completion` and `render_chat_request` of the running
-handler (the object, not the class): the names and signatures are the same from vLLM 0.26 to 0.33,
-and everything else of the handler (sampling, tools, parsers, errors, streams) stays vLLM's.
+`Door.install` replaces `create_chat_completion` and `render_chat_request` of the running handler (the
+object, not the class): the names and signatures are the same from vLLM 0.26 to 0.33, and everything else
+of the handler (sampling, tools, parsers, errors, streams) stays vLLM's.
 """
 
 from __future__ import annotations
@@ -11,109 +11,54 @@ import asyncio
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, ClassVar
 
-from memos_vllm.engine.chat import routes
-from memos_vllm.engine.chat.renderer import PromptRenderer, text_prompt
-from memos_vllm.engine.chat.served import ReplyTokens, ServedPrompts, served_prompt
+from memos_vllm import metrics
+from memos_vllm.activation.hits import hits_of
+from memos_vllm.engine.chat.door import Door
+from memos_vllm.engine.chat.renderer import text_prompt
+from memos_vllm.engine.chat.served import ReplyTokens, served_prompt
 from memos_vllm.engine.chat.stream import StreamWatch, pass_through
-from memos_vllm.engine.gateway import CALL, EngineCall, InFlight
-from memos_vllm.engine.kv_plan.orders import KVOrders
+from memos_vllm.engine.gateway import EngineCall
 from memos_vllm.engine.kv_plan.planner import Chained, Prompt
-from memos_vllm.engine.lora.attached import EngineAdapters
-from memos_vllm.governance.current import PRINCIPAL
+from memos_vllm.governance.principal import Principal
 from memos_vllm.learning.background import BackgroundTasks
-from memos_vllm.options import ZONE_HEADER, read_options, with_zone
-from memos_vllm.pipeline import Pipeline
+from memos_vllm.options import MemoryOptions
 from memos_vllm.ports import Chat, Finish, Messages
-from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
+from memos_vllm.scheduler.plan import CachedTokens, MemoryPlan, PlanEntry
 from memos_vllm.scheduler.scheduler import Tokenizer
 
-_MARK = "_memos_chat"
 
+class ChatMemory(Door):
+    method = "create_chat_completion"
 
-class ChatMemory:
-    def __init__(
-        self,
-        serving: Any,
-        renderer: PromptRenderer,
-        pipeline: Pipeline,
-        kv: KVOrders | None,
-        adapters: EngineAdapters | None,
-        in_flight: InFlight | None = None,
-        served: ServedPrompts | None = None,
-    ) -> None:
-        """Prepare memory for one chat handler; `install` puts it in.
-
-        Args:
-            serving: vLLM's chat handler.
-            kv: None: activation memory is off.
-            adapters: None: the engine attaches no adapters.
-            in_flight: counts requests from their arrival, so that background work yields at once.
-            served: takes the prompts of remembered turns; None: no model reads behind them.
-        """
-        self.served = served
-        self._in_flight = in_flight if in_flight is not None else InFlight()
-        self.serving = serving
-        self.renderer = renderer
-        self.kv = kv
-        self._pipeline = pipeline
-        self._adapters = adapters
-        self.answer = serving.create_chat_completion
-
-    def install(self) -> None:
-        """Put memory into the handler. A second call for the same handler does nothing."""
-        if getattr(self.serving, _MARK, None) is None:
-            self.serving.render_chat_request = self.renderer.render
-            self.serving.create_chat_completion = self.create_chat_completion
-            setattr(self.serving, _MARK, self)
-
-    async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
-        """Serve a chat request with memory.
-
-        Raises:
-            BadRequest: an unknown key or a bad value in `memory`.
-            Unavailable: `memory.required`, and a part of memory does not answer.
-        """
-        principal = PRINCIPAL.get()
-        if principal is None or raw_request is None:
-            return await self.answer(request, raw_request)  # not from HTTP: a batch file
-        options = with_zone(
-            read_options(getattr(request, "memory", None)), raw_request.headers.get(ZONE_HEADER)
-        )
-        principal = routes.person_of(principal, request).in_persona(options.persona)
-        call = EngineCall(principal)
-        CALL.set(call)  # this task's context ends with the request
-        named, request = await routes.adapter_of(self._adapters, call, request)
-        if not options.enabled:
-            await routes.attach(self._adapters, call, named)
-            return await self.answer(request, raw_request)
-        if named is not None:
-            options = options.model_copy(update={"adapter": named.cube_id})
-        if self.kv is not None and options.kv != "none":
-            self.kv.arrived(principal)
-        chat = Chat(
+    def chat_of(
+        self, request: Any, raw: Any, body: Any, principal: Principal, options: MemoryOptions
+    ) -> Chat:
+        return Chat(
             principal=principal,
             options=options,
             messages=request.messages,
             model_name=request.model or self.renderer.model_name,
             max_reply=request.max_completion_tokens or request.max_tokens,
             prompt_limit=request.truncate_prompt_tokens,
-            store=getattr(request, "store", None) is not False,
+            store=getattr(body, "store", None) is not False,
         )
-        raw_request.state.memos_plan = chat.plan
-        exchange = ChatExchange(
-            memory=self, tasks=self._pipeline.tasks, call=call, request=request, raw=raw_request
-        )
-        with self._in_flight:
-            return await self._pipeline.chat(chat, exchange)
+
+    def exchange(self, request: Any, raw: Any, call: EngineCall) -> ChatExchange:
+        return ChatExchange(self, self.parts.pipeline.tasks, call=call, request=request, raw=raw)
 
 
 @dataclasses.dataclass
 class ChatExchange:
-    """One request inside vLLM's chat handler. Implements `ports.Exchange`."""
+    """One request inside a handler of vLLM. Implements `ports.Exchange`."""
 
-    memory: ChatMemory
+    continues: ClassVar[bool] = True
+    """Whether a model may read the turn behind the served prompt: it was rendered by the chat template."""
+    prefix: ClassVar[str] = "chatcmpl"
+    """Of the id of a request."""
+
+    memory: Door
     tasks: BackgroundTasks
     call: EngineCall
     request: Any
@@ -133,11 +78,15 @@ class ChatExchange:
         return self.memory.renderer.tokenizer
 
     async def prompt_tokens(self, messages: Messages) -> int | None:
-        self.rendered = self.request.model_copy(update={"messages": messages})
+        self.rendered = self.placed(messages)
         prompts = await self.memory.renderer.prompts_of(self.rendered)
         if prompts is None:
             return None
         return sum(len(prompt.get("prompt_token_ids") or ()) for prompt in prompts)
+
+    def placed(self, messages: Messages) -> Any:
+        """The request with these messages in place of its own."""
+        return self.request.model_copy(update={"messages": messages})
 
     async def order_kv(self, chat: Chat, messages: Messages | None) -> None:
         self.started = time.perf_counter()
@@ -151,8 +100,14 @@ class ChatExchange:
 
     async def answer(self, chat: Chat, messages: Messages | None) -> Any:
         self.call.adapter = chat.adapter
+        self.call.recorded = chat.recorded
         self.call.on_output = functools.partial(self._observe_output, chat)
-        if self.memory.served is not None and chat.plan.written and chat.adapter is None:
+        if (
+            self.continues
+            and self.memory.served is not None
+            and chat.plan.written
+            and chat.adapter is None
+        ):
             self.tokens = ReplyTokens(bool(self.request.stream))
         return await self.memory.answer(self._request(messages), self.raw)
 
@@ -161,29 +116,43 @@ class ChatExchange:
             return self._stream(chat, reply, finish)
         choices = getattr(reply, "choices", None)
         if choices is None:  # vLLM's ErrorResponse, also where the client went away
-            text, reason = ("", "abort") if _is_cancelled() else (None, None)
+            text, reason = ("", "abort") if is_cancelled() else (None, None)
             await finish(self.request_id, text, reason)
             return reply
         self._keep(chat, reply.id)
-        message = choices[0].message
-        calls_tool = bool(getattr(message, "tool_calls", None))
-        text = _remembered_text(chat, message.content or "", calls_tool=calls_tool)
+        said, calls_tool = self.said_in(choices[0])
+        text = remembered_text(chat, said, calls_tool=calls_tool)
         await finish(reply.id, text, choices[0].finish_reason)
-        reply.memory = summary(chat.plan)
+        reply.memory = self.told(chat)
         return reply
+
+    @property
+    def choices(self) -> int:
+        """Number of choices in the reply."""
+        count: int = self.request.n or 1
+        return count
+
+    def said_in(self, choice: Any) -> tuple[str, bool]:
+        """The text of a reply, and whether it calls a tool."""
+        message = choice.message
+        return message.content or "", bool(getattr(message, "tool_calls", None))
+
+    def told(self, chat: Chat) -> dict[str, Any]:
+        """`memory` of the reply."""
+        return summary(chat.plan)
 
     def _stream(self, chat: Chat, chunks: Any, finish: Finish) -> Any:
         options = self.request.stream_options
         with_usage = bool(options and options.include_usage) or getattr(
             self.memory.serving, "enable_force_include_usage", False
         )
-        watch = StreamWatch(self.request.n or 1, with_usage)
+        watch = StreamWatch(self.choices, with_usage)
 
         async def complete() -> None:
             self._keep(chat, watch.request_id)
             reason = watch.finish_reason or "abort"
             calls_tool = watch.calls_tool and reason != "abort"
-            text = _remembered_text(chat, watch.text, calls_tool=calls_tool)
+            text = remembered_text(chat, watch.text, calls_tool=calls_tool)
             failed = watch.failed and not watch.text
             await finish(watch.request_id or self.request_id, None if failed else text, reason)
 
@@ -194,8 +163,8 @@ class ChatExchange:
 
         def memory() -> dict[str, Any]:
             chat.plan.request_id = watch.request_id
-            _remembered_text(chat, watch.text, calls_tool=watch.calls_tool)
-            return summary(chat.plan)
+            remembered_text(chat, watch.text, calls_tool=watch.calls_tool)
+            return self.told(chat)
 
         # A client may go away before the stream is begun: then none of its code runs.
         self.raw.state.memos_ended = abandon
@@ -214,6 +183,8 @@ class ChatExchange:
 
     def _observe_output(self, chat: Chat, output: Any) -> None:
         self._observe_first_token(chat, output)
+        if getattr(output, "finished", False):
+            self._note_hits(chat)
         if self.tokens is not None:
             self.tokens.add(output)
         elif self.memory.served is not None and getattr(output, "finished", False):
@@ -232,16 +203,29 @@ class ChatExchange:
             len(getattr(output, "prompt_token_ids", None) or ()) or plan.prompt_tokens
         )
 
+    def _note_hits(self, chat: Chat) -> None:
+        """Note where the cached tokens came from, which the engine reports with its last output."""
+        plan = chat.plan
+        if plan.cached or not plan.cached_tokens:
+            return
+        head, near = self.chained.borders() if self.chained is not None else (0, [])
+        for each in hits_of(plan.cached_tokens, self.call.loaded, head, near):
+            plan.cached.append(CachedTokens(**dataclasses.asdict(each)))
+            metrics.CACHED_TOKENS.labels(each.kind, each.source).inc(each.tokens)
+
     def _request(self, messages: Messages | None) -> Any:
         return self.request if messages is None else self.rendered
 
     @property
     def request_id(self) -> str:
         metadata = getattr(self.raw.state, "request_metadata", None)
-        return getattr(metadata, "request_id", None) or f"chatcmpl-{self.request.request_id}"
+        if known := getattr(metadata, "request_id", None):
+            return str(known)
+        # As vLLM's handler will name it.
+        return f"{self.prefix}-{self.raw.headers.get('X-Request-Id', self.request.request_id)}"
 
 
-def _remembered_text(chat: Chat, text: str, calls_tool: bool) -> str | None:
+def remembered_text(chat: Chat, text: str, calls_tool: bool) -> str | None:
     """The reply that the turn is stored with; None: the reply after a tool's result is, and the plan
     says so."""
     if not calls_tool:
@@ -254,7 +238,7 @@ def _remembered_text(chat: Chat, text: str, calls_tool: bool) -> str | None:
     return None
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Whether the request was cancelled, which vLLM's handler turns into an error response."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -271,10 +255,13 @@ def summary(plan: MemoryPlan) -> dict[str, Any]:
             cube["score"] = max(cube["score"] or 0.0, entry.score or 0.0)
     return {
         "cubes": list(cubes.values()),
+        "as_of": plan.as_of.isoformat() if plan.as_of is not None else None,
         "injected_tokens": plan.injected_tokens,
         "cached_tokens": plan.cached_tokens,
+        "cached": [each.model_dump() for each in plan.cached],
         "steps_ms": plan.steps_ms,
         "degraded": plan.degraded,
+        "skipped": plan.skipped,
         "written": plan.written,
         "not_written": plan.not_written,
         "forgot": plan.forgot.model_dump(mode="json") if plan.forgot is not None else None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
+from memos_vllm.engine.chat.token_counts import TokenCounts
 from memos_vllm.engine.gateway import current_call
 from memos_vllm.engine.kv_plan.planner import Prompt
 from memos_vllm.ports import Messages
@@ -17,6 +18,9 @@ _MARK = "_memos_chat"
 class PromptRenderer:
     """vLLM's renderer of a chat handler, for requests and for prompts of the memory system."""
 
+    method: ClassVar[str] = "render_chat_request"
+    """Method of the handler that renders a request."""
+
     def __init__(self, serving: Any, model_name: str) -> None:
         """Wrap a chat handler.
 
@@ -28,7 +32,7 @@ class PromptRenderer:
 
         self._refusals = (VLLMClientError, ValueError)
         self._serving = serving
-        self._render = serving.render_chat_request
+        self._render = getattr(serving, self.method)
         self.model_name = model_name
 
     @functools.cached_property
@@ -38,7 +42,7 @@ class PromptRenderer:
         added: dict[str, int] = getattr(inner, "get_added_vocab", dict)()
         strings = [*getattr(inner, "all_special_tokens", []), *added]
         return Tokenizer(
-            count=lambda text: len(inner.encode(text, add_special_tokens=False)),
+            count=TokenCounts(functools.partial(inner.encode, add_special_tokens=False)),
             escape=control_string_breaker(strings),
             context=self._serving.model_config.max_model_len,
         )
@@ -48,16 +52,28 @@ class PromptRenderer:
         """The tokenizer as vLLM has it."""
         return self._serving.renderer.get_tokenizer()
 
-    async def render(self, request: Any) -> Any:
-        """vLLM's rendering of a request: (conversation, prompts), or its ErrorResponse.
+    def install(self) -> None:
+        """Make the handler use what was rendered for it already."""
+        setattr(self._serving, self.method, self.render)
 
-        A request that `prompt_of` rendered before is not rendered again.
+    async def render(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's rendering of a request, or its ErrorResponse.
+
+        A request that `prompts_of` rendered before is not rendered again.
         """
         call = current_call()
         if call.rendered is not None and call.rendered[0] is request:
             result, call.rendered = call.rendered[1], None
             return result
+        return await self._render(request, *args, **kwargs)
+
+    async def rendered(self, request: Any) -> Any:
+        """vLLM's rendering of a request: of a chat, (conversation, prompts)."""
         return await self._render(request)
+
+    def prompts_in(self, rendering: Any) -> list[Any] | None:
+        """The prompts of a rendering; None: it is an ErrorResponse."""
+        return rendering[1] if isinstance(rendering, tuple) else None
 
     async def prompts_of(self, request: Any) -> list[Any] | None:
         """Prompts that a request renders to; None: the engine refuses it.
@@ -67,15 +83,11 @@ class PromptRenderer:
         call = current_call()
         if call.rendered is None or call.rendered[0] is not request:
             try:
-                call.rendered = request, await self._render(request)
+                call.rendered = request, await self.rendered(request)
             except self._refusals:  # too long, most likely; the handler raises it again
                 call.rendered = None
                 return None
-        result = call.rendered[1]
-        if not isinstance(result, tuple):
-            return None
-        prompts: list[Any] = result[1]
-        return prompts
+        return self.prompts_in(call.rendered[1])
 
     async def prompt(self, messages: Messages) -> Prompt | None:
         """Prompt of these messages without a request; None: the engine refuses them."""

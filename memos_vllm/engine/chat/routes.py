@@ -46,12 +46,21 @@ def person_of(principal: Principal, request: Any) -> Principal:
 
 
 def install(state: Any, adapters: EngineAdapters | None) -> None:
-    """Make every handler but chat describe its request as an `EngineCall`. Idempotent."""
+    """Make every handler without memory describe its request as an `EngineCall`. Idempotent."""
     for attribute, method in HANDLERS:
         handler = getattr(state, attribute, None)
-        if handler is not None and not getattr(handler, _MARK, False):
+        if handler is not None and not is_named(handler):
             setattr(handler, method, _with_person(getattr(handler, method), adapters))
-            setattr(handler, _MARK, True)
+            name(handler)
+
+
+def is_named(handler: Any) -> bool:
+    """Whether the handler's requests name their person already."""
+    return bool(getattr(handler, _MARK, False))
+
+
+def name(handler: Any) -> None:
+    setattr(handler, _MARK, True)
 
 
 async def adapter_of(

@@ -11,7 +11,7 @@ import hashlib
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from memos_vllm.governance.principal import Principal
@@ -77,6 +77,12 @@ class ServedPrompts:
         """Whether the request's conversation has these messages of its user."""
         prompt = self.get(request_id)
         return prompt is not None and {digest(text) for text in texts} <= prompt.said
+
+    def forget(self, is_gone: Callable[[str, str], bool]) -> None:
+        """Drop the prompts of persons, by tenant and person."""
+        for request_id, prompt in list(self._prompts.items()):
+            if is_gone(prompt.principal.tenant, prompt.principal.person):
+                self._prompts.pop(request_id, None)
 
     def drop(self, request_id: str) -> None:
         self._prompts.pop(request_id, None)

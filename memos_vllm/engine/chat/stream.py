@@ -2,7 +2,8 @@
 
 vLLM's stream is a sequence of server-sent events, each one string: `data: {json}` and two line
 breaks, then `data: [DONE]`.  The last chunk is the usage chunk (empty `choices`) where usage is
-asked for, else the chunk in which the last choice finishes.  Nothing is held back to find it.
+asked for, else the chunk in which the last choice finishes.  Nothing is held back to find it; the
+last chunk itself waits until the turn is stored.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class StreamWatch:
         for choice in event.get("choices") or ():
             if choice.get("index") == 0:
                 delta = choice.get("delta") or {}
-                self._text.append(delta.get("content") or "")
+                self._text.append(delta.get("content") or choice.get("text") or "")
                 self.calls_tool = self.calls_tool or bool(delta.get("tool_calls"))
                 self.finish_reason = choice.get("finish_reason") or self.finish_reason
 
@@ -67,19 +68,26 @@ async def pass_through(
 
     Args:
         memory: what to add, asked for when the last chunk is there.
-        complete: awaited before the end of the stream is sent.
+        complete: awaited before the last chunk is sent, so that `memory` says whether the turn is stored,
+            or before the end of a stream without one.
         abandon: called instead when the client goes away.
     """
     done = False
     try:
         async for chunk in chunks:
             if chunk.startswith(_DONE):
-                done = True
-                await complete()
+                if not done:
+                    done = True
+                    await complete()
                 yield chunk
                 continue
             watch.read(chunk)
-            yield with_memory(chunk, memory()) if watch.is_last(chunk) else chunk
+            if not watch.is_last(chunk):
+                yield chunk
+                continue
+            done = True
+            await complete()
+            yield with_memory(chunk, memory())
     finally:
         await chunks.aclose()
         if not done:

@@ -28,6 +28,7 @@ two never share memory: orders travel with each step to the workers, and results
     scheduler  request_finished                once per request; after True its blocks stay alive until
                                                get_finished names it
     scheduler  update_connector_output         the workers' results of the step
+    scheduler  take_events                     after it, for the KV events of `--kv-events-config`
     both       shutdown                        at the end of the process
 
 The calls of a process come from one thread, which holds no lock of ours; it waits only for a load that
@@ -42,6 +43,8 @@ the engine.
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -49,11 +52,13 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
 )
 
+from memos_vllm.activation import hits
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.config.load import load_config
 from memos_vllm.engine.kv.base import SavingConnector
 from memos_vllm.engine.kv.blocks import PagedCache, Unsupported
+from memos_vllm.engine.kv.events import events_of
 from memos_vllm.engine.kv.fingerprint import namer, rank_names
 from memos_vllm.engine.kv.messages import StepOrders
 from memos_vllm.engine.kv.refusing import RefusingWorker
@@ -86,8 +91,12 @@ class MemosConnector(SavingConnector):
         config = load_config()
         self._segments = SegmentStore(config.kv, config.kv_path)
         if role == KVConnectorRole.SCHEDULER:
+            block_size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
             self._scheduler = SchedulerSide(
-                self._segments, namer(vllm_config, config.kv_path), config.kv
+                self._segments,
+                namer(vllm_config, config.kv_path),
+                config.kv,
+                events_of(vllm_config, self._segments, block_size),
             )
 
     # -- worker, at the start ---------------------------------------------------------------------
@@ -136,6 +145,18 @@ class MemosConnector(SavingConnector):
         if self._scheduler is not None and num_external_tokens > 0:
             self._scheduler.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
 
+    def get_external_cache_hit_sources(
+        self, request: Any, num_external_tokens: int
+    ) -> dict[Any, int]:
+        """For vLLM's metrics of prefix cache hits; called after `update_state_after_alloc`."""
+        from vllm.v1.metrics.cache_hit_source import CacheHitSource  # since vLLM 0.32
+
+        names = {"memory": CacheHitSource.HOST, "disk": CacheHitSource.DISK}
+        found: Counter[Any] = Counter()
+        for each in self._scheduler.loaded(request) if self._scheduler is not None else ():
+            found[names[each.source]] += each.end - each.start
+        return dict(found)
+
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         if self._scheduler is None:
             return StepOrders()
@@ -183,7 +204,10 @@ class MemosConnector(SavingConnector):
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         # vLLM's tuple: (the blocks stay alive for a save, parameters for the reply).
-        return self._scheduler is not None and self._scheduler.finished(request, block_ids), None
+        if self._scheduler is None:
+            return False, None
+        report = hits.to_params(self._scheduler.loaded(request))
+        return self._scheduler.finished(request, block_ids), report
 
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is not None:
@@ -195,6 +219,11 @@ class MemosConnector(SavingConnector):
         own = stats if isinstance(stats, KVStats) else getattr(stats, "data", {}).get(_NAME)
         if self._scheduler is not None and isinstance(own, KVStats):
             self._scheduler.rates.learn(own.data)
+
+    def take_events(self) -> Iterator[Any]:
+        """KV events of kept segments, which vLLM publishes with its own, once per step."""
+        if self._scheduler is not None and self._scheduler.events is not None:
+            yield from self._scheduler.events.take()
 
     # -- both, at the end -------------------------------------------------------------------------
 

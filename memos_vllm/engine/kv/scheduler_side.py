@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from memos_vllm.activation.chain import Segment, own_digest
+from memos_vllm.activation.hits import Loaded
 from memos_vllm.activation.names import Namer, SegmentName
 from memos_vllm.activation.orders import Orders, Source, read_orders
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tombstones import short
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
+from memos_vllm.engine.kv.events import SegmentEvents
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.rates import Rates, SegmentRead
 from memos_vllm.engine.kv.states import MISS, Match, When
@@ -36,6 +38,8 @@ class _Chain:
     """When the last match is loaded."""
     reach: int = 0
     """Tokens that the last match covers, from the start of the prompt."""
+    loaded: list[Loaded] = dataclasses.field(default_factory=list)
+    """Of the last load."""
 
     def pieces(self, tokens: Sequence[int], chosen: Sequence[int]) -> tuple[Piece, ...]:
         starts = [0, *(segment.end for segment in self.segments)]
@@ -58,8 +62,15 @@ class _Chain:
 
 
 class SchedulerSide:
-    def __init__(self, store: SegmentStore, namer: Namer, config: KVConfig) -> None:
+    def __init__(
+        self,
+        store: SegmentStore,
+        namer: Namer,
+        config: KVConfig,
+        events: SegmentEvents | None = None,
+    ) -> None:
         self._store = store
+        self.events = events
         self._namer = namer
         self._least = config.segment_tokens
         self._recompute = config.near_recompute_tokens
@@ -115,6 +126,14 @@ class SchedulerSide:
             if segment.end > end - external and starts[i] < end
         ]
         chain.attempts += 1
+        chain.loaded = [
+            Loaded(
+                max(starts[i], end - external),
+                min(chain.segments[i].end, end),
+                "disk" if "disk" in map(self._store.where, chain.names[i]) else "memory",
+            )
+            for i in needed
+        ]
         pieces = chain.pieces(request.prompt_token_ids, needed)
         self._orders.loads.append(
             Load(
@@ -126,6 +145,11 @@ class SchedulerSide:
                 when=chain.when,
             )
         )
+
+    def loaded(self, request: Any) -> list[Loaded]:
+        """What was loaded for a request that has not finished, in the order of its prompt."""
+        chain = self._chains.get(request.request_id)
+        return [] if chain is None else chain.loaded
 
     def finished(self, request: Any, block_ids: Sequence[int]) -> bool:
         """Order a save of segments that the store lacks; True: the blocks stay until it is over."""
@@ -145,6 +169,10 @@ class SchedulerSide:
         self._saving[request.request_id] = {chain.names[i][0].key for i in chosen}
         pieces = chain.pieces(request.prompt_token_ids, chosen)
         self._orders.saves.append(Save(request.request_id, tuple(block_ids), pieces))
+        if self.events is not None:
+            starts = [0, *(segment.end for segment in chain.segments)]
+            parts = [(chain.names[i], starts[i], chain.segments[i].end) for i in chosen]
+            self.events.saving(request, parts)
         return True
 
     def take_orders(self, scheduled: Mapping[str, int]) -> StepOrders:
@@ -160,6 +188,8 @@ class SchedulerSide:
     def saved(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:
             self._saving.pop(request_id, None)
+            if self.events is not None:
+                self.events.saved(request_id)
 
     def _chain(self, request: Any) -> _Chain | None:
         if request.request_id not in self._chains:

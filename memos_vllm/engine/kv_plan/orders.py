@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 
+from memos_vllm.activation.quota import KVQuota
 from memos_vllm.engine.gateway import EngineCall
 from memos_vllm.engine.kv_plan.near import NearPlanner
 from memos_vllm.engine.kv_plan.planner import Chained, ChainPlanner, Prompt, Writes
 from memos_vllm.engine.kv_plan.prefetch import Prefetcher
 from memos_vllm.engine.kv_plan.promoter import Head, Promoter
+from memos_vllm.engine.kv_plan.rekey import Rekeyer
+from memos_vllm.governance.limits.policy import LimitsOf
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.redaction.redactor import Redactor, Redactors
+from memos_vllm.governance.scope import Scopes
 from memos_vllm.ports import Chat
 from memos_vllm.prompt.messages import SYSTEM_ROLES, Message, said_in, text_of
 
@@ -27,6 +32,11 @@ class KVOrders:
     """None: nothing is fetched ahead."""
     block_size: int
     redactors: Redactors
+    scopes: Scopes
+    quota: KVQuota
+    limits_of: LimitsOf
+    rekeyer: Rekeyer | None = None
+    """None: KV under an older secret is not looked for."""
 
     def arrived(self, principal: Principal) -> None:
         """A request came in: fetch ahead the KV that its person used last."""
@@ -39,10 +49,14 @@ class KVOrders:
             chat.principal,
             draft=chat.draft,
             prompt=prompt,
-            writes=writes_of(chat, self.redactors.of(chat.principal.tenant)),
+            writes=await self._writes(chat),
             adapters=chat.adapter.cubes if chat.adapter is not None else (),
         )
         chat.plan.kv = chained.plan
+        if self.rekeyer is not None and chained.orders is not None and chat.adapter is None:
+            await self.rekeyer.move(
+                chat.principal, prompt.client_salt, prompt.tokens, chained.orders.segments
+            )
         if chat.adapter is None:  # near, building and prefetching serve the base model only
             if chat.options.kv == "near":
                 await self.near.plan(chat.principal, prompt, chained)
@@ -51,6 +65,15 @@ class KVOrders:
         if chained.orders is not None:
             call.kv_orders = chained.orders.to_params()
         return chained
+
+    async def _writes(self, chat: Chat) -> Writes:
+        limit = self.limits_of(chat.principal.tenant).kv_bytes
+        if limit is not None:
+            scopes = [self.scopes.person(chat.principal), self.scopes.tenant(chat.principal)]
+            tenant = chat.principal.tenant
+            if not await asyncio.to_thread(self.quota.has_room, tenant, scopes, limit):
+                return Writes(head=False, history=False)
+        return writes_of(chat, self.redactors.of(chat.principal.tenant))
 
     def observe(self, chat: Chat, prompt: Prompt, chained: Chained) -> None:
         """Note in the plan which KV was loaded, once the engine has reported its cached tokens.

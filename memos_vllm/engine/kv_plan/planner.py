@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import re
 import threading
@@ -18,11 +19,12 @@ from memos_vllm.activation.chain import (
     locate,
     special_position,
 )
-from memos_vllm.activation.orders import Conversation, Orders, Source
+from memos_vllm.activation.orders import Conversation, Orders, SharedHead, Source
 from memos_vllm.activation.shared_prompts import SharedPrompts
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 from memos_vllm.cube.ids import CubeVersion
 from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.salt import composed
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.prompt import layout
 from memos_vllm.scheduler.plan import KVPlan, KVSegment, PlanEntry
@@ -64,6 +66,13 @@ class Chained:
     salt: str | None = None
     """Salt of a request with approximate blocks: unique, so that no other request gets them."""
 
+    def borders(self) -> tuple[int, list[tuple[int, int]]]:
+        """(tokens up to the end of the last cube, (start, end) of each approximate segment)"""
+        ends = [segment.end for segment in self.plan.segments]
+        starts = [0, *ends]
+        head = max((end for _, end in self.ends), default=0)
+        return head, [(starts[s.segment], ends[s.segment]) for s in self.near]
+
     def observe(self, cached_tokens: int, block_size: int) -> None:
         """Note in the plan which cubes' KV was cached or loaded.
 
@@ -84,6 +93,16 @@ class Chained:
                 entry.form, entry.kv = "kv", "near"
                 entry.context = _context(source.shared)
                 entry.expected_kl = source.kl
+
+
+def _shared_head(segments: Sequence[Segment], tenant: str) -> SharedHead | None:
+    """The leading segments of the tenant's scope, where a cube is among them: the engine shares their blocks as
+    far as kept KV is shared."""
+    head = list(itertools.takewhile(lambda segment: segment.scope == tenant, segments))
+    if not head or not head[-1].cubes:
+        return None
+    generation = head[-1].generation
+    return SharedHead(head[-1].end, composed("memos-shared-head-1", tenant, str(generation)))
 
 
 def _under(adapters: Sequence[AdapterCube], segment: Segment, mine: str) -> Segment:
@@ -131,6 +150,7 @@ class ChainPlanner:
         self._plain_head = plain_head
         self._encoded: LRUCache[str, list[int]] = LRUCache(maxsize=_CACHED_TEXTS)
         self._encoding = threading.Lock()  # `declare` runs in a thread
+        self._shares = config.shared_blocks
         strings: dict[str, int] = dict(getattr(tokenizer, "get_added_vocab", dict)())
         strings.update(
             zip(
@@ -170,8 +190,13 @@ class ChainPlanner:
             segments = [_under(adapters, segment, mine) for segment in segments]
         generations = {scope: self._generation(scope) for scope in {s.scope for s in segments}}
         segments = [dataclasses.replace(s, generation=generations[s.scope]) for s in segments]
-        orders = Orders(tuple(segments), writes.head, conversation=conversation)
         shared = self._scopes.tenant(principal, prompt.client_salt)
+        orders = Orders(
+            tuple(segments),
+            writes.head,
+            conversation=conversation,
+            shared=_shared_head(segments, shared) if self._shares and shared != mine else None,
+        )
         plan = KVPlan(
             segments=[
                 KVSegment(end=s.end, shared=s.scope == shared, cubes=list(s.cubes))
@@ -262,7 +287,17 @@ class ChainPlanner:
         tenant = self._scopes.tenant(principal, prompt.client_salt)
         if head == self._plain_head or self._prompts.is_shared(tenant, principal.person, head):
             return tenant
+        for scopes in self._scopes.older(
+            principal, prompt.client_salt
+        ):  # declared before a rotation
+            if self._prompts.is_shared(scopes[tenant], principal.person, head):
+                return tenant
         return self._scopes.person(principal, prompt.client_salt)
+
+    def forget_texts(self) -> None:
+        """Drop all cached texts: which person's they are is not known."""
+        with self._encoding:
+            self._encoded.clear()
 
     def _encode(self, text: str) -> list[int]:
         """Token ids of a text, cached: the same texts recur in many prompts."""

@@ -16,6 +16,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
 )
 
+from memos_vllm.activation import hits
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.config.load import load_config
 from memos_vllm.engine.kv.base import SavingConnector
@@ -78,7 +79,10 @@ class MemosLMCacheConnector(SavingConnector):
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
         # vLLM's tuple: (the blocks stay alive for a save, parameters for the reply).
-        return self._scheduler is not None and self._scheduler.finished(request, block_ids), None
+        if self._scheduler is None:
+            return False, None
+        report = hits.to_params(self._scheduler.loaded(request))
+        return self._scheduler.finished(request, block_ids), report
 
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is None:

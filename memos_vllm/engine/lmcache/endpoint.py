@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memos_vllm.config.tree import KVConfig
+from memos_vllm.config.kv import KVConfig
 from memos_vllm.engine.lmcache.client import LookupClient, TransferClient, foreign
 
 _SERVERS = 1

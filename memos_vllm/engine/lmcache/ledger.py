@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from memos_vllm.cube.ids import CubeVersion
 
 log = logging.getLogger("vllm.memos_kv")
 _KNOWN_SALTS = 1024
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +96,18 @@ class Ledger:
         threading.Thread(target=self._take_back, args=(kv, hashes), daemon=True).start()
 
     def _take_back(self, kv: ConversationKV, hashes: Sequence[bytes]) -> None:
+        """Delete chunks until LMCache has done it: no later deletion of their cube or person comes."""
         remote, keys = self._store.remote, self._keys(kv.salt, hashes)
-        try:
-            remote.note(kv.cubes, kv.scope, kv.salt, keys)  # for a later deletion, if this fails
-            remote.delete(keys)
-        except OSError as error:
-            log.warning("KV that was deleted meanwhile is still in LMCache: %s", error)
+        pause, is_noted = _FIRST_RETRY_SECONDS, False
+        while True:
+            try:
+                if not is_noted:  # for a later deletion, if this process ends before its own
+                    remote.note(kv.cubes, kv.scope, kv.salt, keys)
+                    is_noted = True
+                remote.delete(keys)
+                return
+            except OSError as error:
+                text = "KV that was deleted meanwhile is still in LMCache, again in %.0f s: %s"
+                log.warning(text, pause, error)
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_RETRY_SECONDS)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from memos_vllm.activation.hits import Loaded
 from memos_vllm.activation.orders import read_orders
 from memos_vllm.engine.kv.states import MISS, UNDECIDED, Match, When
 from memos_vllm.engine.lmcache.client import LMCacheError, LookupClient
@@ -51,6 +52,7 @@ class _TrackedRequest:
     """Tokens that LMCache has and locks until they are loaded or given up."""
     saving: tuple[bytes, ...] = ()
     """Chunks of a save in flight."""
+    loaded: tuple[Loaded, ...] = ()
 
 
 class SchedulerSide:
@@ -102,6 +104,7 @@ class SchedulerSide:
         computed = min(tracked.hit, request.num_prompt_tokens - 1) - external
         start = computed // chunk * chunk if external else tracked.hit
         if external:
+            tracked.loaded = (Loaded(computed, computed + external, "lmcache"),)
             self._orders.loads.append(
                 Transfer(
                     request.request_id,
@@ -114,6 +117,11 @@ class SchedulerSide:
                 )
             )
         self._end_lookup(request, tracked, start)
+
+    def loaded(self, request: Any) -> tuple[Loaded, ...]:
+        """What was loaded for a request that has not finished."""
+        tracked = self._requests.get(request.request_id)
+        return () if tracked is None else tracked.loaded
 
     def finished(self, request: Any, block_ids: Sequence[int]) -> bool:
         """Order a save of chunks that LMCache lacks; True: the blocks stay until it is over."""

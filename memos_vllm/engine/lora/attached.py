@@ -22,13 +22,13 @@ from memos_vllm.engine.lora.merging import Merging
 from memos_vllm.errors import AdapterUnavailable, Conflict, Unprocessable
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal
+from memos_vllm.parametric.adapter.checks import Shaped, Shapes, check_fits
 from memos_vllm.parametric.adapter.folders import (
     AdapterFolders,
     engine_id,
     engine_name,
     served_name,
 )
-from memos_vllm.parametric.adapter.packed import Adapter, Shapes, check_fits
 from memos_vllm.parametric.adapter.uses import Uses
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import AdapterCube
@@ -47,7 +47,7 @@ class EngineModel:
         self.max_rank: int | None = None if lora is None else lora.max_lora_rank
         self._lock = threading.Lock()
 
-    def check(self, adapter: Adapter) -> None:
+    def check(self, adapter: Shaped) -> None:
         """Check an adapter's shapes and rank. Raises Unprocessable."""
         with self._lock:
             shapes = self._shapes

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from memos_vllm.engine.patches import cpu_lora, pinned_lora, seeded_chunks
+from memos_vllm.engine.patches import (
+    cpu_lora,
+    eager_sampling,
+    early_end,
+    pinned_lora,
+    seeded_chunks,
+    shared_heads,
+)
 
-PATCHES = (cpu_lora, pinned_lora, seeded_chunks)
+PATCHES = (cpu_lora, pinned_lora, seeded_chunks, eager_sampling, early_end, shared_heads)
 
 
 def install() -> list[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
+import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from cachetools import LRUCache
 
+from memos_vllm.config.policies import TenantPolicy
 from memos_vllm.config.redaction import RedactionConfig, RedactionPolicy
 from memos_vllm.cube.model import (
     Claim,
@@ -23,8 +26,10 @@ from memos_vllm.cube.model import (
     Provenance,
 )
 from memos_vllm.governance.redaction import personal, secrets
+from memos_vllm.governance.redaction.recognisers import Recogniser, Span, recogniser_of
 from memos_vllm.governance.redaction.secrets import Find
 
+log = logging.getLogger(__name__)
 _KNOWN_TEXTS = 8192
 _EMPTY = "[removed]"
 _SECRETS = frozenset(kind for kind, _ in secrets.SECRETS)
@@ -34,6 +39,10 @@ _FINDERS: tuple[tuple[str, str, Find], ...] = (
     ("national id", "national id", personal.national_ids),
     ("phone", "phone number", personal.phones),
 )
+_LABELS = {"email": "e-mail address", "phone": "phone number"}
+"""Labels of kinds that are not called as their kind is."""
+_MARK = re.compile(r"\[[a-z][a-z -]{1,40} removed\]")
+_ROUNDS = 4  # of a recogniser that reads context, which each replacement changes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,18 +60,21 @@ class Redactor:
     """Redaction by the policy of one tenant. Raises nothing; idempotent."""
 
     def __init__(
-        self, policy: RedactionPolicy, found: Callable[[str, int], None] | None = None
+        self,
+        policy: RedactionPolicy,
+        found: Callable[[str, int], None] | None = None,
+        recogniser: Recogniser | None = None,
     ) -> None:
         """
         Args:
             found: called with (kind, number) of what is kept out.
+            recogniser: adds its parts to those of the built-in finders.
         """
         self._mode = policy.mode
-        self._finders = [
-            (label, find)
-            for kind, label, find in _FINDERS
-            if kind in policy.kinds or (kind in _SECRETS and "secrets" in policy.kinds)
-        ]
+        wanted = {*policy.kinds, *(_SECRETS if "secrets" in policy.kinds else ())}
+        self._recogniser = recogniser
+        self._recognised = recogniser.kinds(wanted) if recogniser is not None else frozenset()
+        self._finders = [(label, find) for kind, label, find in _FINDERS if kind in wanted]
         self._reads_letters = "email" in policy.kinds
         self._found = found
         self._known: LRUCache[bytes, bool] = LRUCache(_KNOWN_TEXTS)
@@ -70,14 +82,19 @@ class Redactor:
 
     @property
     def is_off(self) -> bool:
-        return self._mode == "off" or not self._finders
+        return self._mode == "off" or not (self._finders or self._recognised)
 
     def text(self, text: str) -> Redacted:
         kinds: Counter[str] = Counter()
         if self.is_off or not self._may_hold(text):
             return Redacted(text, kinds)
         for label, find in self._finders:
-            text = self._replaced(text, label, find, kinds)
+            text = self._replaced(text, ((*span, label) for span in find(text)), kinds)
+        for _ in range(_ROUNDS):
+            spans = self._more(text)
+            text = self._replaced(text, spans, kinds)
+            if not spans:
+                break
         if self._found is not None:
             for kind, count in kinds.items():
                 self._found(kind, count)
@@ -92,7 +109,9 @@ class Redactor:
         with self._lock:
             known = self._known.get(digest)
         if known is None:
-            known = any(next(find(text), None) is not None for _, find in self._finders)
+            known = any(next(find(text), None) is not None for _, find in self._finders) or bool(
+                self._more(text)
+            )
             with self._lock:
                 self._known[digest] = known
         return known
@@ -127,6 +146,8 @@ class Redactor:
         changed: dict[str, Any] = {}
         if patch.name is not None:
             changed["name"] = self._label(patch.name)
+        if patch.reason is not None:
+            changed["reason"] = self._label(patch.reason)
         if patch.tags is not None:
             changed["tags"] = [self._label(tag) for tag in patch.tags]
         if patch.payload is not None:
@@ -166,11 +187,26 @@ class Redactor:
     # -- inside -----------------------------------------------------------------------------------
 
     def _may_hold(self, text: str) -> bool:
+        if self._recognised:
+            return bool(text) and not text.isspace()
         return (self._reads_letters and "@" in text) or secrets.may_hold(text)
 
-    def _replaced(self, text: str, label: str, find: Find, kinds: Counter[str]) -> str:
+    def _more(self, text: str) -> list[tuple[int, int, str]]:
+        """(start, end, label) of what the recogniser finds, outside of the marks of what is gone."""
+        if self._recogniser is None or not self._recognised:
+            return []
+        marks = [match.span() for match in _MARK.finditer(text)]
+        return [
+            (start, end, _LABELS.get(span.kind, span.kind))
+            for span in self._recogniser.spans(text, self._recognised)
+            for start, end in _outside(text, span, marks)
+        ]
+
+    def _replaced(
+        self, text: str, spans: Iterable[tuple[int, int, str]], kinds: Counter[str]
+    ) -> str:
         parts, position = [], 0
-        for start, end in find(text):
+        for start, end, label in spans:
             if start < position:
                 continue
             parts += [text[position:start], f"[{label} removed]" if self._mode == "mark" else ""]
@@ -211,16 +247,51 @@ class Redactor:
         return origin.model_copy(update=changed)
 
 
+def _outside(
+    text: str, span: Span, marks: Collection[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Parts of a span between marks that hold a letter or a digit."""
+    start = span.start
+    for first, behind in (*marks, (span.end, span.end)):
+        if behind <= start or first > span.end:
+            continue
+        if any(character.isalnum() for character in text[start:first]):
+            yield start, first
+        start = behind
+
+
 class Redactors:
     """The redactor of each tenant."""
 
     def __init__(
-        self, config: RedactionConfig, found: Callable[[str, int], None] | None = None
+        self,
+        config: RedactionConfig,
+        found: Callable[[str, int], None] | None = None,
+        policy_of: Callable[[str], TenantPolicy] | None = None,
     ) -> None:
-        self._default = Redactor(config.policy_of(None), found)
-        self._by_tenant = {
-            tenant: Redactor(config.policy_of(tenant), found) for tenant in config.tenants
-        }
+        """
+        Args:
+            policy_of: policy in force of a tenant; None: that of `config`.
+
+        Raises:
+            ConfigError: a recogniser of `config` is not installed.
+        """
+        self._config, self._found, self._policy_of = config, found, policy_of
+        self._recogniser = recogniser_of(config)
+        self._known: LRUCache[RedactionPolicy, Redactor] = LRUCache(256)
+        self._lock = threading.Lock()
 
     def of(self, tenant: str) -> Redactor:
-        return self._by_tenant.get(tenant, self._default)
+        of = self._policy_of
+        policy = of(tenant).redaction if of is not None else self._config.policy_of(tenant)
+        with self._lock:
+            if policy not in self._known:
+                if unfound := self._config.unfound(policy):
+                    # Set while the configuration had a recogniser: a policy that is set now is refused.
+                    log.error(
+                        "the policy of %s keeps out %s, which no recogniser finds",
+                        tenant,
+                        ", ".join(unfound),
+                    )
+                self._known[policy] = Redactor(policy, self._found, self._recogniser)
+            return self._known[policy]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,7 +12,10 @@ import psutil
 
 from memos_vllm.parametric.training.order import JobFolder, Report
 
+log = logging.getLogger(__name__)
+
 _END_SECONDS = 60.0
+_MOST_RESTARTS = 2
 _MODULE = "memos_vllm.parametric.training.process"
 
 
@@ -22,24 +26,41 @@ class Child:
         self._folder, self._max_bytes = folder, max_bytes
         folder.clear_report()
         self._stop_reason: str | None = None
+        self._restarts = 0
         environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         environment["TOKENIZERS_PARALLELISM"] = "false"
         if beside_engine:  # spinning threads would take the engine's cores
             environment |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-        with folder.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(folder.path)],
+        self._environment = environment
+        self._process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with self._folder.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", _MODULE, str(self._folder.path), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=self._environment,
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def runs(self) -> bool:
-        """Whether the process runs; stops it first if it exceeds its memory limit."""
-        if self._process.poll() is not None:
-            return False
+        """Whether the process runs; stops it first if it exceeds its memory limit.
+
+        A process that a signal ended, which is not ours, is started again, twice at most: it goes on
+        from its checkpoint.
+        """
+        if (code := self._process.poll()) is not None:
+            if code >= 0 or self._stop_reason is not None or self._restarts == _MOST_RESTARTS:
+                return False
+            self._restarts += 1
+            log.warning("a training process was ended by signal %d; it is started again", -code)
+            self._process = self._started()
         used = _memory(self._process.pid)
         if used > self._max_bytes and self._stop_reason is None:
             self.stop(

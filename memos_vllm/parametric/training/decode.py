@@ -20,7 +20,6 @@ from memos_vllm.prompt.sentences import is_like, names_in, sentences
 from memos_vllm.writer.base import Ask
 
 _GENERAL = ("What do you remember?", "Tell me something that you know.")
-_ROUNDS = 3
 _MOST_TOPICS = 24
 _TEMPERATURE = 0.5
 _TOKENS = 96
@@ -39,7 +38,7 @@ def decode(
     asked: set[str] = set()
     topics = list(dict.fromkeys(wanted.topics))
     questions = list(_GENERAL)
-    for _ in range(_ROUNDS):
+    for _ in range(wanted.rounds):
         questions += [form.format(topic) for topic in topics for form in ABOUT]
         questions = [question for question in questions if question not in asked]
         asked.update(questions)

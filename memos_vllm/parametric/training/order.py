@@ -86,6 +86,7 @@ class Decoding(Strict):
     topics: list[str] = Field(default_factory=list)
     samples: int = Field(5, ge=2, le=32)
     agreement: float = Field(0.6, gt=0, le=1)
+    rounds: int = Field(3, ge=1, le=10)
 
 
 class Context(Strict):

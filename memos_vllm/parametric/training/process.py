@@ -1,7 +1,8 @@
-"""The training process: `python -m memos_vllm.parametric.training.process FOLDER`.
+"""The training process: `python -m memos_vllm.parametric.training.process FOLDER [PARENT]`.
 
 Reads its inputs from the folder and writes its results there (`parametric.training.order`).  On SIGTERM
-it writes a checkpoint and ends after the current step; started again, it resumes from there.
+it writes a checkpoint and ends after the current step; started again, it resumes from there.  When the
+process PARENT ends, it gets a SIGTERM, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from memos_vllm import lifeline
 from memos_vllm.errors import BadRequest, MemosError
 from memos_vllm.parametric.training.decode import decode
 from memos_vllm.parametric.training.exam import forgetting, recall, verdict
@@ -32,6 +34,8 @@ from memos_vllm.writer.base import Message
 
 log = logging.getLogger(__name__)
 _WRITE_SECONDS = 0.5
+_NOTICE_SECONDS = 10.0
+"""For a checkpoint after the parent's end; less than a lease, after which another process takes the job."""
 
 
 class Stopped(Exception):
@@ -68,10 +72,10 @@ class Clock:
         if time.monotonic() - self._written > _WRITE_SECONDS or count == total:
             self._folder.write_progress(self.state)
             self._written = time.monotonic()
-        if self._stop_requested:
-            raise Stopped("it was stopped")
         if os.getppid() != self._parent:
             raise Stopped("the process that started it has ended")
+        if self._stop_requested:
+            raise Stopped("it was stopped")
         if self.seconds > self._order.max_seconds:
             raise Stopped(f"it reached its time limit ({self._order.max_seconds:g} s)")
 
@@ -228,6 +232,8 @@ def _examine(
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.nice(10)  # requests on this machine take precedence
+    if len(arguments) > 1:
+        lifeline.end_with(int(arguments[1]), _NOTICE_SECONDS)
     report = run(JobFolder(Path(arguments[0])))
     log.info("%s after %.0f s: %s", report.outcome, report.seconds, "; ".join(report.reasons))
     return {"passed": 0, "refused": 0, "stopped": 3}.get(report.outcome, 1)

@@ -7,7 +7,7 @@
 
 `PairJudge` judges without a model, precision first: it retires a statement only where the newer one tells
 of a change, is about the same subject, and shares meaning and rare words with it.  What it misses stays
-as it is, with its date.  A model may judge instead: anything with `judge` does.
+as it is, with its date.  A model may judge as well: see `learning.beliefs`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from cachetools import LRUCache
@@ -26,6 +26,7 @@ from memos_vllm.plaintext.claims.subjects import (
     relatives,
     tells_change,
     without_relatives,
+    without_repeats,
 )
 from memos_vllm.plaintext.statements.features import Features, bucket, content
 from memos_vllm.plaintext.statements.reader import Statement, StatementReader
@@ -35,6 +36,8 @@ FEATURES = (
     *("cosine", "overlap", "containment", "shared_rare", "older_tells_change", "both_numbers"),
     *("older_is_statement", "cosine_times_containment", "changes_its_slot"),
 )
+_NO_STATEMENT = 0.1
+"""Probability below which a sentence states nothing: a greeting, a request."""
 _DIGIT = re.compile(r"\d")
 _CACHED = 512
 _STANDS_OUT, _TIMES = 0.25, 2.0
@@ -43,28 +46,15 @@ _NAMED = 0.6
 """Share of a constraint's words, by rarity, that its end must repeat."""
 
 
-class Judge(Protocol):
-    def judge(self, old: str, new: str) -> Verdict:
-        """The relation of a person's newer sentence to an older one, each as it was said."""
-        ...
-
-
-def verdicts(judge: Judge, olds: Sequence[tuple[str, str]], new: str) -> list[Verdict]:
-    """The relation of a newer sentence to each of several older ones: (source, sentence)."""
-    if isinstance(judge, PairJudge):
-        return judge.judge_all(olds, new)
-    return [judge.judge(old, new) for _, old in olds]
-
-
 class PairJudge:
     def __init__(self, reader: StatementReader) -> None:
         self._reader = reader
         self._known: LRUCache[str, tuple[Statement, Features | None]] = LRUCache(_CACHED)
 
     def judge(self, old: str, new: str) -> Verdict:
-        if plain(old) == plain(new):
+        if plain(old) == plain(new) or self._repeats(old, new):
             return "same"
-        if not self._may_replace(old, new):
+        if not tells_change(new) or not self.may_replace(old, new):
             return "unrelated"
         return "updates" if self.probability(old, new) >= self._threshold else "unrelated"
 
@@ -78,9 +68,7 @@ class PairJudge:
         if not tells_change(new) or "updates" in found:
             return found
         likely = [
-            self.probability(old, new)
-            if found[i] != "same" and self._may_replace(old, new)
-            else 0.0
+            self.probability(old, new) if found[i] != "same" and self.may_replace(old, new) else 0.0
             for i, (_, old) in enumerate(olds)
         ]
         if not likely or max(likely) < _STANDS_OUT:
@@ -94,13 +82,23 @@ class PairJudge:
             for verdict, each, (source, _) in zip(found, likely, olds, strict=True)
         ]
 
-    def _may_replace(self, old: str, new: str) -> bool:
-        """Whether it is a change of the same subject; of a constraint, one that names what it is about.
+    def _repeats(self, old: str, new: str) -> bool:
+        """Whether the newer sentence says nothing but the older one once more: "Hello again." """
+        rest = without_repeats(new)
+        if rest == new or tells_change(rest):
+            return False
+        before, after = content(without_repeats(old)), content(rest)
+        if before == after:
+            return True
+        return after < before and self._read(old)[0].probability < _NO_STATEMENT
+
+    def may_replace(self, old: str, new: str) -> bool:
+        """Whether both are about the same person, and the newer names what an older constraint is about.
 
         "I'm not allergic to penicillin after all" leaves an allergy to cats alone, and "I eat meat again"
         ends no diet: a constraint that is wrongly dropped does harm.
         """
-        if not tells_change(new) or relatives(old) != relatives(new):
+        if relatives(old) != relatives(new):
             return False
         statement, _ = self._read(old)
         if statement.standing is not Standing.CONSTRAINT:

@@ -41,6 +41,14 @@ def _lists() -> tuple[dict[str, str], dict[str, str], re.Pattern[str], re.Patter
 
 
 @functools.cache
+def _repeats() -> re.Pattern[str]:
+    tree = json.loads(_FILE.read_text(encoding="utf-8"))
+    words_of = [rf"\b{re.escape(each)}\b" for each in tree["repeats"]]
+    inside = [re.escape(each) for each in tree["repeats_inside"]]
+    return re.compile("|".join(sorted(words_of + inside, key=len, reverse=True)), re.IGNORECASE)
+
+
+@functools.cache
 def _slots() -> dict[str, tuple[re.Pattern[str], re.Pattern[str]]]:
     tree = json.loads(_FILE.read_text(encoding="utf-8"))["slots"]
     return {
@@ -82,6 +90,11 @@ def without_relatives(text: str) -> str:
     for part in by_part:
         kept = [word.replace(part, "") for word in kept]
     return " ".join(kept)
+
+
+def without_repeats(text: str) -> str:
+    """The text without the words of a repetition: "again", "once more", "now"."""
+    return _repeats().sub(" ", text)
 
 
 def tells_change(text: str) -> bool:

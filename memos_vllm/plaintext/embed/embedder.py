@@ -12,7 +12,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -112,6 +112,23 @@ class Embedder:
         """Number of tokens in the embedder's tokenizer, without special tokens."""
         return self._line.encoders[0].count_tokens(text)
 
+    def estimate_tokens(self, text: str) -> int:
+        """`count_tokens`; where the model cannot be loaded, four characters a token."""
+        try:
+            return self.count_tokens(text)
+        except EmbedderUnavailable:
+            return len(text) // 4 + 1
+
+    def forget(self, is_gone: Callable[[str, str], bool]) -> None:
+        """Drop cached questions of persons.
+
+        Args:
+            is_gone: of a tenant and a person.
+        """
+        with self._lock:
+            for key in [key for key in self._line.cache if is_gone(*_parts(key[0]))]:
+                self._line.cache.pop(key, None)
+
     def warm(self) -> None:
         """Load the model now rather than on first use.
 
@@ -205,6 +222,12 @@ class Embedder:
 
     def _encode(self, encoder: TextEncoder, texts: list[str], query: bool) -> Vectors:
         return encoder.encode(texts, query)
+
+
+def _parts(scope: str) -> tuple[str, str]:
+    """Tenant and person of a scope of `embed_query`."""
+    tenant, _, person = scope.partition("\x00")
+    return tenant, person
 
 
 def signature_by(config: EmbedderConfig) -> str:

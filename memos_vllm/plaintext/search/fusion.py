@@ -13,15 +13,20 @@ Lifts are added for items by the speaker or from the time that the question name
 the question asks when; an assistant's replies and items that are questions get a penalty, as they seldom
 say what the person said.  benchmarks/retrieval_general fits the weights and reports them on data sets left
 out whole.
+
+The fused scores decide the best results. Behind them the place of an item depends on its session, too:
+what was said beside the best match of the question's words, or of its meaning, is likelier evidence than a
+lone weak match. Three rankings are joined by reciprocal rank fusion (Cormack et al., SIGIR 2009).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.plaintext.embed.model import Background
@@ -40,6 +45,10 @@ _SESSION_TOP = 3
 _PRIOR_ITEMS = 30
 """Weight of the background in the mean and deviation of cosines, in items."""
 _LEAST_DEVIATION = 0.03
+_HEAD = 5
+"""Best items, which keep their places."""
+_RANK_CONSTANT = 60
+"""Of reciprocal rank fusion, as its authors chose it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,8 +60,15 @@ class Signals:
     lifts: Mapping[str, Scores]
     """By the names in LIFTS; -1 to 1, mostly 0."""
     sessions: Integers
+    """Number of each item's session, from 0."""
     matched: float
     """Largest share of the question's information in one item that is no reply."""
+    is_reply: Scores
+    """1 for an assistant's reply, else 0."""
+    words: Scores
+    """Information that the item shares with the question."""
+    meaning: Scores | None
+    """Standing of the item's cosine, not scaled; None: there are no vectors."""
 
 
 def signals_of(
@@ -87,11 +103,46 @@ def signals_of(
         "reply_penalty": -cues.is_reply,
         "reply_boost": cues.is_reply if asks_for_reply(question) else zeros,
     }
-    return Signals(scaled, lifts, cues.session, matched)
+    dense = channels.get("dense_turn")
+    return Signals(
+        channels=scaled,
+        lifts=lifts,
+        sessions=cues.session,
+        matched=matched,
+        is_reply=cues.is_reply,
+        words=channels["lexical_turn"],
+        meaning=None if dense is None else standing(dense, background),
+    )
 
 
-def fuse(signals: Signals, weights: RetrievalWeights) -> Scores:
-    """(num_items,) fused scores: a weighted sum."""
+def fuse(
+    signals: Signals, weights: RetrievalWeights, counted: npt.NDArray[np.bool_] | None = None
+) -> Scores:
+    """(num_items,) scores that order the items.
+
+    The values are those of `weighted_sum`. Behind the best items they are dealt out again, highest first,
+    in the order that the items' sessions give: an item has the score of its place.
+
+    Args:
+        counted: (num_items,) items that take part in it; the others keep their values, and say nothing for
+            their sessions. None: all.
+    """
+    fused = weighted_sum(signals, weights)
+    if counted is None:
+        counted = np.ones(len(fused), dtype=np.bool_)
+    best = np.argsort(-fused, kind="stable")
+    best = best[counted[best]]
+    behind = best[_HEAD:]
+    reciprocal = 1 / (_RANK_CONSTANT + np.arange(_HEAD + 1.0, len(best) + 1.0))
+    for ranks in _session_ranks(signals, best):
+        reciprocal += 1 / (_RANK_CONSTANT + ranks[signals.sessions[behind]])
+    scores = fused.copy()
+    scores[behind[np.argsort(-reciprocal, kind="stable")]] = fused[behind]
+    return scores
+
+
+def weighted_sum(signals: Signals, weights: RetrievalWeights) -> Scores:
+    """(num_items,) weighted sum of channels, sessions and lifts."""
     fused = channel_sum(signals, weights)
     if weights.session_prior:
         prior = session_scores(signals.sessions, fused)
@@ -156,6 +207,31 @@ def session_scores(sessions: Integers, scores: Scores) -> Scores:
     result = np.empty(len(scores), dtype=np.float32)
     result[order] = np.repeat(means, lengths)
     return min_max(result)
+
+
+def _session_ranks(
+    signals: Signals, counted: npt.NDArray[np.intp]
+) -> Iterator[npt.NDArray[np.float64]]:
+    """(num_sessions,) ranks of sessions, from 1: by their best match of words, and of meaning.
+
+    The words of replies do not count: they repeat the question's words, whatever it is about.
+
+    Args:
+        counted: positions of the items that count.
+    """
+    own_words = np.where(signals.is_reply > 0, 0, signals.words)
+    for scores in (own_words, signals.meaning):
+        if scores is not None and len(counted):
+            best = np.full(int(signals.sessions.max()) + 1, -np.inf, dtype=np.float32)
+            np.maximum.at(best, signals.sessions[counted], scores[counted])
+            yield _ranks(best)
+
+
+def _ranks(scores: Scores) -> npt.NDArray[np.float64]:
+    """(n,) rank of each score, from 1 for the highest; equal scores share the best of their ranks."""
+    ascending = np.sort(scores)
+    higher = len(scores) - np.searchsorted(ascending, scores, side="right")
+    return higher.astype(np.float64) + 1
 
 
 def min_max(scores: Scores) -> Scores:

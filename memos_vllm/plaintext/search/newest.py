@@ -19,7 +19,12 @@ _PROFILE = "profile"
 class Newest:
     """Puts what replaced a statement in front of it, whether or not the search found it."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_us: int | None = None) -> None:
+        """
+        Args:
+            at_us: moment of the search; None: now.
+        """
+        self._at_us = at_us
         self._newer: dict[str, str] = {}
         """Ended item → item with the newer statement."""
 
@@ -29,10 +34,11 @@ class Newest:
         Args:
             left_out: items that the search must not return.
         """
-        sources = index.past.newer(now_us())
+        moment = now_us() if self._at_us is None else self._at_us
+        sources = index.past.newer(moment)
         if not sources:
             return
-        over, _ = index.past.at(now_us())
+        over, _ = index.past.at(moment)
         wanted = set(sources.values())
         items: dict[str, str] = {}
         for item in index.items:

@@ -3,6 +3,10 @@
 Each owner has an index built from the vault's rows, so token statistics are the owner's alone: no
 score reveals anything about the memory of other owners.  When the owner's revision changes, the
 index is joined again from its cubes; only the changed ones are read.
+
+Cubes that an owner shares with a person are an index of their own (`Only`), with its own statistics, which
+depends on these versions alone: the owner's other cubes can neither be counted, nor crowd a result out, nor
+be timed.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import functools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from weakref import WeakValueDictionary
 
 import numpy as np
 from cachetools import LRUCache
@@ -28,8 +33,10 @@ REPLY_SPEAKERS = frozenset({"assistant", "tool"})
 _NEAR = 2  # neighbours on each side of an item, for coverage
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-LoadParts = Callable[[Owner, "frozenset[PartKey]"], "list[CubeItems]"]
-"""All cubes of an owner in order; `items` is None for the parts that the caller has."""
+Only = tuple[PartKey, ...] | None
+"""Cubes of an owner that others may search; None: the whole index of the owner."""
+LoadParts = Callable[[Owner, "frozenset[PartKey]", Only], "list[CubeItems]"]
+"""Cubes of an owner in order; `items` is None for the parts that the caller has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +111,10 @@ class OwnerIndex:
     speaker_words: frozenset[str]
     cues: Cues
     bm25: Bm25
+    only: Only = None
 
     @classmethod
-    def build(cls, revision: int, parts: Sequence[Part]) -> OwnerIndex:
+    def build(cls, revision: int, parts: Sequence[Part], only: Only = None) -> OwnerIndex:
         items = [item for part in parts for item in part.items]
         speakers = tuple(dict.fromkeys(item.speaker for item in items if item.speaker))
         cues = Cues.of(parts, speakers)
@@ -122,6 +130,7 @@ class OwnerIndex:
                 TokenHashes.joined([part.tokens for part in parts]),
                 np.r_[False, cues.cube[1:] == cues.cube[:-1]][: len(items)],
             ),
+            only,
         )
 
     @functools.cached_property
@@ -200,33 +209,51 @@ class LexicalCache:
         self._load = load
         self._files = files
         self._lock = threading.Lock()
-        self._building: dict[Owner, threading.Lock] = {}
-        self._indexes: LRUCache[Owner, OwnerIndex] = LRUCache(capacity)
+        self._building: dict[tuple[Owner, Only], threading.Lock] = {}
+        self._indexes: LRUCache[tuple[Owner, Only], OwnerIndex] = LRUCache(capacity)
+        self._shared: WeakValueDictionary[PartKey, Part] = WeakValueDictionary()
+        """Parts in indexes of shared cubes: many people have the same ones."""
 
-    def get(self, owner: Owner, revision: int) -> OwnerIndex:
-        """The owner's index, at this revision or a later one."""
+    def forget(self, is_gone: Callable[[str, str], bool]) -> None:
+        """Drop the indexes of persons, by tenant and person."""
         with self._lock:
-            found = self._indexes.get(owner)
+            for key in [each for each in self._indexes if is_gone(each[0].tenant, each[0].person)]:
+                self._indexes.pop(key, None)
+
+    def get(self, owner: Owner, revision: int, only: Only = None) -> OwnerIndex:
+        """The owner's index, at this revision or a later one; or that of some of its cubes."""
+        key = owner, only
+        with self._lock:
+            found = self._indexes.get(key)
             if found is not None and found.revision >= revision:
                 return found
-            building = self._building.setdefault(owner, threading.Lock())
+            building = self._building.setdefault(key, threading.Lock())
         with building:
             with self._lock:
-                found = self._indexes.get(owner)
+                found = self._indexes.get(key)
             if found is None or found.revision < revision:
-                found = self._joined(owner, revision, found.parts if found is not None else {})
+                before = found.parts if found is not None else self._known(only)
+                found = self._joined(owner, revision, before, only)
                 with self._lock:
-                    self._indexes[owner] = found
+                    self._indexes[key] = found
+                    if only is not None:
+                        self._shared.update(found.parts)
         with self._lock:
-            self._building.pop(owner, None)
+            self._building.pop(key, None)
         return found
 
+    def _known(self, only: Only) -> dict[PartKey, Part]:
+        """Parts that another index has."""
+        with self._lock:
+            found = {key: self._shared.get(key) for key in only or ()}
+        return {key: part for key, part in found.items() if part is not None}
+
     def _joined(
-        self, owner: Owner, revision: int, parts_before: Mapping[PartKey, Part]
+        self, owner: Owner, revision: int, parts_before: Mapping[PartKey, Part], only: Only
     ) -> OwnerIndex:
         parts: list[Part] = []
         derived: list[Part] = []
-        for cube in self._load(owner, frozenset(parts_before)):
+        for cube in self._load(owner, frozenset(parts_before), only):
             part = parts_before[cube.key] if cube.items is None else None
             if part is None and cube.items:
                 part = self._restored(owner, cube.key, cube.items)
@@ -238,7 +265,7 @@ class LexicalCache:
             self._files.save_soon(
                 owner, [(part.key, KIND, arrays_of(part)) for part in derived if part.items]
             )
-        return OwnerIndex.build(revision, [part for part in parts if part.items])
+        return OwnerIndex.build(revision, [part for part in parts if part.items], only)
 
     def _restored(self, owner: Owner, key: PartKey, items: Sequence[IndexedItem]) -> Part | None:
         arrays = self._files.load(owner, key, KIND) if self._files is not None else None

@@ -129,12 +129,23 @@ class PartFiles:
         with contextlib.suppress(OSError):  # not empty, or never made
             folder.rmdir()
 
+    def count(self, owner: Owner, cubes: Iterable[str]) -> int:
+        """Files of these cubes."""
+        stems = {_digest(cube) for cube in cubes}
+        files = self._files(self._owner(owner))
+        return sum(path.name.partition("-")[0] in stems for path in files)
+
     def keep(self, owner: Owner, keys: Collection[PartKey]) -> None:
         """Remove the files of an owner that belong to no version in `keys`."""
         kept = {_stem(key) for key in keys}
         for path in self._files(self._owner(owner)):
             if path.name.partition(".")[0] not in kept:
                 path.unlink(missing_ok=True)
+
+    def drop_folder(self, owner: Owner) -> None:
+        """Remove an owner's folder, if it is empty."""
+        with contextlib.suppress(OSError):
+            self._owner(owner).rmdir()
 
     def sweep(self, owners: Iterable[Owner]) -> None:
         """Remove the files of versions that are not searched now, and of other owners."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
@@ -14,10 +14,12 @@ import numpy.typing as npt
 from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import IndexUnavailable
+from memos_vllm.governance.permit import PROMPT, Permission
 from memos_vllm.governance.principal import Principal
 from memos_vllm.plaintext.embed.background import above
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import Background, background_by
+from memos_vllm.plaintext.search.asking import askings
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.fusion import (
     Signals,
@@ -30,7 +32,7 @@ from memos_vllm.plaintext.search.newest import Newest, is_profile_cube, nearest_
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex
 from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.vector_cache import Unsettled, VectorCache
-from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex
+from memos_vllm.plaintext.search.vector_store import VIEWS, VectorIndex, View
 from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import Owner
 from memos_vllm.vault.views import OwnerState, Recalled, VaultViews
@@ -72,6 +74,7 @@ class _Query:
     about_past: bool
     keep: AbstractSet[str] | None
     depth: int
+    permissions: Sequence[Permission]
 
 
 @dataclasses.dataclass(slots=True)
@@ -104,6 +107,15 @@ class MemOperator:
         self._lexical = LexicalCache(views.owner_cubes, config.cached_owners, files)
         self._vectors = VectorCache(index, config.vector_cache_bytes, unsettled, files)
 
+    def forget(self, is_gone: Callable[[str, str], bool]) -> None:
+        """Drop what is cached of persons.
+
+        Args:
+            is_gone: of a tenant and a person.
+        """
+        self._lexical.forget(is_gone)
+        self._vectors.forget(is_gone)
+
     def search(
         self,
         principal: Principal,
@@ -115,8 +127,9 @@ class MemOperator:
         further: bool = False,
         depth: int | None = None,
         keep: AbstractSet[str] | None = None,
+        among: Sequence[Permission] = PROMPT,
     ) -> SearchResult:
-        """The best items of the person's own memory and the tenant's, best first.
+        """The best items of the person's own memory, the tenant's, and what others share, best first.
 
         Args:
             vector: (dim,) of the question; None: lexical search only.
@@ -126,21 +139,28 @@ class MemOperator:
             depth: results of each owner that are ranked; default: three times `top_k`.
             keep: ids of the only items to search, replies with a mark among them; None: all items
                 that are evidence.
+            among: permissions that the principal needs on each result's cube; `owners` are of the same.
         """
-        query = _Query(principal, question, vector, about_past, keep, depth or top_k * _OVERFETCH)
+        depth = depth or top_k * _OVERFETCH
+        query = _Query(principal, question, vector, about_past, keep, depth, among)
         ranking = _Ranking()
-        for state in self._views.owners(principal) if owners is None else owners:
+        for state in self._views.owners(principal, among) if owners is None else owners:
             self._rank_owner(state, query, ranking)
         scored = sorted(ranking.scored, key=lambda entry: (-entry[0], entry[1]))
         scored = ranking.newest.before_older(scored)
         count = len(scored) if further else top_k
-        found = self._readable(principal, scored=scored, over=ranking.over, count=count)
+        found = self._readable(
+            principal, scored=scored, over=ranking.over, count=count, permissions=among
+        )
         return SearchResult(found[:top_k], found[top_k:], ranking.degraded)
+
+    def index_of(self, state: OwnerState) -> OwnerIndex:
+        return self._lexical.get(state.owner, state.revision, state.only)
 
     def _rank_owner(self, state: OwnerState, query: _Query, ranking: _Ranking) -> None:
         """Add the best items of one owner."""
         vector = query.vector
-        index = self._lexical.get(state.owner, state.revision)
+        index = self.index_of(state)
         channels = index.lexical(tokenize(query.question))
         if vector is not None and ranking.degraded is None:
             ranking.degraded = self._add_dense(
@@ -149,7 +169,7 @@ class MemOperator:
         left_out = _left_out(index, query)
         ranking.newest.add(index, left_out)
         ranking.scored.extend(
-            self._rank(
+            self.ranked(
                 query.question,
                 index=index,
                 channels=channels,
@@ -165,21 +185,27 @@ class MemOperator:
     ) -> str | None:
         """Add the dense channels; without Chroma they are missing, and the reason is returned."""
         try:
-            channels.update(self._dense_channels(owner, index, vector))
+            channels.update(self.dense_channels(owner, index, vector))
         except IndexUnavailable as error:
             log.warning("dense search left out: %s", error)
             return error.reason
         return None
 
     def _readable(
-        self, principal: Principal, scored: Sequence[_Scored], over: Mapping[str, int], count: int
+        self,
+        principal: Principal,
+        scored: Sequence[_Scored],
+        over: Mapping[str, int],
+        count: int,
+        permissions: Sequence[Permission] = PROMPT,
     ) -> list[Found]:
         """The best `count` results that the principal may read."""
-        recalled = self._recall(principal, [item_id for _, item_id, _ in scored], count)
+        ranked = [item_id for _, item_id, _ in scored]
+        recalled = self._recall(principal, ranked, count, permissions)
         return [
             Found(
                 recalled[item_id],
-                score=score,
+                score=round(score, 4),
                 signals=signals,
                 over=to_datetime(over[item_id]) if item_id in over else None,
             )
@@ -188,13 +214,17 @@ class MemOperator:
         ]
 
     def _recall(
-        self, principal: Principal, ranked: Sequence[str], count: int
+        self,
+        principal: Principal,
+        ranked: Sequence[str],
+        count: int,
+        permissions: Sequence[Permission],
     ) -> dict[str, Recalled]:
         """The first `count` of the ranked items that the principal may read, or fewer."""
         recalled: dict[str, Recalled] = {}
         while ranked and len(recalled) < count:
             asked = count - len(recalled)
-            recalled |= self._views.recall(principal, ranked[:asked])
+            recalled |= self._views.recall(principal, ranked[:asked], permissions)
             ranked = ranked[asked:]
         return recalled
 
@@ -241,7 +271,7 @@ class MemOperator:
         for state in self._views.owners(principal) if owners is None else owners:
             if state.owner.person != principal.person:
                 continue
-            index = self._lexical.get(state.owner, state.revision)
+            index = self.index_of(state)
             if not any(item.is_belief for item in index.items):
                 continue
             channels: dict[str, Scores] = {}
@@ -258,11 +288,7 @@ class MemOperator:
         vector towards all of them (benchmarks/locomo_retrieval: dense alone 45.4 → 57.9 recall@10).
         The speaker boost still uses the names.
         """
-        speakers = {
-            speaker
-            for state in owners
-            for speaker in self._lexical.get(state.owner, state.revision).speakers
-        }
+        speakers = {speaker for state in owners for speaker in self.index_of(state).speakers}
         return without_names(question, speakers)
 
     def signals(
@@ -273,9 +299,9 @@ class MemOperator:
         Raises:
             IndexUnavailable: Chroma does not answer.
         """
-        index = self._lexical.get(state.owner, state.revision)
+        index = self.index_of(state)
         channels = index.lexical(tokenize(question))
-        channels |= self._dense_channels(state.owner, index, vector)
+        channels |= self.dense_channels(state.owner, index, vector)
         return [item.id for item in index.items], signals_of(
             question, index, channels, background_by(vector)
         )
@@ -283,15 +309,14 @@ class MemOperator:
     def refresh(self, principal: Principal) -> None:
         """Update the indexes of a principal's owners, outside of requests."""
         for state in self._views.owners(principal):
-            index = self._lexical.get(state.owner, state.revision)
+            index = self.index_of(state)
             try:
                 self._vectors.refresh(state.owner, index)
             except IndexUnavailable as error:
                 log.warning("vectors are not preloaded: %s", error)
 
-    def _dense_channels(
-        self, owner: Owner, index: OwnerIndex, vector: Vectors
-    ) -> dict[str, Scores]:
+    def dense_channels(self, owner: Owner, index: OwnerIndex, vector: Vectors) -> dict[str, Scores]:
+        """Cosines of an owner's items now, by channel. Raises IndexUnavailable."""
         if self._vectors.fits(index, len(vector)):
             found = self._vectors.scores(owner, index, vector)
             return {f"dense_{view}": scores for view, scores in found.items()}
@@ -299,16 +324,26 @@ class MemOperator:
         count = min(len(index.items), self._config.candidates)
         for view in VIEWS:
             scores = np.full(len(index.items), np.nan, dtype=np.float32)
-            for item_id, cosine in (
-                self._index.query(owner, view=view, vector=vector, count=count) if count else ()
-            ):
-                position = index.position.get(item_id)
-                if position is not None:
-                    scores[position] = cosine
+            for item_id, cosine in self._nearest(owner, index, view, vector, count):
+                scores[index.position[item_id]] = cosine
             channels[f"dense_{view}"] = scores
         return channels
 
-    def _rank(
+    def _nearest(
+        self, owner: Owner, index: OwnerIndex, view: View, vector: Vectors, count: int
+    ) -> list[tuple[str, float]]:
+        """The nearest items of an index, from Chroma, which has all of the owner's."""
+        cubes = [key.cube_id for key in index.only] if index.only is not None else None
+        asked = count
+        while count:
+            found = self._index.query(owner, view=view, vector=vector, count=asked, cubes=cubes)
+            inside = [each for each in found if each[0] in index.position]
+            if len(inside) >= count or len(found) < asked:
+                return inside[:count]
+            asked *= 2  # others crowd them out: cubes that are not open, or older versions
+        return []
+
+    def ranked(
         self,
         question: str,
         index: OwnerIndex,
@@ -317,21 +352,24 @@ class MemOperator:
         left_out: AbstractSet[str] = frozenset(),
         background: Background | None = None,
     ) -> list[_Scored]:
+        """The best items of an index: (score, item id, signals), best first."""
         if not index.items:
             return []
-        fused = fuse(signals_of(question, index, channels, background), self._config.weights)
-        relevant = self._relevant(channels, background)
-        best = np.argsort(-fused, kind="stable")
+        eligible = self._relevant(channels, background)
+        eligible[[index.position[each] for each in left_out if each in index.position]] = False
+        counted = eligible & ~askings(question, index, channels["lexical_turn"])
+        signals_now = signals_of(question, index, channels, background)
+        fused = fuse(signals_now, self._config.weights, counted)
         ranked: list[_Scored] = []
-        for position in best:
-            if not relevant[position] or index.items[position].id in left_out:
+        for position in np.argsort(-fused, kind="stable"):
+            if not eligible[position]:
                 continue
             signals = {
                 name: round(float(scores[position]), 4)
                 for name, scores in channels.items()
                 if not np.isnan(scores[position])
             }
-            ranked.append((round(float(fused[position]), 4), index.items[position].id, signals))
+            ranked.append((float(fused[position]), index.items[position].id, signals))
             if len(ranked) >= count:
                 break
         return ranked

@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import signature_of
 from memos_vllm.plaintext.search.bm25 import Scores
-from memos_vllm.plaintext.search.owner_index import OwnerIndex, Part
+from memos_vllm.plaintext.search.owner_index import Only, OwnerIndex, Part
 from memos_vllm.plaintext.search.part_files import PartFiles
 from memos_vllm.plaintext.search.vector_store import VIEWS, Generation, VectorIndex, View
 from memos_vllm.vault.items import Owner, PartKey
@@ -65,9 +65,14 @@ class VectorCache:
         self._unsettled = unsettled
         self._files = files
         self._lock = threading.Lock()
-        self._cache: LRUCache[Owner, _Matrices] = LRUCache(
+        self._cache: LRUCache[tuple[Owner, Only], _Matrices] = LRUCache(
             limit_bytes, getsizeof=lambda cached: cached.bytes
         )
+
+    def forget(self, is_gone: Callable[[str, str], bool]) -> None:
+        with self._lock:
+            for key in [each for each in self._cache if is_gone(each[0].tenant, each[0].person)]:
+                self._cache.pop(key, None)
 
     def fits(self, index: OwnerIndex, dim: int) -> bool:
         """Whether the owner's matrices are within the cache's limit."""
@@ -90,7 +95,7 @@ class VectorCache:
         generation = self._index.generation
         generation.require(signature_of(vector))
         with self._lock:
-            cached = self._cache.get(owner)
+            cached = self._cache.get((owner, index.only))
         if (
             cached is None
             or cached.index is not index
@@ -111,7 +116,7 @@ class VectorCache:
             IndexUnavailable: Chroma does not answer.
         """
         with self._lock:
-            cached = self._cache.get(owner)
+            cached = self._cache.get((owner, index.only))
         if cached is not None and cached.index is not index:
             dim = cached.rows["turn"].shape[1]
             if self.fits(index, dim):
@@ -195,7 +200,7 @@ class VectorCache:
     def _store(self, owner: Owner, cached: _Matrices) -> None:
         with self._lock:
             if cached.bytes <= self._limit:
-                self._cache[owner] = cached
+                self._cache[owner, cached.index.only] = cached
 
 
 def _cosines_with_before(rows: Vectors, index: OwnerIndex) -> Scores:

@@ -12,16 +12,17 @@ Only vectors, item ids and cube ids are stored, no text.  Chroma never embeds.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import hashlib
 import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import chromadb
 import httpx
@@ -29,15 +30,20 @@ import numpy as np
 from chromadb.api import ClientAPI, ServerAPI
 from chromadb.api.client import Client
 from chromadb.config import Settings, System
-from chromadb.errors import ChromaError, NotFoundError
+from chromadb.errors import ChromaError as ChromaError  # for the process, too
+from chromadb.errors import NotFoundError as NotFoundError
 
 from memos_vllm.config.tree import Config
 from memos_vllm.errors import ConfigError, IndexUnavailable
 from memos_vllm.plaintext.embed.encoder import Vectors
 from memos_vllm.plaintext.embed.model import signature_of
+from memos_vllm.plaintext.search.chroma_process import ChromaProcess, NoCollection
+from memos_vllm.plaintext.search.generations import FIRST_PREFIX as FIRST_PREFIX
+from memos_vllm.plaintext.search.generations import Generation as Generation
+from memos_vllm.plaintext.search.generations import Rows as Rows
+from memos_vllm.plaintext.search.generations import View as View
 from memos_vllm.vault.items import Owner
 
-View = Literal["turn"]
 VIEWS: tuple[View, ...] = ("turn",)
 _FORMER_VIEWS = ("window",)
 BUCKETS = 64
@@ -45,60 +51,23 @@ LAYOUT = f"buckets-{BUCKETS}-2"
 READABLE_LAYOUTS = (LAYOUT, f"buckets-{BUCKETS}-1")
 """Layouts that searches can use until the index has the current one. The first had a second view of each
 item, and speakers' names in the embedded texts."""
-FIRST_PREFIX = "memos"
-"""Of the collections' names, while the embedder was never changed."""
 _NAME = re.compile(
     rf"({FIRST_PREFIX}(?:-[0-9a-f]{{8}})?)-(?:{'|'.join((*VIEWS, *_FORMER_VIEWS))})-\d{{3}}"
 )
 _BATCH = 1000
 _HALF_WRITTEN_PAUSES = (0.002, 0.01, 0.05, 0.1)
 """Seconds."""
+COLLECTION: dict[str, Any] = {
+    "embedding_function": None,
+    "metadata": {"hnsw:space": "cosine"},
+}
 _NEVER_EVICT = 1_000_000  # indexes kept open; there are only len(VIEWS) * BUCKETS of them
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rows:
-    """Vectors of items of one cube."""
-
-    owner: Owner
-    cube: str
-    ids: Sequence[str]
-    vectors: Mapping[View, Vectors]
-    """(len(ids), dim) of each view."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Generation:
-    """Collections with the vectors of one embedder."""
-
-    signature: str
-    prefix: str = FIRST_PREFIX
-    """Of the collections' names."""
-
-    @property
-    def kind(self) -> str:
-        """Kind of the files with these vectors (`PartFiles`)."""
-        return (
-            f"vectors-{hashlib.sha256(f'{self.prefix}|{self.signature}'.encode()).hexdigest()[:16]}"
-        )
-
-    def require(self, signature: str | None) -> None:
-        """Check that a vector can be compared with these.
-
-        Args:
-            signature: of its embedder; None: not known.
-
-        Raises:
-            IndexUnavailable
-        """
-        if signature is not None and self.signature and signature != self.signature:
-            raise IndexUnavailable("the embedder has just changed")
 
 
 class VectorIndex:
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._client: ClientAPI | None = None
+        self._client: ClientAPI | ChromaProcess | None = None
         self._collections: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._lock_file: int | None = None
@@ -185,19 +154,37 @@ class VectorIndex:
                 self._collection(owner, view).delete(where=where)
 
     def query(
-        self, owner: Owner, view: View, vector: Vectors, count: int
+        self,
+        owner: Owner,
+        view: View,
+        vector: Vectors,
+        count: int,
+        cubes: Sequence[str] | None = None,
     ) -> list[tuple[str, float]]:
-        """The nearest items of one owner: (item id, cosine similarity), best first."""
+        """The nearest items of one owner: (item id, cosine similarity), best first.
+
+        Args:
+            cubes: of these only; None: of all.
+        """
         self.generation.require(signature_of(vector))
+        if cubes is not None and len(cubes) > _BATCH:
+            batches = (cubes[start : start + _BATCH] for start in range(0, len(cubes), _BATCH))
+            found = [
+                hit for each in batches for hit in self.query(owner, view, vector, count, each)
+            ]
+            return sorted(found, key=lambda hit: -hit[1])[:count]
+        where: dict[str, Any] = {"owner": owner_digest(owner)}
+        if cubes is not None:
+            where = {"$and": [where, {"cube": {"$in": list(cubes)}}]}
         with _translated():
-            found = self._collection(owner, view).query(
+            nearest = self._collection(owner, view).query(
                 query_embeddings=[vector],
                 n_results=count,
-                where={"owner": owner_digest(owner)},
+                where=where,
                 include=["distances"],
             )
-        distances = found["distances"] or [[]]
-        return [(item, 1.0 - d) for item, d in zip(found["ids"][0], distances[0], strict=True)]
+        distances = nearest["distances"] or [[]]
+        return [(item, 1.0 - d) for item, d in zip(nearest["ids"][0], distances[0], strict=True)]
 
     def vectors(
         self, owner: Owner, view: View, ids: Sequence[str]
@@ -236,6 +223,36 @@ class VectorIndex:
                 self._collection(owner, view).get(where={"owner": owner_digest(owner)})["ids"]
             )
 
+    def count_by_cube(self, owner: Owner) -> Counter[str]:
+        """Stored rows of an owner."""
+        with _translated():
+            found = self._collection(owner, "turn").get(
+                where={"owner": owner_digest(owner)}, include=["metadatas"]
+            )
+        return Counter(str(meta["cube"]) for meta in found["metadatas"] or ())
+
+    def compact(self, owner: Owner) -> bool:
+        """Rewrite the collections of an owner without deleted rows, and Chroma's free space.
+
+        Returns:
+            False: a Chroma server has the files, and compacts them itself.
+        """
+        names = [self._name(owner, view) for view in VIEWS]
+        with self._lock, _translated():
+            client = self._open()
+            if self._config.chroma.mode == "http":
+                return False
+            if isinstance(client, ChromaProcess):
+                client.compact(names)
+            else:
+                self._stop()
+                process = ChromaProcess(self._config.chroma_path)
+                try:
+                    process.compact(names)
+                finally:
+                    process.close()
+            return True
+
     def clear(self) -> None:
         """Remove every collection of the generation, before a rebuild."""
         with self._lock, _translated():
@@ -244,7 +261,7 @@ class VectorIndex:
                 for bucket in range(BUCKETS):
                     try:
                         client.delete_collection(f"{self.generation.prefix}-{view}-{bucket:03d}")
-                    except NotFoundError:
+                    except (NotFoundError, NoCollection):
                         continue
             self._collections.clear()
 
@@ -269,23 +286,33 @@ class VectorIndex:
 
     def close(self) -> None:
         with self._lock:
-            self._collections.clear()
-            self._client = None
+            self._stop()
             if self._lock_file is not None:
                 os.close(self._lock_file)
                 self._lock_file = None
 
-    def _collection(self, owner: Owner, view: View) -> Any:
+    def _stop(self) -> None:
+        """End the embedded store; the caller holds the lock."""
+        self._collections.clear()
+        client, self._client = self._client, None
+        if isinstance(client, ChromaProcess):
+            client.close()
+        elif client is not None and self._config.chroma.mode == "embedded":
+            client._system.stop()  # type: ignore[attr-defined]  # of every client with a system
+
+    def _name(self, owner: Owner, view: View) -> str:
         bucket = int(owner_digest(owner)[:8], 16) % BUCKETS
-        name = f"{self.generation.prefix}-{view}-{bucket:03d}"
+        return f"{self.generation.prefix}-{view}-{bucket:03d}"
+
+    def _collection(self, owner: Owner, view: View) -> Any:
+        name = self._name(owner, view)
         with self._lock, _translated():
             if name not in self._collections:
-                self._collections[name] = self._open().get_or_create_collection(
-                    name, embedding_function=None, metadata={"hnsw:space": "cosine"}
-                )
+                made = self._open().get_or_create_collection(name, **COLLECTION)
+                self._collections[name] = made
             return self._collections[name]
 
-    def _open(self) -> ClientAPI:
+    def _open(self) -> ClientAPI | ChromaProcess:
         with self._lock:
             if self._client is None:
                 chroma = self._config.chroma
@@ -301,21 +328,28 @@ class VectorIndex:
                     self._client = self._open_embedded()
             return self._client
 
-    def _open_embedded(self) -> ClientAPI:
+    def _open_embedded(self) -> ClientAPI | ChromaProcess:
         if not self.claim():
             raise ConfigError(
                 f"the embedded Chroma store {self._config.chroma_path} is in use by another process; one "
                 "process at a time can use it. For several, run `chroma run` and set `chroma.mode: http`"
             )
-        settings = _settings()
-        settings.is_persistent = True
-        settings.persist_directory = str(self._config.chroma_path)
-        system = System(settings)
-        # Every bucket stays open: Chroma 1.5 loses unsynced vectors of an index that it evicts.
-        server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as in Chroma
-        server.hnsw_cache_size = _NEVER_EVICT
-        system.start()
-        return Client.from_system(system)
+        if self._config.chroma.process:
+            return ChromaProcess(self._config.chroma_path)
+        return embedded_client(self._config.chroma_path)
+
+
+def embedded_client(folder: Path) -> ClientAPI:
+    """Chroma's store in this process."""
+    settings = _settings()
+    settings.is_persistent = True
+    settings.persist_directory = str(folder)
+    system = System(settings)
+    # Every bucket stays open: Chroma 1.5 loses unsynced vectors of an index that it evicts.
+    server: Any = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as in Chroma
+    server.hnsw_cache_size = _NEVER_EVICT
+    system.start()
+    return Client.from_system(system)
 
 
 def owner_digest(owner: Owner) -> str:

@@ -1,0 +1,1 @@
+"""Timing attacks on one server: does the time of a guess tell what another has sent?"""

@@ -1,0 +1,1 @@
+"""TTFT with reads of memory recorded before the reply."""

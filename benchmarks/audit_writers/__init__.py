@@ -1,0 +1,1 @@
+"""Adding under the audit log by many writers of one tenant."""

@@ -1,0 +1,1 @@
+"""Time to first token of a tenant beside another one at full load."""

@@ -1,0 +1,1 @@
+"""The routes beside chat with memory in front: what each protocol's bodies and replies look like."""

@@ -1,0 +1,1 @@
+"""Erasure of a person everywhere, as a durable job with a signed receipt."""

@@ -1,0 +1,1 @@
+"""Limits of tenants and people, and fairness between tenants."""

@@ -1,0 +1,56 @@
+"""Deletion of a cube, and orders to train adapters again that were deleted with one of their sources.
+
+Both in one transaction: a kill after it loses no adapter, and a kill before it has deleted nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy.orm import Session
+
+from memos_vllm.cube.lifecycle import check_deletable
+from memos_vllm.governance.principal import Principal
+from memos_vllm.vault import audit, fence, items, lookup, records, traces
+from memos_vllm.vault.derived import Orphan
+from memos_vllm.vault.tables import CubeRow
+from memos_vllm.vault.transform_rows import DISTILL, add_in, forget_jobs_of
+
+
+def drop(session: Session, principal: Principal, row: CubeRow) -> None:
+    """Delete a cube with all versions, items and jobs.
+
+    Raises:
+        Forbidden, Conflict: it is not the principal's, or frozen.
+    """
+    lookup.check_life(session, principal, row)
+    fence.check(session, principal, row.person)
+    check_deletable(records.effective_state(row))
+    items.drop_cube(session, row)
+    forget_jobs_of(session, row.id)
+    traces.forget(session, row.tenant, {row.id})
+    detail = {"person": row.person, "head": row.head_version, "versions": row.head_sequence}
+    audit.record(session, principal, "cube.delete", row.id, detail)
+    session.delete(row)
+
+
+def order_again(session: Session, principal: Principal, orphans: Iterable[Orphan]) -> list[str]:
+    """Queue a training on the sources that are left, for every adapter that a job had trained.
+
+    Called behind the deletion, which forgets the jobs that read the deleted cubes. What the principal may
+    not do, and a name that is taken meanwhile, end the job, with the reason in its report.
+
+    Returns:
+        Ids of the jobs.
+    """
+    jobs = []
+    for orphan in orphans:
+        if orphan.made_by is None or not orphan.sources:
+            continue
+        kind, request = orphan.made_by
+        if kind != DISTILL:
+            continue
+        first, *further = orphan.sources
+        again = {"cube": first, "also": further, "name": orphan.name, "into": None, "exam": []}
+        jobs.append(add_in(session, principal, kind, orphan.sources, request | again))
+    return jobs
