@@ -44,6 +44,7 @@ from benchmarks.retrieval_tables import (
     retrieval_general,
     retrieval_general_short,
 )
+from benchmarks.routing.table import routing
 from benchmarks.serving.table import serving
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
@@ -89,6 +90,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "attacks": attacks,
     "crash": crash,
     "serving": serving,
+    "routing": routing,
 }
 
 

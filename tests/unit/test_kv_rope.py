@@ -220,7 +220,12 @@ FULL = "FullAttentionSpec"
 
 
 def refusal(
-    kv_dtype: str = "auto", spec: str | None = None, groups: int = 1, contexts: int = 1, **more: Any
+    kv_dtype: str = "auto",
+    spec: str | None = None,
+    groups: int = 1,
+    contexts: int = 1,
+    sleeps: bool = False,
+    **more: Any,
 ) -> str | None:
     """A configuration.
 
@@ -231,7 +236,7 @@ def refusal(
         "vllm.v1.kv_cache_interface", reason="the specs are vLLM's: make venv"
     )
     config = SimpleNamespace(
-        model_config=SimpleNamespace(dtype=torch.bfloat16),
+        model_config=SimpleNamespace(dtype=torch.bfloat16, enable_sleep_mode=sleeps),
         parallel_config=SimpleNamespace(decode_context_parallel_size=contexts),
         cache_config=SimpleNamespace(cache_dtype=kv_dtype),
     )
@@ -254,6 +259,7 @@ def test_kv_of_full_attention_is_carried(kv_dtype):
         ({"kv_dtype": "fp8", "spec": FULL}, "quantised (fp8)"),
         ({"kv_dtype": "fp8"}, "quantised (fp8)"),
         ({"contexts": 2}, "decode context parallelism"),
+        ({"spec": FULL, "sleeps": True}, "sleep mode"),
         ({"spec": FULL, "groups": 2}, "2 kinds of state"),
         ({"spec": "MLAAttentionSpec"}, "MLAAttentionSpec"),
         ({"spec": "SlidingWindowSpec", "sliding_window": 64}, "SlidingWindowSpec"),

@@ -20,6 +20,10 @@ def unsupported_reason(vllm_config: Any, kv_cache_config: Any) -> str | None:
         return f"the KV cache is quantised ({dtype})"
     if getattr(parallel, "decode_context_parallel_size", 1) > 1:
         return "decode context parallelism spreads one request's tokens over workers"
+    if getattr(model, "enable_sleep_mode", False):
+        return (
+            "sleep mode takes the KV cache away from under saves and loads that run between steps"
+        )
     if kv_cache_config is None:
         return None
     groups = kv_cache_config.kv_cache_groups
