@@ -45,7 +45,7 @@ class PagedCache:
             blocks: in the whole cache.
 
         Raises:
-            Unsupported: a layer has no way to write KV, or no known layout.
+            Unsupported: a layer has no way to write KV, no known layout, or other heads than the first.
         """
         self.block_size = size
         self._layers = []
@@ -61,6 +61,13 @@ class PagedCache:
         self._positions = {name: i for i, name in enumerate(caches)}
         first = self._layers[0].module
         self.heads, self.head_dim = int(first.num_kv_heads), int(first.head_size)
+        for layer in self._layers:
+            keys = (layer.module.num_kv_heads, layer.module.head_size)
+            values = getattr(layer.module, "head_size_v", None) or self.head_dim
+            if keys != (self.heads, self.head_dim) or values != self.head_dim:
+                raise Unsupported(
+                    "its layers, or its keys and values, differ in heads or their size"
+                )
         self.dtype = self._layers[0].cache.dtype
         if self.dtype not in (torch.bfloat16, torch.float16, torch.float32):
             raise Unsupported(f"the KV cache has the type {self.dtype}")

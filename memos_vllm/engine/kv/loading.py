@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ from memos_vllm.activation.files import SegmentReader
 from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.blocks import PagedCache
+from memos_vllm.engine.kv.device import CopyStream
 from memos_vllm.engine.kv.messages import Load, Piece
 from memos_vllm.engine.kv.progress import Progress
 from memos_vllm.engine.kv.rope import Rotation
@@ -127,21 +129,30 @@ class Loader:
         named: Callable[[Piece], SegmentName],
         rotation: Rotation | None,
         threads: int = 1,
+        stream: CopyStream | None = None,
     ) -> None:
         self._store = store
+        self._stream = stream or CopyStream(cache.device)
         self._cache = cache
         self._named = named
         self._rotation = rotation
         self._pool = ThreadPoolExecutor(threads, "memos-kv-layers", _unbind)
         self._memories = [_Memory(cache.device.type == "cuda") for _ in range(threads)]
 
-    def load(self, load: Load, counts: Counter[str], progress: Progress | None = None) -> int:
+    def load(
+        self,
+        load: Load,
+        counts: Counter[str],
+        progress: Progress | None = None,
+        after: Any = None,
+    ) -> int:
         """Load up to the first segment that is damaged or missing.
 
         Args:
             load: segments and blocks.
             counts: of tokens and seconds, by the names of `stats.COUNTERS`; added to.
             progress: of a load that a step computes on.
+            after: an event of `device.launched`: the blocks are free of earlier steps behind it.
 
         Returns:
             The end of the loaded tokens; `load.end` where nothing failed.
@@ -149,10 +160,12 @@ class Loader:
         groups = [
             load.pieces[i : i + _OPEN_AT_ONCE] for i in range(0, len(load.pieces), _OPEN_AT_ONCE)
         ]
+        self._stream.after(after)
         for group in groups:
             # The layers of the last group are written when those of all other groups are.
             watching = progress if group is groups[-1] else None
-            failed = self._load_together(load, group, counts, watching)
+            with self._stream.used():
+                failed = self._load_together(load, group, counts, watching)
             if failed is not None:
                 return max(failed.start, load.start)
         return load.end
@@ -213,7 +226,7 @@ class Loader:
 
     def _open(self, load: Load, piece: Piece) -> _OpenSegment:
         """Raises DamagedPayload or OSError."""
-        with contextlib.ExitStack() as stack:
+        with self._stream.used(), contextlib.ExitStack() as stack:
             reader, tier = stack.enter_context(self._store.open(self._named(piece)))
             expected = self._cache.shape(piece.end - piece.start)
             if reader.shape != expected:
@@ -228,14 +241,15 @@ class Loader:
 
     def _work(self, runs: Sequence[_Run], state: LoadState, memory: _Memory) -> None:
         """Write layers until all are taken or the load stops."""
-        while (layer := state.next_layer()) is not None:
-            for run in runs:
-                if run.first >= state.whole:
-                    break
-                started = time.perf_counter()
-                self._write_run(run, layer, state, memory)
-                state.took(run.tier, time.perf_counter() - started)
-            state.written(layer)
+        with self._stream.used():
+            while (layer := state.next_layer()) is not None:
+                for run in runs:
+                    if run.first >= state.whole:
+                        break
+                    started = time.perf_counter()
+                    self._write_run(run, layer, state, memory)
+                    state.took(run.tier, time.perf_counter() - started)
+                state.written(layer)
 
     def _write_run(self, run: _Run, layer: int, state: LoadState, memory: _Memory) -> None:
         """Write a layer of a run's segments, up to the first one that is damaged."""
@@ -302,8 +316,8 @@ class Loader:
         return self._rotation.by(shift)
 
     def wait_for_device(self) -> None:
-        if self._cache.device.type == "cuda":
-            torch.cuda.current_stream(self._cache.device).synchronize()
+        """Wait until all that was written is in the cache."""
+        self._stream.synchronize()
 
 
 class LoadState:

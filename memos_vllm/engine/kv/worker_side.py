@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
-
 from memos_vllm.activation.direct_io import Scratch, read_rate
 from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
+from memos_vllm.engine.kv.device import CopyStream, launched
 from memos_vllm.engine.kv.loading import Loader, loading_threads
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.progress import Progress, finishing
@@ -70,6 +69,7 @@ class WorkerSide(Reports):
             When.BETWEEN_STEPS: Loader(store, cache, self._named, rotation, between_steps),
         }
         self._saving = Scratch(cache.device.type == "cuda")
+        self._save_stream = CopyStream(cache.device)
         self._saver.submit(self._at_start)
 
     def step_begins(self, orders: StepOrders) -> None:
@@ -77,18 +77,21 @@ class WorkerSide(Reports):
         self._step = _Step(orders.prefill_tokens, time.perf_counter())
 
     def begin(self, orders: StepOrders) -> None:
+        if not orders.saves and not orders.loads:
+            return
+        before = launched(self._cache.device)
         for save in orders.saves:
-            self._saver.submit(self._save, save, self._after_computing())
+            self._saver.submit(self._save, save, before)
         for load in orders.loads:
             if load.when is When.BETWEEN_STEPS:
-                self._loads.submit(self._load, load)
+                self._loads.submit(self._load, load, before)
             elif self._overlaps:
                 progress = Progress()
                 self._step.running.append(_RunningLoad(load, progress))
-                self._loads.submit(self._load, load, progress)
+                self._loads.submit(self._load, load, before, progress)
             else:
                 self._step.prefill_tokens = 0  # the step's time is not only prefill
-                self._load(load)
+                self._load(load, before)
 
     def wait_for_layer(self, name: str) -> None:
         """Wait until every load of the step has written this layer's KV."""
@@ -125,12 +128,12 @@ class WorkerSide(Reports):
             loader.close()
         self._saver.shutdown(wait=True)
 
-    def _load(self, load: Load, progress: Progress | None = None) -> None:
+    def _load(self, load: Load, before: Any, progress: Progress | None = None) -> None:
         loader = self._loaders[load.when]
         started, counts, reached = time.perf_counter(), Counter[str](), load.start
         with finishing(progress):
             try:
-                reached = loader.load(load, counts, progress)
+                reached = loader.load(load, counts, progress, after=before)
                 loader.wait_for_device()
             # The top of a thread: a bug must end neither the engine nor leave its request waiting.
             except Exception:
@@ -181,22 +184,11 @@ class WorkerSide(Reports):
         for name in dict.fromkeys(used):
             self._store.promote(name)
 
-    def _save(self, save: Save, computed: Any) -> None:
+    def _save(self, save: Save, before: Any) -> None:
         try:
-            if computed is not None:
-                computed.synchronize()
-            for piece in save.pieces:
-                shape = self._cache.shape(piece.end - piece.start)
-                layers = self._cache.read(save.block_ids, piece.start, piece.end, self._saving)
-                metadata = {
-                    "digest": piece.digest,
-                    "start": str(piece.start),
-                    "model": piece.name.model,
-                    "scope": piece.scope,
-                }
-                name = self._named(piece)
-                if self._store.add(name, shape, layers, piece.cubes, metadata, piece.generation):
-                    self._count("saved_tokens", piece.end - piece.start)
+            self._save_stream.after(before)
+            with self._save_stream.used():
+                self._save_pieces(save)
             if time.monotonic() - self._swept > _SWEEP_SECONDS:
                 self._sweep()
         except OSError as error:
@@ -209,20 +201,26 @@ class WorkerSide(Reports):
         with self._lock:
             self._saved.add(save.request_id)
 
+    def _save_pieces(self, save: Save) -> None:
+        for piece in save.pieces:
+            shape = self._cache.shape(piece.end - piece.start)
+            layers = self._cache.read(save.block_ids, piece.start, piece.end, self._saving)
+            metadata = {
+                "digest": piece.digest,
+                "start": str(piece.start),
+                "model": piece.name.model,
+                "scope": piece.scope,
+            }
+            name = self._named(piece)
+            if self._store.add(name, shape, layers, piece.cubes, metadata, piece.generation):
+                self._count("saved_tokens", piece.end - piece.start)
+
     def _named(self, piece: Piece) -> SegmentName:
         return dataclasses.replace(piece.name, rank=self._rank)
 
     def _count(self, name: str, amount: float) -> None:
         with self._lock:
             self._counts[name] += amount  # type: ignore[assignment]
-
-    def _after_computing(self) -> Any:
-        """An event behind the device's queued work; None on a CPU."""
-        if self._cache.device.type != "cuda":
-            return None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event
 
 
 @dataclasses.dataclass(slots=True)
