@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     command = ServeSubcommand()
-    parser = FlexibleArgumentParser(description="vLLM's server")
+    parser = FlexibleArgumentParser(description="vLLM's server")  # type: ignore[no-untyped-call]
     command.subparser_init(parser.add_subparsers(required=True, dest="subparser"))
     parsed = parser.parse_args([command.name, *arguments])
     command.validate(parsed)

@@ -92,15 +92,16 @@ class WarmUp:
     async def _chat(self) -> None:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-        request = ChatCompletionRequest(
-            model=self._model,
-            messages=[{"role": "user", "content": QUESTION}],
-            max_tokens=_REPLY_TOKENS,
-            temperature=0,
-            stream=True,
-            user=str(_PERSON),
-            memory={"write": False},
-        )
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": QUESTION}],
+            "max_tokens": _REPLY_TOKENS,
+            "temperature": 0,
+            "stream": True,
+            "user": _PERSON,
+            "memory": {"write": False},
+        }
+        request = ChatCompletionRequest.model_validate(body)
         scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
         token = PRINCIPAL.set(_PRINCIPAL)
         try:

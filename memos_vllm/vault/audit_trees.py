@@ -21,6 +21,7 @@ from memos_vllm.governance.merkle import Frontier
 from memos_vllm.vault import audit
 from memos_vllm.vault.audit_tables import AuditEntryRow, AuditTreeRow
 from memos_vllm.vault.database import Database
+from memos_vllm.vault.upsert import insert_absent
 
 _SEAL_LOCK = 0x6D656D6F74
 _BATCH = 10_000
@@ -130,9 +131,9 @@ class AuditTrees:
     def _row(session: Session, tenant: str) -> AuditTreeRow:
         row = session.get(AuditTreeRow, tenant, with_for_update=True)
         if row is None:
-            row = AuditTreeRow(tenant=tenant, sealed=0, checkpoint=None, nodes="", delivered=0)
-            session.add(row)
-            session.flush()
+            new = {"sealed": 0, "checkpoint": None, "nodes": "", "delivered": 0}
+            insert_absent(session, AuditTreeRow, tenant=tenant, **new)
+            row = session.get_one(AuditTreeRow, tenant, with_for_update=True)
         return row
 
 

@@ -32,6 +32,7 @@ from memos_vllm.governance.audit_keys import AuditKeys
 from memos_vllm.vault.audit import WRITTEN
 from memos_vllm.vault.quotas import Quotas
 from memos_vllm.vault.tables import SettingRow
+from memos_vllm.vault.upsert import insert_absent
 
 LIVE_SECONDS = 20.0
 """How long a server counts as running after it has said so."""
@@ -202,11 +203,8 @@ class Database:
         Of several, which a rotation leaves (`secret_ring`), the newest.
         """
         with self.write() as session:
-            row = session.get(SettingRow, name)
-            if row is None:
-                row = SettingRow(key=name, value=secrets.token_hex(32))
-                session.add(row)
-            return bytes.fromhex(row.value.split()[0])
+            insert_absent(session, SettingRow, key=name, value=secrets.token_hex(32))
+            return bytes.fromhex(session.get_one(SettingRow, name).value.split()[0])
 
     def dispose(self) -> None:
         self.engine.dispose()

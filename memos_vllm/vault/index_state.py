@@ -15,6 +15,7 @@ from memos_vllm.vault import items
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.items import IndexedItem, Owner, PartKey
 from memos_vllm.vault.tables import CubeRow, ItemRow, OwnerRow, SettingRow
+from memos_vllm.vault.upsert import put_setting
 
 _SIGNATURE, _SERVING, _BUILDING = "index_signature", "index_serving", "index_building"
 
@@ -60,8 +61,8 @@ class IndexState:
     def serve(self, serving: Serving) -> None:
         """Record other vectors as those that serve; nothing is being built then."""
         with self._database.write() as session:
-            session.merge(SettingRow(key=_SIGNATURE, value=serving.signature))
-            session.merge(SettingRow(key=_SERVING, value=json.dumps(dataclasses.asdict(serving))))
+            put_setting(session, _SIGNATURE, serving.signature)
+            put_setting(session, _SERVING, json.dumps(dataclasses.asdict(serving)))
             if (row := session.get(SettingRow, _BUILDING)) is not None:
                 session.delete(row)
 
@@ -72,7 +73,7 @@ class IndexState:
 
     def build(self, building: Building) -> None:
         with self._database.write() as session:
-            session.merge(SettingRow(key=_BUILDING, value=json.dumps(dataclasses.asdict(building))))
+            put_setting(session, _BUILDING, json.dumps(dataclasses.asdict(building)))
 
     def owners(self) -> dict[Owner, int]:
         """Every owner with its revision."""

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.jobs import READ, JobStore
 from memos_vllm.vault.tables import SettingRow
+from memos_vllm.vault.upsert import put_setting
 
 log = logging.getLogger(__name__)
 _SETTING = "legacy_jobs_taken_over"
@@ -40,7 +41,7 @@ def take_over(database: Database, url: str) -> int:
     with database.write() as session:
         for subject in subjects:
             JobStore.add_in(session, READ, subject)
-        session.merge(SettingRow(key=_SETTING, value=str(len(subjects))))
+        put_setting(session, _SETTING, str(len(subjects)))
     if subjects:
         log.info("%d jobs of version 0.1 are taken over", len(subjects))
     return len(subjects)

@@ -17,6 +17,7 @@ from memos_vllm.vault import items
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.items import IndexedItem, Owner
 from memos_vllm.vault.tables import CubeRow, ItemRow, OutboxRow, SettingRow
+from memos_vllm.vault.upsert import put_setting
 
 _SQL_BATCH = 500
 
@@ -131,4 +132,4 @@ class Outbox:
 
     def set_index_signature(self, signature: str) -> None:
         with self._database.write() as session:
-            session.merge(SettingRow(key="index_signature", value=signature))
+            put_setting(session, "index_signature", signature)

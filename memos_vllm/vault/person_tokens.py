@@ -21,6 +21,7 @@ from memos_vllm.vault.audit import record
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.secret_ring import SecretRing
 from memos_vllm.vault.tables import KeyRow, PersonTokenRow, SettingRow
+from memos_vllm.vault.upsert import insert_absent, put_setting
 
 _KIDS = "person_token_kids"
 _LOCAL = "local"
@@ -167,6 +168,8 @@ class PersonTokens:
 
         A key counts for the longest life of a token after its successor was made.
         """
+        if create:  # one process makes the first key, and the others wait for it
+            insert_absent(session, SettingRow, key=_KIDS, value="[]")
         row = session.get(SettingRow, _KIDS, with_for_update=create)
         kept: list[tuple[str, int]] = [(k, at) for k, at in json.loads(row.value)] if row else []
         if create and (rotate or not kept):
@@ -174,7 +177,7 @@ class PersonTokens:
         oldest = now_us() - tokens.LONGEST_SECONDS * 1_000_000
         counted = [each for n, each in enumerate(kept) if n == 0 or kept[n - 1][1] > oldest]
         if create and (row is None or json.dumps(counted) != row.value):
-            session.merge(SettingRow(key=_KIDS, value=json.dumps(counted)))
+            put_setting(session, _KIDS, json.dumps(counted))
         return [kid for kid, _ in counted]
 
 

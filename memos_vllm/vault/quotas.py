@@ -24,6 +24,7 @@ from memos_vllm.errors import QuotaExceeded
 from memos_vllm.governance.limits.policy import LimitsOf
 from memos_vllm.governance.principal import Principal
 from memos_vllm.vault.tables import OwnerRow, TrainingUseRow
+from memos_vllm.vault.upsert import insert_absent
 
 if TYPE_CHECKING:
     from memos_vllm.vault.database import Database
@@ -196,10 +197,9 @@ class Quotas:
     def trained(database: Database, tenant: str, seconds: float) -> None:
         """Add to a tenant's training of today."""
         with database.write() as session:
-            row = session.get(TrainingUseRow, (tenant, _today()), with_for_update=True)
-            if row is None:
-                row = TrainingUseRow(tenant=tenant, day=_today(), seconds=0)
-                session.add(row)
+            day = _today()
+            insert_absent(session, TrainingUseRow, tenant=tenant, day=day, seconds=0)
+            row = session.get_one(TrainingUseRow, (tenant, day), with_for_update=True)
             row.seconds += round(seconds)
 
     # -- inside -----------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ class CopyStream:
     """One stream, for one direction of copies; several threads may use it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def after(self, event: Any) -> None:
         """Let the copies that follow wait, on the device, for an event of `launched`."""
