@@ -4,6 +4,7 @@ Two replicas with one memory behind vllm-router (`--policy consistent_hash`), on
 People of several tenants hold chats of four turns, four at a time:
 
 reply     the client sends the `X-Session-ID` of the last reply, and none before it
+kept      the client has kept that of an earlier chat
 person    the client sends the person's id in it
 nothing   the client sends none
 A turn is warm when the replica of the person's turn before it answers.  Then each person goes on with two
@@ -33,7 +34,7 @@ from memos_vllm.system import MemorySystem
 from tests.engine.postgres import Postgres
 from tests.engine.replicas import Replicas, Router
 
-ARMS = ("reply", "person", "nothing")
+ARMS = ("reply", "kept", "person", "nothing")
 CLIENTS = 4
 _TIMEOUT = 600.0
 
@@ -56,12 +57,13 @@ def main() -> None:
         keys = stored(replicas, everyone)
         declare(Host(replicas.servers[0]), keys)
         arm = Ours("ours", Host(replicas.servers[0]), keys)
-        chats = {}
+        chats: dict[str, list[Chat]] = {}
         for number, sends in enumerate(ARMS):
-            chats[sends] = held(router.url, everyone, number, arm, sends)
+            kept = [chat.header for chat in chats["reply"]] if sends == "kept" else None
+            chats[sends] = held(router.url, everyone, number, arm, sends, kept)
             record.rows.append(routed(sends, chats[sends]))
             print(record.rows[-1], flush=True)
-        record.rows += moved(replicas, everyone, chats["reply"], chats["person"])
+        record.rows += moved(replicas, everyone, chats["kept"], chats["person"])
     record.headline = headline(record.rows)
     record.finish(quick=arguments.quick, out=arguments.out)
 
@@ -73,7 +75,8 @@ def bed(folder: Path) -> Iterator[tuple[Replicas, Router]]:
         database.start()
         flags = (*FLAGS, "--middleware", "benchmarks.routing.named.Named")
         replicas = Replicas(folder, database.url, flags)
-        replicas.environment.update(OURS_SETTINGS)
+        for server in replicas.servers:
+            server.set(**OURS_SETTINGS)
         with replicas.running(), Router(replicas).running() as router:
             yield replicas, router
     finally:
@@ -91,18 +94,30 @@ def stored(replicas: Replicas, everyone: Sequence[Person]) -> dict[str, str]:
         system.close()
 
 
-def held(url: str, everyone: Sequence[Person], number: int, arm: Ours, sends: str) -> list[Chat]:
-    """A chat of each person, several at a time."""
+def held(
+    url: str,
+    everyone: Sequence[Person],
+    number: int,
+    arm: Ours,
+    sends: str,
+    kept: Sequence[str | None] | None = None,
+) -> list[Chat]:
+    """A chat of each person, several at a time.
 
-    def talk(person: Person) -> Chat:
-        chat = Chat(person, number, arm, sends)
+    Args:
+        kept: session header of each person's earlier chat.
+    """
+
+    def talk(place: int) -> Chat:
+        person = everyone[place]
+        chat = Chat(person, number, arm, sends, kept[place] if kept is not None else None)
         for question in person.questions(number):
             with httpx.Client(timeout=_TIMEOUT) as http:  # a router may keep a connection's replica
                 chat.ask(http, url, question)
         return chat
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        return list(pool.map(talk, everyone))
+        return list(pool.map(talk, range(len(everyone))))
 
 
 def routed(sends: str, chats: Sequence[Chat]) -> dict[str, Any]:

@@ -28,17 +28,22 @@ class Turn:
 
 
 class Chat:
-    """One conversation of a person; it sends the session header of its last reply where it is told to."""
+    """One conversation of a person."""
 
-    def __init__(self, person: Person, number: int, arm: Ours, sends: str) -> None:
+    def __init__(
+        self, person: Person, number: int, arm: Ours, sends: str, kept: str | None = None
+    ) -> None:
         """
         Args:
-            sends: `reply`: the header of the last reply; `person`: the person's id; `nothing`.
+            sends: `reply` or `kept`: the session header of the last reply; `person`: the person's id;
+                `nothing`.
+            kept: header of an earlier chat, for the first turn.
         """
         self.person, self._arm, self._sends = person, arm, sends
         self._session = f"{person.name}-chat-{number}"
         self._messages: list[dict[str, str]] = []
-        self._header: str | None = person.name if sends == "person" else None
+        self.header = person.name if sends == "person" else kept
+        """Session header of the next turn."""
         self.turns: list[Turn] = []
 
     def ask(self, http: httpx.Client, url: str, question: str) -> Turn:
@@ -51,11 +56,11 @@ class Chat:
         body = self._arm.body(self.person, self._messages, self._session) | _STREAM
         body |= {"max_tokens": REPLY_TOKENS, "ignore_eos": True}
         headers = self._arm.headers(self.person)
-        if self._header is not None:
-            headers[SESSION] = self._header
+        if self.header is not None:
+            headers[SESSION] = self.header
         turn, text, header = _streamed(http, url, body, headers)
-        if self._sends == "reply":
-            self._header = header
+        if self._sends in ("reply", "kept"):
+            self.header = header
         self._messages.append({"role": "assistant", "content": text})
         self.turns.append(turn)
         return turn

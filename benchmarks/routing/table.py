@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks.markdown import table_of
 
 _SENDS = {
-    "reply": "the `X-Session-ID` of the last reply",
+    "reply": "the `X-Session-ID` of the last reply, none in the first turn",
+    "kept": "the same, kept from an earlier chat",
     "person": "the person's id as `X-Session-ID`",
     "nothing": "none",
 }

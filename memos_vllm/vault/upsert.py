@@ -1,4 +1,4 @@
-"""Rows that several processes make at once: whoever is second finds the first one's.
+"""Rows that several processes make at once: the second one finds the row of the first.
 
 On Postgres two transactions both find that a row is absent, and the second insert ends its whole transaction. Two
 servers that start on a new database are such processes.

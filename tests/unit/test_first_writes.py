@@ -52,7 +52,7 @@ def servers(database_url: str) -> Iterator[list[Database]]:
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_whoever_is_second_finds_the_row_of_the_first(servers, name):
+def test_the_second_server_finds_the_row_of_the_first(servers, name):
     barrier = threading.Barrier(SERVERS)
 
     def begin(database: Database) -> Any:
