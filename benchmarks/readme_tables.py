@@ -46,6 +46,7 @@ from benchmarks.retrieval_tables import (
 )
 from benchmarks.routing.table import routing
 from benchmarks.serving.table import serving
+from benchmarks.start.table import start
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 SHORT = "_short"
@@ -91,6 +92,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "crash": crash,
     "serving": serving,
     "routing": routing,
+    "start": start,
 }
 
 

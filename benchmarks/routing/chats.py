@@ -87,7 +87,7 @@ def _streamed(
                     text.append(content)
         details = usage["prompt_tokens_details"] or {}
         turn = Turn(
-            reply.headers[HEADER],
+            reply.headers.get(HEADER, ""),
             (first or time.perf_counter()) - began,
             usage["prompt_tokens"],
             details.get("cached_tokens") or 0,

@@ -1,0 +1,1 @@
+"""What a start costs, and the first chat behind it."""
