@@ -119,8 +119,8 @@ def serve(
         flags = with_priorities(flags)
     if not keys_exist and not has_engine_key(flags, environment):
         flags = keep_on_loopback(flags)
-    servers = api_servers(flags, settings)
     installed = installed_vllm()
+    servers = api_servers(flags, settings, installed)
     if installed == CPU_DISTRIBUTION:
         refuse_ignored(flags)
         named = [flag_name(flag) for flag in flags if flag.startswith("--")]

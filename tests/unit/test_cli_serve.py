@@ -165,6 +165,18 @@ def test_several_api_servers_need_what_they_can_share(
     assert "vllm.entrypoints.openai.api_server" in executed[0]
 
 
+def test_data_parallel_replicas_of_vllm_serve_have_an_api_server_each(
+    settings: Path, executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_module, "installed_vllm", lambda: "vllm")
+    given = ("--data-parallel-size", "2")
+    result = _serve("m", *given, "--config", str(settings), code=1)
+    assert "or give --api-server-count 1" in result.stderr
+    assert executed == []
+    for more in (("--api-server-count", "1"), ("--data-parallel-external-lb",)):
+        _serve("m", *given, *more, "--config", str(settings))
+
+
 def test_host_of_the_configuration_is_refused_too(settings: Path, executed: list[Any]) -> None:
     _configure(settings, flags={"host": "0.0.0.0"})
     _serve("m", "--config", str(settings), code=1)
