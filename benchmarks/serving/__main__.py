@@ -76,10 +76,13 @@ def main() -> None:
     if arguments.quick:
         starts, rounds, levels = 1, 1, [2]
     slices: list[Slice] = []
-    for start in range(starts):
-        for made in measured(start, rounds, levels, arguments.blocks, arguments.arms):
-            slices.append(made)
-            print(progress(made), flush=True)
+    try:
+        for start in range(starts):
+            for made in measured(start, rounds, levels, arguments.blocks, arguments.arms):
+                slices.append(made)
+                print(progress(made), flush=True)
+    except KeyboardInterrupt:
+        print("stopped: the record has what was measured so far", flush=True)
     record = Record("serving", rows=rows(slices, drop=not arguments.quick))
     record.headline = headline(slices, drop=not arguments.quick)
     record.config = {
