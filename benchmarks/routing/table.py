@@ -22,8 +22,18 @@ def routing(record: Mapping[str, Any]) -> str:
         shown = _SENDS[row["client_sends"]] if "client_sends" in row else _PLACES[row["replica"]]
         share = f"{100 * row['warm_share']:.0f} %" if "warm_share" in row else ""
         cached = f"{100 * row['cached_share']:.0f} %"
-        lines.append([shown, str(row["turns"]), share, cached, f"{1000 * row['ttft_p50']:,.0f}"])
-    head = ["session header", "turns", "at the warm replica", "tokens cached", "TTFT P50, ms"]
+        used = str(row.get("replicas", ""))
+        lines.append(
+            [shown, str(row["turns"]), used, share, cached, f"{1000 * row['ttft_p50']:,.0f}"]
+        )
+    head = [
+        "session header",
+        "turns",
+        "replicas",
+        "at the warm replica",
+        "tokens cached",
+        "TTFT P50, ms",
+    ]
     config = record["config"]
     note = (
         f"{config['people']} people of several tenants, {config['turns']} turns of a chat each, "

@@ -48,6 +48,10 @@ def serving(record: Mapping[str, Any]) -> str:
         f"tokens per second, within a round: {'; '.join(ratios)}. With nothing to say, over no memory: "
         f"{'; '.join(quiet)}."
     )
+    if left_out := config.get("left_out"):
+        note += f" Left out: {left_out}."
+    if errors := config.get("errors"):
+        note += f" Errors: `{'`, `'.join(errors)}`."
     return f"{table_of(head, lines)}\n\n{note}"
 
 
