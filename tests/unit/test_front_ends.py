@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import pkgutil
@@ -102,7 +103,10 @@ def test_every_front_end_of_the_installed_vllm_is_known(package):
 def test_every_flag_of_vllm_for_another_protocol_is_refused():
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    cli_args = pytest.importorskip("vllm.entrypoints.launchers.cli_args")
+    try:
+        cli_args = importlib.import_module("vllm.entrypoints.common.cli_args")  # from 0.33 on
+    except ModuleNotFoundError:
+        cli_args = pytest.importorskip("vllm.entrypoints.launchers.cli_args")
     parser = cli_args.make_arg_parser(FlexibleArgumentParser())
     flags = {flag for action in parser._actions for flag in action.option_strings}
     others = {flag for flag in flags if "grpc" in flag or "frontend" in flag}
