@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,9 +172,11 @@ def started(
         ),
         beside,
     )
-    own = Host(Server(folder, home=folder / "home", flags=flags, environment=OURS_SETTINGS))
-    hosts = [bare, lmcache, own]
     with contextlib.ExitStack() as stack:
+        memory = {"MEMOS__KV__RAM_PATH": stack.enter_context(shared_memory())}
+        settings = OURS_SETTINGS | memory
+        own = Host(Server(folder, home=folder / "home", flags=flags, environment=settings))
+        hosts = [bare, lmcache, own]
         for host in hosts[turn % 3 :] + hosts[: turn % 3]:
             stack.enter_context(host.running())
             if host is own:
@@ -186,6 +189,12 @@ def started(
             Ours(OURS, own, keys),
             Quiet(QUIET, own, keys),
         ]
+
+
+def shared_memory() -> contextlib.AbstractContextManager[str]:
+    """A folder for `kv.ram_path` that is gone behind the servers: a killed one leaves its files."""
+    shared = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None)
 
 
 def declare(host: Host, keys: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ import httpx
 
 from benchmarks.record import Record, output_arguments
 from benchmarks.routing.chats import Chat
-from benchmarks.serving.arms import FLAGS, OURS_SETTINGS, Host, Ours, declare, fill
+from benchmarks.serving.arms import FLAGS, OURS_SETTINGS, Host, Ours, declare, fill, shared_memory
 from benchmarks.serving.people import CHAT_TURNS, Person, people
 from memos_vllm.config.load import load_config
 from memos_vllm.demo.embedder import demo_embedder_path
@@ -47,11 +47,11 @@ def main() -> None:
         options=f"--repetitions {repetitions}",
         config={"repetitions": repetitions, "people": PEOPLE, "turns": CHAT_TURNS},
     )
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, shared_memory() as memory:
         folder, everyone = Path(name), people()[:PEOPLE]
         keys = stored(folder / "home", everyone)
         for repetition in range(repetitions):
-            for row in measured(folder, everyone, keys, repetition):
+            for row in measured(folder, memory, everyone, keys, repetition):
                 print(row, flush=True)
                 record.rows.append(row)
     record.headline = headline(record.rows, repetitions)
@@ -69,12 +69,12 @@ def stored(home: Path, everyone: Sequence[Person]) -> dict[str, str]:
 
 
 def measured(
-    folder: Path, everyone: Sequence[Person], keys: dict[str, str], repetition: int
+    folder: Path, memory: str, everyone: Sequence[Person], keys: dict[str, str], repetition: int
 ) -> list[dict[str, Any]]:
     rows = [
         {"start": "bare", "seconds": started(Server(folder, home=None, flags=FLAGS), "/health")}
     ]
-    warm = with_memory(folder, warm_up=True)
+    warm = with_memory(folder, memory, warm_up=True)
     arm, person = Ours("ours", Host(warm), keys), everyone[repetition % len(everyone)]
     chat = Chat(person, 10 * repetition, arm, "nothing")
     questions = person.questions(10 * repetition)
@@ -89,7 +89,7 @@ def measured(
             finally:
                 warm.kill()
             rows.append({"start": name, "seconds": seconds, **told(turns)})
-        cold = with_memory(folder, warm_up=False)
+        cold = with_memory(folder, memory, warm_up=False)
         other = everyone[(repetition + 1) % len(everyone)]
         seconds = started(cold, "/health", stop=False)
         chat = Chat(other, 10 * repetition + 2, arm, "nothing")
@@ -102,8 +102,12 @@ def measured(
     return [{"repetition": repetition, **row} for row in rows]
 
 
-def with_memory(folder: Path, *, warm_up: bool) -> Server:
-    settings = {**OURS_SETTINGS, "MEMOS__SERVE__WARM_UP": str(warm_up).lower()}
+def with_memory(folder: Path, memory: str, *, warm_up: bool) -> Server:
+    settings = {
+        **OURS_SETTINGS,
+        "MEMOS__KV__RAM_PATH": memory,
+        "MEMOS__SERVE__WARM_UP": str(warm_up).lower(),
+    }
     return Server(folder, home=folder / "home", flags=FLAGS, environment=settings)
 
 
