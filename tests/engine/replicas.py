@@ -144,6 +144,7 @@ class Router:
             *(sys.executable, "-m", "vllm_router.launch_router"),
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--worker-urls", *self._urls, "--policy", "consistent_hash"),
+            *("--cb-failure-threshold", "3", "--cb-timeout-duration-secs", "10"),
             *("--prometheus-port", str(free_port())),
         ]
         with self._log.open("ab") as log:
