@@ -24,7 +24,7 @@ class ReadyView(BaseModel):
     waits_for: str | None = Field(description="null: nothing")
 
 
-@router.get("/ready", response_model=ReadyView, responses={503: {"model": ReadyView}})
+@router.get("/ready", include_in_schema=False)  # a probe, as vLLM's /health: no errors, no examples
 def ready(request: Request) -> JSONResponse:
     """200 when a chat has gone through every part, 503 before."""
     state: Readiness = request.app.state.memos_ready
