@@ -63,7 +63,7 @@ def api_servers(flags: Sequence[str], settings: Config, installed: str) -> int:
         problems.append("`database.url` has to be PostgreSQL")
     if settings.chroma.mode != "http":
         problems.append("`chroma.mode` has to be `http`")
-    if "enable-lora" in names:
+    if "enable-lora" in names and not any(flag.startswith("--no-enable-lora") for flag in flags):
         problems.append(
             "--enable-lora has to go: one process cannot know which adapters the others compute with"
         )

@@ -124,6 +124,11 @@ def _check(system: MemorySystem, args: Namespace, engine_keys: tuple[str, ...]) 
         log.warning(
             "no API key exists: this server answers its own machine only, as the one tenant `local`"
         )
+    if (getattr(args, "api_server_count", None) or 1) > 1 and getattr(args, "enable_lora", False):
+        raise ConfigError(
+            "--api-server-count above 1 does not go with --enable-lora: one process cannot know which adapters the "
+            "requests of the others compute with"
+        )
     if getattr(envs, "VLLM_ENABLE_RESPONSES_API_STORE", False) and keys_exist:
         raise ConfigError(
             "VLLM_ENABLE_RESPONSES_API_STORE keeps replies of all tenants in one place, where any of them "

@@ -107,10 +107,14 @@ class WarmUp:
         try:
             reply = await self._serving.create_chat_completion(request, Request(scope))
             if not hasattr(reply, "__aiter__"):
+                error = getattr(reply, "error", reply)
+                if getattr(error, "code", 500) >= 500:
+                    raise Unavailable(f"the first chat is answered with {error}")
                 # No chat template, most likely: there is no chat that could be answered.
-                log.warning("the server answers no chat: %s", getattr(reply, "error", reply))
+                log.warning("the server answers no chat: %s", error)
                 return
-            async for _ in reply:
-                pass
+            async for chunk in reply:
+                if chunk.startswith('data: {"error"'):
+                    raise Unavailable(f"the first chat ends with {chunk.strip()}")
         finally:
             PRINCIPAL.reset(token)
