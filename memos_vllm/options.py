@@ -40,10 +40,11 @@ class MemoryOptions(BaseModel):
         None, description="store this turn; default: what the key's role allows"
     )
     required: bool = Field(False, description="503 instead of a reply without memory")
-    kv: Literal["exact", "near", "none"] = Field(
+    kv: Literal["exact", "near", "compact", "none"] = Field(
         "exact",
         description="exact: stored KV of the same tokens at the same positions; near: approximate KV "
-        "where no exact KV is stored; none: compute KV for this request, and do not store it",
+        "where no exact KV is stored; compact: KV in fewer places than the text has tokens, of cubes that have "
+        "a compact; none: compute KV for this request, and do not store it",
     )
     adapter: Annotated[str, Field(max_length=200)] | Literal[False] | None = Field(
         None,

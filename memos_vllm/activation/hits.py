@@ -17,7 +17,7 @@ from memos_vllm.activation.orders import FIELD
 Source = Literal["engine", "memory", "disk", "lmcache"]
 """Blocks of the engine, files in shared memory, files on disk or LMCache; the last two may be of another
 server."""
-Kind = Literal["exact", "near", "conversation"]
+Kind = Literal["exact", "near", "compact", "conversation"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,7 +55,11 @@ def take(output: Any) -> list[Loaded] | None:
 
 
 def hits_of(
-    cached: int, loaded: Sequence[Loaded], head: int, near: Sequence[tuple[int, int]] = ()
+    cached: int,
+    loaded: Sequence[Loaded],
+    head: int,
+    near: Sequence[tuple[int, int]] = (),
+    compact: Sequence[tuple[int, int]] = (),
 ) -> list[Hits]:
     """Cached tokens by kind and source, in the order of the prompt.
 
@@ -64,15 +68,18 @@ def hits_of(
             a load failed.
         head: tokens in front of the conversation.
         near: (start, end) of approximate segments.
+        compact: (start, end) of the places of each compact.
     """
     borders = {0, cached, head, *(b for each in loaded for b in (each.start, each.end))}
-    borders.update(border for each in near for border in each)
+    borders.update(border for each in (*near, *compact) for border in each)
     ordered = sorted(border for border in borders if 0 <= border <= cached)
     found: list[Hits] = []
     for start, end in itertools.pairwise(ordered):
         kind: Kind = "exact" if start < head else "conversation"
         if any(low <= start < high for low, high in near):
             kind = "near"
+        elif any(low <= start < high for low, high in compact):
+            kind = "compact"
         sources = [each.source for each in loaded if each.start <= start < each.end]
         source: Source = sources[0] if sources else "engine"
         if found and (found[-1].kind, found[-1].source) == (kind, source):

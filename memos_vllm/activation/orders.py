@@ -60,6 +60,8 @@ class Orders:
     """Whether KV that this request computes may be saved."""
     near: tuple[Source, ...] = ()
     """Sources of the segments behind the exact ones, without a gap."""
+    compact: tuple[Source, ...] = ()
+    """Sources of the segments whose tokens are places of a compact: loaded, never computed."""
     conversation: Conversation | None = None
     """None: the conversation is saved in segments, or not at all."""
     shared: SharedHead | None = None
@@ -72,6 +74,7 @@ class Orders:
                 "segments": [[s.end, s.scope, list(s.cubes), s.generation] for s in self.segments],
                 "save": self.save,
                 "near": [list(dataclasses.astuple(source)) for source in self.near],
+                "compact": [list(dataclasses.astuple(source)) for source in self.compact],
                 "conversation": _plain(self.conversation),
                 "shared": list(dataclasses.astuple(self.shared)) if self.shared else None,
             }
@@ -90,11 +93,18 @@ def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
     if not _ascending([segment.end for segment in segments]):
         return None
     near = tuple(Source(*source) for source in raw.get("near", ()))
+    compact = tuple(Source(*source) for source in raw.get("compact", ()))
     save = bool(raw.get("save", True)) and not near
     conversation = _conversation(raw.get("conversation")) if save else None
     if not segments and conversation is None:
         return None
-    return Orders(segments, save, near, conversation, shared_head(params))
+    return Orders(segments, save, near, compact, conversation, shared_head(params))
+
+
+def has_places(params: Mapping[str, Any] | None) -> bool:
+    """Whether the prompt holds places of a compact, which must not be computed."""
+    raw = (params or {}).get(FIELD)
+    return isinstance(raw, Mapping) and bool(raw.get("compact"))
 
 
 def shared_head(params: Mapping[str, Any] | None) -> SharedHead | None:

@@ -7,6 +7,7 @@
     <disk>/quality/                                       measured cost of approximate KV (`quality`)
     <disk>/habits/                                        segments of each person's last prompts (`recent`)
     <disk>/pins/<cube>                                    cubes whose segments are not evicted
+    <disk>/compacts/                                      compacts of texts (`compacts`), not evicted
     <disk>/gone/                                          deleted cubes and scopes (`tombstones`)
     <disk>/lmcache/                                       objects in LMCache (`lmcache`)
 
@@ -19,6 +20,7 @@ nothing back.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -27,6 +29,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from memos_vllm.activation.compacts import CompactNotes
 from memos_vllm.activation.erase import SUFFIX, wipe
 from memos_vllm.activation.lmcache import RemoteKV
 from memos_vllm.activation.names import SegmentName, scope_folder
@@ -54,6 +57,7 @@ class SegmentStore:
         self.quality = QualityNotes(folder / "quality")
         self.recent = RecentSegments(folder / "habits")
         self._pins = folder / "pins"
+        self.compacts = CompactNotes(folder / "compacts")
         self.disk = Tier("disk", folder / "segments", config.max_bytes)
         self.ram = _ram_tier(config, folder)
         self.remote = RemoteKV(config, folder / "lmcache")
@@ -160,11 +164,17 @@ class SegmentStore:
         return (self._pins / short(cube)).exists()
 
     def pinned(self) -> set[str]:
-        """Names (`str`) of the segments whose prefix contains a pinned cube."""
-        return {
+        """Names (`str`) of the segments whose prefix contains a pinned cube, and of the compacts."""
+        of_cubes = {
             str(name)
             for pin in self._pins.glob("*")
             for name in self._marked(self._cubes / pin.name)
+        }
+        return of_cubes | {
+            str(dataclasses.replace(name, rank=rank))
+            for _, compact in self.compacts.all()
+            for name in (compact.name,)
+            for rank in compact.ranks
         }
 
     def sizes(self, cube: str, scopes: Iterable[str] | None = None) -> dict[SegmentName, int]:
@@ -208,6 +218,9 @@ class SegmentStore:
                 with contextlib.suppress(OSError):
                     if time.time() - mark.stat().st_mtime > _MARK_SECONDS:
                         mark.unlink()
+        for text, compact in self.compacts.all():
+            if self.where(compact.name) is None:
+                self.compacts.remove(text)
 
     def make_folders(self) -> None:
         """Make the folders, for this user alone; before the first write, never for a lookup."""

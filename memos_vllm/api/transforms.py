@@ -13,7 +13,7 @@ from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.api.strict import StrictRoute
 from memos_vllm.transforms import submit
-from memos_vllm.transforms.requests import Decode, Distill, Recover
+from memos_vllm.transforms.requests import Compact, Decode, Distill, Recover
 from memos_vllm.vault.set_aside import FailedJob, SetAside
 from memos_vllm.vault.transform_records import Transform
 from memos_vllm.vault.transform_rows import JobState
@@ -44,7 +44,7 @@ class JobPage(Strict):
 class FailedJobView(Strict):
     id: str
     kind: str = Field(
-        description="remember (a turn), read, purge, restore, erase; distill, decode, recover"
+        description="remember (a turn), read, purge, restore, erase; distill, compact, decode, recover"
     )
     person: str | None
     created: datetime
@@ -80,6 +80,20 @@ def distill_cube(
 ) -> JobView:
     """Train an adapter on the cube's text. It becomes active if it passes its gate."""
     return view(submit.distill(system, caller, ref, request or Distill()))
+
+
+@router.post("/cubes/{ref}/compact", status_code=202)
+def compact_cube(
+    system: System,
+    caller: Caller,
+    ref: Ref,
+    request: Annotated[Compact | None, Body(examples=[{"method": "match", "ratio": 4}])] = None,
+) -> JobView:
+    """Make KV of the cube's text in fewer places than it has tokens, for `memory.kv: "compact"`.
+
+    It is stored if it passes its gate, in place of an older one; a change of the cube deletes it.
+    """
+    return view(submit.compact(system, caller, ref, request or Compact()))
 
 
 @router.post("/cubes/{ref}/decode", status_code=202)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -30,8 +31,20 @@ from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.salt import Isolation, cache_salt
 from memos_vllm.ports import AttachedAdapter
 
+log = logging.getLogger(__name__)
 ENGINE_ITSELF = Principal(TenantId(""), Role.READER, "engine")
 """The principal outside a request (warm-up, health checks): its salt belongs to no tenant."""
+
+
+@dataclasses.dataclass
+class TextPrompt:
+    """A prompt for the case that the KV of the compacts in another one cannot be loaded."""
+
+    tokens: list[int]
+    kv_orders: dict[str, Any]
+    places: list[int]
+    """The tokens of the prompt that is sent instead."""
+    is_used: bool = False
 
 
 @dataclasses.dataclass
@@ -47,6 +60,8 @@ class EngineCall:
     """Orders to the KV connector, as `kv_transfer_params`."""
     private_salt: str | None = None
     """Narrows the salt to this request alone: its blocks are approximate."""
+    text: TextPrompt | None = None
+    """The same prompt with its text, where the one that is sent has places of compacts; None: it has none."""
     rendered: tuple[Any, Any] | None = None
     """(request, vLLM's rendering of it), so that the handler does not render it again."""
     on_output: Callable[[Any], None] | None = None
@@ -174,6 +189,15 @@ def install(engine_client: Any, salter: Salter, queue: FairQueue | None = None) 
         call = current_call()
         check_integers(sampling_params, kwargs.get("priority") or 0)
         salter.strip(sampling_params)
+
+        def with_text(text: TextPrompt) -> AsyncGenerator[Any, None]:
+            params = sampling_params.clone()
+            _order(params, text.kv_orders)
+            whole = {**prompt, "prompt_token_ids": text.tokens}
+            return generate(salter.salted(whole), params, f"{request_id}-text", **kwargs)  # type: ignore[no-any-return]
+
+        if call.text is not None:
+            _check_places(call, prompt)
         _order(sampling_params, call.kv_orders)
         if call.adapter is not None:
             kwargs["lora_request"] = call.adapter.request
@@ -181,6 +205,8 @@ def install(engine_client: Any, salter: Salter, queue: FairQueue | None = None) 
         outputs: AsyncGenerator[Any, None] = generate(
             salter.salted(prompt), sampling_params, request_id, **kwargs
         )
+        if call.text is not None and not call.text.is_used:
+            outputs = _or_text(outputs, call, with_text)
         if call.is_background:
             return outputs
         counted = _counted(outputs, prompt, sampling_params)
@@ -198,6 +224,53 @@ def install(engine_client: Any, salter: Salter, queue: FairQueue | None = None) 
 
     engine_client.generate, engine_client.encode = salted_generate, salted_encode
     setattr(engine_client, _MARK, True)
+
+
+def _check_places(call: EngineCall, prompt: Any) -> None:
+    """See that the prompt with places is the one that was ordered, or that with its text.
+
+    Raises:
+        NotBuilt: it is another: its places would be computed.
+    """
+    text = call.text
+    given = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
+    if text is None or given == text.places:
+        return
+    if given != text.tokens:
+        raise NotBuilt("this request changes its prompt: `memory.kv: compact` does not go with it")
+    text.is_used, call.private_salt, call.kv_orders = True, None, text.kv_orders
+
+
+async def _or_text(
+    outputs: AsyncGenerator[Any, None],
+    call: EngineCall,
+    with_text: Callable[[TextPrompt], AsyncGenerator[Any, None]],
+) -> AsyncGenerator[Any, None]:
+    """The outputs; those of the prompt with its text where the KV of the places could not be loaded.
+
+    Before the first token only: behind it, the error is the client's.
+    """
+    text, has_begun = call.text, False
+    try:
+        async for output in outputs:
+            choices = _choices(output)
+            if not has_begun and any(each.finish_reason == "error" for each in choices):
+                break
+            has_begun = has_begun or any(each.token_ids for each in choices)
+            yield output
+        else:
+            return
+    finally:
+        await outputs.aclose()
+    assert text is not None
+    log.warning("a compact could not be loaded: the request is answered with its text")
+    text.is_used, call.private_salt = True, None
+    again = with_text(text)
+    try:
+        async for output in again:
+            yield output
+    finally:
+        await again.aclose()
 
 
 def _order(params: Any, orders: dict[str, Any] | None) -> None:

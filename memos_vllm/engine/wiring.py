@@ -27,6 +27,8 @@ from memos_vllm.engine.doors import install as doors
 from memos_vllm.engine.kv.fingerprint import namer, weights_digest
 from memos_vllm.engine.kv.rope import rotation_problem
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
+from memos_vllm.engine.kv_plan.compact import CompactPlanner, Vocabulary
+from memos_vllm.engine.kv_plan.compact_store import CompactStore
 from memos_vllm.engine.kv_plan.near import NearPlanner
 from memos_vllm.engine.kv_plan.orders import KVOrders
 from memos_vllm.engine.kv_plan.planner import ChainPlanner
@@ -35,6 +37,7 @@ from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.engine.kv_plan.promoter import Promoter
 from memos_vllm.engine.kv_plan.rekey import Rekeyer
 from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
+from memos_vllm.engine.patches import required_loads
 from memos_vllm.engine.warm import StartTimes
 from memos_vllm.erasure.eraser import Eraser
 from memos_vllm.errors import EmbedderUnavailable
@@ -71,6 +74,7 @@ class MemoryEngine:
 class _ActivationMemory:
     orders: KVOrders
     activator: EngineActivator
+    compacts: CompactStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +187,7 @@ async def _attach_chat(
     examiner.start()
     atexit.register(examiner.stop)
     if system.config.training.in_server:
-        _start_transforms(host, writer=writer, renderer=renderer, activator=activator)
+        _start_transforms(host, writer=writer, renderer=renderer, kv=kv)
     return MemoryEngine(pipeline, adapters=adapters, activator=activator, tasks=host.tasks)
 
 
@@ -271,12 +275,14 @@ async def _activation(
             TensorStore(segments), namer=names, recent=segments.recent, scopes=scopes, spawn=spawn
         )
     block_size = host.vllm_config.cache_config.block_size
+    vocabulary = Vocabulary(len(renderer.inner_tokenizer), planner.special)
     spawn(builder.measure())
     atexit.register(segments.empty_memory)
     return _ActivationMemory(
         KVOrders(
             planner,
             near=near,
+            compacts=_compacts(host, builder, scopes, vocabulary),
             promoter=promoter,
             prefetcher=prefetcher,
             block_size=block_size,
@@ -287,6 +293,20 @@ async def _activation(
             rekeyer=Rekeyer(TensorStore(segments), names, scopes),
         ),
         activator,
+        CompactStore(
+            TensorStore(segments), names, scopes, vocabulary, host.vllm_config.model_config.dtype
+        ),
+    )
+
+
+def _compacts(
+    host: _Host, builder: ChainBuilder, scopes: Scopes, vocabulary: Vocabulary
+) -> CompactPlanner:
+    problem = rotation_problem(host.vllm_config)
+    if not required_loads.is_possible():
+        problem = "this vLLM cannot end a request whose KV is not loaded"
+    return CompactPlanner(
+        host.system.segments, builder, scopes, host.tasks.spawn, vocabulary, problem
     )
 
 
@@ -358,7 +378,7 @@ def _start(host: _Host, rememberer: Rememberer) -> None:
 
 
 def _start_transforms(
-    host: _Host, writer: EngineWriter, renderer: PromptRenderer, activator: EngineActivator | None
+    host: _Host, writer: EngineWriter, renderer: PromptRenderer, kv: _ActivationMemory | None
 ) -> None:
     """Start the worker of jobs that make one kind of memory from another."""
     model = host.vllm_config.model_config
@@ -366,7 +386,7 @@ def _start_transforms(
         host.system,
         (model.model, model.revision),
         (writer, renderer.tokenizer.escape),
-        kept=EngineKV(activator, host.loop) if activator is not None else None,
+        kept=EngineKV(kv.activator, host.loop, kv.compacts) if kv is not None else None,
         threads=max(1, (os.cpu_count() or 2) // 2),
     )
     worker = TransformWorker(runner)

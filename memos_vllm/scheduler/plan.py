@@ -24,16 +24,19 @@ class PlanEntry(PlanModel):
         description="kv: the engine had its KV; text: its KV was computed for this request; adapter: it "
         "was attached to the model",
     )
-    kv: Literal["exact", "near", "prefill"] | None = Field(
+    kv: Literal["exact", "near", "compact", "prefill"] | None = Field(
         None, description="origin of its KV; null: activation memory was not used"
+    )
+    places: int | None = Field(
+        None, description="with `compact`: tokens of the prompt that stand for its text"
     )
     context: str | None = Field(
         None, description="with `near`: context in which its KV was computed"
     )
     expected_kl: float | None = Field(
         None,
-        description="with `near`: measured KL divergence of KV from that context, nats; null: not "
-        "measured yet",
+        description="with `near`: measured KL divergence of KV from that context, nats; with `compact`: of "
+        "held-out answers from those with the text; null: not measured yet",
     )
     placement: Placement
     item: str | None = Field(None, description="null: the whole cube")
@@ -95,8 +98,9 @@ class Forgot(PlanModel):
 class CachedTokens(PlanModel):
     """Tokens of the prompt that were not computed, in the order of the prompt."""
 
-    kind: Literal["exact", "near", "conversation"] = Field(
-        description="the prompt's head with its cubes, approximate KV of it, or what comes behind"
+    kind: Literal["exact", "near", "compact", "conversation"] = Field(
+        description="the prompt's head with its cubes, approximate KV of it, places of compacts, or what "
+        "comes behind"
     )
     source: Literal["engine", "memory", "disk", "lmcache"] = Field(
         description="the engine's own blocks, files in shared memory or on disk, LMCache; the last two may "

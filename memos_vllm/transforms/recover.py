@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.tombstones import short
 from memos_vllm.cube.ids import CubeVersion
-from memos_vllm.cube.model import MemCube
+from memos_vllm.cube.model import ExplicitPayload, MemCube, NewCube, NewMeta, Provenance
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.parametric.training.order import Context
+from memos_vllm.parametric.training.order import Context, Report
+from memos_vllm.transforms.requests import Recover
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -31,6 +32,19 @@ class KeptKV(Protocol):
 
         Raises:
             Unprocessable, SegmentsUnavailable, DamagedPayload
+        """
+        ...
+
+    def keep_compact(self, principal: Principal, cube: MemCube, file: Path, about: Report) -> None:
+        """Store a compact of the cube's text, in place of an older one.
+
+        Args:
+            file: as the process wrote it (`compacts.process`).
+            about: what was measured.
+
+        Raises:
+            Unprocessable: it does not fit the engine, or the cube is gone or has changed.
+            SegmentsUnavailable: it cannot be written.
         """
         ...
 
@@ -84,6 +98,28 @@ def find_segment(system: MemorySystem, principal: Principal, key: str) -> Segmen
             )
         return Segment(name, about["digest"], cubes)
     raise NotFound(f"there is no kept KV {key!r} here", param="key")
+
+
+def source_of(system: MemorySystem, principal: Principal, key: str, kept: KeptKV) -> MemCube:
+    """Version of a cube from which a segment was computed, by the segment's key.
+
+    Raises the errors of `find_segment` and `text_of_segment`.
+    """
+    return text_of_segment(system, principal, find_segment(system, principal, key), kept)
+
+
+def recovered(source: MemCube, spec: Recover, provenance: Provenance) -> NewCube:
+    """The cube of text that is made of stored KV."""
+    meta = NewMeta(
+        name=spec.name,
+        person=source.meta.person,
+        shared=source.meta.person is None,
+        state=spec.state,
+        access=source.meta.access,
+        provenance=provenance,
+        tags=["recovered"],
+    )
+    return NewCube(meta=meta, payload=ExplicitPayload(content=source.items))
 
 
 def text_of_segment(

@@ -52,6 +52,33 @@ class Recover(Strict):
     state: Literal[State.GENERATED, State.ACTIVATED] = State.GENERATED
 
 
+class Compact(Strict):
+    """Make KV of a cube's text in fewer places than it has tokens."""
+
+    method: Literal["match", "distil"] = Field(
+        "match",
+        description="match: attention matching, without gradients, seconds; distil: trained on the answers of the "
+        "model with the text in its prompt, minutes",
+    )
+    ratio: float = Field(4.0, gt=1, le=64, description="tokens of the text for each place")
+    places: int | None = Field(None, ge=1, le=65536, description="in place of `ratio`")
+    steps: int = Field(140, ge=1, le=100_000, description="distil: steps of the training")
+    learning_rate: float = Field(0.02, gt=0, lt=1, description="distil")
+    exam: list[Question] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="questions that the gate asks; distil: without any the model writes some itself",
+    )
+    max_kl: float = Field(
+        0.5,
+        gt=0,
+        description="largest mean KL of answers from those with the text in the prompt, nats; above, the cube "
+        "stays text",
+    )
+    gate: Gate = Gate()
+    max_seconds: float | None = Field(None, gt=0, description="default: `training.max_seconds`")
+
+
 class Decode(Strict):
     """Ask an adapter questions, and store its consistent answers as text."""
 

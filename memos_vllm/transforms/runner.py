@@ -12,7 +12,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from memos_vllm.cube.model import (
@@ -28,11 +28,10 @@ from memos_vllm.cube.model import (
     Provenance,
     State,
 )
-from memos_vllm.errors import Conflict, MemosError, NotFound, Unavailable, Unprocessable
-from memos_vllm.governance.principal import Principal
+from memos_vllm.errors import Conflict, MemosError, Unavailable, Unprocessable
 from memos_vllm.parametric.adapter.folders import AdapterFolders
 from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
-from memos_vllm.parametric.training.child import Child
+from memos_vllm.parametric.training.child import MODULE, Child
 from memos_vllm.parametric.training.order import (
     Context,
     Decoding,
@@ -45,19 +44,18 @@ from memos_vllm.parametric.training.order import (
 from memos_vllm.parametric.training.study import precision, study
 from memos_vllm.prompt.quoting import Escape
 from memos_vllm.system import MemorySystem
-from memos_vllm.transforms.recover import KeptKV, find_segment, text_of_segment
-from memos_vllm.transforms.requests import Decode, Distill, Recover
-from memos_vllm.transforms.sources import Sources, leaks, read_sources
+from memos_vllm.transforms import compacting
+from memos_vllm.transforms.recover import KeptKV, recovered, source_of
+from memos_vllm.transforms.requests import Compact, Decode, Distill, Recover
+from memos_vllm.transforms.sources import Sources, existing, leaks, read_sources
 from memos_vllm.transforms.submit import fitted
 from memos_vllm.transforms.warm_start import merged_start
 from memos_vllm.vault.transform_records import JobIsGone, LeaseLost, Transform
-from memos_vllm.vault.transform_rows import DISTILL, RECOVER, JobState
-from memos_vllm.vault.vault import MemVault
+from memos_vllm.vault.transform_rows import COMPACT, DISTILL, RECOVER, JobState
 from memos_vllm.writer.base import Writer
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.5
-_NOTE_CHARACTERS = 2000
+_LOOK_SECONDS, _NOTE_CHARACTERS = 0.5, 2000
 
 
 class Interrupted(Exception):
@@ -157,14 +155,25 @@ class JobRunner:
             report = self._train(job, folder, order)
             if report.outcome in ("passed", "refused") and folder.adapter.exists():
                 return self._store_adapter(job, spec, sources, folder, report)
+        elif job.kind == COMPACT:
+            report = self._compact(job, folder)
         elif job.kind == RECOVER:
             return self._recover(job, Recover.model_validate(_without(job.request, "segment")))
         else:
             report = self._decode(job, folder, Decode.model_validate(_without(job.request, "cube")))
             if report.outcome == "passed":
                 return report
-        state = JobState.FAILED if report.outcome in ("stopped", "failed") else JobState.REFUSED
-        self._end(job, state, report, None)
+        self._end(job, _state_of(report), report, None)
+        return report
+
+    def _compact(self, job: Transform, folder: JobFolder) -> Report:
+        kept, ref = self._engine_kv(), job.request["cube"]
+        spec = Compact.model_validate(_without(job.request, "cube"))
+        sources = read_sources(self._system.vault, job.principal, [ref])
+        made_of = compacting.order_of(sources.cubes[0], spec, sources)
+        report = self._train(job, folder, self._order(spec.max_seconds, **made_of))
+        if report.outcome == "passed":
+            compacting.keep(self._system, job, sources, kept, folder, report)
         return report
 
     def _context(
@@ -180,20 +189,10 @@ class JobRunner:
 
     def _recover(self, job: Transform, spec: Recover) -> Report:
         """Trace stored KV back to its text, and store that as a cube."""
-        principal, kept = job.principal, self._engine_kv()
-        segment = find_segment(self._system, principal, job.request["segment"])
-        source = text_of_segment(self._system, principal, segment, kept)
-        report = Report(outcome="passed")
-        meta = NewMeta(
-            name=spec.name,
-            person=source.meta.person,
-            shared=source.meta.person is None,
-            state=spec.state,
-            access=source.meta.access,
-            provenance=self._provenance(job, {source.meta.id: source.meta.version}, report),
-            tags=["recovered"],
-        )
-        new = NewCube(meta=meta, payload=ExplicitPayload(content=source.items))
+        principal, report = job.principal, Report(outcome="passed")
+        source = source_of(self._system, principal, job.request["segment"], self._engine_kv())
+        read = {source.meta.id: source.meta.version}
+        new = recovered(source, spec, self._provenance(job, read, report))
         in_transaction = self._system.transforms.still_running(job.id)
         made = self._system.create(principal, [new], in_transaction=in_transaction)[0]
         self._end(job, JobState.DONE, report, made.meta.id)
@@ -208,11 +207,12 @@ class JobRunner:
     def _train(self, job: Transform, folder: JobFolder, order: Order) -> Report:
         if not folder.has_order():
             JobFolder.make(folder.path, order)
-        if self._writer is not None and order.kind == "distill" and not folder.lessons.exists():
+        if self._writer is not None and order.studies and not folder.lessons.exists():
             writer, escape = self._writer
             lessons = study(order, writer, escape, self._studying(job, order.max_seconds))
             write_json(folder.lessons, lessons.model_dump(mode="json"))
-        child = Child(folder, order.max_bytes, beside_engine=self._writer is not None)
+        beside, module = self._writer is not None, compacting.MODULES.get(order.kind, MODULE)
+        child = Child(folder, order.max_bytes, beside_engine=beside, module=module)
         with contextlib.ExitStack() as interrupted:
             interrupted.callback(child.stop, "interrupted")  # no process outlives its job
             while child.runs():
@@ -295,7 +295,7 @@ class JobRunner:
     def _decode(self, job: Transform, folder: JobFolder, spec: Decode) -> Report:
         vault = self._system.vault
         cube = vault.get(job.principal, job.request["cube"])
-        sources = list(_existing(vault, job.principal, cube.meta.provenance.parents))
+        sources = list(existing(vault, job.principal, cube.meta.provenance.parents))
         names = [cube.meta.name, *(source.meta.name for source in sources)]
         wanted = Decoding(
             topics=[*spec.topics, *(name for name in names if name)],
@@ -390,10 +390,10 @@ class JobRunner:
         return JobFolder(self._system.config.training_path / job.id)
 
 
-def _existing(vault: MemVault, principal: Principal, refs: list[str]) -> Iterator[MemCube]:
-    for ref in refs:
-        with contextlib.suppress(NotFound):
-            yield vault.get(principal, ref)
+def _state_of(report: Report) -> JobState:
+    if report.outcome == "passed":
+        return JobState.DONE
+    return JobState.FAILED if report.outcome in ("stopped", "failed") else JobState.REFUSED
 
 
 def _without(request: dict[str, Any], *names: str) -> dict[str, Any]:

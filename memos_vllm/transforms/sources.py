@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from memos_vllm.cube.ids import SHARED, PersonId
 from memos_vllm.cube.model import Access, Item, Kind, MemCube
-from memos_vllm.errors import Unprocessable
+from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.governance.permit import check_create
 from memos_vllm.governance.principal import Principal
 from memos_vllm.plaintext.reader.chunking import passages
@@ -84,6 +85,13 @@ def _learnt_from(vault: MemVault, principal: Principal, cube: MemCube) -> list[M
     if cube.meta.kind is not Kind.PARAMETRIC or not parents:
         return [cube]
     return [vault.get(principal, parent) for parent in parents]
+
+
+def existing(vault: MemVault, principal: Principal, refs: Sequence[str]) -> Iterator[MemCube]:
+    """Those of the cubes that exist and that the principal may read."""
+    for ref in refs:
+        with contextlib.suppress(NotFound):
+            yield vault.get(principal, ref)
 
 
 def leaks(said: Iterable[str], hidden: Iterable[str], known: Iterable[str]) -> list[str]:

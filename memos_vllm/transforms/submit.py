@@ -11,10 +11,10 @@ from memos_vllm.governance.permit import Permission, check_create
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.parametric.training.order import Recipe
 from memos_vllm.transforms.recover import find_segment
-from memos_vllm.transforms.requests import Decode, Distill, Recover
+from memos_vllm.transforms.requests import Compact, Decode, Distill, Recover
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.vault.transform_records import Transform
-from memos_vllm.vault.transform_rows import DECODE, DISTILL, RECOVER
+from memos_vllm.vault.transform_rows import COMPACT, DECODE, DISTILL, RECOVER
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -48,6 +48,18 @@ def fitted(system: MemorySystem, recipe: Recipe) -> Recipe:
     most = system.served.max_rank if system.served is not None else None
     fits = most is None or recipe.rank <= most
     return recipe if fits else recipe.model_copy(update={"rank": most})
+
+
+def compact(system: MemorySystem, principal: Principal, ref: str, spec: Compact) -> Transform:
+    """Queue text → compact. Raises Unprocessable, Conflict and the errors of `read_sources`."""
+    principal.require(Role.WRITER)
+    system.policies.require(principal.tenant, "activation")
+    cube = system.vault.get(principal, ref).meta
+    if cube.kind is not Kind.EXPLICIT:
+        raise Unprocessable(f"{ref!r} is an adapter: a compact is made of text")
+    sources = read_sources(system.vault, principal, [ref])
+    request = spec.model_dump(mode="json") | {"cube": ref}
+    return _added(system, principal, COMPACT, sources.ids, request)
 
 
 def decode(system: MemorySystem, principal: Principal, ref: str, spec: Decode) -> Transform:

@@ -22,7 +22,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from memos_vllm.engine.kv.rope import ARCHITECTURES, rotation_of
+from memos_vllm.activation.rotation import ARCHITECTURES
+from memos_vllm.engine.kv.rope import rotation_of
 from tests.unit.test_kv_rope import ROPES, served
 
 TOKENS, SHIFT, LAYERS = 48, 333, 3

@@ -74,6 +74,13 @@ class EngineActivator:
             list(rendered.prompt.tokens[: segments[-1].end]), texts, [n[0] for n in names]
         )
 
+    async def build_front(self, caller: Principal, cube: str) -> None:
+        """Build the KV of a prompt in front of its first cube. Raises as `activate`."""
+        rendered = await self._rendered(caller, [cube], None)
+        segments = await self._segments(caller, rendered, declared=False)
+        if len(segments) > 1:
+            await self.builder.build(rendered.prompt.tokens, segments[:1])
+
     async def build_head(
         self, caller: Principal, cubes: list[str], system: str | None, declared: bool = False
     ) -> tuple[bool, float, list[SegmentView]]:

@@ -67,6 +67,8 @@ class ChatExchange:
     rendered: Any = None
     """The request with memory in its messages."""
     prompt: Prompt | None = None
+    text: Prompt | None = None
+    """The prompt with the text of its compacts."""
     chained: Chained | None = None
     started: float = 0.0
     """Seconds of the performance counter, from which the first token is timed."""
@@ -95,8 +97,14 @@ class ChatExchange:
         request = self._request(messages)
         prompts = await self.memory.renderer.prompts_of(request)
         self.prompt = text_prompt(request, prompts) if prompts is not None else None
-        if self.prompt is not None:
-            self.chained = await self.memory.kv.order(chat, self.prompt, self.call)
+        if self.prompt is None or prompts is None:
+            return
+        self.text, reads_prompt = self.prompt, _reads_prompt(request)
+        self.chained, self.prompt = await self.memory.kv.order(
+            chat, self.prompt, self.call, reads_prompt
+        )
+        if self.chained.compacts:
+            prompts[0]["prompt_token_ids"] = list(self.prompt.tokens)
 
     async def answer(self, chat: Chat, messages: Messages | None) -> Any:
         self.call.adapter = chat.adapter
@@ -107,6 +115,7 @@ class ChatExchange:
             and self.memory.served is not None
             and chat.plan.written
             and chat.adapter is None
+            and not (self.chained is not None and self.chained.compacts)
         ):
             self.tokens = ReplyTokens(bool(self.request.stream))
         return await self.memory.answer(self._request(messages), self.raw)
@@ -197,6 +206,8 @@ class ChatExchange:
             return
         plan.steps_ms["first_token"] = round((time.perf_counter() - self.started) * 1000, 3)
         plan.cached_tokens = getattr(output, "num_cached_tokens", None)
+        if self.call.text is not None and self.call.text.is_used and self.chained is not None:
+            self.chained, self.prompt = self.chained.text, self.text
         if self.memory.kv is not None and self.chained is not None and self.prompt is not None:
             self.memory.kv.observe(chat, self.prompt, self.chained)
         plan.prompt_tokens = (
@@ -209,7 +220,8 @@ class ChatExchange:
         if plan.cached or not plan.cached_tokens:
             return
         head, near = self.chained.borders() if self.chained is not None else (0, [])
-        for each in hits_of(plan.cached_tokens, self.call.loaded, head, near):
+        places = self.chained.places() if self.chained is not None else []
+        for each in hits_of(plan.cached_tokens, self.call.loaded, head, near, places):
             plan.cached.append(CachedTokens(**dataclasses.asdict(each)))
             metrics.CACHED_TOKENS.labels(each.kind, each.source).inc(each.tokens)
 
@@ -236,6 +248,17 @@ def remembered_text(chat: Chat, text: str, calls_tool: bool) -> str | None:
             "the reply calls a tool: the turn is stored with the one that follows"
         )
     return None
+
+
+def _reads_prompt(request: Any) -> bool:
+    """Whether the reply depends on the ids of the prompt's tokens."""
+    penalty = getattr(request, "repetition_penalty", None)
+    return bool(
+        (penalty is not None and penalty != 1.0)
+        or getattr(request, "prompt_logprobs", None) is not None
+        or getattr(request, "echo", False)
+        or getattr(request, "use_beam_search", False)
+    )
 
 
 def is_cancelled() -> bool:
@@ -279,6 +302,7 @@ def _cube(entry: PlanEntry) -> dict[str, Any]:
         "form": entry.form,
         "kv": entry.kv,
         "context": entry.context,
+        "places": entry.places,
         "expected_kl": entry.expected_kl,
         "score": entry.score,
         "tokens": 0,

@@ -16,17 +16,23 @@ from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.chat.activator import EngineActivator
+from memos_vllm.engine.kv_plan.compact_store import CompactStore
 from memos_vllm.errors import SegmentsUnavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.parametric.training.order import Context
+from memos_vllm.parametric.training.order import Context, Report
 from memos_vllm.prompt.layout import quote_cube
 
 
 class EngineKV:
     """Implements `transforms.recover.KeptKV`."""
 
-    def __init__(self, activator: EngineActivator, loop: asyncio.AbstractEventLoop) -> None:
-        self._activator, self._loop = activator, loop
+    def __init__(
+        self,
+        activator: EngineActivator,
+        loop: asyncio.AbstractEventLoop,
+        compacts: CompactStore,
+    ) -> None:
+        self._activator, self._loop, self._compacts = activator, loop, compacts
 
     def build(self, principal: Principal, cube: str) -> None:
         work = self._activator.activate(principal, [cube], None)
@@ -42,6 +48,11 @@ class EngineKV:
         kv = read_chain(self._activator.store, head.names)
         save_file({"kv": kv}, file)
         return Context(tokens=head.tokens, texts=head.texts)
+
+    def keep_compact(self, principal: Principal, cube: MemCube, file: Path, about: Report) -> None:
+        self._compacts.keep(principal, cube, self.digest(cube), file, about)
+        work = self._activator.build_front(principal, cube.meta.id)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def digest(self, cube: MemCube) -> str:
         renderer = self._activator.renderer

@@ -27,12 +27,12 @@ import torch
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.files import SegmentReader
 from memos_vllm.activation.names import SegmentName
+from memos_vllm.activation.rotation import Rotation
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.device import CopyStream
 from memos_vllm.engine.kv.messages import Load, Piece
 from memos_vllm.engine.kv.progress import Progress
-from memos_vllm.engine.kv.rope import Rotation
 from memos_vllm.errors import DamagedPayload
 
 log = logging.getLogger(__name__)

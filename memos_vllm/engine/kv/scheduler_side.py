@@ -31,7 +31,13 @@ class _Chain:
     segments: tuple[Segment, ...]
     names: list[tuple[SegmentName, ...]]
     save: bool
-    near: dict[int, Source]
+    moved: dict[int, Source]
+    """Sources of the segments whose KV was made for another place in a prompt, approximate or compact."""
+    is_near: bool = False
+    required: int = 0
+    """End of the last place of a compact: what is in front of it is loaded or cached, never computed."""
+    compacts: frozenset[int] = frozenset()
+    """Segments that are compacts."""
     attempts: int = 0
     """Loads ordered so far, also after a failure or a preemption; limited to `_MOST_ATTEMPTS`."""
     when: When = When.NEVER
@@ -45,7 +51,7 @@ class _Chain:
         starts = [0, *(segment.end for segment in self.segments)]
         pieces = []
         for i in chosen:
-            segment, source = self.segments[i], self.near.get(i)
+            segment, source = self.segments[i], self.moved.get(i)
             pieces.append(
                 Piece(
                     dataclasses.replace(self.names[i][0], rank=""),
@@ -86,20 +92,39 @@ class SchedulerSide:
     def match(self, request: Any, computed: int) -> Match:
         """Tokens beyond `computed` that are worth loading."""
         chain = self._chain(request)
-        if chain is None or chain.attempts >= _MOST_ATTEMPTS:
+        if chain is None:
+            return MISS
+        if computed < chain.required:
+            return self._required(request, chain, computed)
+        if chain.attempts >= _MOST_ATTEMPTS:
             return MISS
         limit = request.num_prompt_tokens - 1
         count = self.rates.most_saving(self._reads(chain, computed, limit))
         chain.reach = chain.segments[count - 1].end if count else 0
-        if chain.near:
+        if chain.is_near:
             chain.reach = max(chain.reach - self._recompute, 0)
-        end = min(chain.reach, request.num_prompt_tokens - 1)
+        end = min(chain.reach, limit)
         if end - computed < self._least:
             return MISS
-        # A single request is loaded and computed in one step; several run on during the load.
-        is_alone = self._alive == {request.request_id}
-        chain.when = When.IN_STEP if is_alone else When.BETWEEN_STEPS
+        chain.when = self._when(request)
         return Match(end - computed, chain.when)
+
+    def _required(self, request: Any, chain: _Chain, computed: int) -> Match:
+        """The match of a prompt whose compacts the engine does not have.
+
+        It covers them even where a file is missing: the load fails then, and with it the request
+        (`patches.required_loads`), which the API process repeats with the text.
+        """
+        limit = request.num_prompt_tokens - 1
+        count = self.rates.most_saving(self._reads(chain, computed, limit))
+        reach = chain.segments[count - 1].end if count else 0
+        chain.reach = max(reach, chain.required)
+        chain.when = self._when(request)
+        return Match(min(chain.reach, limit) - computed, chain.when)
+
+    def _when(self, request: Any) -> When:
+        """A single request is loaded and computed in one step; several run on during the load."""
+        return When.IN_STEP if self._alive == {request.request_id} else When.BETWEEN_STEPS
 
     def _reads(self, chain: _Chain, computed: int, limit: int) -> Iterator[SegmentRead]:
         """The segments of this chain that are in the store, up to the first that is not."""
@@ -158,11 +183,15 @@ class SchedulerSide:
         self._alive.discard(request.request_id)
         if chain is None or not chain.save or request.num_output_tokens == 0:
             return False  # without a reply, the prefill may be incomplete
+        if getattr(request.status, "name", "") == "FINISHED_ERROR":
+            return False
         in_flight = {key for keys in self._saving.values() for key in keys}
         chosen = [
             i
             for i, names in enumerate(chain.names)
-            if names[0].key not in in_flight and not self._store.has_all(names)
+            if i not in chain.compacts
+            and names[0].key not in in_flight
+            and not self._store.has_all(names)
         ]
         if not chosen:
             return False
@@ -200,20 +229,22 @@ class SchedulerSide:
         orders: Orders | None = read_orders(request.kv_transfer_params)
         if orders is None or not request.prompt_token_ids:
             return None
-        if request.mm_features:
+        if request.mm_features and not orders.compact:
             return None  # KV of images does not follow from the tokens alone
         namer = self._namer
         if (adapter := request.lora_request) is not None:
-            if not is_engine_name(adapter.lora_name):
+            if not is_engine_name(adapter.lora_name) and not orders.compact:
                 return None  # the weights at its path may change
             namer = namer.under(adapter.lora_name)
         segments = tuple(s for s in orders.segments if s.end <= request.num_prompt_tokens)
         names = namer.names(request.prompt_token_ids, segments)
-        near = {source.segment: source for source in orders.near}
-        for i, source in near.items():
+        moved = {source.segment: source for source in (*orders.near, *orders.compact)}
+        for i, source in moved.items():
             if i < len(names):
                 names[i] = tuple(
                     dataclasses.replace(name, scope=source.scope, key=source.key)
                     for name in names[i]
                 )
-        return _Chain(segments, names, orders.save, near)
+        compacts = frozenset(source.segment for source in orders.compact)
+        required = max((segments[i].end for i in compacts if i < len(segments)), default=0)
+        return _Chain(segments, names, orders.save, moved, bool(orders.near), required, compacts)

@@ -18,6 +18,7 @@ from typing import Any
 
 from memos_vllm.activation.direct_io import Scratch, read_rate
 from memos_vllm.activation.names import SegmentName
+from memos_vllm.activation.rotation import Rotation
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
@@ -25,7 +26,6 @@ from memos_vllm.engine.kv.device import CopyStream, launched
 from memos_vllm.engine.kv.loading import Loader, loading_threads
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.progress import Progress, finishing
-from memos_vllm.engine.kv.rope import Rotation
 from memos_vllm.engine.kv.states import When
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from memos_vllm.activation.quota import KVQuota
 from memos_vllm.engine.gateway import EngineCall
+from memos_vllm.engine.kv_plan.compact import CompactPlanner
 from memos_vllm.engine.kv_plan.near import NearPlanner
 from memos_vllm.engine.kv_plan.planner import Chained, ChainPlanner, Prompt, Writes
 from memos_vllm.engine.kv_plan.prefetch import Prefetcher
@@ -27,6 +28,7 @@ class KVOrders:
 
     planner: ChainPlanner
     near: NearPlanner
+    compacts: CompactPlanner
     promoter: Promoter
     prefetcher: Prefetcher | None
     """None: nothing is fetched ahead."""
@@ -43,8 +45,17 @@ class KVOrders:
         if self.prefetcher is not None:
             self.prefetcher.arrived(principal)
 
-    async def order(self, chat: Chat, prompt: Prompt, call: EngineCall) -> Chained:
-        """Cut a prompt into segments and put the connector's orders into the call."""
+    async def order(
+        self, chat: Chat, prompt: Prompt, call: EngineCall, reads_prompt: bool = False
+    ) -> tuple[Chained, Prompt]:
+        """Cut a prompt into segments and put the connector's orders into the call.
+
+        Args:
+            reads_prompt: the reply depends on the ids of the prompt's tokens (penalties, log-probabilities).
+
+        Returns:
+            (the orders, the prompt: with places instead of text where compacts are used)
+        """
         chained = self.planner.chain(
             chat.principal,
             draft=chat.draft,
@@ -61,10 +72,25 @@ class KVOrders:
             if chat.options.kv == "near":
                 await self.near.plan(chat.principal, prompt, chained)
                 call.private_salt = chained.salt
+            elif chat.options.kv == "compact":
+                chained, prompt = await self._compacted(chat, prompt, chained, call, reads_prompt)
             self._count_use_of_head(chat, chained)
         if chained.orders is not None:
             call.kv_orders = chained.orders.to_params()
-        return chained
+        return chained, prompt
+
+    async def _compacted(
+        self, chat: Chat, prompt: Prompt, chained: Chained, call: EngineCall, reads_prompt: bool
+    ) -> tuple[Chained, Prompt]:
+        if reads_prompt:
+            chained.plan.problem = (
+                "text instead of compact: `repetition_penalty`, `prompt_logprobs`, `echo` and beam search read "
+                "the prompt"
+            )
+            return chained, prompt
+        compacted, shorter = await self.compacts.plan(chat.principal, prompt, chained, call)
+        chat.plan.kv = compacted.plan
+        return compacted, shorter
 
     async def _writes(self, chat: Chat) -> Writes:
         limit = self.limits_of(chat.principal.tenant).kv_bytes
@@ -84,6 +110,8 @@ class KVOrders:
         if chained.near:
             self.near.heal(prompt, chained)
         if self.prefetcher is None or chained.orders is None or chat.adapter is not None:
+            return
+        if chained.compacts:
             return
         if chained.orders.save:  # neither approximate KV nor what `store: false` forbids to keep
             self.prefetcher.answered(chat.principal, prompt, chained.orders.segments)

@@ -7,7 +7,7 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cachetools import LRUCache
@@ -19,6 +19,7 @@ from memos_vllm.activation.chain import (
     locate,
     special_position,
 )
+from memos_vllm.activation.compacts import Compact
 from memos_vllm.activation.orders import Conversation, Orders, SharedHead, Source
 from memos_vllm.activation.shared_prompts import SharedPrompts
 from memos_vllm.config.kv import KVConfig
@@ -65,6 +66,10 @@ class Chained:
     """Sources of its approximate segments."""
     salt: str | None = None
     """Salt of a request with approximate blocks: unique, so that no other request gets them."""
+    compacts: Mapping[str, Compact] = dataclasses.field(default_factory=dict)
+    """Compacts in the prompt, by cube."""
+    text: Chained | None = None
+    """The same prompt with the text of these cubes."""
 
     def borders(self) -> tuple[int, list[tuple[int, int]]]:
         """(tokens up to the end of the last cube, (start, end) of each approximate segment)"""
@@ -72,6 +77,14 @@ class Chained:
         starts = [0, *ends]
         head = max((end for _, end in self.ends), default=0)
         return head, [(starts[s.segment], ends[s.segment]) for s in self.near]
+
+    def places(self) -> list[tuple[int, int]]:
+        """(start, end) of each compact."""
+        return [
+            (end - self.compacts[entry.cube].places, end)
+            for entry, end in self.ends
+            if entry.cube in self.compacts
+        ]
 
     def observe(self, cached_tokens: int, block_size: int) -> None:
         """Note in the plan which cubes' KV was cached or loaded.
@@ -85,7 +98,11 @@ class Chained:
         positions = {segment.end: i for i, segment in enumerate(self.plan.segments)}
         for entry, end in self.ends:
             source = near.get(positions[end])
-            if end - cached_tokens >= block_size:
+            compact = self.compacts.get(entry.cube)
+            if compact is not None:
+                entry.form, entry.kv = "kv", "compact"
+                entry.places, entry.expected_kl = compact.places, compact.kl
+            elif end - cached_tokens >= block_size:
                 entry.form, entry.kv = "text", "prefill"
             elif source is None:
                 entry.form, entry.kv = "kv", "exact"
@@ -162,6 +179,11 @@ class ChainPlanner:
         self._special = frozenset(strings.values())
         ordered = sorted(strings, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+    @property
+    def special(self) -> frozenset[int]:
+        """Ids of the tokenizer's control tokens."""
+        return self._special
 
     def chain(
         self,

@@ -7,11 +7,20 @@ from memos_vllm.engine.patches import (
     eager_sampling,
     early_end,
     pinned_lora,
+    required_loads,
     seeded_chunks,
     shared_heads,
 )
 
-PATCHES = (cpu_lora, pinned_lora, seeded_chunks, eager_sampling, early_end, shared_heads)
+PATCHES = (
+    cpu_lora,
+    pinned_lora,
+    seeded_chunks,
+    eager_sampling,
+    early_end,
+    shared_heads,
+    required_loads,
+)
 
 
 def install() -> list[str]:

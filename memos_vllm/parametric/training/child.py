@@ -16,13 +16,20 @@ log = logging.getLogger(__name__)
 
 _END_SECONDS = 60.0
 _MOST_RESTARTS = 2
-_MODULE = "memos_vllm.parametric.training.process"
+MODULE = "memos_vllm.parametric.training.process"
 
 
 class Child:
     """The child process. It ends on `stop`, above its memory limit, or with its parent."""
 
-    def __init__(self, folder: JobFolder, max_bytes: int, beside_engine: bool = False) -> None:
+    def __init__(
+        self,
+        folder: JobFolder,
+        max_bytes: int,
+        beside_engine: bool = False,
+        module: str = MODULE,
+    ) -> None:
+        self._module = module
         self._folder, self._max_bytes = folder, max_bytes
         folder.clear_report()
         self._stop_reason: str | None = None
@@ -37,7 +44,7 @@ class Child:
     def _started(self) -> subprocess.Popen[bytes]:
         with self._folder.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(self._folder.path), str(os.getpid())],
+                [sys.executable, "-m", self._module, str(self._folder.path), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

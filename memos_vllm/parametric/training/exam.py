@@ -35,21 +35,21 @@ def recall(
         student: `Student`, its adapter on.
         done: called with the number of answers; may raise to stop.
     """
-    plain = _asks(weights, order, exam, with_text=False)
+    plain = asks(weights, order, exam, with_text=False)
     with student.base():
-        ceiling = weights.write(_asks(weights, order, exam, with_text=True), done)
+        ceiling = weights.write(asks(weights, order, exam, with_text=True), done)
         floor = weights.write(plain, lambda count: done(len(exam) + count))
     answers = weights.write(plain, lambda count: done(2 * len(exam) + count))
     recalled = Recall(
         questions=len(exam),
-        ceiling=_share_right(ceiling, exam),
-        floor=_share_right(floor, exam),
-        adapter=_share_right(answers, exam),
+        ceiling=share_right(ceiling, exam),
+        floor=share_right(floor, exam),
+        adapter=share_right(answers, exam),
     )
     return recalled, answers
 
 
-def _asks(weights: Weights, order: Order, exam: Sequence[Question], with_text: bool) -> list[Ask]:
+def asks(weights: Weights, order: Order, exam: Sequence[Question], with_text: bool) -> list[Ask]:
     return [
         Ask(
             question_messages(
@@ -63,7 +63,7 @@ def _asks(weights: Weights, order: Order, exam: Sequence[Question], with_text: b
     ]
 
 
-def _share_right(replies: Sequence[str], exam: Sequence[Question]) -> float:
+def share_right(replies: Sequence[str], exam: Sequence[Question]) -> float:
     right = sum(
         is_right(reply, question.answer) for reply, question in zip(replies, exam, strict=True)
     )

@@ -9,6 +9,7 @@
     given/              decode: the adapter to decode, in PEFT's format
     start/              optional: the adapter that training starts from, in PEFT's format
     context.safetensors optional: KV for the teacher, (layers, 2, tokens, kv_heads, head_dim)
+    compact.safetensors the compact's KV, (layers, 2, places, kv_heads, head_dim)
     report.json         the end: measurements, or the reason
 
 The process can be stopped at any time and started again: it reuses finished phases and resumes
@@ -89,6 +90,19 @@ class Decoding(Strict):
     rounds: int = Field(3, ge=1, le=10)
 
 
+class Compacting(Strict):
+    """Parameters of a compact: KV of a text in fewer places than it has tokens."""
+
+    name: str | None = Field(None, description="of the cube, which stands in front of its text")
+    items: list[Item] = Field(default_factory=list, description="the text, as it is stored")
+    method: Literal["match", "distil"] = "match"
+    ratio: float = 4.0
+    places: int | None = None
+    steps: int = 140
+    learning_rate: float = 0.02
+    most_kl: float = Field(0.5, description="nats; above, the compact is refused")
+
+
 class Context(Strict):
     """KV of a prompt prefix, computed by the engine, in place of the text in the teacher's prompt."""
 
@@ -97,7 +111,7 @@ class Context(Strict):
 
 
 class Order(Strict):
-    kind: Literal["distill", "decode"] = "distill"
+    kind: Literal["distill", "decode", "compact"] = "distill"
     model: str = Field(description="folder or name of the base model's weights")
     revision: str | None = None
     sources: dict[str, str] = Field(
@@ -119,15 +133,31 @@ class Order(Strict):
     recipe: Recipe = Recipe()
     gate: Gate = Gate()
     decoding: Decoding = Decoding()
+    compacting: Compacting = Compacting()
     max_seconds: float = Field(3600.0, gt=0)
+
     max_bytes: int = Field(16 << 30, gt=0, description="memory limit")
     device: str | None = Field(None, description="torch device; default: CUDA where available")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: one per core")
 
+    @property
+    def studies(self) -> bool:
+        """Whether the model writes lessons first."""
+        return self.kind == "distill" or (
+            self.kind == "compact" and self.compacting.method == "distil"
+        )
+
 
 class Progress(Strict):
     phase: Literal[
-        "waiting", "studying", "teaching", "training", "examining", "questioning", "ended"
+        "waiting",
+        "studying",
+        "teaching",
+        "matching",
+        "training",
+        "examining",
+        "questioning",
+        "ended",
     ] = "waiting"
     done: int = 0
     total: int = 0
@@ -136,7 +166,7 @@ class Progress(Strict):
 
 
 class Recall(Strict):
-    """Share of right answers with the text (ceiling), without memory (floor), with the adapter."""
+    """Share of right answers with the text (ceiling), without memory (floor), with the adapter or compact."""
 
     questions: int
     ceiling: float
@@ -155,8 +185,18 @@ class Report(Strict):
     steps: int = 0
     loss: float | None = None
     prompt_tokens_saved: int = 0
+    places: int = Field(0, description="compact: tokens of a prompt that stand for the text")
+    kl: float | None = Field(
+        None,
+        description="compact: mean KL of held-out answers from those with the text in the prompt, nats",
+    )
     seconds: float = 0.0
-    said: list[str] = Field(default_factory=list, description="answers of the adapter in the exam")
+    kl_unrelated: float | None = Field(
+        None, description="compact: the same of answers to questions on other subjects"
+    )
+    said: list[str] = Field(
+        default_factory=list, description="answers of the adapter or compact in the exam"
+    )
     precision: float | None = Field(
         None, description="decode: share of the statements that the sources support"
     )
@@ -175,6 +215,7 @@ class JobFolder:
         self.given = path / "given"
         self.start = path / "start"
         self.context = path / "context.safetensors"
+        self.compact = path / "compact.safetensors"
         self.log = path / "log.txt"
 
     @classmethod

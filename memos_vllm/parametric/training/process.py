@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -83,8 +83,15 @@ class Clock:
         self._stop_requested = True
 
 
-def run(folder: JobFolder) -> Report:
-    """Run the job and write its report."""
+Work = Callable[[JobFolder, Order, "Clock", Report], None]
+
+
+def run(folder: JobFolder, kinds: Mapping[str, Work] | None = None) -> Report:
+    """Run the job and write its report.
+
+    Args:
+        kinds: what is done for each kind of order; None: those of adapters.
+    """
     report = Report(outcome="failed")
     try:
         order = folder.order()
@@ -95,8 +102,8 @@ def run(folder: JobFolder) -> Report:
     clock = Clock(folder, order)
     _set_threads(order)
     try:
-        run_kind = _distill if order.kind == "distill" else _decode
-        run_kind(folder, order, clock, report)
+        known = kinds if kinds is not None else {"distill": _distill, "decode": _decode}
+        known[order.kind](folder, order, clock, report)
     except Stopped as stop:
         report.outcome, report.reasons = "stopped", [str(stop)]
     except MemosError as error:
@@ -117,7 +124,7 @@ def _set_threads(order: Order) -> None:
 
 def _distill(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
     weights = Weights(order.model, order.revision, order.device)
-    lessons = _lessons(folder, order, weights, clock)
+    lessons = lessons_of(folder, order, weights, clock)
     report.lessons = len(lessons.lessons)
     if not any(lesson.before is not None for lesson in lessons.lessons):
         report.outcome = "refused"
@@ -202,7 +209,7 @@ def _decode(folder: JobFolder, order: Order, clock: Clock, report: Report) -> No
         ]
 
 
-def _lessons(folder: JobFolder, order: Order, weights: Weights, clock: Clock) -> Lessons:
+def lessons_of(folder: JobFolder, order: Order, weights: Weights, clock: Clock) -> Lessons:
     if folder.lessons.exists():
         return Lessons.model_validate_json(folder.lessons.read_bytes())
     clock.phase("studying")
@@ -229,17 +236,17 @@ def _examine(
     report.outcome = "refused" if report.reasons else "passed"
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], kinds: Mapping[str, Work] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.nice(10)  # requests on this machine take precedence
     if len(arguments) > 1:
         lifeline.end_with(int(arguments[1]), _NOTICE_SECONDS)
-    report = run(JobFolder(Path(arguments[0])))
+    report = run(JobFolder(Path(arguments[0])), kinds)
     log.info("%s after %.0f s: %s", report.outcome, report.seconds, "; ".join(report.reasons))
     return {"passed": 0, "refused": 0, "stopped": 3}.get(report.outcome, 1)
 
 
-def _disable_progress_bar() -> None:
+def disable_progress_bar() -> None:
     from transformers.utils import logging as transformers_logging
 
     untyped: Any = transformers_logging
@@ -247,5 +254,5 @@ def _disable_progress_bar() -> None:
 
 
 if __name__ == "__main__":
-    _disable_progress_bar()
+    disable_progress_bar()
     sys.exit(main(sys.argv[1:]))

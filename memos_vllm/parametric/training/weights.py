@@ -135,6 +135,47 @@ class Weights:
             done(finished)
         return texts
 
+    @torch.inference_mode()
+    def continued(
+        self,
+        tails: Sequence[list[int]],
+        before: ContextKV,
+        most: int,
+        done: Callable[[int], None],
+    ) -> list[str]:
+        """Greedy replies to prompts that begin with given KV.
+
+        Args:
+            tails: tokens of each prompt behind that KV.
+            most: longest reply, tokens.
+        """
+        texts = [""] * len(tails)
+        order = sorted(range(len(tails)), key=lambda i: len(tails[i]))
+        size = max(1, _TOKENS_AT_ONCE // (before.tokens + max(map(len, tails), default=1)))
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            tokens, mask = self._padded([tails[i] for i in batch])
+            # `generate` takes the tokens of the cache as part of the prompt; their ids are not read.
+            front = tokens.new_full((len(batch), before.tokens), self.pad_token)
+            output = self.model.generate(
+                input_ids=torch.cat([front, tokens], dim=1),
+                attention_mask=torch.cat([torch.ones_like(front), mask], dim=1),
+                past_key_values=before.cache(len(batch)),
+                max_new_tokens=most,
+                eos_token_id=self.ends,
+                pad_token_id=self.pad_token,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+            )
+            for i, row in zip(
+                batch, output[:, before.tokens + tokens.shape[1] :].tolist(), strict=True
+            ):
+                text = self.tokenizer.decode(_until(row, self.ends), skip_special_tokens=True)
+                texts[i] = text
+            done(min(start + size, len(order)))
+        return texts
+
     def logits(
         self, batch: Sequence[Answered], adapted: Any = None, before: ContextKV | None = None
     ) -> torch.Tensor:

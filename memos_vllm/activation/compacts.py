@@ -1,0 +1,108 @@
+"""Compacts in the store: KV of a cube's text in fewer places than the text has tokens.
+
+    <disk>/segments/<model>/<scope>/<key>.safetensors    the KV, a segment like any other
+    <disk>/compacts/<text>                               where the compact of a text is, and how good
+
+In a prompt a place is a token whose id is read off a digest of the KV: every hash over the prompt names the
+KV, and no text has these tokens.  Their KV is loaded and never computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from memos_vllm.activation.chain import KEY_BYTES
+from memos_vllm.activation.names import SegmentName, scope_folder
+
+_TOKEN_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compact:
+    """A compact as its note describes it."""
+
+    segment: str
+    """`str(SegmentName)` of the first worker's file."""
+    cube: str
+    """`id@sequence` of the text that it was made of."""
+    digest: str
+    """Of its KV; the ids of its places come from it."""
+    places: int
+    tokens: int
+    """Of the text."""
+    start: int
+    """Position in a prompt for which its keys are rotated."""
+    method: str
+    ranks: tuple[str, ...] = ("",)
+    """Of the workers, each with a file of its own heads."""
+    kl: float | None = None
+    """Mean KL of held-out answers to those with the text in the prompt, nats."""
+    recall: float | None = None
+    """Share of the questions of the exam that are answered right, over the share with the text."""
+
+    @property
+    def name(self) -> SegmentName:
+        return SegmentName.parse(self.segment)
+
+
+class CompactNotes:
+    """Notes of all compacts of a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, text: str) -> Compact | None:
+        """The compact of a text (`text_key`); None: there is none."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads((self.folder / text).read_bytes())
+            return Compact(**{**found, "ranks": tuple(found["ranks"])})
+        return None
+
+    def write(self, text: str, compact: Compact) -> None:
+        """Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = self.folder / f".{text}.tmp"
+        unfinished.write_text(json.dumps(dataclasses.asdict(compact)))
+        unfinished.replace(self.folder / text)
+
+    def remove(self, text: str) -> None:
+        (self.folder / text).unlink(missing_ok=True)
+
+    def all(self) -> Iterator[tuple[str, Compact]]:
+        """(text key, compact) of each."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.folder.iterdir():
+                if not path.name.startswith(".") and (found := self.read(path.name)) is not None:
+                    yield path.name, found
+
+
+def text_key(model: bytes, scope: str, cube: str, text_digest: str) -> str:
+    """Name of the note of a cube's text under one model.
+
+    Args:
+        cube: id.
+        text_digest: `own_digest` of the text's tokens.
+    """
+    about = "\0".join((scope_folder(scope), cube, text_digest))
+    return hashlib.sha256(b"memos compact 1\0" + model + about.encode()).hexdigest()[
+        : 2 * KEY_BYTES
+    ]
+
+
+def place_tokens(digest: str, count: int, vocabulary: int, special: frozenset[int]) -> list[int]:
+    """Ids of a compact's places: pseudo-random, the same in every process, none of them special."""
+    ids: list[int] = []
+    number = 0
+    while len(ids) < count:
+        block = hashlib.sha256(f"{digest} {number}".encode()).digest()
+        for start in range(0, len(block), _TOKEN_BYTES):
+            token = int.from_bytes(block[start : start + _TOKEN_BYTES], "little") % vocabulary
+            if token not in special:
+                ids.append(token)
+        number += 1
+    return ids[:count]
