@@ -359,7 +359,7 @@ class MemorySystem:
         try:
             self.keys.secrets.read_now(CACHE_SALT)
             for scope in self.scopes.every_person(owner):
-                self.segments.forget_scope(scope)
+                self.segments.forget_scope(scope, compacts=False)
         except OSError as error:
             raise SegmentsUnavailable(f"stored KV cannot be wiped: {error}") from error
 

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from memos_vllm.activation.chain import KEY_BYTES
@@ -72,6 +72,32 @@ class CompactNotes:
 
     def remove(self, text: str) -> None:
         (self.folder / text).unlink(missing_ok=True)
+
+    def forget(self, cube: str) -> None:
+        """Remove the notes of a cube's compacts."""
+        for text, compact in self.all():
+            if compact.cube.rpartition("@")[0] == cube:
+                self.remove(text)
+
+    def forget_scope(self, folder: str) -> None:
+        """Remove the notes of all compacts in a scope's folder."""
+        for text, compact in self.all():
+            if compact.name.scope == folder:
+                self.remove(text)
+
+    def of_cube(self, cube: str, folders: Collection[str] | None) -> list[Compact]:
+        """A cube's compacts, the one with the most places first.
+
+        Args:
+            folders: of the scopes; None: of every scope.
+        """
+        found = [
+            compact
+            for _, compact in self.all()
+            if compact.cube.rpartition("@")[0] == cube
+            and (folders is None or compact.name.scope in folders)
+        ]
+        return sorted(found, key=lambda compact: -compact.places)
 
     def all(self) -> Iterator[tuple[str, Compact]]:
         """(text key, compact) of each."""

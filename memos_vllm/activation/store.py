@@ -115,16 +115,24 @@ class SegmentStore:
             for name in names:
                 wiped += self.wipe_segment(name)
                 (folder / name.mark).unlink(missing_ok=True)
+        self.compacts.forget(cube)
         return wiped + self.remote.forget_cube(short(cube))
 
-    def forget_scope(self, scope: str) -> None:
-        """Wipe every segment of one scope, which is a person's or a tenant's."""
+    def forget_scope(self, scope: str, *, compacts: bool = True) -> None:
+        """Wipe every segment of one scope, which is a person's or a tenant's.
+
+        Args:
+            compacts: also those, which hold the text of one cube each and no conversation.
+        """
         self._make(self.gone.folder)
         self.gone.bury_scope(short(scope))
         self.recent.forget(short(scope))
+        names = set() if compacts else self._of_compacts()
+        kept = {f"{name}{SUFFIX}" for name in names}
         for tier in reversed(self.tiers()):
             for path in tier.folder.glob(f"*/{short(scope)}/*{SUFFIX}"):
-                wipe(path)
+                if path.relative_to(tier.folder).as_posix() not in kept:
+                    wipe(path)
         self.remote.forget_scope(short(scope))
 
     def close_scope(self, scope: str) -> None:
@@ -133,6 +141,7 @@ class SegmentStore:
         name = scope_folder(scope)
         self.gone.close_scope(name)
         self.forget_scope(scope)
+        self.compacts.forget_scope(name)
         for tier in self.tiers():
             for folder in tier.folder.glob(f"*/{name}"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -170,12 +179,7 @@ class SegmentStore:
             for pin in self._pins.glob("*")
             for name in self._marked(self._cubes / pin.name)
         }
-        return of_cubes | {
-            str(dataclasses.replace(name, rank=rank))
-            for _, compact in self.compacts.all()
-            for name in (compact.name,)
-            for rank in compact.ranks
-        }
+        return of_cubes | self._of_compacts()
 
     def sizes(self, cube: str, scopes: Iterable[str] | None = None) -> dict[SegmentName, int]:
         """The segments whose prefix contains a cube, with their bytes on disk.
@@ -218,6 +222,10 @@ class SegmentStore:
                 with contextlib.suppress(OSError):
                     if time.time() - mark.stat().st_mtime > _MARK_SECONDS:
                         mark.unlink()
+        self.sweep_compacts()
+
+    def sweep_compacts(self) -> None:
+        """Remove the notes of compacts whose segments are gone."""
         for text, compact in self.compacts.all():
             if self.where(compact.name) is None:
                 self.compacts.remove(text)
@@ -233,6 +241,14 @@ class SegmentStore:
     def _make(self, *folders: Path) -> None:
         for folder in (self._root, *folders):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def _of_compacts(self) -> set[str]:
+        """Names (`str`) of the segments that are compacts."""
+        return {
+            str(dataclasses.replace(compact.name, rank=rank))
+            for _, compact in self.compacts.all()
+            for rank in compact.ranks
+        }
 
     def tiers(self) -> list[Tier]:
         return [self.disk] if self.ram is None else [self.ram, self.disk]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Body, Depends, Request
 from pydantic import Field
 
+from memos_vllm.activation.compacts import Compact
 from memos_vllm.api.models import ERRORS, Caller, Ref, System
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.api.strict import StrictRoute
 from memos_vllm.api.usage import cube_kv
 from memos_vllm.cube.model import Kind, Placement, Text
 from memos_vllm.errors import Forbidden, NotBuilt, Unprocessable
+from memos_vllm.governance.permit import Permission
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal, Role
 from memos_vllm.vault.views import AdapterCube
 
@@ -63,6 +66,20 @@ class NearView(Strict):
     used: bool = Field(description="false: `kl` exceeds `kv.near_max_kl`")
 
 
+class CompactView(Strict):
+    """KV of the cube in fewer places than its text has tokens."""
+
+    places: int
+    tokens: int = Field(description="of the text")
+    method: str = Field(description="match, distil")
+    kl: float | None = Field(
+        description="mean KL of held-out answers from those with the text in the prompt, nats"
+    )
+    recall: float | None = Field(
+        description="right answers in the exam over those with the text; null: there was no exam"
+    )
+
+
 class CubeActivation(Strict):
     cube: str
     chains: int = Field(description="segments that hold the cube, over all contexts")
@@ -70,6 +87,7 @@ class CubeActivation(Strict):
     pinned: bool
     segments: list[str] = Field(description="keys of the segments; at most 100")
     near: list[NearView] = Field(description="its quality in other contexts, best first")
+    compact: CompactView | None = Field(description="for `memory.kv: compact`; null: it has none")
 
 
 class TierView(Strict):
@@ -228,6 +246,30 @@ def cube_activation(system: System, caller: Caller, ref: Ref) -> CubeActivation:
         pinned=kv.usage.pinned,
         segments=sorted(set(kv.segments))[:_SHOWN_SEGMENTS],
         near=near,
+        compact=_compact_view(kv.compacts[0]) if kv.compacts else None,
+    )
+
+
+@router.delete("/cubes/{ref}/compact", status_code=204)
+def delete_compact(system: System, caller: Caller, ref: Ref) -> None:
+    """Delete a cube's compact; the cube itself, and its other KV, stay."""
+    caller.require(Role.WRITER)
+    cube = system.vault.get(caller, ref).meta.id
+    system.grants.check(caller, cube, Permission.WRITE)
+    for compact in cube_kv(system, caller, cube).compacts:
+        for rank in compact.ranks:
+            system.segments.wipe_segment(dataclasses.replace(compact.name, rank=rank))
+    system.segments.sweep_compacts()
+    system.audit.note(caller, "cube.compact.delete", cube, {})
+
+
+def _compact_view(compact: Compact) -> CompactView:
+    return CompactView(
+        places=compact.places,
+        tokens=compact.tokens,
+        method=compact.method,
+        kl=compact.kl,
+        recall=compact.recall,
     )
 
 

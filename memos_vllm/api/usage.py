@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from memos_vllm.activation.compacts import Compact
+from memos_vllm.activation.names import scope_folder
 from memos_vllm.activation.quality import Quality
 from memos_vllm.cube.model import KVUsage
 from memos_vllm.governance.principal import Principal, Role
@@ -17,6 +19,7 @@ class CubeKV:
     """What its KV from other contexts costs, the best first."""
     segments: list[str]
     """Keys of its segments."""
+    compacts: list[Compact]
 
 
 def cube_kv(system: MemorySystem, caller: Principal, cube: str) -> CubeKV:
@@ -33,4 +36,6 @@ def cube_kv(system: MemorySystem, caller: Principal, cube: str) -> CubeKV:
         near_kl=round(qualities[0].kl, 4) if qualities else None,
         near_refused=sum(q.kl > system.config.kv.near_max_kl for q in qualities),
     )
-    return CubeKV(usage, qualities, list(dict.fromkeys(name.key for name in sizes)))
+    folders = None if visible is None else [scope_folder(scope) for scope in visible]
+    compacts = system.segments.compacts.of_cube(cube, folders)
+    return CubeKV(usage, qualities, list(dict.fromkeys(name.key for name in sizes)), compacts)

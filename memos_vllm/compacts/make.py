@@ -23,6 +23,7 @@ _REST = "How does this go on? {}"
 _LONGEST_REFERENCE = 2048
 """Tokens of an answer that repeats the text."""
 _LEAST_PLACES = 4
+_BATCH = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +152,16 @@ def divergence_of(
         behind: chats behind the text.
     """
     weights, total, count = whole.frame.weights, 0.0, 0
-    for number, each in enumerate(behind):
+    order = sorted(behind, key=lambda each: len(each.prompt) + len(each.answer))
+    for start in range(0, len(order), _BATCH):
+        batch = order[start : start + _BATCH]
         exact, other = (
-            weights.logits([each], before=before).float().log_softmax(-1)
+            weights.logits(batch, before=before).float().log_softmax(-1)
             for before in (whole.with_text(), whole.behind(compact))
         )
         total += float((exact.exp() * (exact - other)).sum())
-        count += len(each.answer)
-        done(number + 1)
+        count += len(exact)
+        done(start + len(batch))
     return total / max(1, count)
 
 

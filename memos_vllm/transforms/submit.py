@@ -57,8 +57,9 @@ def compact(system: MemorySystem, principal: Principal, ref: str, spec: Compact)
     cube = system.vault.get(principal, ref).meta
     if cube.kind is not Kind.EXPLICIT:
         raise Unprocessable(f"{ref!r} is an adapter: a compact is made of text")
+    system.grants.check(principal, cube.id, Permission.WRITE)
     sources = read_sources(system.vault, principal, [ref])
-    request = spec.model_dump(mode="json") | {"cube": ref}
+    request = spec.model_dump(mode="json") | {"cube": cube.id}
     return _added(system, principal, COMPACT, sources.ids, request)
 
 

@@ -1,13 +1,22 @@
-"""Compacts: KV of a cube in fewer places than its text has tokens."""
+"""Compacts: KV of a cube in fewer places than its text has tokens. They are loaded and never computed."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
-from tests.engine.harness import Server, chat, wait_for
-from tests.engine.kv import make
+from memos_vllm.activation.compacts import Compact, CompactNotes
+from memos_vllm.activation.erase import SUFFIX
+from tests.engine.harness import MODEL, Server, chat, wait_for
+from tests.engine.kv import explain, in_ram, make, metric
 
 FACTS = (
     "The code word of Orion Station is LYNX-64. The manager of Orion Station is Ilka Brandt. "
@@ -15,7 +24,15 @@ FACTS = (
     "Cedar Clinic was founded in 1834. The code word of Cedar Clinic is HERON-27. "
     "The manager of Falcon Hall is Tomas Rey. The door of Falcon Hall is painted orange."
 )
+OTHER = (
+    "The cat of Amber Library is called Waffle. The door of Amber Library is painted silver. "
+    "Granite Tower was founded in 1790. The manager of Granite Tower is Leila Haddad. "
+    "The code word of Raven Bakery is OTTER-31. The cat of Raven Bakery is called Domino."
+)
 QUESTION = "What is the code word of Orion Station?"
+LONG = "Once more, slowly: " + "please think about it carefully. " * 60 + QUESTION
+BLOCKS = 48
+CHUNK = 256
 
 
 def compact(server: Server, cube: str, key: str | None = None, **wanted: Any) -> dict[str, Any]:
@@ -35,27 +52,399 @@ def compact(server: Server, cube: str, key: str | None = None, **wanted: Any) ->
 def ask(server: Server, cubes: list[str], key: str = "none", **extra: Any) -> Any:
     memory = {"cubes": cubes, "retrieve": False, "write": False, "kv": "compact"}
     memory |= extra.pop("memory", {})
-    return chat(server, key, "ann", QUESTION, memory=memory, **extra)
+    question = extra.pop("question", QUESTION)
+    return chat(server, key, extra.pop("person", "ann"), question, memory=memory, **extra)
 
 
-def entry(reply: Any, cube: str) -> dict[str, Any]:
-    return next(each for each in reply.memory["cubes"] if each["id"] == cube)
+def stream(server: Server, cube: str, max_tokens: int) -> Any:
+    memory = {"cubes": [cube], "retrieve": False, "write": False, "kv": "compact"}
+    return server.client().chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        user="ann",
+        max_tokens=max_tokens,
+        temperature=0,
+        stream=True,
+        extra_body={"memory": memory},
+    )
+
+
+def said(reply: Any) -> str:
+    return reply.choices[0].message.content
+
+
+def forms(reply: Any) -> list[str]:
+    return [each["kv"] for each in reply.memory["cubes"]]
+
+
+def notes(server: Server) -> dict[str, Compact]:
+    return dict(CompactNotes(server.home / "kv" / "compacts").all())
+
+
+def files(server: Server, cube: str) -> list[Path]:
+    """All files of a cube's compacts, on both tiers."""
+    found = [each for each in notes(server).values() if each.cube.startswith(f"{cube}@")]
+    names = [f"{each.name.key}{SUFFIX}" for each in found]
+    everywhere = [*(server.home / "kv" / "segments").rglob(f"*{SUFFIX}"), *in_ram(server)]
+    return [path for path in everywhere if path.name in names]
+
+
+def empty_engine(server: Server) -> None:
+    """Empty the engine's prefix cache."""
+
+    def emptied() -> bool:
+        with server.http() as http:
+            return http.post("/reset_prefix_cache").is_success
+
+    wait_for(emptied, "an empty prefix cache")
 
 
 @pytest.fixture(scope="module")
-def facts(server, keys) -> str:
-    cube = make(server, "compact-facts", FACTS, keys.kv_admin, shared=True)
-    job = compact(server, cube, keys.kv_admin, ratio=2)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without keys, whose engine has few blocks and computes prompts in short chunks."""
+    folder = tmp_path_factory.mktemp("compact")
+    flags = (
+        *("--num-gpu-blocks-override", str(BLOCKS), "--max-num-batched-tokens", str(CHUNK)),
+        *("--max-num-seqs", "8", "--max-model-len", "1536"),
+    )
+    quiet = {"MEMOS__KV__PREFETCH": "false", "VLLM_SERVER_DEV_MODE": "1"}
+    with Server(folder, home=folder / "home", environment=quiet, flags=flags).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def facts(small) -> str:
+    cube = make(small, "facts", FACTS, shared=True)
+    job = compact(small, cube, ratio=2, method="match")
     assert job["state"] == "done", job
+    assert job["report"]["places"] == pytest.approx(job["report"]["prompt_tokens_saved"], abs=1)
     return cube
 
 
-def test_a_compact_answers_in_place_of_the_text(server, keys, facts):
-    text = ask(server, [facts], keys.kv, memory={"kv": "exact"}, max_tokens=12)
-    reply = ask(server, [facts], keys.kv, max_tokens=12)
-    used = entry(reply, facts)
+@pytest.fixture(scope="module")
+def other(small) -> str:
+    cube = make(small, "other", OTHER, shared=True)
+    assert compact(small, cube, ratio=1.5)["state"] == "done"
+    return cube
+
+
+@pytest.fixture(scope="module")
+def alone(small, facts) -> str:
+    """The reply of a request that is alone in the engine."""
+    reply = ask(small, [facts], max_tokens=24)
+    assert forms(reply) == ["compact"]
+    return said(reply)
+
+
+def test_a_compact_answers_in_place_of_the_text(small, facts):
+    text = ask(small, [facts], memory={"kv": "exact"}, max_tokens=16)
+    reply = ask(small, [facts], max_tokens=16)
+    used = reply.memory["cubes"][0]
     assert (used["form"], used["kv"]) == ("kv", "compact"), reply.memory
     saved = text.usage.prompt_tokens - reply.usage.prompt_tokens
     assert saved == pytest.approx(used["tokens"] - used["places"], abs=1)
-    assert "LYNX-64" in reply.choices[0].message.content
-    assert any(each["kind"] == "compact" for each in reply.memory["cached"])
+    assert saved > 40
+    assert "LYNX-64" in said(reply)
+    assert said(reply) == said(ask(small, [facts], max_tokens=16)), "from the prefix cache"
+    plan = explain(small, reply, "ann")
+    entry = next(each for each in plan["entries"] if each["cube"] == facts)
+    assert entry["places"] == used["places"]
+    assert entry["expected_kl"] is not None
+    empty_engine(small)
+    loaded = ask(small, [facts], max_tokens=16)
+    assert any(each["kind"] == "compact" for each in loaded.memory["cached"])
+    assert said(loaded) == said(reply)
+
+
+def test_without_being_asked_for_no_compact_is_used(small, facts):
+    with_text = chat(small, "none", "ann", QUESTION, memory={"cubes": [facts], "write": False})
+    assert "compact" not in forms(with_text)
+
+
+@contextlib.contextmanager
+def spoilt(server: Server, cube: str, change: str) -> Iterator[None]:
+    """The compact of a cube is damaged, on disk and in shared memory; afterwards it is whole again."""
+    whole = {path: path.read_bytes() for path in files(server, cube)}
+    assert len(whole) == 2, "on disk and in shared memory"
+    for path, content in whole.items():
+        if change == "gone":
+            path.unlink()
+        elif change == "damaged":
+            path.write_bytes(content[:-40] + bytes([content[-40] ^ 0xFF]) + content[-39:])
+        else:
+            path.write_bytes(content[:-200])
+    empty_engine(server)
+    try:
+        yield
+    finally:
+        for path, content in whole.items():
+            path.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", ["damaged", "truncated", "gone"])
+def test_a_compact_that_cannot_be_loaded_is_the_text(small, facts, alone, change):
+    exact = said(ask(small, [facts], memory={"kv": "exact"}, max_tokens=16))
+    with spoilt(small, facts, change):
+        for _ in range(2):
+            reply = ask(small, [facts], max_tokens=16)
+            assert "compact" not in forms(reply)
+            assert said(reply) == exact
+    assert said(ask(small, [facts], max_tokens=24)) == alone
+
+
+def test_a_damaged_compact_fails_no_stream_and_no_other_request(small, facts, other, alone):
+    exact = said(ask(small, [facts], memory={"kv": "exact"}, max_tokens=12))
+    about = "What is the code word of Raven Bakery?"
+    whole = said(ask(small, [other], question=about, max_tokens=12))
+
+    def streamed(_: int) -> str:
+        chunks = stream(small, facts, max_tokens=12)
+        return "".join(each.choices[0].delta.content or "" for each in chunks if each.choices)
+
+    with spoilt(small, facts, "damaged"), ThreadPoolExecutor(4) as pool:
+        lost = [pool.submit(streamed, number) for number in range(2)]
+        kept = [pool.submit(ask, small, [other], question=about, max_tokens=12) for _ in range(2)]
+        assert all(exact[:20] == each.result()[:20] for each in lost)
+        assert all(forms(each.result()) == ["compact"] for each in kept)
+        assert all(said(each.result())[:20] == whole[:20] for each in kept)
+    assert said(ask(small, [facts], max_tokens=24)) == alone
+
+
+def test_long_questions_are_computed_in_chunks_behind_a_compact(small, facts):
+    first = ask(small, [facts], question=LONG, max_tokens=16)
+    assert first.usage.prompt_tokens > CHUNK + BLOCKS
+    assert forms(first) == ["compact"]
+    empty_engine(small)
+    again = ask(small, [facts], question=LONG, max_tokens=16)
+    assert said(again) == said(first)
+    assert "LYNX" in said(first)
+
+
+def test_preempted_requests_load_it_again(small, facts):
+    before = metric(small, "vllm:num_preemptions_total")
+    questions = [f"{number}. {QUESTION} Then tell a long story." for number in range(8)]
+    together = {"max_tokens": 220, "ignore_eos": True}
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(
+            pool.map(lambda text: ask(small, [facts], question=text, **together), questions)
+        )
+    assert metric(small, "vllm:num_preemptions_total") > before
+    assert all(forms(reply) == ["compact"] for reply in replies)
+    assert all(reply.usage.completion_tokens == 220 for reply in replies)
+    for text, reply in zip(questions, replies, strict=True):
+        by_itself = said(ask(small, [facts], question=text, max_tokens=4))
+        assert said(reply)[:8] == by_itself[:8]
+
+
+def test_several_choices_and_an_abandoned_stream(small, facts, alone):
+    several = ask(small, [facts], n=3, temperature=0.7, max_tokens=12)
+    assert len(several.choices) == 3
+    assert forms(several) == ["compact"]
+    chunks = stream(small, facts, max_tokens=200)
+    next(iter(chunks))
+    chunks.close()
+    assert said(ask(small, [facts], max_tokens=24)) == alone
+
+
+def test_two_compacts_in_any_order(small, facts, other):
+    for cubes in ([facts, other], [other, facts]):
+        reply = ask(small, cubes, max_tokens=16)
+        assert forms(reply) == ["compact", "compact"]
+        assert "LYNX" in said(reply)
+        about = ask(small, cubes, question="What is the code word of Raven Bakery?", max_tokens=16)
+        assert forms(about) == ["compact", "compact"]
+        assert "OTTER" in said(about)
+
+
+def test_text_in_front_of_a_compact_is_stored_first(small, facts):
+    plain = make(
+        small, "plain", "The ferry to Skye leaves at nine. It costs ten pounds.", shared=True
+    )
+    first = ask(small, [plain, facts], max_tokens=8)
+    assert forms(first) != ["exact", "compact"], "its KV is not stored yet"
+
+    def both() -> Any:
+        reply = ask(small, [plain, facts], max_tokens=16)
+        return reply if forms(reply)[1] == "compact" else None
+
+    reply = wait_for(both, "the text's KV")
+    assert forms(reply) == ["exact", "compact"]
+    assert "LYNX" in said(reply)
+
+
+def test_a_system_message_and_a_conversation(small, facts):
+    talk = [
+        {"role": "system", "content": "You answer in one short sentence."},
+        {"role": "user", "content": "Hello, who are you?"},
+        {"role": "assistant", "content": "A helper."},
+        {"role": "user", "content": QUESTION},
+    ]
+
+    def compacted() -> Any:
+        reply = ask(small, [facts], messages=talk, max_tokens=16)
+        return reply if forms(reply) == ["compact"] else None
+
+    first = wait_for(compacted, "the KV of the system message")
+    assert "LYNX" in said(first)
+    empty_engine(small)
+    again = ask(small, [facts], messages=talk, max_tokens=16)
+    assert said(again) == said(first)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"repetition_penalty": 1.3}, {"prompt_logprobs": 1}, {"echo": True}], ids=str
+)
+def test_replies_that_read_the_prompt_get_the_text(small, facts, extra):
+    reply = ask(small, [facts], **extra)
+    assert "compact" not in forms(reply)
+    assert "text instead of compact" in explain(small, reply, "ann")["kv"]["problem"]
+
+
+def test_the_ids_of_places_are_nobodys_prompt(small, facts):
+    """A client that sends them gets noise of its own, and spoils no compact."""
+    empty_engine(small)
+    reply = ask(small, [facts], max_tokens=16, return_token_ids=True)
+    tokens = reply.model_extra["prompt_token_ids"]
+    client = small.client()
+    client.completions.create(
+        model=MODEL,
+        prompt=tokens,
+        max_tokens=4,
+        user="ann",
+        extra_body={"memory": {"enabled": False}},
+    )
+    assert said(ask(small, [facts], max_tokens=16)) == said(reply)
+    empty_engine(small)
+    client.completions.create(model=MODEL, prompt=tokens, max_tokens=4, user="ann")
+    after = ask(small, [facts], max_tokens=16)
+    assert forms(after) == ["compact"]
+    assert said(after) == said(reply)
+
+
+def test_other_routes_use_it_too(small, facts):
+    memory = {"cubes": [facts], "retrieve": False, "write": False, "kv": "compact"}
+    with small.http(None, "ann") as http:
+        replies = [
+            http.post(
+                "/v1/responses",
+                json={"model": MODEL, "input": QUESTION, "temperature": 0, "memory": memory},
+            ),
+            http.post(
+                "/v1/messages",
+                json={
+                    "model": MODEL,
+                    "max_tokens": 16,
+                    "temperature": 0,
+                    "messages": [{"role": "user", "content": QUESTION}],
+                    "memory": memory,
+                },
+            ),
+        ]
+    for reply in replies:
+        assert reply.status_code == 200, reply.text
+        assert "LYNX" in reply.text
+
+
+def test_a_gate_refuses_what_says_something_else(small):
+    cube = make(small, "too-short", FACTS.replace("Orion", "Vesta"), shared=True)
+    job = compact(small, cube, ratio=40, max_kl=0.05)
+    assert job["state"] == "refused"
+    assert "KL" in job["report"]["reasons"][0]
+    assert "compact" not in forms(ask(small, [cube]))
+
+
+def test_a_change_and_a_deletion_take_it_away(small):
+    cube = make(small, "changing", f"{FACTS} It will change.", shared=True)
+    url = f"/v1/memory/cubes/{cube}"
+    with small.http() as http:
+        assert compact(small, cube, ratio=2)["state"] == "done"
+        shown = http.get(f"{url}/activation").json()["compact"]
+        assert shown["tokens"] > shown["places"] > 0
+        paths = files(small, cube)
+        body = {"payload": {"type": "explicit", "content": f"{FACTS} It has changed."}}
+        assert http.patch(url, json=body).status_code == 200
+        wait_for(lambda: not any(path.exists() for path in paths), "the end of the old compact")
+        assert "compact" not in forms(ask(small, [cube]))
+        assert compact(small, cube, ratio=2)["state"] == "done"
+        paths = files(small, cube)
+        assert paths
+        assert http.delete(url).status_code in (200, 204)
+        wait_for(lambda: not any(path.exists() for path in paths), "no file")
+    assert not [each for each in notes(small).values() if each.cube.startswith(cube)]
+
+
+def test_it_can_be_deleted_alone(small, other):
+    with small.http() as http:
+        assert http.delete(f"/v1/memory/cubes/{other}/compact").status_code == 204
+        assert http.get(f"/v1/memory/cubes/{other}/activation").json()["compact"] is None
+    assert not files(small, other)
+    assert "compact" not in forms(ask(small, [other]))
+
+
+def test_it_survives_a_restart(small, facts, alone):
+    small.kill(signal.SIGKILL)
+    small.start()
+    reply = ask(small, [facts], max_tokens=24)
+    assert forms(reply) == ["compact"]
+    assert said(reply) == alone
+
+
+def test_a_person_and_a_tenant_have_their_own(server, keys):
+    text = f"{FACTS} It is private."
+    with server.http(keys.kv, "ann") as http:
+        body = {"meta": {"name": "private"}, "payload": {"type": "explicit", "content": text}}
+        cube = http.post("/v1/memory/cubes", json=body).json()["meta"]["id"]
+    assert compact_of_person(server, keys.kv, "ann", cube)["state"] == "done"
+    assert forms(ask(server, [cube], keys.kv)) == ["compact"]
+    for key, person in ((keys.kv, "bob"), (keys.kv_other, "ann")):
+        with pytest.raises(openai.NotFoundError):
+            ask(server, [cube], key, person=person)
+        with server.http(key, person) as http:
+            mine = http.post("/v1/memory/cubes", json=body).json()["meta"]["id"]
+            assert http.get(f"/v1/memory/cubes/{mine}/activation").json()["compact"] is None
+            for method in ("POST", "DELETE"):
+                reply = http.request(method, f"/v1/memory/cubes/{cube}/compact")
+                assert reply.status_code == 404
+        assert "compact" not in forms(ask(server, [mine], key, person=person))
+    with server.http(keys.kv_reader, "ann") as http:
+        assert http.post(f"/v1/memory/cubes/{cube}/compact").status_code == 403
+        assert http.delete(f"/v1/memory/cubes/{cube}/compact").status_code == 403
+
+
+def compact_of_person(server: Server, key: str, person: str, cube: str) -> Any:
+    with server.http(key, person) as http:
+        job = http.post(f"/v1/memory/cubes/{cube}/compact", json={"ratio": 2}).json()["id"]
+
+        def ended() -> Any:
+            found = http.get(f"/v1/memory/jobs/{job}").json()
+            return found if found["state"] not in ("queued", "running") else None
+
+        return wait_for(ended, "the compact", 300)
+
+
+def test_compact_exact_near_and_adapter_in_one_batch(server, keys):
+    """Requests of all forms at once answer as each does alone."""
+    cubes = [
+        make(server, f"mixed-{number}", f"{text} Number {number}.", keys.kv_admin, shared=True)
+        for number, text in enumerate((FACTS, OTHER))
+    ]
+    assert compact(server, cubes[0], keys.kv_admin, ratio=2)["state"] == "done"
+    asked = [
+        {"cubes": cubes[:1], "memory": {"kv": "compact"}},
+        {"cubes": cubes[:1], "memory": {"kv": "exact"}},
+        {"cubes": cubes[::-1], "memory": {"kv": "near"}},
+        {"cubes": cubes[:1], "memory": {"kv": "none"}},
+    ]
+    for each in asked:
+        ask(server, key=keys.kv, max_tokens=8, **each)
+    by_itself = [said(ask(server, key=keys.kv, max_tokens=8, **each)) for each in asked]
+    barrier = threading.Barrier(len(asked))
+
+    def together(each: dict[str, Any]) -> Any:
+        barrier.wait()
+        return ask(server, key=keys.kv, max_tokens=8, **each)
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        replies = list(pool.map(together, asked))
+    assert forms(replies[0]) == ["compact"]
+    assert [said(each)[:12] for each in replies] == [each[:12] for each in by_itself]
