@@ -116,7 +116,7 @@ class Bench:
         **extra: Any,
     ) -> dict[str, Any]:
         """Body of the reply; memory is off without cubes."""
-        body = self._body(person, question, cubes, kv) | extra
+        body = self.body(person, question, cubes, kv) | extra
         reply = self.http.post("/v1/chat/completions", json=body)
         reply.raise_for_status()
         found: dict[str, Any] = reply.json()
@@ -126,7 +126,7 @@ class Bench:
         self, person: str, question: str, cubes: Sequence[str], kv: str = "exact"
     ) -> tuple[float, int]:
         """(seconds from sending to the first event, cached tokens)"""
-        return first_event(self.http, self._body(person, question, cubes, kv))
+        return first_event(self.http, self.body(person, question, cubes, kv))
 
     def wait_until_kept(self, cube: str, chains: int = 1) -> None:
         deadline = time.monotonic() + 60
@@ -147,7 +147,7 @@ class Bench:
             forget_pages(path)
 
     @staticmethod
-    def _body(person: str, question: str, cubes: Sequence[str], kv: str) -> dict[str, Any]:
+    def body(person: str, question: str, cubes: Sequence[str], kv: str) -> dict[str, Any]:
         memory: dict[str, Any] = {"enabled": False}
         if cubes:
             memory = {

@@ -19,6 +19,7 @@ from memos_vllm.cli import (
     training,
     transfer,
 )
+from memos_vllm.cli.compact import compact
 from memos_vllm.cli.redact import redact
 from memos_vllm.cli.reindex import reindex
 from memos_vllm.cli.search import search
@@ -46,6 +47,7 @@ app.add_typer(grants.groups, name="groups")
 app.command()(search)
 app.command()(training.train)
 app.command()(training.decode)
+app.command()(compact)
 app.add_typer(training.app, name="jobs")
 app.add_typer(plan.app, name="plan")
 app.add_typer(transfer.app, name="import")

@@ -90,14 +90,14 @@ def train(
         name=name,
         into=into,
         placement=placement,
-        exam=_exam(exam),
+        exam=exam_of(exam),
         recipe=_recipe(recipe or []),
         max_seconds=max_minutes * 60 if max_minutes else None,
     )
     with opened(config) as system:
         job = submit.distill(system, administrator(tenant, person), cubes[0], request)
         if detach:
-            _show(job, as_json)
+            show_job(job, as_json)
         else:
             _run(system, job.id, model, as_json)
 
@@ -120,7 +120,7 @@ def decode(
     with opened(config) as system:
         job = submit.decode(system, administrator(tenant, person), cube, request)
         if detach:
-            _show(job, as_json)
+            show_job(job, as_json)
         else:
             _run(system, job.id, model, as_json)
 
@@ -243,14 +243,14 @@ def _run(system: MemorySystem, job: str | None, model: str | None, as_json: bool
             for number, handler in before.items():
                 signal.signal(number, handler)
     ended = system.transforms.get(claimed.principal, claimed.id)
-    _show(ended, as_json)
+    show_job(ended, as_json)
     if ended.state is JobState.QUEUED:
         say(f"stopped; resume with `memos jobs run {ended.id}`")
     if ended.state is not JobState.DONE:
         raise typer.Exit(1)
 
 
-def _exam(file: Path | None) -> list[Question]:
+def exam_of(file: Path | None) -> list[Question]:
     """Read the exam's questions. Raises BadRequest."""
     if file is None:
         return []
@@ -278,7 +278,7 @@ def _recipe(given: list[str]) -> Recipe:
         ) from error
 
 
-def _show(job: Transform, as_json: bool) -> None:
+def show_job(job: Transform, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(job))
         return

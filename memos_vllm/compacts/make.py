@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from memos_vllm.activation.rotation import rotation, rotation_problem
+from memos_vllm.activation.rotation import Rotation, rotation, rotation_problem
 from memos_vllm.compacts.frame import Frame
 from memos_vllm.compacts.match import match
 from memos_vllm.compacts.watch import watching
@@ -23,6 +23,7 @@ _REST = "How does this go on? {}"
 _LONGEST_REFERENCE = 2048
 """Tokens of an answer that repeats the text."""
 _LEAST_PLACES = 4
+_MOST_SENTENCES = 64
 _BATCH = 4
 
 
@@ -54,6 +55,10 @@ class Whole:
     def with_text(self) -> ContextKV:
         return ContextKV(self.kv)
 
+    def rotation(self) -> Rotation:
+        """Of the model's keys."""
+        return _rotation_of(self.frame.weights)
+
     def behind(self, compact: torch.Tensor) -> ContextKV:
         """The head and a compact, (layers, 2, places, kv_heads, head_dim)."""
         return ContextKV(torch.cat([self.head, compact.to(self.kv.dtype)], dim=2))
@@ -82,12 +87,25 @@ def places_for(tokens: int, ratio: float, places: int | None) -> int:
 
 
 def references(frame: Frame, items: Sequence[Item]) -> list[Answered]:
-    """Chats behind a text whose queries a compact has to answer: the text, repeated and continued."""
+    """Chats behind a text whose queries a compact has to answer: the text, repeated and continued.
+
+    Raises:
+        Unprocessable: the text leaves no room in the model's context.
+    """
     body = "\n".join(item.text for item in items)
     found = [frame.behind(_asked(_REPEAT), body)]
-    for question, sentence in beginnings(items):
-        found.append(frame.behind(_asked(_REST.format(question)), sentence))
-    return [dataclasses.replace(each, answer=each.answer[:_LONGEST_REFERENCE]) for each in found]
+    known = list(beginnings(items))
+    for start, sentence in known[:: max(1, len(known) // _MOST_SENTENCES)]:
+        found.append(frame.behind(_asked(_REST.format(start)), sentence))
+    room = frame.weights.model.config.max_position_embeddings - len(frame.head) - len(frame.tokens)
+    fitting = []
+    for each in found:
+        most = min(_LONGEST_REFERENCE, room - len(each.prompt))
+        if most > 0:
+            fitting.append(dataclasses.replace(each, answer=each.answer[:most]))
+    if not fitting:
+        raise Unprocessable("the text fills the model's context: nothing can be asked behind it")
+    return fitting
 
 
 def beginnings(items: Sequence[Item]) -> Iterator[tuple[str, str]]:
@@ -165,7 +183,7 @@ def divergence_of(
     return total / max(1, count)
 
 
-def _rotation_of(weights: Weights) -> Any:
+def _rotation_of(weights: Weights) -> Rotation:
     config = weights.model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return rotation(config, size)

@@ -5,7 +5,7 @@ sum of the exponents, its mass) and the average of the part's values under these
 the same for the queries that will come, so is everything that the layer computes.  For each layer and head,
 without gradients:
 
-1. the places are the tokens with the greatest weight over the reference queries;
+1. the places are tokens whose weights over the reference queries span those of the others best;
 2. each place gets a factor that makes the mass of the places that of the text (non-negative least squares);
    a factor is an additive term of the logit, and is folded into the key along the direction in which the
    reference queries agree, so that any attention kernel can read it;
@@ -60,8 +60,7 @@ def match(
     mass = logits.logsumexp(-1, keepdim=True)
     attention = (logits - mass).exp()
     wanted = attention @ v
-    importance = (attention * weight).square().mean(1)
-    best = importance.topk(places, dim=-1).indices.sort(-1).values  # (kv_heads, places)
+    best = _chosen(attention * weight, places).sort(-1).values  # (kv_heads, places)
     index = best[..., None].expand(-1, -1, k.shape[-1])
     picked, start = k.gather(1, index), v.gather(1, index)
     chosen_logits = logits.gather(2, best[:, None].expand(-1, logits.shape[1], -1))
@@ -77,6 +76,35 @@ def _grouped(each: torch.Tensor, heads: int, group: int) -> torch.Tensor:
     return (
         each.view(count, heads, group, size).permute(1, 0, 2, 3).reshape(heads, count * group, size)
     )
+
+
+def _chosen(attention: torch.Tensor, places: int) -> torch.Tensor:
+    """Tokens whose columns of the attention span the others best, greedily (pivoted Cholesky).
+
+    The most read token comes first, and one that is read like the chosen ones, never.
+
+    Args:
+        attention: (kv_heads, queries, tokens).
+
+    Returns:
+        (kv_heads, places)
+    """
+    heads, _, tokens = attention.shape
+    gram = attention.transpose(1, 2) @ attention  # (kv_heads, tokens, tokens)
+    left = gram.diagonal(dim1=1, dim2=2).clone()  # (kv_heads, tokens)
+    taken = torch.zeros(heads, tokens, dtype=torch.bool)
+    spanned = gram.new_zeros(heads, tokens, places)
+    rows = torch.arange(heads)
+    chosen = torch.zeros(heads, places, dtype=torch.long)
+    for number in range(places):
+        pivot = left.masked_fill(taken, -1.0).argmax(-1)
+        chosen[:, number], taken[rows, pivot] = pivot, True
+        before = spanned[:, :, :number]
+        column = gram[rows, pivot] - (before @ before[rows, pivot][..., None]).squeeze(-1)
+        column = column / left[rows, pivot].clamp(min=1e-12).sqrt()[:, None]
+        spanned[:, :, number] = column
+        left = (left - column.square()).clamp(min=0)
+    return chosen
 
 
 def _factors(shares: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ OTHER = (
 )
 QUESTION = "What is the code word of Orion Station?"
 LONG = "Once more, slowly: " + "please think about it carefully. " * 60 + QUESTION
-BLOCKS = 48
+BLOCKS = 50
 CHUNK = 256
 
 
@@ -300,8 +300,8 @@ def test_replies_that_read_the_prompt_get_the_text(small, facts, extra):
     assert "text instead of compact" in explain(small, reply, "ann")["kv"]["problem"]
 
 
-def test_the_ids_of_places_are_nobodys_prompt(small, facts):
-    """A client that sends them gets noise of its own, and spoils no compact."""
+def test_a_prompt_of_the_same_ids_spoils_no_compact(small, facts):
+    """A client that sends the ids of the places gets noise of its own."""
     empty_engine(small)
     reply = ask(small, [facts], max_tokens=16, return_token_ids=True)
     tokens = reply.model_extra["prompt_token_ids"]

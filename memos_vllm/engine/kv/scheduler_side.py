@@ -183,7 +183,7 @@ class SchedulerSide:
         self._alive.discard(request.request_id)
         if chain is None or not chain.save or request.num_output_tokens == 0:
             return False  # without a reply, the prefill may be incomplete
-        if getattr(request.status, "name", "") == "FINISHED_ERROR":
+        if getattr(getattr(request, "status", None), "name", "") == "FINISHED_ERROR":
             return False
         in_flight = {key for keys in self._saving.values() for key in keys}
         chosen = [

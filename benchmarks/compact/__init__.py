@@ -1,0 +1,1 @@
+"""Compacts: what they cost, and what they keep."""
