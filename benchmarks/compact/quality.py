@@ -23,7 +23,14 @@ from memos_vllm.compacts.make import Whole, divergence_of, matched, places_for, 
 from memos_vllm.compacts.process import make
 from memos_vllm.cube.model import Item
 from memos_vllm.parametric.training.everyday import UNRELATED
-from memos_vllm.parametric.training.order import Compacting, JobFolder, Order, Question, Recipe
+from memos_vllm.parametric.training.order import (
+    Compacting,
+    Gate,
+    JobFolder,
+    Order,
+    Question,
+    Recipe,
+)
 from memos_vllm.parametric.training.process import run
 from memos_vllm.parametric.training.study import is_right
 from memos_vllm.parametric.training.weights import Answered, ContextKV, Weights
@@ -169,6 +176,7 @@ def _distilled(
         passages=memory.items,
         exam=memory.exam,
         recipe=Recipe(questions=3),
+        gate=Gate(recall_of_ceiling=0),
         compacting=Compacting(
             items=memory.items, method="distil", places=places, steps=steps, most_kl=1000
         ),
