@@ -95,6 +95,19 @@ def read_options(raw: Any) -> MemoryOptions:
         raise BadRequest(f"`{where}`: {problem['msg']}", param=where) from error
 
 
+def with_kv(options: MemoryOptions, default: str | None) -> MemoryOptions:
+    """The options with the tenant's form of KV, where the request names none.
+
+    Args:
+        default: None: the tenant may not use any.
+    """
+    if default is None:
+        return options.model_copy(update={"kv": "none"})
+    if "kv" in options.model_fields_set or default == options.kv:
+        return options
+    return options.model_copy(update={"kv": default})
+
+
 def with_zone(options: MemoryOptions, header: str | None) -> MemoryOptions:
     """The options with the zone of the header, where the body names none.
 

@@ -34,6 +34,7 @@ from memos_vllm.learning.background import BackgroundTasks
 from memos_vllm.learning.reads import ReadRecorder
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.learning.saving import TurnSaver, not_written, orders_of
+from memos_vllm.options import with_kv
 from memos_vllm.plaintext.english import times
 from memos_vllm.plaintext.reader.query import MemoryQuery, read_query
 from memos_vllm.plaintext.reader.rewrite import Rewriter
@@ -137,8 +138,7 @@ class Pipeline:
             )
         policy = self._system.policies.policy_of(chat.principal.tenant)
         chat.plan.not_written = not_written(chat, self._system.config.remember, policy)
-        if not policy.allows("activation"):
-            chat.options = chat.options.model_copy(update={"kv": "none"})
+        chat.options = with_kv(chat.options, policy.kv if policy.allows("activation") else None)
         chat.plan.written = chat.plan.not_written is None
         chat.plan.person = chat.principal.person or None
 

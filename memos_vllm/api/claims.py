@@ -8,13 +8,16 @@ from typing import Annotated, Literal, Self
 from fastapi import APIRouter, Header, Path, Query
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from memos_vllm.api.models import ERRORS, Caller, System, Word
+from memos_vllm.api.models import ERRORS, Caller, Moment, System, Word
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.api.strict import StrictRoute
+from memos_vllm.as_of import as_of_parameter
+from memos_vllm.cube.ids import now_us, to_us
 from memos_vllm.cube.model import Item, Text
 from memos_vllm.governance.principal import MAX_NAME_LENGTH, Scope
 from memos_vllm.learning.feedback import Change, Done, Feedback
 from memos_vllm.options import PERSONA, MemoryOptions, with_zone
+from memos_vllm.vault.knowledge import claims_then
 from memos_vllm.zones import LONGEST_NAME, checked
 
 router = APIRouter(
@@ -106,10 +109,15 @@ def list_claims(
         datetime | None,
         Query(description="claims valid at this time; default: all, also ended ones"),
     ] = None,
+    as_of: Moment = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Claims:
-    """Claims about the person, newest first: current and ended ones."""
-    found = system.knowledge.claims(caller, subject, attribute, at, limit)
+    """Claims about the person, newest first: current and ended ones; with `as_of`, what was known then."""
+    if (moment := as_of_parameter(as_of)) is not None:
+        memory = system.past.memory(caller, min(to_us(moment), now_us()))
+        found = claims_then(memory, caller.person, subject, attribute, at, limit)
+    else:
+        found = system.knowledge.claims(caller, subject, attribute, at, limit)
     return Claims(claims=[ClaimView(cube=each.cube, item=each.item) for each in found])
 
 

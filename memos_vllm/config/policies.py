@@ -63,6 +63,9 @@ class TenantPolicy(Section):
     isolation: Isolation = Field(
         "person", description="prefix cache and KV shared per person, or by the whole tenant"
     )
+    kv: Literal["exact", "near", "compact", "none"] = Field(
+        "exact", description="`memory.kv` of requests that do not name it"
+    )
     redaction: RedactionPolicy = Field(
         RedactionPolicy(), description="what is kept out of memory: `mode` and `kinds`"
     )

@@ -165,7 +165,10 @@ class TrainingConfig(Section):
     max_bytes: int = Field(16 << 30, ge=1, description="memory limit of the training process")
     promote: bool = Field(
         False,
-        description="train adapters automatically on large, stable, often read cubes",
+        description="make `training.promote_to` automatically of large, stable, often read cubes",
+    )
+    promote_to: tuple[Literal["adapter", "compact"], ...] = Field(
+        ("adapter",), min_length=1, description="what is made of them"
     )
     promote_after_days: float = Field(
         7.0, ge=0, description="days without a change before promotion"

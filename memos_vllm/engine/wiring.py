@@ -294,7 +294,13 @@ async def _activation(
         ),
         activator,
         CompactStore(
-            TensorStore(segments), names, scopes, vocabulary, host.vllm_config.model_config.dtype
+            TensorStore(segments),
+            names,
+            scopes,
+            vocabulary,
+            dtype=host.vllm_config.model_config.dtype,
+            quota=KVQuota(config.kv_path),
+            limits_of=host.system.limits_of,
         ),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from memos_vllm.governance.permit import Permission
 from memos_vllm.governance.principal import Principal, Role, persona_of
 from memos_vllm.vault import fence, records
 from memos_vllm.vault.database import Database
+from memos_vllm.vault.past_memory import PastMemory
 from memos_vllm.vault.tables import CubeRow, ItemRow
 
 
@@ -110,6 +112,31 @@ class Knowledge:
                     if len(found) == limit:
                         break
         return found
+
+
+def claims_then(
+    memory: PastMemory,
+    person: str,
+    subject: str | None = None,
+    attribute: str | None = None,
+    at: datetime | None = None,
+    limit: int = 200,
+) -> list[Claimed]:
+    """Claims of a person in the memory of a past moment, as `Knowledge.claims`."""
+    found = [
+        Claimed(CubeId(cube.row.id), item)
+        for cube in memory.cubes
+        if cube.row.person == person
+        for item in cube.items
+        if _is_wanted(item, subject, attribute, at)
+    ]
+    return sorted(found, key=_age)[:limit]
+
+
+def _age(claimed: Claimed) -> tuple[float, str]:
+    """The newest first, those without a time last."""
+    time = claimed.item.time
+    return (-time.timestamp() if time is not None else math.inf, claimed.item.id or "")
 
 
 def _is_wanted(item: Item, subject: str | None, attribute: str | None, at: datetime | None) -> bool:

@@ -32,7 +32,7 @@ from memos_vllm.vault.jobs import (
     new_holder,
 )
 from memos_vllm.vault.tables import CubeRow, DerivedRow, ItemRow, TransformRow, TransformSourceRow
-from memos_vllm.vault.transform_rows import ENDED, JobState, add_in
+from memos_vllm.vault.transform_rows import COMPACT, DISTILL, ENDED, JobState, add_in
 
 
 class JobIsGone(Exception):
@@ -256,12 +256,24 @@ class Transforms:
             return set(session.scalars(query))
 
     def promotable(
-        self, before_us: int, least_reads: int, least_characters: int, tenant: str | None = None
+        self,
+        before_us: int,
+        least_reads: int,
+        least_characters: int,
+        kind: str = DISTILL,
+        tenant: str | None = None,
     ) -> list[Promotable]:
         """Cubes of text that are unchanged since a time, large and often read, most read first.
 
-        Cubes from which something was made, or which a job has read, are left out.
+        Left out are those that a job of the kind has read; for compacts, since the cube's last change.
         """
+        read = (
+            select(TransformSourceRow.cube_id)
+            .join(TransformRow, TransformRow.id == TransformSourceRow.transform_id)
+            .where(TransformSourceRow.cube_id == CubeRow.id, TransformRow.kind == kind)
+        )
+        if kind == COMPACT:
+            read = read.where(TransformRow.created_us >= CubeRow.updated_us)
         characters = func.sum(func.length(ItemRow.text)).label("characters")
         query = (
             select(CubeRow, characters)
@@ -271,13 +283,14 @@ class Transforms:
                 CubeRow.state == State.ACTIVATED,
                 CubeRow.updated_us < before_us,
                 CubeRow.reads >= least_reads,
-                CubeRow.id.not_in(select(DerivedRow.source_id)),
-                CubeRow.id.not_in(select(TransformSourceRow.cube_id)),
+                ~read.exists(),
             )
             .group_by(CubeRow.id)
             .having(characters >= least_characters)
             .order_by(CubeRow.reads.desc(), CubeRow.id)
         )
+        if kind == DISTILL:
+            query = query.where(CubeRow.id.not_in(select(DerivedRow.source_id)))
         if tenant is not None:
             query = query.where(CubeRow.tenant == tenant)
         with self._database.read() as session:

@@ -89,6 +89,10 @@ class Recipes:
                 return f"{cubes}/{self.cube()['id']}/activate", {"json": {"pinned": False}}
             case "POST /v1/memory/cubes/{ref}/distill":
                 return f"{cubes}/{self.cube()['id']}/distill", {"json": {"name": unique}}
+            case "POST /v1/memory/cubes/{ref}/compact":
+                return f"{cubes}/{self.cube()['id']}/compact", {"json": {"ratio": 2}}
+            case "DELETE /v1/memory/cubes/{ref}/compact":
+                return f"{cubes}/{self.cube()['id']}/compact", {}
             case "POST /v1/memory/cubes/{ref}/decode":
                 return f"{cubes}/{self.adapter()}/decode", {"json": {"topics": [CANARY]}}
             case "POST /v1/memory/activation/{key}/recover":

@@ -238,6 +238,20 @@ def test_only_large_stable_read_cubes_are_promoted_once(ruled):
     assert promote(ruled) == []
 
 
+def test_a_compact_is_made_once_for_each_text(tmp_path):
+    rule = {"promote_after_days": 0.0, "promote_reads": 1, "promote_characters": 1}
+    rule["promote_to"] = ["adapter", "compact"]
+    system = MemorySystem(make_config(tmp_path / "ruled", training=rule)).open()
+    cube = text(system, principal("ann"))
+    system.views.count_reads([cube])
+    assert sorted(job.kind for job in promote(system)) == ["compact", "distill"]
+    assert promote(system) == []
+    system.update(principal("ann"), cube, CubePatch(append=[Item(text="More.")]))
+    assert [job.kind for job in promote(system)] == ["compact"]
+    assert promotable(system) == []
+    system.close()
+
+
 def test_a_recently_changed_cube_is_not_promoted(tmp_path):
     rule = {"promote_after_days": 1.0, "promote_reads": 1, "promote_characters": 1}
     system = MemorySystem(make_config(tmp_path / "ruled", training=rule)).open()

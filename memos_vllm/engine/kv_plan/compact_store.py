@@ -15,12 +15,14 @@ from memos_vllm.activation.chain import KEY_BYTES, own_digest
 from memos_vllm.activation.compacts import Compact, text_key
 from memos_vllm.activation.files import Shape
 from memos_vllm.activation.names import Namer, SegmentName
+from memos_vllm.activation.quota import KVQuota
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.activation.tombstones import short
 from memos_vllm.cube.ids import CubeVersion, PersonId
 from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.kv_plan.compact import Vocabulary
 from memos_vllm.errors import SegmentsUnavailable, Unprocessable
+from memos_vllm.governance.limits.policy import LimitsOf
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.parametric.training.order import Report
@@ -34,6 +36,8 @@ class CompactStore:
     vocabulary: Vocabulary
     dtype: torch.dtype
     """Of the engine's KV cache."""
+    quota: KVQuota
+    limits_of: LimitsOf
 
     def keep(
         self, principal: Principal, cube: MemCube, text: str, file: Path, about: Report
@@ -45,7 +49,7 @@ class CompactStore:
             file: as `compacts.process` wrote it.
 
         Raises:
-            Unprocessable: it is of other tokens, or the cube is gone.
+            Unprocessable: it is of other tokens, the cube is gone, or the tenant has its limit of KV.
             SegmentsUnavailable
         """
         kv, made_for = _read(file)
@@ -54,6 +58,9 @@ class CompactStore:
                 "the tokenizer of the training cuts the text into other tokens than the engine's"
             )
         scope = self._scope(principal, cube)
+        limit = self.limits_of(principal.tenant).kv_bytes
+        if limit is not None and not self.quota.has_room(principal.tenant, [scope], limit):
+            raise Unprocessable(f"the tenant has {limit} bytes of KV, its limit (`kv_bytes`)")
         generation = self.store.segments.generation(scope)
         digest = hashlib.sha256(kv.view(torch.uint8).numpy().tobytes()).hexdigest()
         key = hashlib.sha256(f"memos compact 1\0{scope}\0{digest}".encode()).hexdigest()

@@ -107,6 +107,9 @@ class KVOrders:
         What was served approximately is built exactly, and what is likely next is fetched ahead.
         """
         chained.observe(chat.plan.cached_tokens or 0, self.block_size)
+        for entry, _ in chained.ends:
+            if entry.places is not None:
+                chat.plan.injected_tokens -= entry.tokens - entry.places
         if chained.near:
             self.near.heal(prompt, chained)
         if self.prefetcher is None or chained.orders is None or chat.adapter is not None:
