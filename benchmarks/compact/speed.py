@@ -39,6 +39,7 @@ class Speed:
         for name, tokens in sizes.items():
             cube = self._bench.cube(tokens - 60, next(_seeds))
             self._made[name] = self._compacted(cube)
+            print(name, self._made[name], flush=True)
             self._ask(self._owner, [cube], "exact")
             for _ in range(self._repetitions):
                 self._time(name, NONE, new_person(), [], "exact")

@@ -21,6 +21,7 @@ from memos_vllm.api import (
     grants,
     insight,
     policies,
+    profile,
     reader,
     ready,
     responses,
@@ -58,6 +59,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(documents.router)
     app.include_router(insight.router)
     app.include_router(use.router)
+    app.include_router(profile.router)
     app.include_router(activation.router)
     app.include_router(transforms.router)
     app.include_router(claims.router)

@@ -1,4 +1,4 @@
-"""`memos doctor`: check the installation, with a remedy for each problem; `--probe`: attack it."""
+"""`memos doctor`: check the installation, with a remedy for each problem; `--probe`: attack it; `--profile`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from memos_vllm.cli.checks import (
 )
 from memos_vllm.cli.oidc_check import check_oidc
 from memos_vllm.cli.probe import DEFAULT_URL, DEFAULT_WORDS, probe
+from memos_vllm.cli.profile import profile
 from memos_vllm.cli.reader_check import check_reader
 from memos_vllm.cli.redaction_check import check_redaction
 from memos_vllm.cli.terminal import print_json, printable, stdout
@@ -43,14 +44,24 @@ def doctor(
             "be idle.",
         ),
     ] = False,
-    url: Annotated[str, typer.Option("--url", help="Server to probe.")] = DEFAULT_URL,
+    profiling: Annotated[
+        float | None,
+        typer.Option(
+            "--profile",
+            metavar="SECONDS",
+            min=0.1,
+            max=60,
+            help="Where the running server's own process spends its processor time, instead.",
+        ),
+    ] = None,
+    url: Annotated[str, typer.Option("--url", help="Server to probe or to profile.")] = DEFAULT_URL,
     key: Annotated[
         str | None,
         typer.Option(
             "--key",
             envvar="MEMOS_PROBE_KEY",
             help="Key of a writer or admin whose tenant is probed; default: keys of two tenants of the "
-            "probe's own, revoked afterwards.",
+            "probe's own, revoked afterwards. With --profile: of an admin of the operator's tenant.",
         ),
     ] = None,
     other_key: Annotated[
@@ -74,6 +85,9 @@ def doctor(
     With --probe: exit code 1 if a stranger can time or hit what another person sent, or if the
     measurement would not have shown it. `memos erasure verify` checks the signed result.
     """
+    if profiling is not None:
+        profile(config, url, key, profiling, as_json)
+        return
     if probing:
         probe(config, url, (key, other_key), (probes, words), receipt, as_json)
         return

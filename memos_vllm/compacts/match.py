@@ -25,6 +25,7 @@ _ROUNDS = 200
 _RIDGE = 1e-3
 _LEAST_FACTOR = 1e-2
 _MOST_QUERIES = 2048
+_CANDIDATES, _LEAST_CANDIDATES = 3, 1024
 
 
 def match(
@@ -81,7 +82,8 @@ def _grouped(each: torch.Tensor, heads: int, group: int) -> torch.Tensor:
 def _chosen(attention: torch.Tensor, places: int) -> torch.Tensor:
     """Tokens whose columns of the attention span the others best, greedily (pivoted Cholesky).
 
-    The most read token comes first, and one that is read like the chosen ones, never.
+    The most read token comes first, and one that is read like the chosen ones, never.  Of a long text, only
+    the tokens that are read most are looked at, `_CANDIDATES` times as many as places.
 
     Args:
         attention: (kv_heads, queries, tokens).
@@ -89,7 +91,10 @@ def _chosen(attention: torch.Tensor, places: int) -> torch.Tensor:
     Returns:
         (kv_heads, places)
     """
-    heads, _, tokens = attention.shape
+    heads, count, tokens = attention.shape
+    tokens = min(tokens, max(_CANDIDATES * places, _LEAST_CANDIDATES))
+    most = attention.square().sum(1).topk(tokens, dim=-1).indices  # (kv_heads, candidates)
+    attention = attention.gather(2, most[:, None].expand(-1, count, -1))
     gram = attention.transpose(1, 2) @ attention  # (kv_heads, tokens, tokens)
     left = gram.diagonal(dim1=1, dim2=2).clone()  # (kv_heads, tokens)
     taken = torch.zeros(heads, tokens, dtype=torch.bool)
@@ -104,7 +109,7 @@ def _chosen(attention: torch.Tensor, places: int) -> torch.Tensor:
         column = column / left[rows, pivot].clamp(min=1e-12).sqrt()[:, None]
         spanned[:, :, number] = column
         left = (left - column.square()).clamp(min=0)
-    return chosen
+    return most.gather(1, chosen)
 
 
 def _factors(shares: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
