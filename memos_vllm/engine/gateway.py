@@ -44,6 +44,8 @@ class TextPrompt:
     kv_orders: dict[str, Any]
     places: list[int]
     """The tokens of the prompt that is sent instead."""
+    context: int
+    """Of the model, tokens."""
     is_used: bool = False
 
 
@@ -193,6 +195,8 @@ def install(engine_client: Any, salter: Salter, queue: FairQueue | None = None) 
         def with_text(text: TextPrompt) -> AsyncGenerator[Any, None]:
             params = sampling_params.clone()
             _order(params, text.kv_orders)
+            if params.max_tokens is not None:  # it was counted behind the shorter prompt
+                params.max_tokens = min(params.max_tokens, text.context - len(text.tokens))
             whole = {**prompt, "prompt_token_ids": text.tokens}
             return generate(salter.salted(whole), params, f"{request_id}-text", **kwargs)  # type: ignore[no-any-return]
 

@@ -27,7 +27,7 @@ from memos_vllm.engine.doors import install as doors
 from memos_vllm.engine.kv.fingerprint import namer, weights_digest
 from memos_vllm.engine.kv.rope import rotation_problem
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
-from memos_vllm.engine.kv_plan.compact import CompactPlanner, Vocabulary
+from memos_vllm.engine.kv_plan.compact import CompactPlanner, Vocabulary, compact_problem
 from memos_vllm.engine.kv_plan.compact_store import CompactStore
 from memos_vllm.engine.kv_plan.near import NearPlanner
 from memos_vllm.engine.kv_plan.orders import KVOrders
@@ -37,7 +37,6 @@ from memos_vllm.engine.kv_plan.probe import Probe
 from memos_vllm.engine.kv_plan.promoter import Promoter
 from memos_vllm.engine.kv_plan.rekey import Rekeyer
 from memos_vllm.engine.lora.attached import EngineAdapters, EngineModel
-from memos_vllm.engine.patches import required_loads
 from memos_vllm.engine.warm import StartTimes
 from memos_vllm.erasure.eraser import Eraser
 from memos_vllm.errors import EmbedderUnavailable
@@ -308,12 +307,10 @@ async def _activation(
 def _compacts(
     host: _Host, builder: ChainBuilder, scopes: Scopes, vocabulary: Vocabulary
 ) -> CompactPlanner:
-    problem = rotation_problem(host.vllm_config)
-    if not required_loads.is_possible():
-        problem = "this vLLM cannot end a request whose KV is not loaded"
-    return CompactPlanner(
-        host.system.segments, builder, scopes, host.tasks.spawn, vocabulary, problem
-    )
+    problem = compact_problem(host.vllm_config)
+    context = host.vllm_config.model_config.max_model_len
+    segments, spawn = host.system.segments, host.tasks.spawn
+    return CompactPlanner(segments, builder, scopes, spawn, vocabulary, context, problem)
 
 
 async def _planner(host: _Host, scopes: Scopes, renderer: PromptRenderer) -> ChainPlanner:

@@ -225,9 +225,10 @@ class FakeEngine:
 @dataclasses.dataclass
 class FakeParams:
     extra_args: dict[str, Any] | None = None
+    max_tokens: int | None = 7
 
     def clone(self) -> FakeParams:
-        return FakeParams(dict(self.extra_args or {}))
+        return FakeParams(dict(self.extra_args or {}), self.max_tokens)
 
 
 def replied(engine: FakeEngine, prompt: list[int]) -> tuple[list[list[int]], Any]:
@@ -235,7 +236,7 @@ def replied(engine: FakeEngine, prompt: list[int]) -> tuple[list[list[int]], Any
     pytest.importorskip("vllm", reason="the gateway is vLLM's: make venv")
     from memos_vllm.engine import gateway
 
-    text = gateway.TextPrompt([1, 2, 3], {"memos": {"segments": []}}, [7, 7])
+    text = gateway.TextPrompt([1, 2, 3], {"memos": {"segments": []}}, [7, 7], 9)
     call = gateway.EngineCall(text=text, private_salt="p", kv_orders={"memos": {"compact": [1]}})
 
     async def run() -> list[list[int]]:
@@ -259,6 +260,7 @@ def test_a_request_whose_places_are_not_loaded_is_repeated_with_the_text():
     assert first["cache_salt"] != second["cache_salt"]
     assert params.extra_args["kv_transfer_params"] == {"memos": {"segments": []}}
     assert name != "r"
+    assert params.max_tokens == 9 - 3, "the longer prompt leaves less room"
     assert engine.closed == 2
 
 
@@ -283,3 +285,57 @@ def test_a_handler_that_sends_the_text_gets_no_places():
 def test_a_prompt_that_is_neither_is_refused():
     with pytest.raises(NotBuilt, match="changes its prompt"):
         replied(FakeEngine([]), [7, 7, 9])
+
+
+# -- a connector that loads nothing ----------------------------------------------------------------
+
+
+def test_without_activation_memory_a_request_with_places_ends():
+    """The engine may know better than the server that its KV cannot be carried."""
+    pytest.importorskip("vllm", reason="the connector is vLLM's: make venv")
+    from memos_vllm.engine.kv.connector import MemosConnector
+    from memos_vllm.engine.patches import required_loads
+
+    connector = MemosConnector.__new__(MemosConnector)
+    connector._scheduler = None
+    with_places = Orders((Segment(9, "s"),), compact=(Source(0, "s", "k", 0),)).to_params()
+    plain = SimpleNamespace(request_id="p", kv_transfer_params=None)
+    placed = SimpleNamespace(request_id="r", kv_transfer_params=with_places)
+    assert connector.get_num_new_matched_tokens(plain, 0) == (0, False)
+    assert connector.get_num_new_matched_tokens(placed, 0) == (None, False), "asked again later"
+    assert required_loads._refused == {"r"}
+    required_loads._refused.clear()
+
+
+def test_what_is_refused_ends_with_the_step(monkeypatch):
+    pytest.importorskip("vllm", reason="the scheduler is vLLM's: make venv")
+    from vllm.v1.engine import FinishReason
+    from vllm.v1.request import RequestStatus
+
+    from memos_vllm.engine.patches import required_loads
+
+    ended: list[tuple[str, Any]] = []
+
+    class FakeScheduler:
+        """A fake of vLLM's scheduler, with a request that waits and one that was aborted meanwhile."""
+
+        def __init__(self) -> None:
+            request = SimpleNamespace(request_id="r", client_index=3)
+            request.get_finished_reason = lambda: FinishReason.ERROR
+            self.requests = {"r": request}
+
+        def finish_requests(self, ids: list[str], status: Any) -> None:
+            ended.extend((each, status) for each in ids)
+
+        def update_from_output(self) -> dict[int, Any]:
+            return {}
+
+    scheduler = FakeScheduler()
+    update = required_loads._ending(FakeScheduler.update_from_output)
+    assert update(scheduler) == {}
+    required_loads.refuse("r")
+    required_loads.refuse("gone")
+    outputs = update(scheduler)
+    assert ended == [("r", RequestStatus.FINISHED_ERROR)]
+    assert [each.request_id for each in outputs[3].outputs] == ["r"]
+    assert update(scheduler) == {}, "once"

@@ -26,6 +26,7 @@ from memos_vllm.governance.policies import read_file, read_layer
 from memos_vllm.governance.principal import PERSONAL, Role
 from memos_vllm.governance.salt import cache_salt
 from memos_vllm.learning.policy import set_policy
+from memos_vllm.options import MemoryOptions, with_kv
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import make_config, principal
@@ -226,6 +227,12 @@ def test_a_kind_that_is_not_allowed_is_neither_stored_nor_used(system, chat):
     assert system.search(ALICE, "boat", None, 5).found
 
 
+def test_a_request_that_names_its_kv_gets_it():
+    assert with_kv(MemoryOptions(kv="exact"), "compact").kv == "exact"
+    assert with_kv(MemoryOptions(), "compact").kv == "compact"
+    assert with_kv(MemoryOptions(kv="compact"), None).kv == "none"
+
+
 def test_without_activation_no_kv_is_used(system):
     keep(system, "The boat is blue.")
     kv = {}
@@ -238,7 +245,10 @@ def test_without_activation_no_kv_is_used(system):
     ask(pipeline, "The boat?", Watching())
     set_policy(system, ADMIN, {"kinds": ["plaintext"]})
     ask(pipeline, "The boat?", Watching())
-    assert list(kv.values()) == ["exact", "none"]
+    set_policy(system, ADMIN, {"kv": "compact"})
+    ask(pipeline, "The boat?", Watching())
+    assert list(kv.values()) == ["exact", "none", "compact"]
+    set_policy(system, ADMIN, {"kinds": ["plaintext"]})
     with pytest.raises(Forbidden, match="activation"):
         system.policies.require("acme", "activation")
 

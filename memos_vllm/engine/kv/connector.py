@@ -53,6 +53,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from memos_vllm.activation import hits
+from memos_vllm.activation.orders import has_places
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.config.load import load_config
@@ -64,10 +65,11 @@ from memos_vllm.engine.kv.messages import StepOrders
 from memos_vllm.engine.kv.refusing import RefusingWorker
 from memos_vllm.engine.kv.rope import rotation_of
 from memos_vllm.engine.kv.scheduler_side import SchedulerSide
-from memos_vllm.engine.kv.states import MISS, Finished, Worker
+from memos_vllm.engine.kv.states import MISS, UNDECIDED, Finished, Worker
 from memos_vllm.engine.kv.stats import COUNTERS, KVStats
 from memos_vllm.engine.kv.support import unsupported_reason
 from memos_vllm.engine.kv.worker_side import WorkerSide
+from memos_vllm.engine.patches import required_loads
 
 log = logging.getLogger("vllm.memos_kv")
 
@@ -84,6 +86,8 @@ class MemosConnector(SavingConnector):
         self._scheduler: SchedulerSide | None = None
         self._worker: Worker | None = None
         self._segments: SegmentStore | None = None
+        if role == KVConnectorRole.SCHEDULER:
+            required_loads.install()
         reason = unsupported_reason(vllm_config, kv_cache_config)
         if reason is not None:
             log.warning("activation memory is off: %s", reason)
@@ -136,10 +140,12 @@ class MemosConnector(SavingConnector):
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        match = MISS
         if self._scheduler is not None:
-            match = self._scheduler.match(request, num_computed_tokens)
-        return match.for_vllm()
+            return self._scheduler.match(request, num_computed_tokens).for_vllm()
+        if has_places(request.kv_transfer_params):
+            required_loads.refuse(request.request_id)
+            return UNDECIDED.for_vllm()
+        return MISS.for_vllm()
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         if self._scheduler is not None and num_external_tokens > 0:

@@ -7,14 +7,18 @@ import dataclasses
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from memos_vllm.activation.chain import Segment, own_digest
 from memos_vllm.activation.compacts import Compact, place_tokens, text_key
 from memos_vllm.activation.orders import Orders, Source
 from memos_vllm.activation.store import SegmentStore
 from memos_vllm.engine.gateway import EngineCall, TextPrompt
+from memos_vllm.engine.kv.rope import rotation_problem
+from memos_vllm.engine.kv.support import unsupported_reason
 from memos_vllm.engine.kv_plan.builder import ChainBuilder
 from memos_vllm.engine.kv_plan.planner import Chained, Prompt
+from memos_vllm.engine.patches import required_loads
 from memos_vllm.errors import Unavailable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.scope import Scopes
@@ -22,6 +26,13 @@ from memos_vllm.learning.background import Spawn
 from memos_vllm.scheduler.plan import KVPlan, KVSegment, PlanEntry
 
 log = logging.getLogger(__name__)
+
+
+def compact_problem(vllm_config: Any) -> str | None:
+    """Why an engine serves no compacts; None: it does."""
+    if not required_loads.is_possible():
+        return "this vLLM cannot end a request whose KV is not loaded"
+    return unsupported_reason(vllm_config, None) or rotation_problem(vllm_config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +54,8 @@ class CompactPlanner:
     scopes: Scopes
     spawn: Spawn
     vocabulary: Vocabulary
+    context: int
+    """Of the model, tokens."""
     problem: str | None
     """Why this engine serves no compacts; None: it does."""
     salt: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
@@ -71,7 +84,9 @@ class CompactPlanner:
             chained.plan.problem = "text instead of compact: the KV in front of it is not stored yet; it is being built"
             return chained, prompt
         orders = draft.orders(chained.orders)
-        call.text = TextPrompt(list(prompt.tokens), chained.orders.to_params(), draft.tokens)
+        call.text = TextPrompt(
+            list(prompt.tokens), chained.orders.to_params(), draft.tokens, self.context
+        )
         call.private_salt = self.salt
         compacted = draft.chained(chained, orders)
         return compacted, dataclasses.replace(prompt, tokens=draft.tokens)

@@ -18,6 +18,8 @@ NAME = "0007-required-loads"
 _MODULE = "vllm.v1.core.sched.scheduler"
 _MARK = "_memos_required_loads"
 _LOST = "_memos_lost_loads"
+_refused: set[str] = set()
+"""Requests of this process that a connector cannot load for; they end at the end of the step."""
 
 
 def install() -> bool:
@@ -42,6 +44,11 @@ def is_possible() -> bool:
         return False
     names = ("_handle_invalid_blocks", "update_from_output", "finish_requests")
     return all(hasattr(scheduler, name) for name in names) and hasattr(pool, "evict_blocks")
+
+
+def refuse(request_id: str) -> None:
+    """End a request at the end of this step: its places cannot be loaded here."""
+    _refused.add(request_id)
 
 
 def _noting(original: Any) -> Any:
@@ -71,7 +78,9 @@ def _ending(original: Any) -> Any:
     @functools.wraps(original)
     def update_from_output(self: Any, *arguments: Any, **named: Any) -> Any:
         outputs = original(self, *arguments, **named)
-        if lost := self.__dict__.pop(_LOST, None):
+        lost = self.__dict__.pop(_LOST, set()) | _refused
+        if lost:
+            _refused.clear()
             _end(self, lost, outputs)
         return outputs
 
