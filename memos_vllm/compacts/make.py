@@ -20,10 +20,10 @@ from memos_vllm.writer.base import Message
 
 _REPEAT = "Repeat these records, word by word."
 _REST = "How does this go on? {}"
-_LONGEST_REFERENCE = 2048
+_LONGEST_REFERENCE = 1024
 """Tokens of an answer that repeats the text."""
 _LEAST_PLACES = 4
-_MOST_SENTENCES = 64
+_MOST_SENTENCES = 32
 _BATCH = 4
 
 
@@ -39,6 +39,8 @@ class Whole:
     def of(cls, frame: Frame) -> Whole:
         """Compute it. Raises Unprocessable: the model's keys cannot be moved."""
         config = frame.weights.model.config
+        # Eager attention, which is faster for the short lessons of adapters, holds all weights of a long text.
+        frame.weights.model.set_attn_implementation("sdpa")
         if (problem := rotation_problem(config, config)) is not None:
             raise Unprocessable(f"no compact of this model: {problem}")
         return cls(frame, kv_of(frame.weights, [*frame.head, *frame.tokens]))
@@ -95,7 +97,7 @@ def references(frame: Frame, items: Sequence[Item]) -> list[Answered]:
     body = "\n".join(item.text for item in items)
     found = [frame.behind(_asked(_REPEAT), body)]
     known = list(beginnings(items))
-    for start, sentence in known[:: max(1, len(known) // _MOST_SENTENCES)]:
+    for start, sentence in known[:: -(-len(known) // _MOST_SENTENCES) or 1]:
         found.append(frame.behind(_asked(_REST.format(start)), sentence))
     room = frame.weights.model.config.max_position_embeddings - len(frame.head) - len(frame.tokens)
     fitting = []

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 _NAME = "memos_watch"
+_MOST_QUERIES = 512
 
 
 @dataclasses.dataclass
@@ -17,14 +18,16 @@ class Watched:
     """What one layer asked, in each forward pass."""
 
     queries: list[torch.Tensor] = dataclasses.field(default_factory=list)
-    """Each (tokens, heads, head_dim), rotated, times the model's scale."""
+    """Each (queries, heads, head_dim), rotated, times the model's scale."""
     shares: list[torch.Tensor] = dataclasses.field(default_factory=list)
-    """Each (tokens, heads): share of the attention on the watched keys."""
+    """Each (queries, heads): share of the attention on the watched keys."""
 
 
 @contextlib.contextmanager
 def watching(model: Any, start: int, end: int) -> Iterator[dict[int, Watched]]:
     """Watch all attention layers of a model in forward passes of one row.
+
+    Of a long pass, the queries of `_MOST_QUERIES` tokens are kept, evenly spaced.
 
     Args:
         start: of the watched keys, counted with those of the cache.
@@ -46,12 +49,14 @@ def watching(model: Any, start: int, end: int) -> Iterator[dict[int, Watched]]:
         **kw: Any,
     ) -> Any:
         scale = kw.get("scaling") or query.shape[-1] ** -0.5
-        kept = query[0].float() * scale  # (heads, tokens, d)
+        count = query.shape[2]
+        chosen = torch.linspace(0, count - 1, min(count, _MOST_QUERIES)).long()
+        kept = query[0, :, chosen].float() * scale  # (heads, queries, d)
         group = query.shape[1] // key.shape[1]
         keys = key[0].float().repeat_interleave(group, 0)  # (heads, all, d)
         logits = kept @ keys.transpose(1, 2)
-        seen = key.shape[2] - kept.shape[1]
-        later = torch.ones(logits.shape[1:], dtype=torch.bool).triu(seen + 1)
+        places = torch.arange(key.shape[2], device=key.device)
+        later = places > (chosen + key.shape[2] - count)[:, None]
         share = logits.masked_fill(later, -torch.inf).softmax(-1)[..., start:end].sum(-1)
         watched = layers.setdefault(module.layer_idx, Watched())
         watched.queries.append(kept.transpose(0, 1).contiguous())
