@@ -76,7 +76,8 @@ class EngineActivator:
 
     async def build_front(self, caller: Principal, cube: str) -> None:
         """Build the KV of a prompt in front of its first cube. Raises as `activate`."""
-        rendered = await self._rendered(caller, [cube], None)
+        whole = self.renderer.tokenizer.context
+        rendered = await self._rendered(caller, [cube], None, budget=whole)
         segments = await self._segments(caller, rendered, declared=False)
         if len(segments) > 1:
             await self.builder.build(rendered.prompt.tokens, segments[:1])
@@ -111,9 +112,12 @@ class EngineActivator:
         return built, round(time.perf_counter() - started, 3), views
 
     async def _rendered(
-        self, caller: Principal, cubes: list[str], system: str | None
+        self, caller: Principal, cubes: list[str], system: str | None, budget: int | None = None
     ) -> _RenderedHead:
         """Render a prompt with these cubes at its head.
+
+        Args:
+            budget: tokens of memory; None: the configured number.
 
         Raises:
             Unprocessable: they do not fit.
@@ -121,7 +125,12 @@ class EngineActivator:
         messages: Messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": "."})
         options = MemoryOptions(
-            cubes=tuple(cubes), retrieve=False, write=False, required=True, adapter=False
+            cubes=tuple(cubes),
+            retrieve=False,
+            write=False,
+            required=True,
+            adapter=False,
+            budget_tokens=budget,
         )
         chat = Chat(
             caller,

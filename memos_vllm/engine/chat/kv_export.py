@@ -17,7 +17,7 @@ from memos_vllm.activation.store import SegmentStore
 from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.chat.activator import EngineActivator
 from memos_vllm.engine.kv_plan.compact_store import CompactStore
-from memos_vllm.errors import SegmentsUnavailable, Unprocessable
+from memos_vllm.errors import MemosError, SegmentsUnavailable, Unprocessable
 from memos_vllm.governance.principal import Principal
 from memos_vllm.parametric.training.order import Context, Report
 from memos_vllm.prompt.layout import quote_cube
@@ -52,7 +52,10 @@ class EngineKV:
     def keep_compact(self, principal: Principal, cube: MemCube, file: Path, about: Report) -> None:
         self._compacts.keep(principal, cube, self.digest(cube), file, about)
         work = self._activator.build_front(principal, cube.meta.id)
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except MemosError as error:  # the first request has it built
+            about.reasons.append(f"the KV in front of it is not built yet: {error.message}")
 
     def digest(self, cube: MemCube) -> str:
         renderer = self._activator.renderer
