@@ -274,7 +274,7 @@ class Pipeline:
         if not memory.owners and not chat.options.named and self._adapters is None:
             return None
         with self._step(chat, "plan"):
-            tokenizer, asked = model.tokenizer, chat.options.budget_tokens
+            tokenizer, asked = model.tokenizer_for(chat), chat.options.budget_tokens
             most = self._system.limits_of(chat.principal.tenant).injected_tokens
             budget = self._scheduler.budget(tokenizer, asked, chat.max_reply, most)
             draft = self._scheduler.plan(

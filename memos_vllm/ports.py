@@ -122,6 +122,10 @@ class Model(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
+    def tokenizer_for(self, chat: Chat) -> Tokenizer:
+        """The tokenizer, with the places of compacts where the chat wants them."""
+        return self.tokenizer
+
     async def prompt_tokens(self, messages: Messages) -> int | None:
         """Length of the prompt that these messages render to; None: the engine refuses them."""
         ...

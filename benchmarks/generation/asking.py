@@ -181,6 +181,9 @@ class _Placement:
     tokenizer: Tokenizer
     request_id: str = "benchmark"
 
+    def tokenizer_for(self, chat: Chat) -> Tokenizer:
+        return self.tokenizer
+
     async def prompt_tokens(self, messages: Messages) -> int | None:
         return self.count(messages)
 

@@ -22,6 +22,7 @@ from memos_vllm.vault.views import StableCube
 
 _TRIES = 2
 """Items too large for the rest of the budget that are measured for each place."""
+TENANT_LIMIT = "the tenant's limit"
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -32,6 +33,8 @@ class Tokenizer:
     count: Callable[[str], int]
     escape: Escape
     context: int
+    places: Callable[[str, str], int | None] | None = None
+    """Tokens that stand for the text of a cube (id, text) in this request; None: those of the text."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -48,6 +51,13 @@ class Candidate:
     """It is a person's, or only listed people of the tenant may read it."""
     sequence: int = 0
     """Of the cube's version."""
+    places: int | None = None
+    """Tokens that stand for the text, if it has a compact."""
+
+    @property
+    def cost(self) -> int:
+        """Tokens of the budget."""
+        return self.entry.tokens if self.places is None else self.places
 
 
 @dataclasses.dataclass(slots=True)
@@ -120,7 +130,7 @@ class MemScheduler:
             "the context less the reply": max(0, tokenizer.context - reply),
         }
         if most is not None:
-            limits["the tenant's limit"] = most
+            limits[TENANT_LIMIT] = most
         reason, limit = min(limits.items(), key=lambda pair: pair[1])
         return Budget(limit=limit, context=tokenizer.context, reply=reply, reason=reason)
 
@@ -146,6 +156,8 @@ class MemScheduler:
             reader: whom the prompt is for; None: the user's words stand under their id.
         """
         framing = tokenizer.count(layout.block([]))
+        if budget.reason == TENANT_LIMIT:  # the text is what a compact falls back to
+            tokenizer = dataclasses.replace(tokenizer, places=None)
         head = _head(stable, named, tokenizer)
         left = _fit_stable(head, budget.limit - (framing if stable else 0))
         used = {c.entry.cube for c in head if c.entry.decision == "used"}
@@ -274,7 +286,7 @@ def _head(stable: Sequence[StableCube], named: int, tokenizer: Tokenizer) -> lis
 def _fit_stable(candidates: Sequence[Candidate], left: int) -> int:
     """Reject cubes that do not fit whole; the number of tokens that are left then."""
     for candidate in candidates:
-        tokens = candidate.entry.tokens
+        tokens = candidate.cost
         if candidate.entry.decision == "rejected":
             continue
         if tokens > left:
@@ -330,6 +342,7 @@ def _stable_candidate(
         (position,),
         is_private=bool(cube.person) or cube.is_listed,
         sequence=cube.sequence,
+        places=tokenizer.places(cube.cube_id, text) if tokenizer.places else None,
     )
     if not cube.items:
         _reject(candidate, "the cube is empty")

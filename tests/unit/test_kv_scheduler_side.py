@@ -389,7 +389,7 @@ def test_a_load_that_is_slower_than_computing_is_no_choice(engine):
 
 def test_images_and_foreign_adapters_do_not_have_places_computed(engine):
     placed(engine)
-    foreign = SimpleNamespace(lora_name="somebody's")
+    foreign = SimpleNamespace(lora_name="not of ours")
     for request in (
         FakeRequest(PLACED, mm_features=[object()]),
         FakeRequest(PLACED, lora_request=foreign),

@@ -36,6 +36,9 @@ class FakeExchange:
         self.answered = []
         self.steps = []
 
+    def tokenizer_for(self, chat):
+        return self.tokenizer
+
     async def prompt_tokens(self, messages):
         self.measured += 1
         length = sum(len(message["content"].split()) for message in messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -184,6 +185,21 @@ def test_the_best_item_fits_first_and_a_smaller_one_takes_the_rest():
     hits = [found("a " * 30 + "end", 1.0), found("b " * 300 + "end", 0.9), found("small one", 0.8)]
     decisions = reasons(decide([user("Q")], [], hits, 100))
     assert [decisions[hit.recalled.item.id][0] for hit in hits] == ["used", "rejected", "used"]
+
+
+def test_a_cube_with_a_compact_takes_its_places_of_the_budget():
+    """But not of a tenant's limit: where the compact cannot be loaded, the text stands in the prompt."""
+    scheduler = MemScheduler(PromptConfig(budget_tokens=100, context_share=1.0))
+    shorter = dataclasses.replace(WORDS, places=lambda cube, text: 20 if "big" in cube else None)
+    cubes = [stable("big", 300), stable("bigger", 300), stable("text", 300)]
+
+    def used(most: int | None) -> list[str | None]:
+        budget = scheduler.budget(shorter, None, 10, most)
+        draft = scheduler.plan([user("Q")], cubes, [], budget, shorter)
+        return [entry.name for entry in draft.plan.used]
+
+    assert used(None) == ["big", "bigger"]
+    assert used(90) == []
 
 
 def test_items_of_a_stable_cube_that_is_too_large_are_found_by_search():

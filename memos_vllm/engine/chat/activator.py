@@ -211,6 +211,9 @@ class _RenderingModel:
     def tokenizer(self) -> Tokenizer:
         return self._renderer.tokenizer
 
+    def tokenizer_for(self, chat: Chat) -> Tokenizer:
+        return self.tokenizer
+
     async def prompt_tokens(self, messages: Messages) -> int | None:
         self.prompt = await self._renderer.prompt(messages)
         return len(self.prompt.tokens) if self.prompt else None

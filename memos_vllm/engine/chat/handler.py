@@ -79,6 +79,12 @@ class ChatExchange:
     def tokenizer(self) -> Tokenizer:
         return self.memory.renderer.tokenizer
 
+    def tokenizer_for(self, chat: Chat) -> Tokenizer:
+        if self.memory.kv is None or chat.options.kv != "compact":
+            return self.tokenizer
+        places = self.memory.kv.places_for(chat.principal)
+        return dataclasses.replace(self.tokenizer, places=places)
+
     async def prompt_tokens(self, messages: Messages) -> int | None:
         self.rendered = self.placed(messages)
         prompts = await self.memory.renderer.prompts_of(self.rendered)

@@ -147,6 +147,9 @@ class BatchExchange:
     def tokenizer(self) -> Tokenizer:
         return self._batch.door.renderer.tokenizer
 
+    def tokenizer_for(self, chat: Chat) -> Tokenizer:
+        return self.tokenizer
+
     @property
     def request_id(self) -> str:
         batch = self._batch  # as vLLM's handler names it, with the place of the conversation

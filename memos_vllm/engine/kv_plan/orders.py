@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from memos_vllm.activation.quota import KVQuota
 from memos_vllm.engine.gateway import EngineCall
@@ -91,6 +91,17 @@ class KVOrders:
         compacted, shorter = await self.compacts.plan(chat.principal, prompt, chained, call)
         chat.plan.kv = compacted.plan
         return compacted, shorter
+
+    def places_for(self, principal: Principal) -> Callable[[str, str], int | None]:
+        """A function of a cube's id and text: places of its compact for this principal; None: it has none."""
+
+        def places(cube: str, text: str) -> int | None:
+            if self.compacts.problem is not None:
+                return None
+            found = self.compacts.find(principal, cube, self.planner.encode(f"{text}\n"))
+            return found.places if found is not None else None
+
+        return places
 
     async def _writes(self, chat: Chat) -> Writes:
         limit = self.limits_of(chat.principal.tenant).kv_bytes

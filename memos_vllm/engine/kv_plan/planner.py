@@ -249,7 +249,7 @@ class ChainPlanner:
             tokens=prompt.tokens,
             opening=layout.OPENING,
             parts=parts,
-            encode=self._encode,
+            encode=self.encode,
         )
         scope = self._head_scope(principal, prompt, found.text_start)
         segments = [Segment(found.head, scope)] if found.head else []
@@ -294,7 +294,7 @@ class ChainPlanner:
             tokens=prompt.tokens,
             opening=layout.OPENING,
             parts=parts,
-            encode=self._encode,
+            encode=self.encode,
         )
         tenant = self._scopes.tenant(principal, prompt.client_salt)
         self._prompts.declare(tenant, prompt.text[: found.text_start])
@@ -321,7 +321,7 @@ class ChainPlanner:
         with self._encoding:
             self._encoded.clear()
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Token ids of a text, cached: the same texts recur in many prompts."""
         with self._encoding:
             tokens = self._encoded.get(text)
