@@ -15,6 +15,7 @@ import pytest
 
 from memos_vllm.activation.compacts import Compact, CompactNotes
 from memos_vllm.activation.erase import SUFFIX
+from tests.adapters import config_of, content_of, tensors_of
 from tests.engine.harness import MODEL, Server, chat, wait_for
 from tests.engine.kv import explain, in_ram, make, metric
 
@@ -35,9 +36,11 @@ BLOCKS = 50
 CHUNK = 256
 
 
-def compact(server: Server, cube: str, key: str | None = None, **wanted: Any) -> dict[str, Any]:
+def compact(
+    server: Server, cube: str, key: str | None = None, person: str | None = None, **wanted: Any
+) -> dict[str, Any]:
     """Make a compact, and wait for the job's end."""
-    with server.http(key) as http:
+    with server.http(key, person) as http:
         reply = http.post(f"/v1/memory/cubes/{cube}/compact", json=wanted)
         assert reply.status_code == 202, reply.text
         job = reply.json()["id"]
@@ -353,7 +356,7 @@ def test_a_gate_refuses_what_says_something_else(small):
     assert "compact" not in forms(ask(small, [cube]))
 
 
-def test_a_change_and_a_deletion_take_it_away(small):
+def test_a_change_takes_it_away(small):
     cube = make(small, "changing", f"{FACTS} It will change.", shared=True)
     url = f"/v1/memory/cubes/{cube}"
     with small.http() as http:
@@ -361,24 +364,20 @@ def test_a_change_and_a_deletion_take_it_away(small):
         shown = http.get(f"{url}/activation").json()["compact"]
         assert shown["tokens"] > shown["places"] > 0
         paths = files(small, cube)
+        assert paths
         body = {"payload": {"type": "explicit", "content": f"{FACTS} It has changed."}}
         assert http.patch(url, json=body).status_code == 200
         wait_for(lambda: not any(path.exists() for path in paths), "the end of the old compact")
-        assert "compact" not in forms(ask(small, [cube]))
-        assert compact(small, cube, ratio=2)["state"] == "done"
-        paths = files(small, cube)
-        assert paths
-        assert http.delete(url).status_code in (200, 204)
-        wait_for(lambda: not any(path.exists() for path in paths), "no file")
-    assert not [each for each in notes(small).values() if each.cube.startswith(cube)]
+    assert "compact" not in forms(ask(small, [cube]))
 
 
-def test_it_can_be_deleted_alone(small, other):
+def test_a_deletion_takes_it_away(small, other):
+    paths = files(small, other)
+    assert paths
     with small.http() as http:
-        assert http.delete(f"/v1/memory/cubes/{other}/compact").status_code == 204
-        assert http.get(f"/v1/memory/cubes/{other}/activation").json()["compact"] is None
-    assert not files(small, other)
-    assert "compact" not in forms(ask(small, [other]))
+        assert http.delete(f"/v1/memory/cubes/{other}").status_code in (200, 204)
+    wait_for(lambda: not any(path.exists() for path in paths), "no file")
+    assert not [each for each in notes(small).values() if each.cube.startswith(other)]
 
 
 def test_it_survives_a_restart(small, facts, alone):
@@ -389,51 +388,30 @@ def test_it_survives_a_restart(small, facts, alone):
     assert said(reply) == alone
 
 
-def test_a_person_and_a_tenant_have_their_own(server, keys):
-    text = f"{FACTS} It is private."
-    with server.http(keys.kv, "ann") as http:
-        body = {"meta": {"name": "private"}, "payload": {"type": "explicit", "content": text}}
-        cube = http.post("/v1/memory/cubes", json=body).json()["meta"]["id"]
-    assert compact_of_person(server, keys.kv, "ann", cube)["state"] == "done"
-    assert forms(ask(server, [cube], keys.kv)) == ["compact"]
-    for key, person in ((keys.kv, "bob"), (keys.kv_other, "ann")):
-        with pytest.raises(openai.NotFoundError):
-            ask(server, [cube], key, person=person)
-        with server.http(key, person) as http:
-            mine = http.post("/v1/memory/cubes", json=body).json()["meta"]["id"]
-            assert http.get(f"/v1/memory/cubes/{mine}/activation").json()["compact"] is None
-            for method in ("POST", "DELETE"):
-                reply = http.request(method, f"/v1/memory/cubes/{cube}/compact")
-                assert reply.status_code == 404
-        assert "compact" not in forms(ask(server, [mine], key, person=person))
-    with server.http(keys.kv_reader, "ann") as http:
-        assert http.post(f"/v1/memory/cubes/{cube}/compact").status_code == 403
-        assert http.delete(f"/v1/memory/cubes/{cube}/compact").status_code == 403
+PRIVATE = f"{FACTS} It is private."
 
 
-def compact_of_person(server: Server, key: str, person: str, cube: str) -> Any:
+def new_private(server: Server, key: str, person: str) -> str:
+    body = {"meta": {"name": "private"}, "payload": {"type": "explicit", "content": PRIVATE}}
     with server.http(key, person) as http:
-        job = http.post(f"/v1/memory/cubes/{cube}/compact", json={"ratio": 2}).json()["id"]
-
-        def ended() -> Any:
-            found = http.get(f"/v1/memory/jobs/{job}").json()
-            return found if found["state"] not in ("queued", "running") else None
-
-        return wait_for(ended, "the compact", 300)
+        return http.post("/v1/memory/cubes", json=body).json()["meta"]["id"]
 
 
-def test_compact_exact_near_and_adapter_in_one_batch(server, keys):
+@pytest.fixture(scope="module")
+def private(server, keys) -> str:
+    cube = new_private(server, keys.kv, "ann")
+    assert compact(server, cube, keys.kv, "ann", ratio=2)["state"] == "done"
+    return cube
+
+
+def test_compact_exact_near_and_none_in_one_batch(server, keys, private):
     """Requests of all forms at once answer as each does alone."""
-    cubes = [
-        make(server, f"mixed-{number}", f"{text} Number {number}.", keys.kv_admin, shared=True)
-        for number, text in enumerate((FACTS, OTHER))
-    ]
-    assert compact(server, cubes[0], keys.kv_admin, ratio=2)["state"] == "done"
+    shared = make(server, "mixed", OTHER, keys.kv_admin, shared=True)
     asked = [
-        {"cubes": cubes[:1], "memory": {"kv": "compact"}},
-        {"cubes": cubes[:1], "memory": {"kv": "exact"}},
-        {"cubes": cubes[::-1], "memory": {"kv": "near"}},
-        {"cubes": cubes[:1], "memory": {"kv": "none"}},
+        {"cubes": [private], "memory": {"kv": "compact"}},
+        {"cubes": [private], "memory": {"kv": "exact"}},
+        {"cubes": [shared, private], "memory": {"kv": "near"}},
+        {"cubes": [private], "memory": {"kv": "none"}},
     ]
     for each in asked:
         ask(server, key=keys.kv, max_tokens=8, **each)
@@ -448,3 +426,43 @@ def test_compact_exact_near_and_adapter_in_one_batch(server, keys):
         replies = list(pool.map(together, asked))
     assert forms(replies[0]) == ["compact"]
     assert [said(each)[:12] for each in replies] == [each[:12] for each in by_itself]
+
+
+def test_with_an_adapter_the_text_is_served(server, keys, private):
+    """A compact is KV of the base model."""
+    module = "model.layers.0.self_attn.q_proj"
+    content = content_of(tensors_of({module: (576, 576)}), config_of(targets=["q_proj"]))
+    body = {
+        "meta": {"name": "manner"},
+        "payload": {"type": "parametric", "format": "lora", "content": content},
+    }
+    with server.http(keys.kv, "ann") as http:
+        made = http.post("/v1/memory/cubes", json=body)
+        assert made.status_code == 201, made.text
+    reply = ask(server, [private, "manner"], keys.kv, max_tokens=8)
+    assert {each["form"] for each in reply.memory["cubes"]} >= {"adapter"}
+    assert "compact" not in forms(reply)
+
+
+def test_a_person_and_a_tenant_have_their_own(server, keys, private):
+    assert forms(ask(server, [private], keys.kv)) == ["compact"]
+    for key, person in ((keys.kv, "bob"), (keys.kv_other, "ann")):
+        with pytest.raises(openai.NotFoundError):
+            ask(server, [private], key, person=person)
+        mine = new_private(server, key, person)
+        with server.http(key, person) as http:
+            assert http.get(f"/v1/memory/cubes/{mine}/activation").json()["compact"] is None
+            for method in ("POST", "DELETE"):
+                reply = http.request(method, f"/v1/memory/cubes/{private}/compact")
+                assert reply.status_code == 404
+        assert "compact" not in forms(ask(server, [mine], key, person=person))
+    url = f"/v1/memory/cubes/{private}/compact"
+    with server.http(keys.kv_reader, "ann") as http:
+        assert http.post(url).status_code == 403
+        assert http.delete(url).status_code == 403
+    with server.http(keys.kv, "ann") as http:
+        assert http.delete(url).status_code == 204
+        shown = http.get(f"/v1/memory/cubes/{private}/activation").json()
+        assert shown["compact"] is None
+    assert not files(server, private)
+    assert "compact" not in forms(ask(server, [private], keys.kv))
