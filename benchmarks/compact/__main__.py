@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compact.plot import plot
 from benchmarks.compact.quality import rows as quality_rows
 from benchmarks.compact.quality import together
 from benchmarks.compact.speed import LOADED, NONE, RATIO, SIZES, Speed
-from benchmarks.record import Record, output_arguments
+from benchmarks.record import RESULTS, Record, output_arguments
 from benchmarks.ttft.__main__ import server
 from benchmarks.ttft.chat import Bench
 from memos_vllm.demo.model import prepare_chat_model
@@ -61,7 +62,9 @@ def main() -> None:
             print(row, flush=True)
             record.rows.append(row)
     record.headline |= _quality(record.rows)
-    record.finish(quick=quick, out=arguments.out)
+    target = record.finish(quick=quick, out=arguments.out)
+    if target.parent == RESULTS or quick:
+        target.with_suffix(".svg").write_text(plot(record.rows), encoding="utf-8")
 
 
 def _quality(rows: list[dict[str, Any]]) -> dict[str, float]:
