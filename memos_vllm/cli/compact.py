@@ -39,12 +39,19 @@ def compact(
         typer.Option("--method", help="match: without gradients, seconds; distil: minutes."),
     ] = "match",
     ratio: Annotated[
-        float, typer.Option("--ratio", help="Tokens of the text for each place.")
-    ] = 4.0,
+        float | None,
+        typer.Option(
+            "--ratio", help="Tokens of the text for each place; default: match 2, distil 8."
+        ),
+    ] = None,
     places: Annotated[int | None, typer.Option("--places", help="In place of --ratio.")] = None,
     max_kl: Annotated[
-        float, typer.Option("--max-kl", help="Largest KL at which it is stored, nats.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--max-kl",
+            help="Largest KL at which it is stored, nats; default: match 0.2, distil 0.5.",
+        ),
+    ] = None,
     exam: Annotated[
         Path | None,
         typer.Option("--exam", metavar="FILE", help="Exam of the gate, as for `memos train`."),

@@ -163,6 +163,29 @@ def matched(
 
 
 @torch.inference_mode()
+def divergence_from(
+    whole: Whole,
+    compact: torch.Tensor,
+    behind: Sequence[Answered],
+    teacher: Sequence[tuple[Answered, ContextKV | None]],
+    done: Callable[[int], None],
+) -> float:
+    """Mean KL of the answers with a compact from a teacher's, nats for each token.
+
+    Args:
+        teacher: for each of `behind`, the same answer in the teacher's chat, and the KV before it.
+    """
+    weights, total, count = whole.frame.weights, 0.0, 0
+    for number, (mine, (theirs, before)) in enumerate(zip(behind, teacher, strict=True)):
+        exact = weights.logits([theirs], before=before).float().log_softmax(-1)
+        other = weights.logits([mine], before=whole.behind(compact)).float().log_softmax(-1)
+        total += float((exact.exp() * (exact - other)).sum())
+        count += len(exact)
+        done(number + 1)
+    return total / max(1, count)
+
+
+@torch.inference_mode()
 def divergence_of(
     whole: Whole, compact: torch.Tensor, behind: Sequence[Answered], done: Callable[[int], None]
 ) -> float:

@@ -5,6 +5,7 @@ Its folder, its progress and its end are those of a training job (`parametric.tr
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ from memos_vllm.compacts.distil import KVStudent, Training
 from memos_vllm.compacts.frame import Frame
 from memos_vllm.compacts.make import (
     Whole,
+    divergence_from,
     divergence_of,
     matched,
     places_for,
@@ -38,13 +40,29 @@ from memos_vllm.parametric.training.process import (
 )
 from memos_vllm.parametric.training.study import Lesson
 from memos_vllm.parametric.training.targets import teach
-from memos_vllm.parametric.training.weights import Answered, Weights
+from memos_vllm.parametric.training.weights import Answered, ContextKV, Weights
 from memos_vllm.prompt.layout import quote_cube
 from memos_vllm.writer.base import Message
 
 MODULE = "memos_vllm.compacts.process"
 _HELD_OUT = 8
 """Of the lessons, each of this many is kept for the measurement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Answers on which a compact is measured."""
+
+    whole: Whole
+    behind: Sequence[Answered]
+    teacher: Sequence[tuple[Answered, ContextKV | None]] | None = None
+    """The same answers in the teacher's chats; None: the teacher has the whole text in front of them."""
+
+    def divergence(self, kv: torch.Tensor, done: Callable[[int], None]) -> float:
+        """Mean KL from the teacher, nats for each token."""
+        if self.teacher is None:
+            return divergence_of(self.whole, kv, self.behind, done)
+        return divergence_from(self.whole, kv, self.behind, self.teacher, done)
 
 
 def make(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
@@ -57,7 +75,7 @@ def make(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
     whole = Whole.of(frame)
     own = references(frame, wanted.items)
     kv = matched(whole, own, report.places, lambda count, total: clock.done(count, total))
-    held_out, exam = own, order.exam
+    held_out, exam = HeldOut(whole, own), order.exam
     if wanted.method == "distil":
         kv, held_out, exam = _distilled(folder, order, clock, report, whole, kv)
     clock.phase("examining")
@@ -73,7 +91,7 @@ def _distilled(
     report: Report,
     whole: Whole,
     start: torch.Tensor,
-) -> tuple[torch.Tensor, list[Answered], list[Question]]:
+) -> tuple[torch.Tensor, HeldOut, list[Question]]:
     """(the trained compact, held-out answers, questions of the exam)"""
     weights, frame, wanted = whole.frame.weights, whole.frame, order.compacting
     lessons = lessons_of(folder, order, weights, clock)
@@ -101,7 +119,9 @@ def _distilled(
     finally:
         report.steps = student.step
         report.loss = round(student.loss, 4) if student.loss == student.loss else None
-    return student.kv.detach(), [_behind(frame, each) for each in held_out], lessons.exam
+    apart = [_behind(frame, each) for each in held_out]
+    teacher = list(zip(*teacher_inputs(folder, order, weights, held_out), strict=True))
+    return student.kv.detach(), HeldOut(whole, apart, teacher), lessons.exam
 
 
 def _behind(frame: Frame, lesson: Lesson) -> Answered:
@@ -114,14 +134,14 @@ def _examine(
     report: Report,
     whole: Whole,
     kv: torch.Tensor,
-    held_out: Sequence[Answered],
+    held_out: HeldOut,
     exam: Sequence[Question],
 ) -> None:
     frame = whole.frame
     unrelated = [frame.behind([_user(question)], answer) for question, answer in UNRELATED]
-    total = len(held_out) + len(unrelated) + 3 * len(exam)
-    report.kl = round(divergence_of(whole, kv, held_out, lambda count: clock.done(count, total)), 4)
-    done = len(held_out)
+    total = len(held_out.behind) + len(unrelated) + 3 * len(exam)
+    report.kl = round(held_out.divergence(kv, lambda count: clock.done(count, total)), 4)
+    done = len(held_out.behind)
     report.kl_unrelated = round(
         divergence_of(whole, kv, unrelated, lambda count: clock.done(done + count, total)), 4
     )

@@ -15,6 +15,8 @@ from memos_vllm.vault.transform_records import Transform
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
 
+_RATIOS = {"match": 2.0, "distil": 8.0}
+_MOST_KL = {"match": 0.2, "distil": 0.5}
 MODULES = {"compact": "memos_vllm.compacts.process"}
 """Processes of their own, by the kind of the order."""
 
@@ -33,11 +35,11 @@ def order_of(cube: MemCube, spec: Compact, sources: Sources) -> dict[str, Any]:
             name=cube.meta.name,
             items=cube.items,
             method=spec.method,
-            ratio=spec.ratio,
+            ratio=spec.ratio or _RATIOS[spec.method],
             places=spec.places,
             steps=spec.steps,
             learning_rate=spec.learning_rate,
-            most_kl=spec.max_kl,
+            most_kl=spec.max_kl or _MOST_KL[spec.method],
         ),
     }
 

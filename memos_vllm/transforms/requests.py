@@ -60,7 +60,12 @@ class Compact(Strict):
         description="match: attention matching, without gradients, seconds; distil: trained on the answers of the "
         "model with the text in its prompt, minutes",
     )
-    ratio: float = Field(4.0, gt=1, le=64, description="tokens of the text for each place")
+    ratio: float | None = Field(
+        None,
+        gt=1,
+        le=64,
+        description="tokens of the text for each place; default: match 2, distil 8",
+    )
     places: int | None = Field(None, ge=1, le=65536, description="in place of `ratio`")
     steps: int = Field(140, ge=1, le=100_000, description="distil: steps of the training")
     learning_rate: float = Field(0.02, gt=0, lt=1, description="distil")
@@ -69,11 +74,11 @@ class Compact(Strict):
         max_length=1000,
         description="questions that the gate asks; distil: without any the model writes some itself",
     )
-    max_kl: float = Field(
-        0.5,
+    max_kl: float | None = Field(
+        None,
         gt=0,
-        description="largest mean KL of answers from those with the text in the prompt, nats; above, the cube "
-        "stays text",
+        description="largest mean KL of held-out answers from the teacher's, which has the text (distil: the passage) "
+        "in its prompt, nats; above, the cube stays text; default: match 0.2, distil 0.5",
     )
     gate: Gate = Gate()
     max_seconds: float | None = Field(None, gt=0, description="default: `training.max_seconds`")

@@ -96,7 +96,7 @@ class Compacting(Strict):
     name: str | None = Field(None, description="of the cube, which stands in front of its text")
     items: list[Item] = Field(default_factory=list, description="the text, as it is stored")
     method: Literal["match", "distil"] = "match"
-    ratio: float = 4.0
+    ratio: float = 2.0
     places: int | None = None
     steps: int = 140
     learning_rate: float = 0.02
