@@ -31,6 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--steps", type=int, default=140, help="of distillation")
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     output_arguments(parser)
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -42,8 +43,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         with server(Path(name) / "bf16").running() as running:
             speed = Speed(Bench(running), 1 if quick else arguments.repetitions)
-            sizes = {"0.5k": 512} if quick else SIZES
-            speed.run(sizes)
+            sizes = {"0.5k": 512} if quick else {each: SIZES[each] for each in arguments.sizes}
+            speed.prepare(sizes)
+            speed.run()
+            for row in speed.rows():
+                print(row, flush=True)
             record.rows += speed.rows()
             for each in sizes:
                 record.headline[f"ttft_compact_over_prefix_warm_{each}"] = speed.ratio(each, LOADED)

@@ -33,13 +33,18 @@ class Speed:
         self._token: dict[tuple[str, str], list[float]] = defaultdict(list)
         """Seconds for each token behind the first."""
         self._made: dict[str, dict[str, Any]] = {}
+        self._cubes: dict[str, str] = {}
 
-    def run(self, sizes: dict[str, int]) -> None:
-        """Ways alternate within each repetition, so that a slow minute affects all of them."""
+    def prepare(self, sizes: dict[str, int]) -> None:
+        """Make the compacts."""
         for name, tokens in sizes.items():
-            cube = self._bench.cube(tokens - 60, next(_seeds))
+            self._cubes[name] = cube = self._bench.cube(tokens - 60, next(_seeds))
             self._made[name] = self._compacted(cube)
             print(name, self._made[name], flush=True)
+
+    def run(self) -> None:
+        """Ways alternate within each repetition, so that a slow minute affects all of them."""
+        for name, cube in self._cubes.items():
             self._ask(self._owner, [cube], "exact")
             for _ in range(self._repetitions):
                 self._time(name, NONE, new_person(), [], "exact")

@@ -119,6 +119,35 @@ def test_a_detached_job_runs_with_jobs_run(memos, model):
     assert (ended["id"], ended["state"]) == (job["id"], "refused")
 
 
+def test_a_compact_is_queued_for_a_server(memos):
+    job = json.loads(memos("compact", "notes", "--places", "8", "--detach", "--json").stdout)
+    assert (job["kind"], job["state"]) == ("compact", "queued")
+    (listed,) = json.loads(memos("jobs", "list", "--json").stdout)
+    assert listed["id"] == job["id"]
+    memos("jobs", "cancel", job["id"])
+    assert "no cube" in memos("compact", "nothing", code=1).stderr
+    failed = json.loads(memos("compact", "notes", "--detach", "--json").stdout)
+    ran = json.loads(memos("jobs", "run", failed["id"], "--model", "m", "--json", code=1).stdout)
+    assert "no engine with a KV tier runs here" in ran["report"]["reasons"][0]
+
+
+def test_a_compact_is_followed_to_its_end(memos, settings):
+    command = [sys.executable, "-m", "memos_vllm.cli.main", "compact", "notes"]
+    process = subprocess.Popen(
+        [*command, "--config", str(settings)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (jobs := json.loads(memos("jobs", "list", "--json").stdout)):
+        assert time.monotonic() < deadline, process.poll()
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"cancelled {jobs[0]['id']}" in stderr
+    assert json.loads(memos("jobs", "list", "--json").stdout)[0]["state"] == "cancelled"
+
+
 def test_usage_errors_are_one_line(memos, tmp_path):
     assert "rank, alpha" in memos("train", "notes", "--set", "ranks=3", code=1).stderr
     assert "NAME=VALUE" in memos("train", "notes", "--set", "rank", code=1).stderr
