@@ -74,6 +74,7 @@ def ordered(model: str, folder: Path, **wanted) -> JobFolder:
         passages=FACTS,
         exam=exam,
         recipe=Recipe(batch=3, top_k=16),
+        threads=1,
         compacting=Compacting(name="facts", items=FACTS, **wanted),
     )
     return JobFolder.make(folder, order)
