@@ -60,12 +60,12 @@ class Orders:
     """Whether KV that this request computes may be saved."""
     near: tuple[Source, ...] = ()
     """Sources of the segments behind the exact ones, without a gap."""
-    compact: tuple[Source, ...] = ()
-    """Sources of the segments whose tokens are places of a compact: loaded, never computed."""
     conversation: Conversation | None = None
     """None: the conversation is saved in segments, or not at all."""
     shared: SharedHead | None = None
     """None: all blocks have the request's own salt."""
+    compact: tuple[Source, ...] = ()
+    """Sources of the segments whose tokens are places of a compact: loaded, never computed."""
 
     def to_params(self) -> dict[str, Any]:
         """The orders as plain values, which every serializer of the engine carries."""
@@ -98,7 +98,7 @@ def read_orders(params: Mapping[str, Any] | None) -> Orders | None:
     conversation = _conversation(raw.get("conversation")) if save else None
     if not segments and conversation is None:
         return None
-    return Orders(segments, save, near, compact, conversation, shared_head(params))
+    return Orders(segments, save, near, conversation, shared_head(params), compact)
 
 
 def has_places(params: Mapping[str, Any] | None) -> bool:

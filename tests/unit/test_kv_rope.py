@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config
 
-from memos_vllm.engine.kv import rope
+from memos_vllm.activation import rotation as rotations
 from memos_vllm.engine.kv.rope import rotation_of, rotation_problem
 from memos_vllm.engine.kv.support import unsupported_reason
 
@@ -124,10 +124,10 @@ def test_the_engine_s_kernel_and_torch_turn_alike(engine, name, monkeypatch):
     from vllm.platforms import current_platform
 
     current_platform.import_kernels()
-    assert rope._kernel(torch.device("cpu")) is not None
+    assert rotations._kernel(torch.device("cpu")) is not None
     keys, turn = random_keys(), rotation(llama(ROPES[name]))
     by_kernel = turn.by(700)(keys)
-    monkeypatch.setattr(rope, "_kernel", lambda device: None)
+    monkeypatch.setattr(rotations, "_kernel", lambda device: None)
     assert torch.allclose(by_kernel, turn.by(700)(keys), rtol=0, atol=1e-5)
     assert not torch.equal(by_kernel, keys)
 
