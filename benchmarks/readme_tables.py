@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks.table import attacks
+from benchmarks.compact.table import compact
 from benchmarks.crash.table import crash
 from benchmarks.fairness.table import fairness
 from benchmarks.generation_tables import generation
@@ -76,6 +77,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "ttft": ttft,
     "ttft_short": ttft_short,
     "third_party": third_party,
+    "compact": compact,
     "lora": lora,
     "recall": recall,
     "merging": merging,

@@ -145,6 +145,7 @@ def together(weights: Weights, counts: Sequence[int], ratio: float) -> Iterator[
         kv = matched(
             memory.whole, references(memory.whole.frame, memory.items), places, lambda c, t: None
         )
+        kv = kv.clone()  # of inference mode
         kv[:, 0] = torch.stack([move.by(shift)(keys) for keys in kv[:, 0]])
         compacts.append(kv.to(memory.whole.kv.dtype))
         shift += places
