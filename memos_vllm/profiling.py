@@ -45,7 +45,7 @@ class ThreadTime:
 class Profile:
     seconds: float
     cpu_seconds: float
-    """Of the whole process."""
+    """Of all threads but the one that watches."""
     threads: tuple[ThreadTime, ...]
     """Those that ran, the busiest first; threads of one name together."""
 
@@ -64,7 +64,7 @@ def profile(seconds: float, interval: float = 0.01) -> Profile:
     used: Counter[int] = Counter()
     functions: dict[int, Counter[tuple[str, str | None]]] = {}
     names: dict[int, str] = {}
-    before, started, cpu = _times(), time.perf_counter(), time.process_time()
+    before, started = _times(), time.perf_counter()
     while time.perf_counter() - started < seconds:
         time.sleep(interval)
         now = _times()
@@ -83,9 +83,8 @@ def profile(seconds: float, interval: float = 0.01) -> Profile:
         del frames
         before = now
     elapsed = time.perf_counter() - started
-    return Profile(
-        round(elapsed, 3), round(time.process_time() - cpu, 3), _threads(used, functions, names)
-    )
+    spent_in_all = sum(used.values()) / _NS
+    return Profile(round(elapsed, 3), round(spent_in_all, 4), _threads(used, functions, names))
 
 
 def _threads(
