@@ -275,6 +275,28 @@ def test_text_in_front_of_a_compact_is_stored_first(small, facts):
     assert "LYNX" in said(reply)
 
 
+def test_text_between_two_compacts_is_computed_behind_the_first(small, facts, other):
+    """Nothing is built behind places in the background: it would compute them."""
+    plain = make(small, "between", "The tram to Leith leaves at ten. It is free.", shared=True)
+    cubes = [facts, plain, other]
+    first = ask(small, cubes, max_tokens=16)
+    assert forms(first)[0] == "compact"
+    assert forms(first)[2] != "compact", "the text in front of it is not stored yet"
+
+    def all_three() -> Any:
+        reply = ask(small, cubes, max_tokens=16)
+        return reply if forms(reply) == ["compact", "exact", "compact"] else None
+
+    reply = wait_for(all_three, "the text's KV")
+    empty_engine(small)
+    again = ask(small, cubes, max_tokens=16)
+    assert forms(again) == ["compact", "exact", "compact"]
+    assert said(again) == said(reply)
+    assert "LYNX" in said(again)
+    about = ask(small, cubes, question="When does the tram to Leith leave?", max_tokens=16)
+    assert "ten" in said(about).lower()
+
+
 def test_a_system_message_and_a_conversation(small, facts):
     talk = [
         {"role": "system", "content": "You answer in one short sentence."},

@@ -68,8 +68,9 @@ class CompactPlanner:
     ) -> tuple[Chained, Prompt]:
         """Replace the text of cubes by their compacts, and order the KV; unchanged where there are none.
 
-        Every segment in front of the last compact has to be stored: what is missing is built for the next
-        request.
+        Every segment in front of a compact has to be stored. Text that is not, in front of the first compact, is
+        built for the next request; behind one, this request computes and stores it, and the compacts behind it
+        are left for the next.
         """
         if self.problem is not None:
             chained.plan.problem = f"exact instead of compact: {self.problem}"
@@ -94,9 +95,19 @@ class CompactPlanner:
     def _draft(
         self, principal: Principal, prompt: Prompt, chained: Chained
     ) -> tuple[_Draft, list[Segment]]:
+        def find(entry: PlanEntry, tokens: Sequence[int]) -> Compact | None:
+            return self.find(principal, entry.cube, tokens)
+
         draft = _Draft(prompt.tokens, chained, self.vocabulary)
-        draft.replace(lambda entry, tokens: self.find(principal, entry.cube, tokens))
-        return draft, self._missing(draft) if draft.sources else []
+        draft.replace(find)
+        missing = self._missing(draft)
+        if missing is None:
+            return draft, []
+        if draft.sources[0].segment > missing:
+            return draft, draft.segments[: missing + 1]  # of text alone
+        shorter = _Draft(prompt.tokens, chained, self.vocabulary)
+        shorter.replace(find, missing)
+        return shorter, []
 
     def find(self, principal: Principal, cube: str, tokens: Sequence[int]) -> Compact | None:
         """The compact of a cube's text among those that this principal's prompts may hold."""
@@ -125,18 +136,18 @@ class CompactPlanner:
         name = compact.name
         return self.store.has_all(dataclasses.replace(name, rank=rank) for rank in compact.ranks)
 
-    def _missing(self, draft: _Draft) -> list[Segment]:
-        """The segments up to the first of text that is not stored, if it is in front of a compact."""
-        last = max(source.segment for source in draft.sources)
+    def _missing(self, draft: _Draft) -> int | None:
+        """The first segment of text that is not stored and stands in front of a compact; None: there is none."""
+        last = max((source.segment for source in draft.sources), default=-1)
         names = self.builder.namer.names(draft.tokens, draft.segments[: last + 1])
         compacts = {source.segment for source in draft.sources}
         for position, each in enumerate(names):
             if position not in compacts and not self.store.has_all(each):
-                return draft.segments[: position + 1]
-        return []
+                return position
+        return None
 
     def _build(self, tokens: Sequence[int], segments: list[Segment]) -> None:
-        """Build the KV of segments in the background; of text alone."""
+        """Build the KV of segments in the background, which are of text: places are never computed."""
         mark = own_digest(tokens[: segments[-1].end])
         if mark in self.building:
             return
@@ -168,12 +179,22 @@ class _Draft:
         """By cube."""
         self.ends: list[tuple[PlanEntry, int]] = []
 
-    def replace(self, find: Callable[[PlanEntry, Sequence[int]], Compact | None]) -> None:
+    def replace(
+        self,
+        find: Callable[[PlanEntry, Sequence[int]], Compact | None],
+        most: int | None = None,
+    ) -> None:
+        """Take the segments over, those of cubes with a compact as its places.
+
+        Args:
+            most: only the first so many segments may become places; None: all.
+        """
         start = 0
-        for segment in self._whole:
+        for position, segment in enumerate(self._whole):
             own = self._given[start : segment.end]
             entry = self._cubes.get(segment.end)
-            compact = find(entry, own) if entry is not None else None
+            is_wanted = entry is not None and (most is None or position < most)
+            compact = find(entry, own) if entry is not None and is_wanted else None
             if entry is not None and compact is not None:
                 name = compact.name
                 own = self._vocabulary.places(compact)
