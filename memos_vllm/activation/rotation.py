@@ -53,7 +53,7 @@ class Rotation:
         def move(keys: torch.Tensor) -> torch.Tensor:
             kernel, positions, table = prepared(keys.dtype, keys.device, len(keys))
             if kernel is None:
-                return _rotated(keys, cos, sin)
+                return _rotated(keys, cos.to(keys.device), sin.to(keys.device))
             moved = keys.clone(memory_format=torch.contiguous_format)
             kernel(positions, moved.view(len(keys), -1), None, keys.shape[-1], table, True)
             return moved

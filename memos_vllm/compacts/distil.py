@@ -134,5 +134,8 @@ class KVStudent:
         with torch.no_grad():
             self.kv.copy_(tensors.pop("kv"))
         if tensors:
-            self._optimizer.state[self.kv] = tensors
+            self._optimizer.state[self.kv] = {
+                name: value if name == "step" else value.to(self.kv.device)
+                for name, value in tensors.items()
+            }
         self.step = step

@@ -54,7 +54,7 @@ def match(
     q = _grouped(queries.float(), heads, group)  # (kv_heads, queries · group, d)
     weight = _grouped(shares.float()[..., None], heads, group)  # (kv_heads, queries · group, 1)
     if q.shape[1] > _MOST_QUERIES:
-        chosen = torch.linspace(0, q.shape[1] - 1, _MOST_QUERIES).long()
+        chosen = torch.linspace(0, q.shape[1] - 1, _MOST_QUERIES, device=q.device).long()
         q, weight = q[:, chosen], weight[:, chosen]
     weight = (weight + 1e-3).sqrt()
     logits = q @ k.transpose(1, 2)  # (kv_heads, queries, tokens)
@@ -97,10 +97,10 @@ def _chosen(attention: torch.Tensor, places: int) -> torch.Tensor:
     attention = attention.gather(2, most[:, None].expand(-1, count, -1))
     gram = attention.transpose(1, 2) @ attention  # (kv_heads, tokens, tokens)
     left = gram.diagonal(dim1=1, dim2=2).clone()  # (kv_heads, tokens)
-    taken = torch.zeros(heads, tokens, dtype=torch.bool)
+    taken = torch.zeros(heads, tokens, dtype=torch.bool, device=gram.device)
     spanned = gram.new_zeros(heads, tokens, places)
-    rows = torch.arange(heads)
-    chosen = torch.zeros(heads, places, dtype=torch.long)
+    rows = torch.arange(heads, device=gram.device)
+    chosen = torch.zeros(heads, places, dtype=torch.long, device=gram.device)
     for number in range(places):
         pivot = left.masked_fill(taken, -1.0).argmax(-1)
         chosen[:, number], taken[rows, pivot] = pivot, True
@@ -137,7 +137,7 @@ def _common_direction(queries: torch.Tensor, weight: torch.Tensor) -> torch.Tens
     """(kv_heads, d): a direction whose product with each reference query is about 1."""
     weighted = queries * weight
     gram = weighted.transpose(1, 2) @ weighted
-    gram = gram + _RIDGE * _mean_diagonal(gram) * torch.eye(gram.shape[-1])
+    gram = gram + _RIDGE * _mean_diagonal(gram) * torch.eye(gram.shape[-1], device=gram.device)
     target = weighted.transpose(1, 2) @ weight
     direction: torch.Tensor = torch.linalg.solve(gram, target).squeeze(-1)
     return direction
@@ -155,7 +155,7 @@ def _values(
     missing = (wanted - attention @ start) * weight
     attention = attention * weight
     gram = attention.transpose(1, 2) @ attention
-    gram = gram + _RIDGE * _mean_diagonal(gram) * torch.eye(gram.shape[-1])
+    gram = gram + _RIDGE * _mean_diagonal(gram) * torch.eye(gram.shape[-1], device=gram.device)
     change: torch.Tensor = torch.linalg.solve(gram, attention.transpose(1, 2) @ missing)
     return start + change
 

@@ -50,7 +50,8 @@ def watching(model: Any, start: int, end: int) -> Iterator[dict[int, Watched]]:
     ) -> Any:
         scale = kw.get("scaling") or query.shape[-1] ** -0.5
         count = query.shape[2]
-        chosen = torch.linspace(0, count - 1, min(count, _MOST_QUERIES)).long()
+        most = min(count, _MOST_QUERIES)
+        chosen = torch.linspace(0, count - 1, most, device=query.device).long()
         kept = query[0, :, chosen].float() * scale  # (heads, queries, d)
         group = query.shape[1] // key.shape[1]
         keys = key[0].float().repeat_interleave(group, 0)  # (heads, all, d)

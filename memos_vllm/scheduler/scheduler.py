@@ -22,7 +22,6 @@ from memos_vllm.vault.views import StableCube
 
 _TRIES = 2
 """Items too large for the rest of the budget that are measured for each place."""
-TENANT_LIMIT = "the tenant's limit"
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -130,7 +129,7 @@ class MemScheduler:
             "the context less the reply": max(0, tokenizer.context - reply),
         }
         if most is not None:
-            limits[TENANT_LIMIT] = most
+            limits["the tenant's limit"] = most
         reason, limit = min(limits.items(), key=lambda pair: pair[1])
         return Budget(limit=limit, context=tokenizer.context, reply=reply, reason=reason)
 
@@ -156,8 +155,6 @@ class MemScheduler:
             reader: whom the prompt is for; None: the user's words stand under their id.
         """
         framing = tokenizer.count(layout.block([]))
-        if budget.reason == TENANT_LIMIT:  # the text is what a compact falls back to
-            tokenizer = dataclasses.replace(tokenizer, places=None)
         head = _head(stable, named, tokenizer)
         left = _fit_stable(head, budget.limit - (framing if stable else 0))
         used = {c.entry.cube for c in head if c.entry.decision == "used"}

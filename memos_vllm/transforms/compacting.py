@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from memos_vllm.cube.model import MemCube
 from memos_vllm.errors import Conflict
 from memos_vllm.parametric.training.order import Compacting, JobFolder, Recipe, Report
 from memos_vllm.transforms.recover import KeptKV
@@ -21,9 +20,9 @@ MODULES = {"compact": "memos_vllm.compacts.process"}
 """Processes of their own, by the kind of the order."""
 
 
-def order_of(cube: MemCube, spec: Compact, sources: Sources) -> dict[str, Any]:
+def order_of(sources: Sources, spec: Compact) -> dict[str, Any]:
     """What the process is told, beyond the model and the limits."""
-    recipe = Recipe()
+    cube, recipe = sources.cubes[0], Recipe()
     return {
         "kind": "compact",
         "passages": sources.passages(recipe.passage_tokens),
@@ -70,6 +69,6 @@ def keep(
         return
     cube = sources.cubes[0]
     now = system.vault.get(job.principal, cube.meta.id)
-    if now.meta.version != cube.meta.version:
+    if folder.order().sources != {now.meta.id: now.meta.version}:  # of a run before, too
         raise Conflict("the cube was changed meanwhile: make its compact again")
     kept.keep_compact(job.principal, cube, folder.compact, report)

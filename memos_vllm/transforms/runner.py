@@ -170,9 +170,10 @@ class JobRunner:
         kept, ref = self._engine_kv(), job.request["cube"]
         spec = Compact.model_validate(_without(job.request, "cube"))
         sources = read_sources(self._system.vault, job.principal, [ref])
-        made_of = compacting.order_of(sources.cubes[0], spec, sources)
-        report = self._train(job, folder, self._order(spec.max_seconds, **made_of))
+        order = self._order(spec.max_seconds, **compacting.order_of(sources, spec))
+        report = self._train(job, folder, order)
         if report.outcome == "passed":
+            self._look(job, folder.progress())  # raises where it was cancelled meanwhile
             compacting.keep(self._system, job, sources, kept, folder, report)
         return report
 
@@ -211,8 +212,8 @@ class JobRunner:
             writer, escape = self._writer
             lessons = study(order, writer, escape, self._studying(job, order.max_seconds))
             write_json(folder.lessons, lessons.model_dump(mode="json"))
-        beside, module = self._writer is not None, compacting.MODULES.get(order.kind, MODULE)
-        child = Child(folder, order.max_bytes, beside_engine=beside, module=module)
+        module = compacting.MODULES.get(order.kind, MODULE)
+        child = Child(folder, order.max_bytes, self._writer is not None, module)
         with contextlib.ExitStack() as interrupted:
             interrupted.callback(child.stop, "interrupted")  # no process outlives its job
             while child.runs():
@@ -391,9 +392,8 @@ class JobRunner:
 
 
 def _state_of(report: Report) -> JobState:
-    if report.outcome == "passed":
-        return JobState.DONE
-    return JobState.FAILED if report.outcome in ("stopped", "failed") else JobState.REFUSED
+    ends = {"passed": JobState.DONE, "refused": JobState.REFUSED}
+    return ends.get(report.outcome, JobState.FAILED)
 
 
 def _without(request: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -78,6 +78,21 @@ def test_matched_places_read_nearer_to_the_text_than_its_most_read_tokens():
     assert (average - new_average).norm() < 0.7 * (average - cut_average).norm()
 
 
+def test_every_tensor_is_made_on_the_device_of_its_inputs():
+    """As on a GPU, where a tensor on the default device would not fit the others."""
+    keys, values = torch.randn(20, 1, 8), torch.randn(20, 1, 8)
+    queries, shares = asked(3000, 8, 2), torch.ones(3000, 2)
+    rotate = Rotation(torch.ones(4, dtype=torch.float64)).by(3)
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        made, _ = match(keys, values, queries, shares, 5)
+        rotate(made)
+    finally:
+        torch.set_default_device(before)
+    assert made.isfinite().all()
+
+
 def test_what_is_hardly_read_counts_little():
     """Queries whose attention is elsewhere do not decide which tokens stay."""
     size, tokens = 16, 30

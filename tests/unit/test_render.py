@@ -188,18 +188,13 @@ def test_the_best_item_fits_first_and_a_smaller_one_takes_the_rest():
 
 
 def test_a_cube_with_a_compact_takes_its_places_of_the_budget():
-    """But not of a tenant's limit: where the compact cannot be loaded, the text stands in the prompt."""
     scheduler = MemScheduler(PromptConfig(budget_tokens=100, context_share=1.0))
     shorter = dataclasses.replace(WORDS, places=lambda cube, text: 20 if "big" in cube else None)
     cubes = [stable("big", 300), stable("bigger", 300), stable("text", 300)]
 
-    def used(most: int | None) -> list[str | None]:
-        budget = scheduler.budget(shorter, None, 10, most)
-        draft = scheduler.plan([user("Q")], cubes, [], budget, shorter)
-        return [entry.name for entry in draft.plan.used]
-
-    assert used(None) == ["big", "bigger"]
-    assert used(90) == []
+    budget = scheduler.budget(shorter, None, 10)
+    draft = scheduler.plan([user("Q")], cubes, [], budget, shorter)
+    assert [entry.name for entry in draft.plan.used] == ["big", "bigger"]
 
 
 def test_items_of_a_stable_cube_that_is_too_large_are_found_by_search():

@@ -214,6 +214,9 @@ class ChatExchange:
         plan.cached_tokens = getattr(output, "num_cached_tokens", None)
         if self.call.text is not None and self.call.text.is_used and self.chained is not None:
             self.chained, self.prompt = self.chained.text, self.text
+            plan.kv = self.chained.plan if self.chained is not None else None
+            if plan.kv is not None:
+                plan.kv.problem = "text instead of compact: its KV could not be loaded"
         if self.memory.kv is not None and self.chained is not None and self.prompt is not None:
             self.memory.kv.observe(chat, self.prompt, self.chained)
         plan.prompt_tokens = (

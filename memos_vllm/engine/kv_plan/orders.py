@@ -93,10 +93,15 @@ class KVOrders:
         return compacted, shorter
 
     def places_for(self, principal: Principal) -> Callable[[str, str], int | None]:
-        """A function of a cube's id and text: places of its compact for this principal; None: it has none."""
+        """A function of a cube's id and text: places of its compact for this principal; None: it has none.
+
+        Under a tenant's limit of injected tokens the text counts: it stands in the prompt where the compact cannot
+        be loaded.
+        """
+        limit = self.limits_of(principal.tenant).injected_tokens
 
         def places(cube: str, text: str) -> int | None:
-            if self.compacts.problem is not None:
+            if self.compacts.problem is not None or limit is not None:
                 return None
             found = self.compacts.find(principal, cube, self.planner.encode(f"{text}\n"))
             return found.places if found is not None else None
