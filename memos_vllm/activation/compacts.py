@@ -1,7 +1,7 @@
 """Compacts in the store: KV of a cube's text in fewer places than the text has tokens.
 
     <disk>/segments/<model>/<scope>/<key>.safetensors    the KV, a segment like any other
-    <disk>/compacts/<text>                               where the compact of a text is, and how good
+    <disk>/compacts/<cube>/<text>                        where the compact of a text is, and how good
 
 In a prompt a place is a token whose id is read off a digest of the KV: every hash over the prompt names the
 KV, and no text has these tokens.  Their KV is loaded and never computed.
@@ -13,11 +13,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from memos_vllm.activation.chain import KEY_BYTES
 from memos_vllm.activation.names import SegmentName, scope_folder
+from memos_vllm.activation.tombstones import short
 
 _TOKEN_BYTES = 4
 
@@ -46,6 +48,10 @@ class Compact:
     """Share of the questions of the exam that are answered right, over the share with the text."""
 
     @property
+    def cube_id(self) -> str:
+        return self.cube.rpartition("@")[0]
+
+    @property
     def name(self) -> SegmentName:
         return SegmentName.parse(self.segment)
 
@@ -56,34 +62,30 @@ class CompactNotes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, text: str) -> Compact | None:
-        """The compact of a text (`text_key`); None: there is none."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found = json.loads((self.folder / text).read_bytes())
-            return Compact(**{**found, "ranks": tuple(found["ranks"])})
-        return None
+    def read(self, cube: str, text: str) -> Compact | None:
+        """The compact of a cube's text (`text_key`); None: there is none."""
+        return _read(self._of(cube) / text)
 
     def write(self, text: str, compact: Compact) -> None:
         """Raises OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unfinished = self.folder / f".{text}.tmp"
+        folder = self._of(compact.cube_id)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = folder / f".{text}.tmp"
         unfinished.write_text(json.dumps(dataclasses.asdict(compact)))
-        unfinished.replace(self.folder / text)
+        unfinished.replace(folder / text)
 
-    def remove(self, text: str) -> None:
-        (self.folder / text).unlink(missing_ok=True)
+    def remove(self, text: str, compact: Compact) -> None:
+        (self._of(compact.cube_id) / text).unlink(missing_ok=True)
 
     def forget(self, cube: str) -> None:
-        """Remove the notes of a cube's compacts."""
-        for text, compact in self.all():
-            if compact.cube.rpartition("@")[0] == cube:
-                self.remove(text)
+        """Remove the notes of a cube's compacts: one folder, whatever others there are."""
+        shutil.rmtree(self._of(cube), ignore_errors=True)
 
     def forget_scope(self, folder: str) -> None:
         """Remove the notes of all compacts in a scope's folder."""
         for text, compact in self.all():
             if compact.name.scope == folder:
-                self.remove(text)
+                self.remove(text, compact)
 
     def of_cube(self, cube: str, folders: Collection[str] | None) -> list[Compact]:
         """A cube's compacts, the one with the most places first.
@@ -93,18 +95,34 @@ class CompactNotes:
         """
         found = [
             compact
-            for _, compact in self.all()
-            if compact.cube.rpartition("@")[0] == cube
-            and (folders is None or compact.name.scope in folders)
+            for _, compact in _notes(self._of(cube))
+            if folders is None or compact.name.scope in folders
         ]
         return sorted(found, key=lambda compact: -compact.places)
 
     def all(self) -> Iterator[tuple[str, Compact]]:
         """(text key, compact) of each."""
-        with contextlib.suppress(FileNotFoundError):
-            for path in self.folder.iterdir():
-                if not path.name.startswith(".") and (found := self.read(path.name)) is not None:
-                    yield path.name, found
+        with contextlib.suppress(OSError):
+            for folder in self.folder.iterdir():
+                yield from _notes(folder)
+
+    def _of(self, cube: str) -> Path:
+        return self.folder / short(cube)
+
+
+def _notes(folder: Path) -> Iterator[tuple[str, Compact]]:
+    """(text key, compact) of each note in a cube's folder."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if not path.name.startswith(".") and (found := _read(path)) is not None:
+                yield path.name, found
+
+
+def _read(path: Path) -> Compact | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads(path.read_bytes())
+        return Compact(**{**found, "ranks": tuple(found["ranks"])})
+    return None
 
 
 def text_key(model: bytes, scope: str, cube: str, text_digest: str) -> str:

@@ -228,7 +228,7 @@ class SegmentStore:
         """Remove the notes of compacts whose segments are gone."""
         for text, compact in self.compacts.all():
             if self.where(compact.name) is None:
-                self.compacts.remove(text)
+                self.compacts.remove(text, compact)
 
     def make_folders(self) -> None:
         """Make the folders, for this user alone; before the first write, never for a lookup."""

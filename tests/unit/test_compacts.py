@@ -151,11 +151,11 @@ def test_a_note_is_of_one_text_of_one_cube_in_one_scope(tmp_path):
     assert len(keys) == 16
     assert text_key(MODEL, "scope/salt", "c", "t") == text_key(MODEL, "scope", "c", "t")
     notes = CompactNotes(tmp_path / "compacts")
-    assert notes.read("a") is None
+    assert notes.read("cube_1", "a") is None
     assert not list(notes.all())
     with_ranks = dataclasses.replace(COMPACT, ranks=("0of2", "1of2"), kl=0.1, recall=0.9)
     notes.write("a", with_ranks)
-    assert notes.read("a") == with_ranks
+    assert notes.read("cube_1", "a") == with_ranks
     assert notes.of_cube("cube_1", None) == [with_ranks]
     assert notes.of_cube("cube_1", ["elsewhere"]) == []
     assert notes.of_cube("cube", None) == []
@@ -163,9 +163,13 @@ def test_a_note_is_of_one_text_of_one_cube_in_one_scope(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"segment": 1}', '{"ranks": 3}', "null"])
 def test_a_damaged_note_is_none(tmp_path, content):
-    (tmp_path / "a").write_text(content)
-    assert CompactNotes(tmp_path).read("a") is None
-    assert not list(CompactNotes(tmp_path).all())
+    notes = CompactNotes(tmp_path)
+    notes.write("a", COMPACT)
+    (path,) = [each for each in tmp_path.rglob("*") if each.is_file()]
+    path.write_text(content)
+    assert notes.read("cube_1", "a") is None
+    assert not list(notes.all())
+    assert not notes.of_cube("cube_1", None)
 
 
 def test_a_cube_and_a_scope_take_their_notes_along(tmp_path):

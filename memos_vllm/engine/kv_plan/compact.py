@@ -114,7 +114,7 @@ class CompactPlanner:
         digest = own_digest(tokens)
         for scope in self._scopes_of(principal):
             key = text_key(self.builder.namer.model, scope, cube, digest)
-            found = self.store.compacts.read(key)
+            found = self.store.compacts.read(cube, key)
             if found is not None and self._is_stored(found):
                 return found
         return None

@@ -80,7 +80,7 @@ class CompactStore:
         )
         note = text_key(self.namer.model, scope, cube.meta.id, text)
         with _as_unavailable():
-            older = self.store.segments.compacts.read(note)
+            older = self.store.segments.compacts.read(cube.meta.id, note)
             for rank, heads in zip(self.namer.ranks, self._shares(kv), strict=True):
                 self._add(dataclasses.replace(name, rank=rank), heads, compact, scope, generation)
             self.store.segments.compacts.write(note, compact)
