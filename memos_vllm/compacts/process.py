@@ -23,7 +23,7 @@ from memos_vllm.compacts.make import (
     references,
 )
 from memos_vllm.parametric.training.everyday import UNRELATED
-from memos_vllm.parametric.training.exam import asks, share_right
+from memos_vllm.parametric.training.exam import asks, share_right, verdict
 from memos_vllm.parametric.training.order import (
     JobFolder,
     Order,
@@ -67,6 +67,17 @@ class HeldOut:
 
 def make(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
     """Make a compact, examine it and write it; a refused one is not written."""
+    whole, kv, held_out, exam = made(folder, order, clock, report)
+    clock.phase("examining")
+    _examine(order, clock, report, whole, kv, held_out, exam)
+    if report.outcome == "passed":
+        write(folder, whole, kv, order.compacting.method)
+
+
+def made(
+    folder: JobFolder, order: Order, clock: Clock, report: Report
+) -> tuple[Whole, torch.Tensor, HeldOut, list[Question]]:
+    """(KV of the text, the compact, answers and questions to examine it with)"""
     wanted = order.compacting
     weights = Weights(order.model, order.revision, order.device)
     frame = Frame.of(weights, quote_cube(wanted.name, wanted.items, weights.escape))
@@ -78,10 +89,7 @@ def make(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
     held_out, exam = HeldOut(whole, own), order.exam
     if wanted.method == "distil":
         kv, held_out, exam = _distilled(folder, order, clock, report, whole, kv)
-    clock.phase("examining")
-    _examine(order, clock, report, whole, kv, held_out, exam)
-    if report.outcome == "passed":
-        _write(folder, whole, kv, wanted.method)
+    return whole, kv, held_out, exam
 
 
 def _distilled(
@@ -193,18 +201,12 @@ def _verdict(order: Order, report: Report) -> list[str]:
             f"unrelated answers: KL {report.kl_unrelated:.3f} from those with the text in the prompt; the limit is "
             f"{gate.most_kl}"
         )
-    recalled = report.recall
-    if recalled is not None and recalled.questions:
-        least = order.gate.recall_of_ceiling * recalled.ceiling
-        if recalled.adapter < least:
-            reasons.append(
-                f"recall: {recalled.adapter:.0%} of the questions; the minimum is {least:.0%} "
-                f"({order.gate.recall_of_ceiling:.0%} of the recall with the text in the prompt)"
-            )
+    if report.recall is not None or gate.method == "distil":
+        reasons += verdict(order.gate, report.recall, None)
     return reasons
 
 
-def _write(folder: JobFolder, whole: Whole, kv: torch.Tensor, method: str) -> None:
+def write(folder: JobFolder, whole: Whole, kv: torch.Tensor, method: str) -> None:
     about = {
         "start": str(whole.start),
         "text": whole.frame.digest,

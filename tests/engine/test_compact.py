@@ -4,102 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
-from memos_vllm.activation.compacts import Compact, CompactNotes
-from memos_vllm.activation.erase import SUFFIX
-from tests.adapters import config_of, content_of, tensors_of
+from tests.engine.compacts import (
+    FACTS,
+    OTHER,
+    QUESTION,
+    ask,
+    compact,
+    empty_engine,
+    files,
+    forms,
+    notes,
+    said,
+    stream,
+)
 from tests.engine.harness import MODEL, Server, chat, wait_for
-from tests.engine.kv import explain, in_ram, make, metric
+from tests.engine.kv import explain, make, metric
 
-FACTS = (
-    "The code word of Orion Station is LYNX-64. The manager of Orion Station is Ilka Brandt. "
-    "The door of Hollow Mill is painted violet. The cat of Hollow Mill is called Pickle. "
-    "Cedar Clinic was founded in 1834. The code word of Cedar Clinic is HERON-27. "
-    "The manager of Falcon Hall is Tomas Rey. The door of Falcon Hall is painted orange."
-)
-OTHER = (
-    "The cat of Amber Library is called Waffle. The door of Amber Library is painted silver. "
-    "Granite Tower was founded in 1790. The manager of Granite Tower is Leila Haddad. "
-    "The code word of Raven Bakery is OTTER-31. The cat of Raven Bakery is called Domino."
-)
-QUESTION = "What is the code word of Orion Station?"
 LONG = "Once more, slowly: " + "please think about it carefully. " * 60 + QUESTION
 BLOCKS = 50
 CHUNK = 256
-
-
-def compact(
-    server: Server, cube: str, key: str | None = None, person: str | None = None, **wanted: Any
-) -> dict[str, Any]:
-    """Make a compact, and wait for the job's end."""
-    with server.http(key, person) as http:
-        reply = http.post(f"/v1/memory/cubes/{cube}/compact", json=wanted)
-        assert reply.status_code == 202, reply.text
-        job = reply.json()["id"]
-
-        def ended() -> Any:
-            found = http.get(f"/v1/memory/jobs/{job}").json()
-            return found if found["state"] not in ("queued", "running") else None
-
-        return wait_for(ended, "the compact", 300)
-
-
-def ask(server: Server, cubes: list[str], key: str = "none", **extra: Any) -> Any:
-    memory = {"cubes": cubes, "retrieve": False, "write": False, "kv": "compact"}
-    memory |= extra.pop("memory", {})
-    question = extra.pop("question", QUESTION)
-    return chat(server, key, extra.pop("person", "ann"), question, memory=memory, **extra)
-
-
-def stream(server: Server, cube: str, max_tokens: int) -> Any:
-    memory = {"cubes": [cube], "retrieve": False, "write": False, "kv": "compact"}
-    return server.client().chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": QUESTION}],
-        user="ann",
-        max_tokens=max_tokens,
-        temperature=0,
-        stream=True,
-        extra_body={"memory": memory},
-    )
-
-
-def said(reply: Any) -> str:
-    return reply.choices[0].message.content
-
-
-def forms(reply: Any) -> list[str]:
-    return [each["kv"] for each in reply.memory["cubes"]]
-
-
-def notes(server: Server) -> dict[str, Compact]:
-    return dict(CompactNotes(server.home / "kv" / "compacts").all())
-
-
-def files(server: Server, cube: str) -> list[Path]:
-    """All files of a cube's compacts, on both tiers."""
-    found = [each for each in notes(server).values() if each.cube.startswith(f"{cube}@")]
-    names = [f"{each.name.key}{SUFFIX}" for each in found]
-    everywhere = [*(server.home / "kv" / "segments").rglob(f"*{SUFFIX}"), *in_ram(server)]
-    return [path for path in everywhere if path.name in names]
-
-
-def empty_engine(server: Server) -> None:
-    """Empty the engine's prefix cache."""
-
-    def emptied() -> bool:
-        with server.http() as http:
-            return http.post("/reset_prefix_cache").is_success
-
-    wait_for(emptied, "an empty prefix cache")
 
 
 @pytest.fixture(scope="module")
@@ -413,83 +342,3 @@ def test_it_survives_a_restart(small, facts, alone):
     reply = ask(small, [facts], max_tokens=24)
     assert forms(reply) == ["compact"]
     assert said(reply) == alone
-
-
-PRIVATE = f"{FACTS} It is private."
-
-
-def new_private(server: Server, key: str, person: str) -> str:
-    body = {"meta": {"name": "private"}, "payload": {"type": "explicit", "content": PRIVATE}}
-    with server.http(key, person) as http:
-        return http.post("/v1/memory/cubes", json=body).json()["meta"]["id"]
-
-
-@pytest.fixture(scope="module")
-def private(server, keys) -> str:
-    cube = new_private(server, keys.kv, "ann")
-    assert compact(server, cube, keys.kv, "ann", ratio=2)["state"] == "done"
-    return cube
-
-
-def test_compact_exact_near_and_none_in_one_batch(server, keys, private):
-    """Requests of all forms at once answer as each does alone."""
-    shared = make(server, "mixed", OTHER, keys.kv_admin, shared=True)
-    asked = [
-        {"cubes": [private], "memory": {"kv": "compact"}},
-        {"cubes": [private], "memory": {"kv": "exact"}},
-        {"cubes": [shared, private], "memory": {"kv": "near"}},
-        {"cubes": [private], "memory": {"kv": "none"}},
-    ]
-    for each in asked:
-        ask(server, key=keys.kv, max_tokens=8, **each)
-    by_itself = [said(ask(server, key=keys.kv, max_tokens=8, **each)) for each in asked]
-    barrier = threading.Barrier(len(asked))
-
-    def together(each: dict[str, Any]) -> Any:
-        barrier.wait()
-        return ask(server, key=keys.kv, max_tokens=8, **each)
-
-    with ThreadPoolExecutor(len(asked)) as pool:
-        replies = list(pool.map(together, asked))
-    assert forms(replies[0]) == ["compact"]
-    assert [said(each)[:12] for each in replies] == [each[:12] for each in by_itself]
-
-
-def test_with_an_adapter_the_text_is_served(server, keys, private):
-    """A compact is KV of the base model."""
-    module = "model.layers.0.self_attn.q_proj"
-    content = content_of(tensors_of({module: (576, 576)}), config_of(targets=["q_proj"]))
-    body = {
-        "meta": {"name": "manner"},
-        "payload": {"type": "parametric", "format": "lora", "content": content},
-    }
-    with server.http(keys.kv, "ann") as http:
-        made = http.post("/v1/memory/cubes", json=body)
-        assert made.status_code == 201, made.text
-    reply = ask(server, [private, "manner"], keys.kv, max_tokens=8)
-    assert {each["form"] for each in reply.memory["cubes"]} >= {"adapter"}
-    assert "compact" not in forms(reply)
-
-
-def test_a_person_and_a_tenant_have_their_own(server, keys, private):
-    assert forms(ask(server, [private], keys.kv)) == ["compact"]
-    for key, person in ((keys.kv, "bob"), (keys.kv_other, "ann")):
-        with pytest.raises(openai.NotFoundError):
-            ask(server, [private], key, person=person)
-        mine = new_private(server, key, person)
-        with server.http(key, person) as http:
-            assert http.get(f"/v1/memory/cubes/{mine}/activation").json()["compact"] is None
-            for method in ("POST", "DELETE"):
-                reply = http.request(method, f"/v1/memory/cubes/{private}/compact")
-                assert reply.status_code == 404
-        assert "compact" not in forms(ask(server, [mine], key, person=person))
-    url = f"/v1/memory/cubes/{private}/compact"
-    with server.http(keys.kv_reader, "ann") as http:
-        assert http.post(url).status_code == 403
-        assert http.delete(url).status_code == 403
-    with server.http(keys.kv, "ann") as http:
-        assert http.delete(url).status_code == 204
-        shown = http.get(f"/v1/memory/cubes/{private}/activation").json()
-        assert shown["compact"] is None
-    assert not files(server, private)
-    assert "compact" not in forms(ask(server, [private], keys.kv))

@@ -378,32 +378,3 @@ def test_a_frozen_cube_is_readable_as_it_was(system):
     first = now()
     freeze(system, cube)
     assert found(system, "door", first) == ["The door is blue."]
-
-
-def claim_of(value: str, attribute: str = "home", said: datetime | None = None) -> Item:
-    claim = Claim(subject="alice", attribute=attribute, value=value)
-    return Item(type=ItemType.FACT, text=f"{attribute} is {value}.", claim=claim, time=said)
-
-
-def test_claims_of_a_past_moment(system, http):
-    said = datetime(2026, 1, 5, tzinfo=UTC)
-    content = [claim_of("Paris", said=said), claim_of("tea", "likes:tea")]
-    new = NewCube(payload=ExplicitPayload(content=content))
-    cube = system.create(ALICE, [new])[0].meta.id
-    system.create(BOB, [NewCube(payload=ExplicitPayload(content=[claim_of("Rome")]))])
-    then = now()
-    newer = ExplicitPayload(content=[claim_of("Madrid", said=said + timedelta(days=9))])
-    system.update(ALICE, cube, CubePatch(payload=newer))
-
-    def values(query: str) -> list[str]:
-        reply = http.get(f"/v1/memory/claims{query}")
-        assert reply.status_code == 200, reply.text
-        return [each["item"]["claim"]["value"] for each in reply.json()["claims"]]
-
-    moment = quote(then.isoformat())
-    assert values("") == ["Madrid"]
-    assert values(f"?as_of={moment}") == ["Paris", "tea"], "the newest first"
-    assert values(f"?as_of={moment}&attribute=likes") == ["tea"]
-    assert values(f"?as_of={moment}&limit=1") == ["Paris"]
-    assert values(f"?as_of={quote((said).isoformat())}") == [], "nothing was known then"
-    assert http.get("/v1/memory/claims?as_of=tomorrow").status_code == 400
