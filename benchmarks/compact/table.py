@@ -92,5 +92,11 @@ def _notes(record: Mapping[str, Any]) -> str:
         f"Speed: {sizes}; ratios within one repetition, median of {record['config']['repetitions']}. Quality: facts "
         f"that the model cannot know, three for each subject, questions in words that were not trained; KL of "
         f"right answers from the distribution with the whole text; distillation takes {record['config']['steps']} "
-        f"steps. {together}."
+        f"steps. {together}.{_parts(record)}"
     )
+
+
+def _parts(record: Mapping[str, Any]) -> str:
+    """How a record was put together that no single run has measured."""
+    parts = record["config"].get("put_together")
+    return f" The record is put together {parts}." if parts else ""

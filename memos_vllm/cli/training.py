@@ -28,7 +28,7 @@ from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Decode, Distill
 from memos_vllm.vault.set_aside import SetAside
 from memos_vllm.vault.transform_records import Transform
-from memos_vllm.vault.transform_rows import JobState
+from memos_vllm.vault.transform_rows import COMPACT, JobState
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -237,6 +237,11 @@ def _run(system: MemorySystem, job: str | None, model: str | None, as_json: bool
             if claimed is None:
                 raise Conflict(
                     "no such job is queued: `memos jobs list` shows the state of each job"
+                )
+            if claimed.kind == COMPACT:
+                system.transforms.release(claimed.id)
+                raise Conflict(
+                    f"{claimed.id} makes a compact, which needs an engine: a running server with a KV tier does it"
                 )
             runner.do(claimed)
         finally:

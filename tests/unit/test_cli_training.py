@@ -126,9 +126,9 @@ def test_a_compact_is_queued_for_a_server(memos):
     assert listed["id"] == job["id"]
     memos("jobs", "cancel", job["id"])
     assert "no cube" in memos("compact", "nothing", code=1).stderr
-    failed = json.loads(memos("compact", "notes", "--detach", "--json").stdout)
-    ran = json.loads(memos("jobs", "run", failed["id"], "--model", "m", "--json", code=1).stdout)
-    assert "no engine with a KV tier runs here" in ran["report"]["reasons"][0]
+    waiting = json.loads(memos("compact", "notes", "--detach", "--json").stdout)["id"]
+    assert "needs an engine" in memos("jobs", "run", waiting, "--model", "m", code=1).stderr
+    assert json.loads(memos("jobs", "show", waiting).stdout)["state"] == "queued"
 
 
 def test_a_compact_is_followed_to_its_end(memos, settings):
