@@ -20,6 +20,7 @@ from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.config.secrets import SecretsConfig
 from memos_vllm.config.section import Section
 from memos_vllm.config.serve import ServeConfig
+from memos_vllm.config.store import StoreConfig
 
 OPEN_ROUTES = (
     "/health",
@@ -279,6 +280,7 @@ class Config(Section):
     http: HttpConfig = HttpConfig()
     mcp: MCPConfig = MCPConfig()
     serve: ServeConfig = ServeConfig()
+    store: StoreConfig = StoreConfig()
 
     @property
     def redaction(self) -> RedactionConfig:
