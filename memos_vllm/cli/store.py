@@ -298,6 +298,6 @@ def _say_difference(each: CubeDifference) -> None:
     say(f"  {each.change}: {each.cube} ({each.kind})")
     for sign_, texts in (("+", each.added), ("-", each.removed)):
         for text in texts[:_SHOWN]:
-            say(f"    {sign_} {text[:200]}")
+            say(f"    {sign_} {' '.join(text.split())[:200]}")
         if len(texts) > _SHOWN:
             say(f"    {sign_} and {len(texts) - _SHOWN} more")

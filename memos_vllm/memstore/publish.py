@@ -89,7 +89,7 @@ def publish(
     if not 0 < len(cubes) <= MOST_CUBES:
         raise BadRequest(f"a bundle has 1 to {MOST_CUBES} cubes", param="cubes")
     known = _known_index(registry, key, about.name)
-    layers = [_layers(cube) for cube in cubes]
+    layers = [_layers(cube, about.name) for cube in cubes]
     config = _config(about, version, cubes)
     manifest = Manifest(
         artifact_type=ARTIFACT,
@@ -194,7 +194,7 @@ def _config(about: About, version: str, cubes: Sequence[MemCube]) -> bytes:
     newest = max(cube.meta.updated for cube in cubes)
     fields = dataclasses.asdict(about) | {"version": version, "created": _whole_second(newest)}
     try:
-        return _json(BundleConfig(**fields, cubes=[_described(cube) for cube in cubes]))
+        return _json(BundleConfig(**fields, cubes=[_described(cube, about.name) for cube in cubes]))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
@@ -205,10 +205,10 @@ def _whole_second(moment: datetime) -> datetime:
     return moment.replace(microsecond=0)
 
 
-def _described(cube: MemCube) -> BundledCube:
+def _described(cube: MemCube, bundle: str) -> BundledCube:
     meta = cube.meta
     return BundledCube(
-        name=_local_name(meta.name or ""),
+        name=_local_name(cube, bundle),
         kind=meta.kind,  # type: ignore[arg-type]  # activation memory is no cube of the vault
         placement=meta.placement,
         priority=meta.priority,
@@ -218,13 +218,13 @@ def _described(cube: MemCube) -> BundledCube:
     )
 
 
-def _local_name(name: str) -> str:
-    """Name of a cube in its bundle: without the namespace of a bundle that it was installed from."""
-    return name.rpartition(":")[2]
+def _local_name(cube: MemCube, bundle: str) -> str:
+    """Name of a cube in its bundle: without the bundle's own name in front of it."""
+    return (cube.meta.name or "").removeprefix(f"{bundle}:")
 
 
-def _layers(cube: MemCube) -> list[tuple[Descriptor, bytes]]:
-    named = {CUBE: _local_name(cube.meta.name or "")}
+def _layers(cube: MemCube, bundle: str) -> list[tuple[Descriptor, bytes]]:
+    named = {CUBE: _local_name(cube, bundle)}
     if cube.meta.kind is Kind.EXPLICIT:
         lines = [
             canonical_json(item.model_dump(mode="json", exclude={"id"}, exclude_defaults=True))

@@ -12,13 +12,13 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from memos_vllm.cube.ids import CubeId, new_id, now_us, to_datetime
+from memos_vllm.cube.ids import CubeId, TenantId, new_id, now_us, to_datetime
 from memos_vllm.cube.model import Access, CubePatch, NewCube, State
 from memos_vllm.cube.moments import LATEST
 from memos_vllm.errors import Conflict, NotFound
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.vault import audit, deleting, lookup, records
-from memos_vllm.vault.bundle_guard import changing
+from memos_vllm.vault.bundle_guard import changing, check_free
 from memos_vllm.vault.bundle_tables import BundleCubeRow, BundleRow
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
@@ -106,6 +106,21 @@ class Bundles:
             return [
                 _installed(session, row) for row in session.scalars(query.order_by(BundleRow.name))
             ]
+
+    def following(self) -> list[tuple[TenantId, Installed]]:
+        """Bundles of all tenants that follow newer versions."""
+        query = select(BundleRow).where(
+            BundleRow.state != BundleState.REMOVED, BundleRow.follow != Follow.NEVER
+        )
+        with self._database.read() as session:
+            return [
+                (TenantId(row.tenant), _installed(session, row)) for row in session.scalars(query)
+            ]
+
+    def check_free(self, principal: Principal, cube: str) -> None:
+        """Raise Conflict: the cube belongs to a bundle."""
+        with self._database.read() as session:
+            check_free(session, principal, lookup.find(session, principal, cube))
 
     def known(self, tenant: str, name: str) -> Installed | None:
         """A bundle that is, or was, installed."""
@@ -253,9 +268,9 @@ class Bundles:
         with self._database.write() as session:
             row = _locked(session, principal.tenant, name)
             row.serial = max(row.serial, serial or 0)
-            if follow is not None and follow != row.follow:
-                row.follow = follow
-                audit.record(session, principal, "store.follow", name, {"follow": follow})
+            row.follow = follow or row.follow
+            detail = {"follow": row.follow, "serial": row.serial, "offered": offered}
+            audit.record(session, principal, "store.look", name, detail)
             row.offered = offered
             return _installed(session, row)
 

@@ -44,8 +44,7 @@ class Publishers:
                 )
                 session.add(row)
             row.public, row.label = public, label
-            detail = {"fingerprint": fingerprint, "label": label}
-            audit.record(session, principal, "store.trust", fingerprint, detail)
+            audit.record(session, principal, "store.trust", fingerprint, {})
 
     def distrust(self, principal: Principal, fingerprint: str) -> None:
         """Install nothing more of a publisher; what is installed stays. Raises NotFound, Forbidden."""
@@ -55,4 +54,4 @@ class Publishers:
             if row is None:
                 raise NotFound(f"no publisher {fingerprint} is trusted", param="publisher")
             session.delete(row)
-            audit.record(session, principal, "store.distrust", fingerprint, {"label": row.label})
+            audit.record(session, principal, "store.distrust", fingerprint, {})
