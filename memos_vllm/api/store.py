@@ -13,12 +13,13 @@ from pydantic import ConfigDict, Field
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.api.strict import StrictRoute
+from memos_vllm.cube.bundle import BundleState, Follow
 from memos_vllm.cube.ids import to_datetime
 from memos_vllm.cube.model import Label, Text
 from memos_vllm.governance.principal import Role
 from memos_vllm.memstore.catalogue import Catalogue, Published
 from memos_vllm.memstore.store import MemStore, Outcome, trust
-from memos_vllm.vault.bundles import BundleState, Follow, Installed
+from memos_vllm.vault.bundles import Installed
 
 router = APIRouter(
     route_class=StrictRoute, prefix="/v1/memory/store", tags=["store"], responses=ERRORS

@@ -14,9 +14,9 @@ from memos_vllm.cli import store_keys, store_publish
 from memos_vllm.cli.store_publish import Name, RegistryOption
 from memos_vllm.cli.terminal import MemosGroup, print_json, print_table, say
 from memos_vllm.cli.vault import ConfigOption, JsonOption, TenantOption, administrator, opened
+from memos_vllm.cube.bundle import Follow
 from memos_vllm.cube.ids import to_datetime
 from memos_vllm.governance.principal import LOCAL_TENANT, Principal
-from memos_vllm.vault.bundles import Follow
 
 if TYPE_CHECKING:
     from memos_vllm.memstore.difference import CubeDifference

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import semver
 
+from memos_vllm.cube.bundle import BundleState, Follow
 from memos_vllm.cube.ids import SHARED, CubeId, TenantId, now_us, to_datetime, to_us
 from memos_vllm.errors import BadRequest, Conflict, Forbidden, Unprocessable
 from memos_vllm.governance import receipts
@@ -28,7 +29,7 @@ from memos_vllm.memstore.model import Index, check_name, check_version
 from memos_vllm.memstore.package import Package
 from memos_vllm.memstore.registry import Registry, opened
 from memos_vllm.memstore.signing import PublicKey, read_public
-from memos_vllm.vault.bundles import BundleState, Change, Follow, Installed
+from memos_vllm.vault.bundles import Change, Installed
 from memos_vllm.vault.items import Owner
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from memos_vllm.cube.bundle import BundleState, Follow
 from memos_vllm.cube.ids import CubeId, TenantId, new_id, now_us, to_datetime
 from memos_vllm.cube.model import Access, CubePatch, NewCube, State
 from memos_vllm.cube.moments import LATEST
@@ -24,23 +24,6 @@ from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.tables import CubeRow
 from memos_vllm.vault.vault import MemVault
-
-
-class BundleState(StrEnum):
-    QUARANTINED = "quarantined"
-    """Installed and not approved: no prompt holds it."""
-    ACTIVE = "active"
-    REMOVED = "removed"
-    """Uninstalled; the publisher and the serial of its index stay known."""
-
-
-class Follow(StrEnum):
-    """What a newer version of a bundle does."""
-
-    NEVER = "never"
-    APPROVE = "approve"
-    """It is offered, with its difference, and waits for an admin."""
-    AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from memos_vllm.cube.bundle import Follow
 from memos_vllm.errors import Conflict, Forbidden, MemosError, NotFound, TooLarge, Unprocessable
 from memos_vllm.memstore.model import (
     ADAPTER_WEIGHTS,
@@ -26,7 +27,6 @@ from memos_vllm.memstore.registry import FolderRegistry, RegistryUnavailable
 from memos_vllm.memstore.remote import RemoteRegistry
 from memos_vllm.memstore.signing import PublisherKey
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.bundles import Follow
 from tests.bundles import ADMIN, HOURS, NAME, Bundler
 from tests.conftest import make_config
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from memos_vllm.cube.bundle import BundleState, Follow
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta, State
 from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
@@ -22,7 +23,6 @@ from memos_vllm.memstore.signing import PublisherKey
 from memos_vllm.memstore.store import RECEIPT
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.bundle_guard import changing
-from memos_vllm.vault.bundles import BundleState, Follow
 from tests.adapters import small
 from tests.bundles import ADMIN, HOURS, NAME, Bundler
 from tests.conftest import make_config, principal
