@@ -65,7 +65,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """List the bundles of a registry that have all the words."""
-    from memos_vllm.api.store import published
+    from memos_vllm.api.store_models import published
     from memos_vllm.memstore.catalogue import Catalogue
 
     with _open(config, tenant, registry) as (system, _, caller, _, found):
@@ -98,7 +98,7 @@ def show(
     config: ConfigOption = None,
 ) -> None:
     """Show a bundle of a registry before it is installed, as JSON."""
-    from memos_vllm.api.store import published
+    from memos_vllm.api.store_models import published
     from memos_vllm.memstore.catalogue import Catalogue
 
     with _open(config, tenant, registry) as (system, _, caller, _, found):
@@ -112,7 +112,7 @@ def list_bundles(
     as_json: JsonOption = False,
 ) -> None:
     """List the installed bundles of a tenant."""
-    from memos_vllm.api.store import view
+    from memos_vllm.api.store_models import view
 
     with opened(config) as system:
         found = system.bundles.all(administrator(tenant).tenant)
@@ -277,7 +277,7 @@ def usage(
     """Requests and prompt tokens of each bundle by day, as CSV."""
     import dataclasses
 
-    from memos_vllm.api.store import usage_csv
+    from memos_vllm.api.store_models import usage_csv
 
     with opened(config) as system:
         rows = system.bundle_usage.by_day(administrator(tenant).tenant, since)

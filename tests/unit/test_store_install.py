@@ -12,7 +12,7 @@ import pytest
 from memos_vllm.cube.bundle import BundleState, Follow
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta, State
-from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable
+from memos_vllm.errors import Conflict, Forbidden, NotFound, Unprocessable, VaultUnavailable
 from memos_vllm.governance import receipts
 from memos_vllm.governance.principal import Role
 from memos_vllm.learning.lifecycle import merge
@@ -360,3 +360,27 @@ def test_use_is_metered_by_day_and_stays_after_the_bundle_is_gone(bundler, syste
     assert (row.bundle, row.version, row.requests, row.tokens) == (NAME, "1.0.0", 2, 19)
     assert system.bundle_usage.by_day("acme", "9999-01-01") == []
     assert system.bundle_usage.by_day("other") == []
+
+
+@pytest.mark.parametrize("act", ["install", "update"])
+def test_a_disk_that_is_full_in_the_middle_leaves_what_was_there(bundler, system, act, monkeypatch):
+    bundler.publish()
+    if act == "update":
+        bundler.install()
+        bundler.publish("1.1.0", {"hours": ["Open always."], "returns": ["Never."]})
+    before = bundler.texts()
+    put, calls = system.payloads.put, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise VaultUnavailable("cannot write a payload: No space left on device")
+        return put(*arguments)
+
+    monkeypatch.setattr(system.payloads, "put", full)
+    with pytest.raises(VaultUnavailable):
+        bundler.install() if act == "install" else bundler.update()
+    monkeypatch.undo()
+    assert bundler.texts() == before
+    bundler.install() if act == "install" else bundler.update()
+    assert bundler.texts() != before
