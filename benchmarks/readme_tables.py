@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arrival.table import arrival
 from benchmarks.attacks.table import attacks
 from benchmarks.compact.table import compact
 from benchmarks.crash.table import crash
@@ -95,6 +96,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "serving": serving,
     "routing": routing,
     "start": start,
+    "arrival": arrival,
 }
 
 

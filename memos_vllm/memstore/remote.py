@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from memos_vllm.errors import BadRequest, NotFound, Unprocessable
 from memos_vllm.memstore.model import MANIFEST, MANIFEST_BYTES, digest_of
 from memos_vllm.memstore.registry import RegistryUnavailable, _is_name
 
+log = logging.getLogger(__name__)
 _SECONDS = (10.0, 60.0)
 """To connect, and between two pieces of an answer."""
 _CHUNK = 1 << 20
@@ -45,9 +47,9 @@ class RemoteRegistry:
         if url.scheme == "http" and not insecure and not _is_loopback(url.hostname):
             raise BadRequest(f"{location!r}: plain HTTP to another machine needs `insecure`")
         self._host, self._path = url.netloc, url.path.strip("/")
-        self._oras = OrasRegistry(self._host, insecure=url.scheme == "http")
-        for scheme in ("http://", "https://"):
-            self._oras.session.mount(scheme, _Timed())
+        self._is_plain = url.scheme == "http"
+        self._oras = self._client("token")
+        self._is_signed_in = False
 
     def names(self) -> list[str]:
         prefix = f"{self._path}/" if self._path else ""
@@ -99,6 +101,22 @@ class RemoteRegistry:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _client(self, backend: str) -> OrasRegistry:
+        client = OrasRegistry(self._host, insecure=self._is_plain, auth_backend=backend)
+        for scheme in ("http://", "https://"):
+            client.session.mount(scheme, _Timed())
+        return client
+
+    def _sign_in(self) -> None:
+        """Take the credentials of `docker login`, in the form that the registry asks for."""
+        self._is_signed_in = True
+        answer = self._oras.session.get(f"{self._oras.prefix}://{self._host}/v2/")
+        if answer.headers.get("Www-Authenticate", "").lower().startswith("basic"):
+            self._oras = self._client("basic")
+        self._oras.auth.load_configs(Container(self._repository("any"), self._host))
+        if answer.status_code == 401 and not hasattr(self._oras.auth, "_basic_auth"):
+            log.info("no credentials for %s: it is asked without", self._host)
+
     def _repository(self, name: str) -> str:
         return f"{self._path}/{name}" if self._path else name
 
@@ -113,6 +131,8 @@ class RemoteRegistry:
 
     def _ask(self, method: str, url: str, **how: Any) -> requests.Response:
         try:
+            if not self._is_signed_in:
+                self._sign_in()
             # Without oras's repetitions, which sleep for minutes when a registry is down.
             ask = OrasRegistry.do_request.__wrapped__
             answer: requests.Response = ask(self._oras, url, method, **how)
@@ -121,7 +141,10 @@ class RemoteRegistry:
             raise RegistryUnavailable(f"{self._host} refuses the sign-in: {error}") from error
         except requests.RequestException as error:
             raise RegistryUnavailable(f"{self._host} does not answer: {_reason(error)}") from error
-        except ValueError as error:  # oras: no way to sign in
+        except (
+            ValueError,
+            AttributeError,
+        ) as error:  # oras has no credentials, or no way to use them
             raise RegistryUnavailable(
                 f"{self._host} asks for a sign-in: `docker login {self._host}`, or oras's environment variables "
                 f"({error})"

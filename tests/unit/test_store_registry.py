@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import bcrypt
 import httpx
 import pytest
 from typer.testing import CliRunner
@@ -22,19 +27,26 @@ from tests.bundles import ADMIN, HOURS, NAME, Bundler
 from tests.http_server import served
 
 
-@pytest.fixture
-def docker_registry(tmp_path):
-    """Debian's docker-registry over a folder; skipped where it is not installed."""
+@contextmanager
+def running(folder: Path, **more: object) -> Iterator[str]:
+    """Debian's docker-registry over a folder; skips the test where it is not installed."""
     program = shutil.which("docker-registry") or shutil.which("registry")
     if program is None:
         pytest.skip("no docker-registry on this machine (Debian: apt install docker-registry)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = tmp_path / "registry.yaml"
+    config = folder / "registry.json"
     config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {tmp_path / 'images'}}}, delete: {{enabled: true}}}}\n"
+        json.dumps(
+            {
+                "version": "0.1",
+                "log": {"level": "error"},
+                "http": {"addr": f"127.0.0.1:{port}"},
+                "storage": {"filesystem": {"rootdirectory": str(folder / "images")}},
+                **more,
+            }
+        )
     )
     process = subprocess.Popen([program, "serve", str(config)], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
@@ -45,10 +57,16 @@ def docker_registry(tmp_path):
                 break
             except httpx.HTTPError:
                 time.sleep(0.05)
-        yield f"{url}/team/memory"
+        yield url
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture
+def docker_registry(tmp_path):
+    with running(tmp_path) as url:
+        yield f"{url}/team/memory"
 
 
 def test_a_bundle_goes_through_a_real_oci_registry(system, tmp_path, docker_registry):
@@ -65,6 +83,31 @@ def test_a_bundle_goes_through_a_real_oci_registry(system, tmp_path, docker_regi
     with pytest.raises(NotFound):
         bundler.catalogue().show("absent")
     assert bundler.registry.names() == [NAME]
+
+
+def test_a_registry_with_passwords_gets_that_of_docker_login(system, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    (tmp_path / "passwords").write_text(f"acme:{hashed}\n")
+    access = {"htpasswd": {"realm": "team", "path": str(tmp_path / "passwords")}}
+    with running(tmp_path, auth=access) as url:
+        bundler = Bundler(system, tmp_path, opened(url))
+        with pytest.raises(RegistryUnavailable, match="docker login"):
+            bundler.publish()
+        login = base64.b64encode(b"acme:secret").decode()
+        (tmp_path / ".docker").mkdir()
+        (tmp_path / ".docker" / "config.json").write_text(
+            json.dumps({"auths": {url.removeprefix("http://"): {"auth": login}}})
+        )
+        bundler.registry = opened(url)
+        bundler.publish()
+        assert bundler.install().bundle.version == "1.0.0"
+        login = base64.b64encode(b"acme:wrong").decode()
+        (tmp_path / ".docker" / "config.json").write_text(
+            json.dumps({"auths": {url.removeprefix("http://"): {"auth": login}}})
+        )
+        with pytest.raises(RegistryUnavailable, match="401"):
+            opened(url).manifest(NAME, "index")
 
 
 def test_a_registry_that_is_down_says_so_at_once():
