@@ -1,7 +1,8 @@
 """Functions of the Memory API as the console calls them: each behind the scopes of its route.
 
 The console has no rule of its own: the functions check roles and permissions and write the audit records, and
-`check_scopes` is what the middleware asks for the same route.
+`check_scopes` is what the middleware asks for the same route. What no route lists (people, keys) needs a key without
+a list of scopes, as all that `api/access.py` does not name.
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ from memos_vllm.api.restores import RestoreRequest, RestoreView
 from memos_vllm.api.tokens import NewView, Tokens, TokenView, ViewRequest
 from memos_vllm.api.use import UseView
 from memos_vllm.cube.model import CubePatch, MemCube, VersionDiff
-from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.system import MemorySystem
+from memos_vllm.vault.keys import KeyRecord
+from memos_vllm.vault.people import People, PersonUse
+from memos_vllm.vault.plans import StoredPlan
 
 _MEMORY = "/v1/memory"
 
@@ -125,6 +129,25 @@ class Calls:
     def explain(self, request_id: str) -> MemoryPlan:
         self._admit("GET", f"/explain/{_ONE}")
         return insight.explain(self._system, self._caller, request_id)
+
+    def plans(self, cursor: str | None, limit: int) -> tuple[list[StoredPlan], str | None]:
+        self._admit("GET", f"/explain/{_ONE}")
+        return self._system.plans.page(self._caller, cursor, limit)
+
+    def question(self, request_id: str) -> str | None:
+        """What the person said in a request, where it is remembered."""
+        self._admit("GET", f"/explain/{_ONE}")
+        return self._system.plans.question(self._caller, request_id)
+
+    def people(self, after: str, prefix: str, limit: int) -> tuple[list[PersonUse], str | None]:
+        self._admit("GET", "/people")
+        return People(self._system.database).page(self._caller, after, prefix, limit)
+
+    def keys(self) -> list[KeyRecord]:
+        """Keys of the tenant, the newest first. Needs the role `admin`."""
+        self._admit("GET", "/keys")
+        self._caller.require(Role.ADMIN)
+        return self._system.keys.list(self._caller.tenant)[::-1]
 
     def audit(self, after: int, limit: int, verify: bool) -> AuditPage:
         self._admit("GET", "/audit")

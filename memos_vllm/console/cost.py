@@ -44,7 +44,7 @@ class StepCost:
 @router.get("/cost")
 def cost(visit: At, cursor: Cursor = None) -> HTMLResponse:
     """Costs of a page of requests, newest first; the charts have the oldest on the left."""
-    found, following = visit.system.plans.page(visit.caller, cursor, PLANS)
+    found, following = visit.calls.plans(cursor, PLANS)
     rows = [_of(each) for each in found]
     steps = _steps([each.plan for each in found])
     oldest_first = list(reversed(found))

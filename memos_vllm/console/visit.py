@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from memos_vllm.api.access import CONSOLE_PREFIX
 from memos_vllm.api.identity import LOCAL, Authenticator
 from memos_vllm.api.signed_in import FORM_COOKIE, SECURITY_HEADERS, SignedIn
+from memos_vllm.as_of import as_of_parameter
 from memos_vllm.console.calls import Calls
 from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.errors import BadRequest, Forbidden, MemosError, headers_of
@@ -191,7 +192,7 @@ def error_page(request: Request, error: MemosError) -> HTMLResponse:
 async def _check_form(request: Request) -> None:
     """Raise Forbidden: a POST without the token of its session's forms, or from another site's page."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != _FORM:
+    if kind not in ("", _FORM):
         raise BadRequest(f"a form is sent as {_FORM}")
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none"):
@@ -218,10 +219,12 @@ def _visit(
 
 
 def _end_of(day: str | None) -> str | None:
-    """Last moment of a day, UTC; None: no day is given, or it is today."""
+    """Last moment of a day, UTC; None: no day is given, or it is today. Raises BadRequest."""
     if not day or day == to_datetime(now_us()).date().isoformat():
         return None
-    return f"{day}T23:59:59+00:00"
+    moment = f"{day}T23:59:59+00:00"
+    as_of_parameter(moment, param="day")
+    return moment
 
 
 def asked(model: type[Model], **fields: Any) -> Model:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
+from memos_vllm.console.calls import Calls
 from memos_vllm.console.charts import Bar, bar
 from memos_vllm.console.visit import At, ConsoleRoute, Cursor, Offset, Visit
 from memos_vllm.governance.permit import PROMPT
@@ -29,7 +30,7 @@ class Candidate:
 @router.get("/plans")
 def plans(visit: At, cursor: Cursor = None) -> HTMLResponse:
     """The newest plans of the person, or of the tenant for its admin."""
-    found, following = visit.system.plans.page(visit.caller, cursor, PLANS)
+    found, following = visit.calls.plans(cursor, PLANS)
     return visit.page("plans.html", plans=found, following=following)
 
 
@@ -42,12 +43,13 @@ def plan(
     """One chat: the question, the candidates by decision and score, what was used and what was not."""
     found = visit.calls.explain(request)
     owner = visit.caller.as_person(found.person)
+    of_owner = Calls(visit.system, owner)
     ordered = sorted(found.entries, key=lambda each: each.decision != "used")
     shown = ordered[offset : offset + ENTRIES]
     return visit.page(
         "plan.html",
         plan=found,
-        question=visit.system.plans.question(owner, request),
+        question=of_owner.question(request),
         owner=owner.person,
         candidates=_candidates(visit, found, shown),
         used=len(found.used),
