@@ -16,6 +16,7 @@ from memos_vllm.console import (
     items,
     overview,
     person,
+    sharing,
     sign_in,
     why,
 )
@@ -26,7 +27,7 @@ from memos_vllm.system import MemorySystem
 
 _rest = APIRouter(route_class=ConsoleRoute, include_in_schema=False)
 _PAGES = (
-    *(sign_in, overview, person, cubes, items, forget),
+    *(sign_in, overview, person, cubes, items, sharing, forget),
     *(why, cost, access, admin),
 )
 

@@ -25,7 +25,7 @@ from memos_vllm.api import (
 from memos_vllm.api.access import check_scopes
 from memos_vllm.api.claims import Changes, Claims, FeedbackRequest
 from memos_vllm.api.erasures import ErasurePage, ErasureView
-from memos_vllm.api.grants import GrantList, GroupDetail, GroupList
+from memos_vllm.api.grants import GrantList, GroupDetail, GroupList, NewGrant
 from memos_vllm.api.models import (
     AuditPage,
     Deleted,
@@ -40,6 +40,7 @@ from memos_vllm.api.restores import RestoreRequest, RestoreView
 from memos_vllm.api.tokens import NewView, Tokens, TokenView, ViewRequest
 from memos_vllm.api.use import UseView
 from memos_vllm.cube.model import CubePatch, MemCube, VersionDiff
+from memos_vllm.governance.permit import Effect
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.scheduler.plan import MemoryPlan
 from memos_vllm.system import MemorySystem
@@ -206,6 +207,27 @@ class Calls:
     def delete(self, ref: str, if_match: str) -> Deleted:
         self._admit("DELETE", f"/cubes/{_ONE}")
         return cubes.delete_cube(self._system, self._caller, ref, if_match=if_match)
+
+    def set_grant(self, ref: str, grant: NewGrant) -> GrantList:
+        self._admit("PUT", f"/cubes/{_ONE}/grants")
+        return grants.set_grant(self._system, self._caller, ref, grant)
+
+    def remove_grants(self, ref: str, effect: Effect, subject: NewGrant) -> GrantList:
+        """
+        Args:
+            subject: a grant of the one whose grants go.
+        """
+        self._admit("DELETE", f"/cubes/{_ONE}/grants")
+        return grants.remove_grants(
+            self._system,
+            self._caller,
+            ref,
+            person=subject.person,
+            group=subject.group,
+            role=subject.role,
+            tenant=subject.tenant,
+            effect=effect,
+        )
 
     def restore(self, person: str, request: RestoreRequest) -> RestoreView:
         self._admit("POST", f"/people/{_ONE}/restore")

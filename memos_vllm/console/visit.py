@@ -42,6 +42,8 @@ MESSAGES = {
     "noted": "It is noted.",
     "restoring": "The restore is ordered; it runs in the background.",
     "revoked": "The token is revoked.",
+    "shared": "The grant is set; the next request of its subject sees it.",
+    "unshared": "The grant is removed.",
 }
 """Said after an action, by the name in the address that it leads to."""
 _SAFE = {"GET", "HEAD"}
@@ -142,6 +144,11 @@ class Visit:
         if self.day is not None:
             query.setdefault("day", self.day[:10])
         return address(self.request, path, query)
+
+    def is_at(self, path: str, which: str | None = None) -> bool:
+        """Whether this is the page, with this choice on it."""
+        chosen = self.request.query_params.get("which")
+        return self.request.url.path == address(self.request, path, {}) and chosen == which
 
     def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         return render(self.request, template, status, visit=self, **values)

@@ -231,6 +231,24 @@ def test_shared_memory_is_an_admins_to_change(system, app, api, admin, writer):
     assert texts(api, meta["id"]) == ["Shoes are fine."]
 
 
+def test_a_cube_is_shared_with_a_person_and_taken_back(system, app, api, writer, made):
+    at, bob = {"cube": made["id"], **ALICE}, {"cube": made["id"], "person": "bob"}
+    assert writer.get("cube", **bob).status_code == 404
+    fields = {"subject": "person", "name": "bob", "permissions": ["read", "use"], "days": "7"}
+    assert writer.post("cube/share", fields, **at).status_code == 303
+    page = writer.get("cube", **at).text
+    assert "<bdi>bob</bdi>" in page
+    assert writer.get("cube", **bob).status_code == 200
+    assert writer.post("cube/share", {**fields, "name": "carol"}, **bob).status_code == 403
+    assert "Share" not in writer.get("cube", **bob).text.replace("Shared", "")
+    for bad in ({"permissions": ["all"]}, {"subject": "person", "name": ""}, {"permissions": []}):
+        assert writer.post("cube/share", {**fields, **bad}, **at).status_code == 400, bad
+    gone = {"subject": "person", "name": "bob", "effect": "allow"}
+    assert writer.post("cube/unshare", gone, **at).status_code == 303
+    assert writer.get("cube", **bob).status_code == 404
+    assert {"grant.set", "grant.remove"} <= set(actions(system))
+
+
 def test_a_persons_memory_is_restored_to_a_day(system, api, admin, made):
     with system.database.write() as session:  # the cube was made, and changed since
         session.execute(text("UPDATE cubes SET created_us = 1600000000000000"))
