@@ -15,13 +15,14 @@ from starlette.requests import cookie_parser
 
 from memos_vllm.api.access import CONSOLE_PREFIX
 from memos_vllm.api.identity import Authenticator, local_principal
-from memos_vllm.errors import MemosError, Unauthorized, headers_of
+from memos_vllm.errors import Forbidden, MemosError, Unauthorized, headers_of
 from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.sessions import Session
 from memos_vllm.vault.console_sessions import ConsoleSessions
 
 SESSION_COOKIE = "memos_console"
 FORM_COOKIE = "memos_console_form"
+_OTHERS = ("cross-site", "same-site")
 SIGN_IN = f"{CONSOLE_PREFIX}/sign-in"
 SECURITY_HEADERS: Mapping[str, str] = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -47,8 +48,11 @@ class SignedIn:
 
         Raises:
             Unauthorized: no session, one that has ended, or its key does not count any more.
-            Forbidden: the server has no keys, and the browser is on another machine.
+            Forbidden: the server has no keys, and the browser is on another machine; or a page of another
+                origin reads, where the operator lets it send cookies.
         """
+        if headers.get("sec-fetch-site") in _OTHERS and headers.get("sec-fetch-mode") != "navigate":
+            raise Forbidden("pages of other origins do not read the console")
         cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
         if not cookie:
             raise Unauthorized("sign in first")

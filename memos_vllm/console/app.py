@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import RedirectResponse
 
 from memos_vllm.api.access import CONSOLE_PREFIX
 from memos_vllm.api.identity import Authenticator
@@ -21,7 +22,7 @@ from memos_vllm.console import (
     why,
 )
 from memos_vllm.console.pages import environment, static_files, version_of
-from memos_vllm.console.visit import Console, ConsoleRoute
+from memos_vllm.console.visit import Console, ConsoleRoute, address
 from memos_vllm.errors import NotFound
 from memos_vllm.system import MemorySystem
 
@@ -54,6 +55,12 @@ def attach(app: FastAPI) -> None:
     for module in _PAGES:
         app.include_router(module.router, prefix=CONSOLE_PREFIX)
     app.include_router(_rest)  # behind all others
+
+
+@_rest.get(CONSOLE_PREFIX + "/")
+def with_slash(request: Request) -> RedirectResponse:
+    """The first page, by an address that ends with a slash."""
+    return RedirectResponse(address(request, "", {}), status_code=303)
 
 
 @_rest.api_route(CONSOLE_PREFIX + "/{rest:path}", methods=["GET", "POST"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Response
 
@@ -27,9 +27,10 @@ def share(
     days: Annotated[str, Form(max_length=6, pattern=r"^\d*$")] = "",
 ) -> Response:
     """Set the grant of one subject."""
-    fields = {"tenant": True} if subject == "tenant" else {subject: name.strip()}
     ttl_seconds = int(days) * _DAY_SECONDS if days else None
-    grant = asked(NewGrant, permissions=permissions, ttl_seconds=ttl_seconds, **fields)
+    grant = asked(
+        NewGrant, permissions=permissions, ttl_seconds=ttl_seconds, **_named(subject, name)
+    )
     visit.calls.set_grant(cube, grant)
     return visit.go("cube", cube=cube, done="shared")
 
@@ -43,6 +44,10 @@ def unshare(
     name: Field = "",
 ) -> Response:
     """Remove the grant of one subject."""
-    fields = {"tenant": True} if subject == "tenant" else {subject: name}
-    visit.calls.remove_grants(cube, effect, asked(NewGrant, permissions=["read"], **fields))
+    given = asked(NewGrant, permissions=["read"], **_named(subject, name))
+    visit.calls.remove_grants(cube, effect, given)
     return visit.go("cube", cube=cube, done="unshared")
+
+
+def _named(subject: str, name: str) -> dict[str, Any]:
+    return {"tenant": True} if subject == "tenant" else {subject: name.strip()}

@@ -281,6 +281,18 @@ def test_a_person_is_erased_by_name_with_a_receipt(system, api, admin, made):
     assert erasure in admin.get("erasures").text
 
 
+def test_a_link_to_a_persons_view_is_made_listed_and_revoked(system, app, writer):
+    page = writer.post("access/link", {}, **ALICE).text
+    link = html.unescape(re.search(r'readonly value="([^"]+)"', page)[1])
+    assert link.startswith("https://memory.test/memory/view?token=pt-memos-")
+    assert "readonly" not in writer.get("access", **ALICE).text  # shown once
+    (token,) = system.keys.tokens.of_person(principal("", role=Role.WRITER), "alice")
+    assert writer.post("access/revoke", {"token": token.id}, person="bob").status_code == 404
+    assert writer.post("access/revoke", {"token": token.id}, **ALICE).status_code == 303
+    assert Browser(app).sign_in(link.partition("token=")[2]).status_code == 401
+    assert {"token.create", "token.revoke"} <= set(actions(system))
+
+
 def test_a_hold_keeps_what_it_holds_and_the_preview_says_so(system, api, writer):
     writer.post("note", {"text": "My cat is called Miso."}, **ALICE)
     (claim,) = claims(api)

@@ -127,6 +127,16 @@ def test_no_form_acts_without_the_token_of_its_session(system, app):
     assert browser.get("").status_code == 200  # it was not signed out
 
 
+def test_pages_of_other_origins_read_nothing_even_with_the_cookie(system, app):
+    browser = Browser(app, key_of(system))
+    for site in ("cross-site", "same-site"):
+        headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors"}
+        assert browser.http.get("/memory/people", headers=headers).status_code == 403
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert browser.http.get("/memory/people", headers=link).status_code == 200
+    assert browser.http.get("/memory/").headers["location"] == "/memory"
+
+
 def test_a_wrong_key_is_refused_and_told_nothing(system, app):
     key = key_of(system)
     for wrong in ("", "x", key[:-1] + ("a" if key[-1] != "a" else "b"), "pt-memos-x.y.z", "ø" * 50):
