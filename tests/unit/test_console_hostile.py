@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 
 import pytest
 
 from memos_vllm.console import pages
+from memos_vllm.console.visit import ConsoleRoute
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta
 from memos_vllm.governance.principal import Role
 from tests.conftest import principal
-from tests.console import Browser, console_app, entry, key_of, store_plan
+from tests.console import (
+    Browser,
+    address,
+    console_app,
+    entry,
+    key_of,
+    store_plan,
+    token_in,
+)
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' onfocus=alert(3) x='{{7*7}}"
 RTL = "\u202egpj.exe\u2066 مرحبا {{ 7*7 }} \u200f"
@@ -158,3 +168,48 @@ def test_an_edit_form_gives_back_the_text_as_it_is(system, app):
     area = Area()
     area.feed(page)
     assert area.found == "\n" + said  # a browser drops the first end of line
+
+
+VALUES = (
+    *("", "x", "0", "-1", "1e9", str(2**63), str(2**70), "true", "null", "../../x", "a/b", "a%2Fb"),
+    *("a\x00b", "a\nb", "\u202e", "😀", "\ufeff", "<script>", "' OR 1=1 --", "{{7*7}}", "y" * 5000),
+    *("2020-01-01", "0000-00-00", "9999-12-31", "2020-01-01T00:00:00+00:00", "frozen", "items"),
+)
+EACH = 5
+"""Of these values, for each parameter of each route, in turn."""
+
+
+def parameters(route):
+    """Names of a route's query parameters and fields."""
+    found, waiting = set(), [route.dependant]
+    while waiting:
+        one = waiting.pop()
+        found |= {each.alias for each in (*one.query_params, *one.body_params)}
+        waiting += one.dependencies
+    return found
+
+
+def test_no_value_of_any_parameter_is_an_error_of_the_server(system, app):
+    browser = Browser(app, key_of(system))
+    routes = [route for route in app.routes if isinstance(route, ConsoleRoute)]
+    assert len(routes) > 35
+    small = NewCube(payload=ExplicitPayload(content=[Item(text="Alice likes tea.")]))
+    meta = system.create(principal("alice"), [small])[0].meta
+    sound = {"person": "alice", "cube": meta.id, "version": meta.version, "what": "text"}
+    sound |= {"item": "item_1", "subject": "tea", "state": "archived", "permissions": "read"}
+    token = {"form_token": token_in(browser.get("").text)}
+    values = itertools.cycle(VALUES)
+    for route in routes:
+        if route.path.endswith(("{name}", "{rest:path}", "sign-out", "sign-in")):
+            continue
+        path = route.path.removeprefix("/memory").lstrip("/")
+        names = sorted(parameters(route))
+        given = {name: sound.get(name, "x") for name in names}
+        for name, value in ((name, next(values)) for name in names for _ in range(EACH)):
+            fields = {**given, name: value}
+            at = {each: fields.pop(each) for each in ("person", "cube", "item") if each in fields}
+            if "POST" in route.methods:
+                reply = browser.http.post(address(path, at), data=fields | token)
+            else:
+                reply = browser.get(path, **fields, **at)
+            assert reply.status_code < 500, (path, name, value)
