@@ -149,12 +149,12 @@ def need_of(method: str, path: str, open_routes: Sequence[str]) -> Need:
         path: without the server's root path; a trailing slash does not change the answer.
     """
     route = path.rstrip("/") or "/"
+    if is_console(route):  # in front of the open routes: no configuration opens its pages
+        return Need.OPEN if _OPEN_CONSOLE.fullmatch(route) else Need.CONSOLE
     if method in _SAFE_METHODS and route in open_routes:
         return Need.OPEN
     if method in _SAFE_METHODS and route == METRICS_ROUTE:
         return Need.METRICS
-    if is_console(route):
-        return Need.OPEN if _OPEN_CONSOLE.fullmatch(route) else Need.CONSOLE
     if route == MCP_ROUTE or is_memory(route) or is_inference(method, route):
         return Need.KEY
     if method in _SAFE_METHODS and route in _INFERENCE_GET:

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from memos_vllm import metrics
 from memos_vllm.api.signed_in import FORM_COOKIE, SESSION_COOKIE
 from memos_vllm.console.visit import (
     At,
@@ -50,7 +51,8 @@ def sign_in(request: Request, key: Key = "") -> Response:
         principal = console.signed_in.principal_of(
             credential, request.client.host if request.client else None, request.headers
         )
-    except Unauthorized:
+    except Unauthorized as error:
+        metrics.DENIED.labels(str(error.status)).inc()
         template = "view.html" if tokens.is_token(credential) else "sign_in.html"
         return _page(request, template, status=401, key="", failed=True)
     if not console.authenticator.keys_enabled():

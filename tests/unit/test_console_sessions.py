@@ -255,6 +255,19 @@ def test_without_keys_the_console_opens_to_this_machine_only(system, app):
     assert visitor("127.0.0.1", "https://localhost", copy).get("/memory").status_code == 303
 
 
+def test_pages_count_among_the_requests_of_their_tenant(tmp_path):
+    limits = {"limits": {"requests_per_minute": 3}}
+    system = MemorySystem(make_config(tmp_path / "limited", governance=limits)).open()
+    try:
+        browser = Browser(console_app(system), key_of(system))
+        statuses = [browser.get("keys").status_code for _ in range(5)]
+        assert statuses == [200, 200, 200, 429, 429]
+        other = Browser(console_app(system), key_of(system, tenant="rival"))
+        assert other.get("keys").status_code == 200
+    finally:
+        system.close()
+
+
 def test_a_switched_off_console_has_no_page(tmp_path):
     system = MemorySystem(make_config(tmp_path / "off", console={"enabled": False})).open()
     try:
@@ -278,3 +291,4 @@ def test_only_the_pages_in_front_of_the_sign_in_are_open():
     ):
         assert need_of("POST", path, ()) is Need.CONSOLE, path
     assert need_of("GET", "/memoryx", ()) is Need.OPERATOR
+    assert need_of("GET", "/memory/keys", ("/memory/keys",)) is Need.CONSOLE
