@@ -29,6 +29,7 @@ from memos_vllm.api.grants import GrantList, GroupDetail, GroupList, NewGrant
 from memos_vllm.api.models import (
     AuditPage,
     Deleted,
+    Merge,
     Page,
     Rollback,
     SearchRequest,
@@ -203,6 +204,10 @@ class Calls:
         return cubes.rollback_cube(
             self._system, self._caller, Response(), ref, Rollback(version=version), if_match
         )
+
+    def merge(self, ref: str, request: Merge) -> MemCube:
+        self._admit("POST", f"/cubes/{_ONE}/merge")
+        return cubes.merge_cube(self._system, self._caller, ref, request)
 
     def delete(self, ref: str, if_match: str) -> Deleted:
         self._admit("DELETE", f"/cubes/{_ONE}")

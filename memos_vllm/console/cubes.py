@@ -9,6 +9,7 @@ from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import HTMLResponse
 
 from memos_vllm.api.grants import GrantView
+from memos_vllm.api.models import Merge
 from memos_vllm.console.preview import digest_of
 from memos_vllm.console.visit import At, ConsoleRoute, Offset, Visit, Word, asked
 from memos_vllm.cube.lifecycle import legal_after
@@ -24,6 +25,7 @@ _NOT_CHOSEN = {State.MERGED, State.EXPIRED}
 CubeRef = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]+$")]
 VersionId = Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")]
 Field = Annotated[str, Form(max_length=500, pattern=r"^[^\x00]*$")]
+Day = Annotated[str, Form(alias="expires", pattern=r"^\d{4}-\d\d-\d\d$")]
 
 
 @router.get("/cube")
@@ -77,6 +79,21 @@ def set_state(
     patch = asked(CubePatch, state=state, reason=reason or None)
     visit.calls.update(cube, patch, version)
     return visit.go("cube", cube=cube, done="state")
+
+
+@router.post("/cube/expiry")
+def set_expiry(visit: At, cube: CubeRef, day: Day, version: Field) -> Response:
+    """Have the cube expire at the end of a day, UTC."""
+    patch = asked(CubePatch, expires=f"{day}T23:59:59+00:00")
+    visit.calls.update(cube, patch, version)
+    return visit.go("cube", cube=cube, day=None, done="expiry")
+
+
+@router.post("/cube/merge")
+def merge(visit: At, cube: CubeRef, into: Field) -> Response:
+    """Merge the items into another cube of the same owner."""
+    target = visit.calls.merge(cube, asked(Merge, into=into.strip()))
+    return visit.go("cube", cube=target.meta.id, done="merged")
 
 
 @router.post("/cube/rollback")

@@ -39,7 +39,7 @@ def sign_in_page(request: Request) -> HTMLResponse:
 def view_page(
     request: Request, token: Annotated[str, Query(max_length=_LONGEST_KEY)] = ""
 ) -> HTMLResponse:
-    """What a link to a person's view opens: a form, so that a preview of the link signs in no one."""
+    """What a link to a person's view opens: a form, so that a program that previews the link is not signed in."""
     return _page(request, "view.html", key=token)
 
 

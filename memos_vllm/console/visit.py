@@ -33,6 +33,8 @@ from memos_vllm.system import MemorySystem
 TOKEN_FIELD = "form_token"
 MESSAGES = {
     "state": "The state is changed.",
+    "expiry": "The day of its expiry is set.",
+    "merged": "The items are merged into this cube.",
     "rollback": "A new version has the older contents.",
     "deleted": "The cube is deleted.",
     "corrected": "The statement is corrected; the history has what it was.",

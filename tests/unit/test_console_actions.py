@@ -174,6 +174,24 @@ def test_an_admin_freezes_with_a_reason_and_a_writer_does_not(system, api, admin
     assert admin.post("cube/state", {**lifted, "state": "none"}, **at).status_code == 400
 
 
+def test_a_cube_expires_and_is_merged_into_another(system, api, writer, made):
+    at = {"cube": made["id"], **ALICE}
+    fields = {"expires": "2101-02-03", "version": made["version"]}
+    assert writer.post("cube/expiry", fields, **at).status_code == 303
+    meta = api.get(f"/v1/memory/cubes/{made['id']}").json()["meta"]
+    assert meta["expires"].startswith("2101-02-03T23:59:59")
+    assert writer.post("cube/expiry", {**fields, "expires": "2101-02-30"}, **at).status_code == 400
+    body = {
+        "meta": {"name": "all"},
+        "payload": {"type": "explicit", "content": [{"text": "Rain."}]},
+    }
+    other = api.post("/v1/memory/cubes", json=body).json()["meta"]["id"]
+    assert writer.post("cube/merge", {"into": "none"}, **at).status_code == 404
+    assert writer.post("cube/merge", {"into": "all"}, **at).status_code == 303
+    assert len(texts(api, other)) == 3
+    assert api.get(f"/v1/memory/cubes/{made['id']}").json()["meta"]["state"] == "merged"
+
+
 def test_a_cube_is_deleted_as_its_preview_says(system, api, writer, made):
     at = {"cube": made["id"], **ALICE}
     preview = writer.get("cube/delete", **at).text
@@ -204,6 +222,10 @@ def test_a_reader_changes_nothing(system, app, api, made):
         ("item/change", {"text": "x", **version}, other),
         ("item/remove", version, other),
         ("cube/state", {"state": "archived", **version}, other),
+        ("cube/expiry", {"expires": "2101-02-03", **version}, other),
+        ("cube/merge", {"into": claim["cube"]}, other),
+        ("cube/share", {"subject": "person", "name": "bob", "permissions": "read"}, other),
+        ("cube/unshare", {"subject": "person", "name": "bob", "effect": "allow"}, other),
         ("cube/rollback", {"target": made["version"], **version}, other),
         ("cube/delete", {"seen": "x", **version}, other),
         ("forget", {"what": "text", "subject": "my cat", "seen": "x"}, {}),
