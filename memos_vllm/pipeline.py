@@ -64,8 +64,7 @@ class Pipeline:
         adapters: AdapterLoader | None = None,
         rewriter: Rewriter | None = None,
     ) -> None:
-        """Build the path over one memory system.
-
+        """
         Args:
             tasks: run what goes on after a reply.
             adapters: None: the engine attaches no adapters.
@@ -380,6 +379,7 @@ class Pipeline:
             self._system.plans.put(chat.principal, request_id, chat.plan.model_dump(mode="json"))
             self._reads.end(chat, recorded=True)
             self._system.views.count_reads(chat.plan.used_cubes())
+            self._system.bundle_usage.count(chat.plan.used_tokens())
         except (Unavailable, Erased) as error:
             self._reads.end(chat, recorded=False)
             log.warning("the plan of request %s is not stored: %s", request_id, error)

@@ -53,6 +53,8 @@ from memos_vllm.plaintext.search.vector_store import VectorIndex
 from memos_vllm.vault import records
 from memos_vllm.vault.ageing import Ageing
 from memos_vllm.vault.audit_build import audit_log
+from memos_vllm.vault.bundle_usage import BundleUsage
+from memos_vllm.vault.bundles import Bundles
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
 from memos_vllm.vault.entities import Entities
@@ -72,6 +74,7 @@ from memos_vllm.vault.past import PastVault
 from memos_vllm.vault.payloads import PayloadStore
 from memos_vllm.vault.plans import PlanStore
 from memos_vllm.vault.policies import PolicyStore
+from memos_vllm.vault.publishers import Publishers
 from memos_vllm.vault.quotas import Quotas, admitted
 from memos_vllm.vault.replicas import Replicas
 from memos_vllm.vault.restores import RestoreStore
@@ -97,6 +100,8 @@ class MemorySystem:
         self.redactors = Redactors(config.redaction, *noted)
         most, redactors = config.limits.items_per_cube, self.redactors
         self.vault = MemVault(self.database, self.payloads, max_items=most, redactors=redactors)
+        self.bundles = Bundles(self.database, self.vault)
+        self.publishers, self.bundle_usage = Publishers(self.database), BundleUsage(self.database)
         self.grants, self.groups = Grants(self.database), Groups(self.database)
         self.views = VaultViews(self.database)
         self.keys = KeyRing(self.database, SecretRing(self.database, config.governance.secrets))
@@ -187,7 +192,7 @@ class MemorySystem:
         # Before it is cut: a border may fall into a secret.
         whole = [self.redactors.of(principal.tenant).cube(new) for new in cubes]
         cut = [
-            new.model_copy(update={"payload": self._cut(principal, new.payload)}) for new in whole
+            new.model_copy(update={"payload": self.cut(principal, new.payload)}) for new in whole
         ]
         made = self.vault.create_many(principal, cut, idempotency_key, in_transaction)
         self.settle([CubeId(cube.meta.id) for cube in made])
@@ -203,7 +208,7 @@ class MemorySystem:
     ) -> MemCube:
         patch = self.redactors.of(principal.tenant).patch(patch)
         if patch.payload is not None:
-            patch = patch.model_copy(update={"payload": self._cut(principal, patch.payload)})
+            patch = patch.model_copy(update={"payload": self.cut(principal, patch.payload)})
         if patch.append is not None:
             patch = patch.model_copy(update={"append": self.cut_items(patch.append)})
         adds = patch.payload is not None or patch.append is not None
@@ -245,11 +250,7 @@ class MemorySystem:
         return changed is not None
 
     def portable(self, principal: Principal, ref: str) -> MemCube:
-        """A cube with its whole payload, for export.
-
-        Raises:
-            NotFound, DamagedPayload
-        """
+        """A cube with its whole payload, for export. Raises NotFound, DamagedPayload."""
         cube = self.vault.get(principal, ref)
         if cube.meta.kind is Kind.PARAMETRIC:
             data = self.vault.file(principal, cube.meta.id, cube.meta.version)
@@ -279,11 +280,7 @@ class MemorySystem:
         return cut
 
     def settle(self, cubes: Sequence[CubeId]) -> bool:
-        """Index these cubes now, if this process owns the index; else the outbox keeps the work.
-
-        Returns:
-            False: they are indexed later.
-        """
+        """Index these cubes now, if this process owns the index; False: later, from the outbox."""
         if not self.index.claim():
             return False
         try:
@@ -378,7 +375,7 @@ class MemorySystem:
         if wiped and work.sequence is not None and changed is not None:
             changed(work.cube)
 
-    def _cut(self, principal: Principal, payload: Payload) -> Payload:
+    def cut(self, principal: Principal, payload: Payload) -> Payload:
         if isinstance(payload, ParametricPayload):
             return self._checked(principal, payload)
         if not isinstance(payload, ExplicitPayload):

@@ -16,6 +16,7 @@ from memos_vllm.cli import (
     keys,
     lifecycle,
     plan,
+    store,
     training,
     transfer,
 )
@@ -51,6 +52,7 @@ app.command()(compact)
 app.add_typer(training.app, name="jobs")
 app.add_typer(plan.app, name="plan")
 app.add_typer(transfer.app, name="import")
+app.add_typer(store.app, name="store")
 app.command()(transfer.export)
 app.command()(reindex)
 app.command()(redact)

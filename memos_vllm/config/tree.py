@@ -21,6 +21,7 @@ from memos_vllm.config.retrieval import RetrievalConfig
 from memos_vllm.config.secrets import SecretsConfig
 from memos_vllm.config.section import Section
 from memos_vllm.config.serve import ServeConfig
+from memos_vllm.config.store import StoreConfig
 
 OPEN_ROUTES = (
     "/health",
@@ -281,6 +282,7 @@ class Config(Section):
     mcp: MCPConfig = MCPConfig()
     console: ConsoleConfig = ConsoleConfig()
     serve: ServeConfig = ServeConfig()
+    store: StoreConfig = StoreConfig()
 
     @property
     def redaction(self) -> RedactionConfig:

@@ -35,8 +35,10 @@ def merge(system: MemorySystem, principal: Principal, source: str, into: str) ->
     Raises:
         NotFound, Forbidden
         Unprocessable: the two cannot be merged.
-        Conflict: other writers changed them in each attempt.
+        Conflict: one belongs to a bundle, or other writers changed them in each attempt.
     """
+    for ref in (source, into):
+        system.bundles.check_free(principal, ref)
     return retry_conflicts(
         lambda: _merge(system, principal, source, into),
         "other writers change the cubes all the time: try again",

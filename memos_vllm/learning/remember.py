@@ -17,6 +17,7 @@ import hashlib
 import logging
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -46,13 +47,14 @@ from memos_vllm.learning.recent import until_known
 from memos_vllm.learning.restore import Restoring
 from memos_vllm.learning.series import newest_part
 from memos_vllm.learning.sweep import SUBJECT, Sweep
+from memos_vllm.memstore.follow import Following
 from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.forgetting import Order, read_orders
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
 from memos_vllm.prompt.messages import Message
 from memos_vllm.scheduler.plan import Forgot, ForgottenPart
 from memos_vllm.system import MemorySystem
-from memos_vllm.vault.jobs import PURGE, READ, REMEMBER, RESTORE, SWEEP
+from memos_vllm.vault.jobs import PURGE, READ, REMEMBER, RESTORE, STORE, SWEEP
 from memos_vllm.vault.quotas import admitted
 from memos_vllm.vault.turns import PendingTurn, TurnIsMemory
 
@@ -93,6 +95,7 @@ class Rememberer:
             PURGE: self._forgetting.purge,
             SWEEP: Sweep(self._system).job,
             RESTORE: Restoring(self._system).job,
+            STORE: Following(self._system).job,
         }
         self._jobs.start({**own, **(also or {})})
         self._thread = threading.Thread(target=self._age, name="memos-lifecycle", daemon=True)
@@ -309,13 +312,20 @@ class Rememberer:
         )
 
     def _age(self) -> None:
-        """Queue a sweep now and then: once for all processes."""
-        while not self._stop.wait(self._system.config.lifecycle.sweep_seconds):
-            try:
-                self._system.jobs.renew(SWEEP, SUBJECT)
-                self._jobs.wake(SWEEP)
-            except VaultUnavailable as error:
-                log.warning("memory is swept later: %s", error)
+        """Queue a sweep, and a look for newer bundles, now and then: once for all processes."""
+        pauses = {
+            SWEEP: self._system.config.lifecycle.sweep_seconds,
+            STORE: self._system.config.store.check_hours * 3600,
+        }
+        due = {job: time.monotonic() + pause for job, pause in pauses.items()}
+        while not self._stop.wait(max(0.0, min(due.values()) - time.monotonic())):
+            for job in [job for job, at in due.items() if at <= time.monotonic()]:
+                due[job] = time.monotonic() + pauses[job]
+                try:
+                    self._system.jobs.renew(job, SUBJECT)
+                    self._jobs.wake(job)
+                except VaultUnavailable as error:
+                    log.warning("the job %s is queued later: %s", job, error)
 
 
 def cube_name(session: str, persona: str | None = None, is_redacted: bool = False) -> str:

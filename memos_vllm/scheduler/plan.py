@@ -144,6 +144,13 @@ class MemoryPlan(PlanModel):
             return "degraded"
         return "injected" if self.used else "nothing"
 
+    def used_tokens(self) -> dict[str, int]:
+        """Tokens of each cube in the prompt, by its id."""
+        tokens = dict.fromkeys(self.used_cubes(), 0)
+        for entry in self.used:
+            tokens[entry.cube] += entry.tokens
+        return tokens
+
     def used_cubes(self) -> list[str]:
         """Ids of the cubes in the prompt, each once, in prompt order."""
         return list(dict.fromkeys(entry.cube for entry in self.used))

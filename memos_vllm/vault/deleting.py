@@ -9,12 +9,34 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
+from memos_vllm.cube.ids import CubeId
 from memos_vllm.cube.lifecycle import check_deletable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.vault import audit, fence, items, lookup, records, traces
-from memos_vllm.vault.derived import Orphan
+from memos_vllm.vault import audit, bundle_guard, derived, fence, items, lookup, records, traces
+from memos_vllm.vault.derived import Deletion, Orphan
 from memos_vllm.vault.tables import CubeRow
 from memos_vllm.vault.transform_rows import DISTILL, add_in, forget_jobs_of
+
+
+def delete_in(
+    session: Session,
+    principal: Principal,
+    row: CubeRow,
+    cascade: bool = False,
+    remake: bool = False,
+) -> Deletion:
+    """`MemVault.delete` in a transaction of the caller."""
+    deletion = Deletion(CubeId(row.id))
+    made = derived.mark(session, row)
+    deletion.stale = [child.id for child in made if lookup.is_among(session, principal, child.id)]
+    children = made if cascade else []
+    ids = [row.id, *(child.id for child in children)]
+    deletion.gone = [derived.orphan(session, child, ids) for child in children]
+    again = [derived.orphan(session, row, ids)] if remake else []
+    for each in (*children, row):
+        drop(session, principal, each)
+    deletion.jobs = order_again(session, principal, [*deletion.gone, *again])
+    return deletion
 
 
 def drop(session: Session, principal: Principal, row: CubeRow) -> None:
@@ -24,6 +46,7 @@ def drop(session: Session, principal: Principal, row: CubeRow) -> None:
         Forbidden, Conflict: it is not the principal's, or frozen.
     """
     lookup.check_life(session, principal, row)
+    bundle_guard.check_free(session, principal, row)
     fence.check(session, principal, row.person)
     check_deletable(records.effective_state(row))
     items.drop_cube(session, row)

@@ -49,7 +49,7 @@ LOST = "lease lost"
 
 REMEMBER, READ, TRANSFORM, PURGE = "remember", "read", "transform", "purge"
 ERASE = "erase"
-SWEEP, RESTORE = "sweep", "restore"
+SWEEP, RESTORE, STORE = "sweep", "restore", "store"
 
 
 class Lane(StrEnum):
@@ -72,6 +72,7 @@ LANES = {
     ERASE: Lane.ERASE,
     SWEEP: Lane.UPKEEP,
     RESTORE: Lane.UPKEEP,
+    STORE: Lane.UPKEEP,
 }
 
 

@@ -31,6 +31,7 @@
     audit_shards  heads of these chains, as many per tenant as there were writers at once
     audit_trees   size and frontier of each tenant's Merkle tree, as of its newest checkpoint
     audit_persons names of the pseudonyms in the log; erasing a row erases the name
+    publishers, bundles, bundle_cubes, bundle_usage   of MemStore
     erasures      erased persons by a keyed digest, with the signed receipt; `serial` fences older work
 
 Changing a table means a new Alembic revision in `migrations/versions`.

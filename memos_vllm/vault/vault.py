@@ -2,14 +2,14 @@
 
 Every method takes the caller's `Principal`.  A version is immutable and content-addressed; a cube is a
 header that points to its head version.  A change writes, in one transaction: the version, the head, the
-item rows, the owner's revision, the outbox (pending writes to Chroma) and the audit record.  The
-payload file is durable before that transaction commits, so a kill at any point leaves either the old
-state or the new one.
+item rows, the owner's revision, the outbox (pending writes to Chroma) and the audit record.  The payload file
+is durable before that transaction commits: a kill at any point leaves the old state or the new one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -40,6 +40,7 @@ from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.redaction.redactor import Redactors
 from memos_vllm.vault import (
     audit,
+    bundle_guard,
     changes,
     contents,
     deleting,
@@ -80,8 +81,7 @@ class MemVault:
         """A cube by id or name, with the payload of its head or of another version.
 
         Raises:
-            NotFound: absent or not readable by this principal; the two look the same.
-            DamagedPayload: the payload file does not match its checksum.
+            NotFound, DamagedPayload
         """
         with self._database.read() as session:
             row = lookup.find(session, principal, ref)
@@ -98,7 +98,7 @@ class MemVault:
         return self._content(row, chosen).file(CubeId(row.id))
 
     def history(self, principal: Principal, ref: str) -> list[Version]:
-        """All versions, newest first."""
+        """All versions, newest first. Raises NotFound."""
         with self._database.read() as session:
             row = lookup.find(session, principal, ref)
             check_history(principal, row.tenant, row.person)
@@ -123,8 +123,7 @@ class MemVault:
     ) -> MemCube:
         """Create a cube, whose text the caller has cut into items.
 
-        Args:
-            in_transaction: called inside the transaction; an error that it raises rolls back all.
+        `in_transaction` is called inside the transaction; an error that it raises rolls back all.
         """
         return self.create_many(principal, [new], in_transaction=in_transaction)[0]
 
@@ -149,7 +148,7 @@ class MemVault:
                     else None
                 )
                 if known is None:
-                    made = [self._create(session, principal, new) for new in cubes]
+                    made = [self.create_in(session, principal, new) for new in cubes]
                     if in_transaction:
                         in_transaction(session)
                     if idempotency_key:
@@ -178,39 +177,53 @@ class MemVault:
         if_match: str | None = None,
         in_transaction: InTransaction | None = None,
     ) -> MemCube:
-        """A new version with the fields of `patch`.
+        """A new version with the fields of `patch`; `in_transaction` as for `create`.
 
         Args:
             if_match: the version that the caller saw; None: any.
-            in_transaction: called inside the transaction; an error that it raises rolls back all.
         Raises:
             Conflict: the cube was changed meanwhile; the message names the current version.
             Unprocessable: an illegal change, or the cube is frozen.
         """
         patch = self._redactors.of(principal.tenant).patch(patch)
+        with _unique_name(), self._database.write() as session:
+            return self.update_in(session, principal, ref, patch, if_match, in_transaction)
 
-        def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
+    def update_in(
+        self,
+        session: Session,
+        principal: Principal,
+        ref: str,
+        patch: CubePatch,
+        if_match: str | None = None,
+        in_transaction: InTransaction | None = None,
+    ) -> MemCube:
+        """`update` in a transaction of the caller, without redaction."""
+
+        def change(row: CubeRow) -> tuple[str, Content | None]:
             if in_transaction:
                 in_transaction(session)
             changes.check(session, principal, row, patch)
             changes.set_access(session, principal, row, patch)
             return changes.apply(row, patch, lambda: self._current(session, row), self._max_items)
 
-        return self._change(principal, ref, if_match, change, patch.provenance)
+        return self._change(session, principal, ref, if_match, change, patch.provenance)
 
     def rollback(
         self, principal: Principal, ref: str, version: str, *, if_match: str | None = None
     ) -> MemCube:
         """Make a new version with the content of an older one; the versions in between stay."""
 
-        def change(session: Session, row: CubeRow) -> tuple[str, Content | None]:
-            changes.check_open(session, row)
-            target = self._version(session, row, version, principal)
-            redactor = self._redactors.of(principal.tenant)
-            return "rollback", contents.redacted(self._content(row, target), redactor)
-
         origin = Provenance(origin="rollback", note=f"back to {version}")
-        return self._change(principal, ref, if_match, change, origin)
+        with _unique_name(), self._database.write() as session:
+
+            def change(row: CubeRow) -> tuple[str, Content | None]:
+                changes.check_open(session, row)
+                target = self._version(session, row, version, principal)
+                redactor = self._redactors.of(principal.tenant)
+                return "rollback", contents.redacted(self._content(row, target), redactor)
+
+            return self._change(session, principal, ref, if_match, change, origin)
 
     def delete(
         self,
@@ -224,8 +237,8 @@ class MemVault:
         """Delete a cube with all versions and items; the outbox deletes its vectors and files.
 
         Args:
-            cascade: delete the cubes derived from it, too; else they are marked as stale. Adapters among
-                them are trained again from their other sources.
+            cascade: delete the cubes derived from it, too; else they are stale. Adapters among them are trained
+                again from their other sources.
             remake: train this adapter again, on what its sources hold now.
         Raises:
             Forbidden, Conflict: of this cube or a derived one (frozen); nothing was deleted.
@@ -233,19 +246,7 @@ class MemVault:
         with self._database.write() as session:
             row = lookup.find(session, principal, ref, lock=True)
             changes.check_current(row, if_match)
-            deletion = Deletion(CubeId(row.id))
-            made = derived.mark(session, row)
-            deletion.stale = [
-                child.id for child in made if lookup.is_among(session, principal, child.id)
-            ]
-            children = made if cascade else []
-            ids = [row.id, *(child.id for child in children)]
-            deletion.gone = [derived.orphan(session, child, ids) for child in children]
-            again = [derived.orphan(session, row, ids)] if remake else []
-            for each in (*children, row):
-                deleting.drop(session, principal, each)
-            deletion.jobs = deleting.order_again(session, principal, [*deletion.gone, *again])
-            return deletion
+            return deleting.delete_in(session, principal, row, cascade, remake)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -256,7 +257,8 @@ class MemVault:
             known = idempotency.recall(session, principal, idempotency_key)
         return None if known is None else [self.get(principal, cube_id) for cube_id in known]
 
-    def _create(self, session: Session, principal: Principal, new: NewCube) -> MemCube:
+    def create_in(self, session: Session, principal: Principal, new: NewCube) -> MemCube:
+        """Create a cube in a transaction of the caller, without redaction."""
         content = contents.of_payload(new.payload, self._max_items)
         meta, created = new.meta, now_us()
         person = changes.owner_of_new(principal, meta)
@@ -297,39 +299,35 @@ class MemVault:
 
     def _change(
         self,
+        session: Session,
         principal: Principal,
         ref: str,
         if_match: str | None,
-        change: Callable[[Session, CubeRow], tuple[str, Content | None]],
+        change: Callable[[CubeRow], tuple[str, Content | None]],
         provenance: Provenance | None,
     ) -> MemCube:
-        try:
-            with self._database.write() as session:
-                row = lookup.find(session, principal, ref, lock=True)
-                lookup.check(session, principal, row, Permission.WRITE)
-                fence.check(session, principal, row.person)
-                changes.check_current(row, if_match)
-                current = self._current(session, row)
-                action, replaced = change(session, row)
-                content = current if replaced is None else replaced
-                if replaced is not None:
-                    row.model_fingerprint = content.model  # of an older version: checked again
-                if len(content.items) > self._max_items:
-                    raise TooLarge(f"a cube holds at most {self._max_items} items", param="payload")
-                moment = max(now_us(), row.updated_us + 1)
-                version = self._commit_version(
-                    session, principal, row, action, content, provenance or Provenance(), moment
-                )
-                detail = {"person": row.person, "version": version.id, "parent": version.parent}
-                audit.record(session, principal, f"cube.{action}", row.id, detail)
-                if provenance is not None and provenance.parents:
-                    derived.record(session, principal, row, provenance)
-                derived.check_readers(session, row)
-                header = records.header(row, version)
-                payload = content.payload(CubeId(row.id))
-        except IntegrityError as error:
-            raise Conflict("the owner has another cube of that name", param="name") from error
-        return MemCube(meta=header, payload=payload)
+        row = lookup.find(session, principal, ref, lock=True)
+        lookup.check(session, principal, row, Permission.WRITE)
+        bundle_guard.check_free(session, principal, row)
+        fence.check(session, principal, row.person)
+        changes.check_current(row, if_match)
+        current = self._current(session, row)
+        action, replaced = change(row)
+        content = current if replaced is None else replaced
+        if replaced is not None:
+            row.model_fingerprint = content.model  # of an older version: checked again
+        if len(content.items) > self._max_items:
+            raise TooLarge(f"a cube holds at most {self._max_items} items", param="payload")
+        moment = max(now_us(), row.updated_us + 1)
+        version = self._commit_version(
+            session, principal, row, action, content, provenance or Provenance(), moment
+        )
+        detail = {"person": row.person, "version": version.id, "parent": version.parent}
+        audit.record(session, principal, f"cube.{action}", row.id, detail)
+        if provenance is not None and provenance.parents:
+            derived.record(session, principal, row, provenance)
+        derived.check_readers(session, row)
+        return MemCube(meta=records.header(row, version), payload=content.payload(CubeId(row.id)))
 
     def _commit_version(
         self,
@@ -392,3 +390,11 @@ class MemVault:
         if found is None or found.cube_id != row.id:
             raise NotFound(f"cube {row.id} has no version {version!r}", param="version")
         return found
+
+
+@contextmanager
+def _unique_name() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict("the owner has another cube of that name", param="name") from error

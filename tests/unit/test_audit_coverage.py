@@ -17,7 +17,8 @@ from memos_vllm.plaintext.reader.turns import turn_body
 from memos_vllm.transforms import submit
 from memos_vllm.vault.jobs import REMEMBER
 from tests.adapters import small
-from tests.conftest import principal, set_aside
+from tests.bundles import Bundler
+from tests.conftest import make_config, principal, set_aside
 from tests.unit.test_audit import ADMIN
 
 CANARY, PERSON, NAME = "zanzibarquux", "Ånne-Grete Ólafsdóttir", "cube-named-vermilion"
@@ -144,9 +145,54 @@ class Recipes:
                 return f"/v1/memory/sessions/{CANARY}", {}
             case "POST /v1/memory/erasures":
                 return "/v1/memory/erasures", {"json": {"person": f"another {CANARY}"}}
+            case "POST /v1/memory/store/bundles":
+                return "/v1/memory/store/bundles", {"json": self.store.wanted("handbook")}
+            case "DELETE /v1/memory/store/bundles/{name}":
+                return self.store.installed("gone"), {}
+            case "PATCH /v1/memory/store/bundles/{name}":
+                return self.store.installed("followed"), {"json": {"follow": "approve"}}
+            case "POST /v1/memory/store/bundles/{name}/approve":
+                return self.store.installed("approved") + "/approve", {"json": {}}
+            case "POST /v1/memory/store/bundles/{name}/check":
+                return self.store.installed("checked") + "/check", {}
+            case "POST /v1/memory/store/bundles/{name}/update":
+                return self.store.installed("updated", newer=True) + "/update", {"json": {}}
+            case "POST /v1/memory/store/bundles/{name}/rollback":
+                url = self.store.installed("back", newer=True)
+                assert self.http.post(f"{url}/update", json={}).status_code == 200
+                return f"{url}/rollback", {}
+            case "POST /v1/memory/store/publishers":
+                key = self.store.bundler.key.public.hex
+                return "/v1/memory/store/publishers", {"json": {"key": key, "label": NAME}}
+            case "DELETE /v1/memory/store/publishers/{fingerprint}":
+                return f"/v1/memory/store/publishers/{self.store.trusted()}", {}
         raise AssertionError(
             f"{route} acts: add a call of it here, so that its audit record is tested"
         )
+
+
+class Store:
+    """A registry with bundles that hold the canary."""
+
+    def __init__(self, system, http, folder):
+        self.http, self.bundler = http, Bundler(system, folder)
+
+    def wanted(self, name):
+        self.bundler.publish(name=name, contents={CANARY: [f"All about {CANARY}."]})
+        return {"name": name, "publisher": self.bundler.key.public.fingerprint}
+
+    def installed(self, name, newer=False):
+        made = self.http.post("/v1/memory/store/bundles", json=self.wanted(name))
+        assert made.status_code == 201, made.text
+        if newer:
+            self.bundler.publish("1.1.0", {CANARY: [f"More about {CANARY}."]}, name=name)
+        return f"/v1/memory/store/bundles/{name}"
+
+    def trusted(self):
+        key = self.bundler.key.public
+        body = {"key": key.hex, "label": NAME}
+        assert self.http.post("/v1/memory/store/publishers", json=body).status_code == 201
+        return key.fingerprint
 
 
 class FakeActivator:
@@ -155,7 +201,12 @@ class FakeActivator:
 
 
 @pytest.fixture
-def recipes(system):
+def config(tmp_path):
+    return make_config(tmp_path, store={"registries": {"team": str(tmp_path / "registry")}})
+
+
+@pytest.fixture
+def recipes(system, tmp_path):
     from urllib.parse import quote
 
     app = create_app(system)
@@ -164,6 +215,7 @@ def recipes(system):
     headers = {"Authorization": f"Bearer {key}", "X-Memos-User": quote(PERSON)}
     with TestClient(app, headers=headers) as http:
         made = Recipes(system, http)
+        made.store = Store(system, http, tmp_path)
         with mock.patch.object(submit, "find_segment", return_value=made):
             yield made
 

@@ -38,6 +38,7 @@ ALLOWED = {
     "erasing._unname": ERASED,
     "erasing._written_by": ERASED,
     "erasing.counts": ERASED,
+    "bundles.Bundles.count": "a number, for the receipt of an uninstallation",
     "derived.made_from": "what follows from a change of a source, of any owner",
     "derived._sources_of": "what a cube was made from, of any owner",
     "derived._same_payload": OF_A_ROW,

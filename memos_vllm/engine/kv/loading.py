@@ -13,13 +13,11 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,13 +31,13 @@ from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.device import CopyStream
 from memos_vllm.engine.kv.messages import Load, Piece
 from memos_vllm.engine.kv.progress import Progress
+from memos_vllm.engine.kv.threads import beside_engine
 from memos_vllm.errors import DamagedPayload
 
 log = logging.getLogger(__name__)
 _OPEN_AT_ONCE = 256
 _LAYERS_AHEAD = 4
 """Layers that the system reads ahead from disk."""
-_MOST_THREADS = 4
 _COMPUTED = "KV could not be loaded, it is computed: %s"
 _RUN_BYTES = 1 << 20
 """Bytes of a layer that are written together: they fit a core's cache."""
@@ -136,7 +134,7 @@ class Loader:
         self._cache = cache
         self._named = named
         self._rotation = rotation
-        self._pool = ThreadPoolExecutor(threads, "memos-kv-layers", _unbind)
+        self._pool = ThreadPoolExecutor(threads, "memos-kv-layers", beside_engine)
         self._memories = [_Memory(cache.device.type == "cuda") for _ in range(threads)]
 
     def load(
@@ -353,29 +351,6 @@ class LoadState:
         with self._lock:
             self.whole = min(self.whole, position)
             self.errors[position] = error
-
-
-def loading_threads() -> int:
-    """Threads of a load that a step computes on: the engine's threads wait for it."""
-    return min(_MOST_THREADS, len(_cores()))
-
-
-def _cores() -> set[int]:
-    """Cores that this process's threads may run on."""
-    cores: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):
-            cores |= os.sched_getaffinity(int(task.name))
-    return cores
-
-
-def _unbind() -> None:
-    """Let this thread run on all cores of the process, and use one thread for computing.
-
-    The engine binds each of its threads to a core, and a thread inherits the core of its parent.
-    """
-    os.sched_setaffinity(0, _cores())
-    torch.set_num_threads(1)
 
 
 def _unrotated(keys: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,11 @@ from memos_vllm.activation.tensors import TensorStore
 from memos_vllm.engine.kv.base import Reports
 from memos_vllm.engine.kv.blocks import PagedCache
 from memos_vllm.engine.kv.device import CopyStream, launched
-from memos_vllm.engine.kv.loading import Loader, loading_threads
+from memos_vllm.engine.kv.loading import Loader
 from memos_vllm.engine.kv.messages import Load, Piece, Save, StepOrders
 from memos_vllm.engine.kv.progress import Progress, finishing
 from memos_vllm.engine.kv.states import When
+from memos_vllm.engine.kv.threads import beside_engine, loading_threads
 
 log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 600.0
@@ -55,8 +56,8 @@ class WorkerSide(Reports):
         self._cache = cache
         self._rank = rank
         self._used: list[SegmentName] = []
-        self._loads = ThreadPoolExecutor(1, "memos-kv-load")
-        self._saver = ThreadPoolExecutor(1, "memos-kv-save")
+        self._loads = ThreadPoolExecutor(1, "memos-kv-load", beside_engine)
+        self._saver = ThreadPoolExecutor(1, "memos-kv-save", beside_engine)
         self._swept = time.monotonic()
         self._step = _Step()
         # CUDA graphs do not call wait_for_layer_load.

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from memos_vllm.engine.kv.base import Reports
+from memos_vllm.engine.kv.threads import beside_engine
 from memos_vllm.engine.lmcache.client import LMCacheError, TransferClient
 from memos_vllm.engine.lmcache.link import Link
 from memos_vllm.engine.lmcache.messages import StepTransfers, Transfer
@@ -25,8 +26,8 @@ class WorkerSide(Reports):
         super().__init__()
         self._link = link
         self._failed_saves: set[str] = set()
-        self._loader = ThreadPoolExecutor(1, "memos-lmcache-load")
-        self._saver = ThreadPoolExecutor(1, "memos-lmcache-save")
+        self._loader = ThreadPoolExecutor(1, "memos-lmcache-load", beside_engine)
+        self._saver = ThreadPoolExecutor(1, "memos-lmcache-save", beside_engine)
 
     def begin(self, orders: StepTransfers) -> None:
         if not orders.loads and not orders.saves:
