@@ -1,6 +1,7 @@
 """Access level of each route. Deny by default: a route that is not listed here needs the operator.
 
 open        no key (configurable: `governance.open_routes`)
+console     a session of the console, whose key or token counts; its sign-in page is open
 inference   any valid key
 memory      any valid key; each handler asks for the role that it needs
 metrics     a key of `governance.operator_tenant`, an admin's or one with the scope `metrics`
@@ -13,11 +14,13 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 
-from memos_vllm.governance.principal import Scope
+from memos_vllm.errors import Forbidden
+from memos_vllm.governance.principal import Principal, Scope
 
 
 class Need(StrEnum):
     OPEN = "open"
+    CONSOLE = "console"
     KEY = "key"
     METRICS = "metrics"
     OPERATOR = "operator"
@@ -25,6 +28,7 @@ class Need(StrEnum):
 
 MEMORY_PREFIX = "/v1/memory"
 MCP_ROUTE = "/mcp"
+CONSOLE_PREFIX = "/memory"
 METRICS_ROUTE = "/metrics"
 
 # Stateless inference on the caller's input; each route goes through the salted engine.
@@ -65,6 +69,8 @@ _INFERENCE_GET = frozenset({"/v1/models"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
+_OPEN_CONSOLE = re.compile(r"/memory/(sign-in|view|static/[\w-]+\.[\w.]+)")
+"""Pages of the console in front of its sign-in."""
 _READING_POST = frozenset({"/v1/memory/search"})
 _OF_A_PERSON = re.compile(
     r"/v1/memory/(schema|search|use|claims|feedback|documents|explain/[^/]+|entities(/[^/]+)?"
@@ -80,8 +86,8 @@ _ERASE = re.compile(r"/v1/memory/people/(?!.+/tokens(?:/|$)).+")
 def scopes_of(method: str, path: str) -> tuple[Scope, ...] | None:
     """Scopes that a request needs; None: no list of scopes suffices."""
     route = path.rstrip("/") or "/"
-    if route == MCP_ROUTE:
-        return ()  # each tool asks for its own
+    if route == MCP_ROUTE or is_console(route):
+        return ()  # each tool, and each page, asks for its own
     if _STATE.fullmatch(route) and method in _STATE_METHODS:
         return (Scope.DELETE,) if method == "DELETE" else (Scope.READ,)
     if route == "/v1/conversations":
@@ -111,6 +117,25 @@ def is_memory(path: str) -> bool:
     return route == MEMORY_PREFIX or route.startswith(MEMORY_PREFIX + "/")
 
 
+def is_console(path: str) -> bool:
+    """Whether a path is one of the console."""
+    route = path.rstrip("/") or "/"
+    return route == CONSOLE_PREFIX or route.startswith(CONSOLE_PREFIX + "/")
+
+
+def check_scopes(principal: Principal, method: str, path: str) -> None:
+    """Raise Forbidden where a key with a list of scopes, or a token, may not call a route."""
+    if principal.scopes is None:
+        return
+    needed = scopes_of(method, path)
+    if needed is None:
+        raise Forbidden(
+            f"{method} {path} needs a key without a list of scopes, and no person token"
+        )
+    for scope in needed:
+        principal.require_scope(scope)
+
+
 def is_inference(method: str, path: str) -> bool:
     """Whether a request may have the engine compute, for any key."""
     return method.upper() == "POST" and (path.rstrip("/") or "/") in _INFERENCE_POST
@@ -124,6 +149,8 @@ def need_of(method: str, path: str, open_routes: Sequence[str]) -> Need:
         path: without the server's root path; a trailing slash does not change the answer.
     """
     route = path.rstrip("/") or "/"
+    if is_console(route):  # in front of the open routes: no configuration opens its pages
+        return Need.OPEN if _OPEN_CONSOLE.fullmatch(route) else Need.CONSOLE
     if method in _SAFE_METHODS and route in open_routes:
         return Need.OPEN
     if method in _SAFE_METHODS and route == METRICS_ROUTE:

@@ -1,11 +1,13 @@
-"""Keep names and questions out of uvicorn's access log: paths of people and sessions, and queries, of the Memory API."""
+"""Keep names and questions out of uvicorn's access log: paths of people and sessions, and queries, of the Memory API and the console."""
 
 from __future__ import annotations
 
 import logging
 import re
 
-_PRIVATE = re.compile(r"(/v1/memory/(?:people|sessions)/).*|(/v1/memory/[^?]*)\?.*", re.DOTALL)
+_PRIVATE = re.compile(
+    r"(/v1/memory/(?:people|sessions)/).*|((?:/v1)?/memory(?:/[^?]*)?)\?.*", re.DOTALL
+)
 
 
 class PrivatePaths(logging.Filter):

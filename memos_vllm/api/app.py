@@ -54,7 +54,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     """Add authentication, the routes and the error envelope to an app. Idempotent."""
     if getattr(app.state, "memos_system", None) is not None:
         return
-    app.state.memos_system = system
+    app.state.memos_system, app.state.memos_authenticator = system, authenticator
     app.add_exception_handler(MemosError, _memos_error)
     app.include_router(cubes.router)
     app.include_router(documents.router)
@@ -89,6 +89,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
         authenticator=authenticator,
         config=governance,
         epoch=lambda: system.erasures.serial,
+        sessions=system.keys.sessions if system.config.console.enabled else None,
     )
 
 

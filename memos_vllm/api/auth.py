@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from memos_vllm import metrics, tracing
-from memos_vllm.api.access import Need, need_of, scopes_of
+from memos_vllm.api.access import Need, check_scopes, is_console, need_of
 from memos_vllm.api.identity import Authenticator, bearer, header_text, local_principal
+from memos_vllm.api.signed_in import SignedIn, refusal
 from memos_vllm.config.tree import GovernanceConfig
 from memos_vllm.errors import Forbidden, MemosError, Unauthorized, envelope_on, headers_of
 from memos_vllm.governance import affinity
@@ -23,6 +24,7 @@ from memos_vllm.governance.affinity import session_of
 from memos_vllm.governance.current import PRINCIPAL
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.principal import Scope as KeyScope
+from memos_vllm.vault.console_sessions import ConsoleSessions
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -41,14 +43,17 @@ class AuthMiddleware:
         authenticator: Authenticator,
         config: GovernanceConfig,
         epoch: Callable[[], int | None] = lambda: None,
+        sessions: ConsoleSessions | None = None,
     ) -> None:
         """
         Args:
             epoch: number of the last erasure.
+            sessions: of the console; None: its pages refuse every request.
         """
         self._app = app
         self._authenticator = authenticator
         self._config, self._epoch = config, epoch
+        self._signed_in = SignedIn(authenticator, sessions) if sessions is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -78,6 +83,8 @@ class AuthMiddleware:
         headers = _headers(scope)
         if need is Need.OPEN:
             return None
+        if need is Need.CONSOLE:
+            return await self._of_session(scope, headers)
         principal = await self._identify(scope, headers)
         if need in (Need.OPERATOR, Need.METRICS) and principal.key_id != "local":
             if principal.tenant != self._config.operator_tenant:
@@ -88,27 +95,37 @@ class AuthMiddleware:
             if need is Need.OPERATOR or principal.scopes is None:
                 principal.require(Role.ADMIN)
         self._check_scopes(principal, method, path, need)
-        request_id = headers.get(REQUEST_ID_HEADER, "")
-        if not (0 < len(request_id) <= _LONGEST_REQUEST_ID and request_id.isprintable()):
-            request_id = uuid.uuid4().hex
-        principal = dataclasses.replace(principal, request_id=request_id, epoch=self._epoch())
+        principal = self._for_request(principal, headers)
         person = header_text(headers, self._config.person_headers)
         session = session_of(header_text(headers, self._config.session_headers))
         return principal.as_person(person, session)
+
+    async def _of_session(self, scope: Scope, headers: dict[str, str]) -> Principal:
+        """Principal of a browser's session; the request's headers name no key and no person."""
+        if self._signed_in is None or scope["type"] != "http":
+            raise Forbidden("this server has no console")
+        session, principal = await self._signed_in.admit(scope, headers)
+        scope.setdefault("state", {})["memos_console_session"] = session
+        return self._for_request(principal, headers)
+
+    def _for_request(self, principal: Principal, headers: dict[str, str]) -> Principal:
+        request_id = headers.get(REQUEST_ID_HEADER, "")
+        if not (0 < len(request_id) <= _LONGEST_REQUEST_ID and request_id.isprintable()):
+            request_id = uuid.uuid4().hex
+        return dataclasses.replace(principal, request_id=request_id, epoch=self._epoch())
 
     @staticmethod
     def _check_scopes(principal: Principal, method: str, path: str, need: Need) -> None:
         if principal.scopes is None:
             return
-        needed = scopes_of(method, path) if need is Need.KEY else None
         if need is Need.METRICS:
-            needed = (KeyScope.METRICS,)
-        if needed is None:
+            principal.require_scope(KeyScope.METRICS)
+        elif need is Need.KEY:
+            check_scopes(principal, method, path)
+        else:
             raise Forbidden(
                 f"{method} {path} needs a key without a list of scopes, and no person token"
             )
-        for scope in needed:
-            principal.require_scope(scope)
 
     async def _identify(self, scope: Scope, headers: dict[str, str]) -> Principal:
         enabled = self._authenticator.keys_enabled_cached()
@@ -162,6 +179,9 @@ async def _refuse(scope: Scope, send: Send, error: MemosError) -> None:
             }
         )
         return
+    if is_console(_path(scope)):
+        await _send_page(send, refusal(error, scope.get("root_path", ""), _headers(scope)))
+        return
     body = json.dumps(envelope_on(_path(scope), error)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     told = headers_of(error)
@@ -169,4 +189,12 @@ async def _refuse(scope: Scope, send: Send, error: MemosError) -> None:
         told["www-authenticate"] = 'Bearer error="invalid_token"'
     headers += [(name.encode(), value.encode()) for name, value in told.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_page(send: Send, page: tuple[int, dict[str, str], bytes]) -> None:
+    status, told, body = page
+    told |= {"content-length": str(len(body))}
+    headers = [(name.encode(), value.encode()) for name, value in told.items()]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

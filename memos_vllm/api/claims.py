@@ -111,13 +111,14 @@ def list_claims(
     ] = None,
     as_of: Moment = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    offset: Annotated[int, Query(ge=0, le=1_000_000, description="claims to leave out")] = 0,
 ) -> Claims:
     """Claims about the person, newest first: current and ended ones; with `as_of`, what was known then."""
     if (moment := as_of_parameter(as_of)) is not None:
         memory = system.past.memory(caller, min(to_us(moment), now_us()))
-        found = claims_then(memory, caller.person, subject, attribute, at, limit)
+        found = claims_then(memory, caller.person, subject, attribute, at, limit, offset)
     else:
-        found = system.knowledge.claims(caller, subject, attribute, at, limit)
+        found = system.knowledge.claims(caller, subject, attribute, at, limit, offset)
     return Claims(claims=[ClaimView(cube=each.cube, item=each.item) for each in found])
 
 

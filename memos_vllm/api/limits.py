@@ -26,7 +26,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from memos_vllm import metrics
-from memos_vllm.api.access import is_inference, is_memory
+from memos_vllm.api.access import is_console, is_inference, is_memory
 from memos_vllm.api.auth import App, Receive, Scope, Send
 from memos_vllm.api.bodies import Held, Incoming
 from memos_vllm.api.expected import Expected, expected, header_of_scope
@@ -117,7 +117,7 @@ class LimitMiddleware:
         principal: Principal | None = scope.get("state", {}).get("memos_principal")
         path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
         inferring = is_inference(scope["method"], path)
-        if principal is None or not (inferring or is_memory(path)):
+        if principal is None or not (inferring or is_memory(path) or is_console(path)):
             await self._app(scope, incoming.receive, reply.send)
             return
         if self._requests > self._config.http.requests:

@@ -1,18 +1,22 @@
-"""`/v1/memory/people/{person}/tokens`: person tokens, for a browser or an agent of one person."""
+"""`/v1/memory/people/{person}/tokens` and `…/view`: person tokens, and links that open the console with one."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from pydantic import ConfigDict, Field
 
+from memos_vllm.api.access import CONSOLE_PREFIX
 from memos_vllm.api.models import ERRORS, Caller, System
 from memos_vllm.api.models import Body as Strict
 from memos_vllm.cube.ids import to_datetime
+from memos_vllm.errors import NotBuilt
 from memos_vllm.governance.principal import MAX_NAME_LENGTH, Scope
 from memos_vllm.governance.tokens import LONGEST_SECONDS
+from memos_vllm.system import MemorySystem
 from memos_vllm.vault.person_tokens import TokenRecord
 
 router = APIRouter(prefix="/v1/memory/people", tags=["person tokens"], responses=ERRORS)
@@ -47,6 +51,23 @@ class NewToken(TokenView):
     token: str = Field(description="sent as `Authorization: Bearer`; shown this once")
 
 
+class ViewRequest(Strict):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"ttl_seconds": 900}]}
+    )
+    scopes: list[Scope] = Field(
+        default=[Scope.READ, Scope.WRITE, Scope.DELETE],
+        min_length=1,
+        max_length=16,
+        description="`memory.read` alone: the person sees their memory and cannot change it",
+    )
+    ttl_seconds: int = Field(900, ge=1, le=LONGEST_SECONDS)
+
+
+class NewView(NewToken):
+    url: str = Field(description="opens the person's view in a browser until `expires`")
+
+
 class Tokens(Strict):
     tokens: list[TokenView]
 
@@ -56,6 +77,27 @@ def create_token(system: System, caller: Caller, person: Person, request: TokenR
     """Make a token for one person. Needs a `writer` or `admin` key; a token makes no tokens."""
     made, token = system.keys.tokens.create(caller, person, request.scopes, request.ttl_seconds)
     return NewToken(**_view(made).model_dump(), token=token)
+
+
+@router.post("/{person:path}/view", status_code=201)
+def create_view(
+    system: System, caller: Caller, request: Request, person: Person, view: ViewRequest
+) -> NewView:
+    """Make a link to the person's own view in the console, for the application to hand to the person.
+
+    It holds a token for this person alone. Needs a `writer` or `admin` key.
+    """
+    if not system.config.console.enabled:
+        raise NotBuilt("this server has no console: `console.enabled` is false")
+    made, token = system.keys.tokens.create(caller, person, view.scopes, view.ttl_seconds)
+    url = view_address(request, system, token)
+    return NewView(**_view(made).model_dump(), token=token, url=url)
+
+
+def view_address(request: Request, system: MemorySystem, token: str) -> str:
+    """Address that opens the console with a token: below `console.url`, else below that of the request."""
+    server = (system.config.console.url or str(request.base_url)).rstrip("/")
+    return f"{server}{CONSOLE_PREFIX}/view?{urlencode({'token': token})}"
 
 
 @router.get("/{person:path}/tokens")

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from memos_vllm.config.adapters import AdaptersConfig
 from memos_vllm.config.audit import AuditConfig
+from memos_vllm.config.console import ConsoleConfig
 from memos_vllm.config.kv import KVConfig
 from memos_vllm.config.limits import FairnessConfig, HttpConfig, LimitsPolicyConfig
 from memos_vllm.config.mcp import MCPConfig
@@ -279,6 +280,7 @@ class Config(Section):
     limits: LimitsConfig = LimitsConfig()
     http: HttpConfig = HttpConfig()
     mcp: MCPConfig = MCPConfig()
+    console: ConsoleConfig = ConsoleConfig()
     serve: ServeConfig = ServeConfig()
     store: StoreConfig = StoreConfig()
 

@@ -170,6 +170,7 @@ def _wait_until_ready(console: Console, server: DemoServer) -> None:
 def _print_snippets(console: Console, server: DemoServer, key: str) -> None:
     base_url = f"{server.url}/v1"
     console.print(f"\n[green]Ready:[/green] {server.url}  (interactive docs: {server.url}/docs)")
+    console.print(f"Memory console: {server.url}/memory  (sign in with the key)", soft_wrap=True)
     console.print(f"Key: {key}", markup=False, soft_wrap=True)
     for title, text in (
         ("In a shell", snippets.curl_snippet(base_url, key)),

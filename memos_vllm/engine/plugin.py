@@ -19,6 +19,7 @@ from memos_vllm.api import slow_clients
 from memos_vllm.api.app import attach
 from memos_vllm.api.identity import Authenticator, is_loopback
 from memos_vllm.config.load import load_config
+from memos_vllm.console.app import attach as attach_console
 from memos_vllm.engine import liveness, wiring
 from memos_vllm.engine.warm import StartTimes, WarmUp
 from memos_vllm.errors import ConfigError
@@ -54,6 +55,7 @@ class MemosPlugin:
         http = system.config.http
         slow_clients.install(http.header_seconds, http.header_bytes)
         attach(app, system, Authenticator(system.config.governance, system.keys, engine_keys))
+        attach_console(app)
         atexit.register(system.close)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:

@@ -76,6 +76,11 @@ class AuditTrees:
                 tenant: TreeSize(sealed, sent) for tenant, sealed, sent in session.execute(query)
             }
 
+    def size(self, tenant: str) -> int:
+        """Records of a tenant that have a place in its tree."""
+        with self._database.read() as session:
+            return sealed_size(session, tenant)
+
     def resume(self, tenant: str, keys: AuditKeys) -> Resumed:
         """The tree of the newest stored checkpoint; an empty one where there is none."""
         with self._database.read() as session:

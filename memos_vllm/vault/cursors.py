@@ -11,7 +11,12 @@ from memos_vllm.vault.tables import CubeRow
 
 
 def encode(row: CubeRow) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row.created_us, row.id]).encode()).decode()
+    return at(row.created_us, row.id)
+
+
+def at(created_us: int, name: str) -> str:
+    """The place behind an entry of a list that is ordered by time and name, newest first."""
+    return base64.urlsafe_b64encode(json.dumps([created_us, name]).encode()).decode()
 
 
 def decode(cursor: str) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from memos_vllm.errors import BadRequest, NotFound, Unauthorized
 from memos_vllm.governance import secrets, tokens
 from memos_vllm.governance.principal import Principal, Role, Scope
 from memos_vllm.vault.audit import record
+from memos_vllm.vault.console_sessions import ConsoleSessions
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.person_tokens import PersonTokens
 from memos_vllm.vault.secret_ring import SecretRing
@@ -39,6 +40,7 @@ class KeyRing:
         self._database = database
         self.secrets = ring or SecretRing(database)
         self.tokens = PersonTokens(database, self.secrets)
+        self.sessions = ConsoleSessions(database, self.secrets)
 
     def create(
         self,

@@ -84,12 +84,14 @@ class Knowledge:
         attribute: str | None = None,
         at: datetime | None = None,
         limit: int = 200,
+        offset: int = 0,
     ) -> list[Claimed]:
         """Claims of the person's memory, newest first, ended ones included.
 
         Args:
             attribute: this attribute, and those that begin with it and a colon or a full stop.
             at: only claims that are valid at this time.
+            offset: claims to leave out, of those that are wanted.
         """
         query = (
             select(ItemRow)
@@ -108,6 +110,9 @@ class Knowledge:
             for row in session.scalars(query.execution_options(yield_per=200)):
                 item = records.item_model(row)
                 if item is not None and _is_wanted(item, subject, attribute, at):
+                    if offset > 0:
+                        offset -= 1
+                        continue
                     found.append(Claimed(CubeId(row.cube_id), item))
                     if len(found) == limit:
                         break
@@ -121,6 +126,7 @@ def claims_then(
     attribute: str | None = None,
     at: datetime | None = None,
     limit: int = 200,
+    offset: int = 0,
 ) -> list[Claimed]:
     """Claims of a person in the memory of a past moment, as `Knowledge.claims`."""
     found = [
@@ -130,7 +136,7 @@ def claims_then(
         for item in cube.items
         if _is_wanted(item, subject, attribute, at)
     ]
-    return sorted(found, key=_age)[:limit]
+    return sorted(found, key=_age)[offset : offset + limit]
 
 
 def _age(claimed: Claimed) -> tuple[float, str]:

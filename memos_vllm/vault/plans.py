@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator, Set
 from typing import Any
 
-from sqlalchemy import Text, cast, delete, or_, select
+from sqlalchemy import Text, and_, cast, delete, or_, select
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.vault import audit, fence, records
+from memos_vllm.vault import audit, cursors, fence, records
 from memos_vllm.vault.database import Database
-from memos_vllm.vault.tables import CubeRow, PlanRow
+from memos_vllm.vault.tables import CubeRow, ItemRow, PlanRow
 
 _TRIM_EVERY = 64
 _SQL_BATCH = 500
@@ -23,6 +24,14 @@ _CUBES = 50
 """Deleted cubes that one query looks for."""
 _PATIENCE_SECONDS = 5.0
 """Wait of `get` for a plan that is being stored."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredPlan:
+    request_id: str
+    person: str
+    created_us: int
+    plan: dict[str, Any]
 
 
 def forget_cubes(session: Session, tenant: str, cubes: Set[str]) -> int:
@@ -123,6 +132,49 @@ class PlanStore:
                     param="request_id",
                 )
             return _named(session, principal, dict(row.plan))
+
+    def page(
+        self, principal: Principal, cursor: str | None = None, limit: int = 50
+    ) -> tuple[list[StoredPlan], str | None]:
+        """Plans of the principal's person, newest first, and the cursor of the next page (None: the last).
+
+        Without a person: for an admin those of the whole tenant, else those of requests without one.
+        """
+        query = select(PlanRow).where(PlanRow.tenant == principal.tenant)
+        if principal.person or not principal.can(Role.ADMIN):
+            query = query.where(PlanRow.person == principal.person)
+        if cursor:
+            at, request = cursors.decode(cursor)
+            same = and_(PlanRow.created_us == at, PlanRow.request_id < request)
+            query = query.where(or_(PlanRow.created_us < at, same))
+        query = query.order_by(PlanRow.created_us.desc(), PlanRow.request_id.desc())
+        with self._database.read() as session:
+            found = [
+                StoredPlan(row.request_id, row.person, row.created_us, dict(row.plan))
+                for row in session.scalars(query.limit(limit + 1))
+            ]
+        is_last = len(found) <= limit
+        end = (
+            None
+            if is_last
+            else cursors.at(found[limit - 1].created_us, found[limit - 1].request_id)
+        )
+        return found[:limit], end
+
+    def question(self, principal: Principal, request_id: str) -> str | None:
+        """What the principal's person said in a request; None: it is not remembered, or not readable."""
+        query = (
+            select(ItemRow.text)
+            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+            .where(
+                ItemRow.tenant == principal.tenant,
+                ItemRow.person == principal.person,
+                ItemRow.source == f"{request_id}:user",
+                records.visible_to(principal),
+            )
+        )
+        with self._database.read() as session:
+            return session.scalars(query.limit(1)).first()
 
 
 def _named(session: Session, principal: Principal, plan: dict[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class Recipes:
                 return f"/v1/memory/jobs/{self.failed_job()}", {}
             case "POST /v1/memory/people/{person}/tokens":
                 return f"/v1/memory/people/{PERSON}/tokens", {"json": {"scopes": ["chat"]}}
+            case "POST /v1/memory/people/{person}/view":
+                return f"/v1/memory/people/{PERSON}/view", {"json": {"ttl_seconds": 60}}
             case "DELETE /v1/memory/people/{person}/tokens/{token}":
                 url = f"/v1/memory/people/{PERSON}/tokens"
                 made = self.http.post(url, json={"scopes": ["chat"]}).json()

@@ -70,6 +70,7 @@ ALLOWED = {
     "plans.forget_cubes": ERASED,
     "plans.PlanStore._put": "deletes the oldest",
     "plans.PlanStore.get": OWN,
+    "plans.PlanStore.page": OWN,
     "set_aside.SetAside.page": "the tenant's failed jobs, without text, for its admin",
     "set_aside.SetAside.tenant_of": "the name of a tenant, for the operator's command",
     "set_aside._find": "a failed job of the tenant, without text, for its admin",

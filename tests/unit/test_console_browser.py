@@ -1,0 +1,189 @@
+"""The console in real Chromium: pages at two widths, light and dark, with the keyboard alone, under its policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from memos_vllm.api.app import create_app
+from memos_vllm.console.app import attach
+from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta
+from memos_vllm.governance.principal import Role
+from memos_vllm.learning.feedback import Feedback
+from tests import chromium
+from tests.conftest import principal
+from tests.console import entry, key_of, store_plan
+from tests.http_server import served
+
+ALICE = principal("alice")
+SHOTS = os.environ.get("MEMOS_TEST_SCREENSHOTS")
+"""Folder for pictures of the pages; none: no pictures."""
+PAGES = (
+    *("", "people", "person?person=alice", "person/facts?person=alice"),
+    *("person/cubes?person=alice", "person/search?person=alice&q=tea", "forget?person=alice"),
+    *(
+        "forget?person=alice&subject=my+cat",
+        "plans",
+        "plan?request=chatcmpl-1&person=alice",
+        "cost",
+    ),
+    *("access?person=alice", "access/erase?person=alice", "keys", "groups", "policy", "audit"),
+    *("erasures", "person?person=alice&day=2020-02-03", "restore?person=alice&day=2020-02-03"),
+)
+
+pytestmark = pytest.mark.skipif(
+    chromium.executable() is None,
+    reason="Chromium is not installed (Debian: apt-get install chromium)",
+)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    program = chromium.executable()
+    assert program is not None
+    opened = chromium.Chromium(program, tmp_path / "profile")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def cube(system):
+    content = [
+        Item(text="Alice likes oolong tea."),
+        Item(text="<script>alert(1)</script> \u202egpj.exe مرحبا"),
+        Item(text="W" * 100_000),
+    ]
+    meta = NewMeta(name="<img src=x onerror=alert(1)>", tags=["<b>"])
+    made = system.create(ALICE, [NewCube(meta=meta, payload=ExplicitPayload(content=content))])[0]
+    Feedback(system).say(ALICE, "My cat is called Miso.")
+    for number in range(30):
+        item = made.items[number % 2]
+        store_plan(
+            system,
+            f"chatcmpl-{number}",
+            entries=(
+                entry(made.meta.id, item.id, score=0.7, signals={"bm25": 0.4, "cosine": -0.2}),
+            ),
+            prompt_tokens=500 + 10 * number,
+            cached_tokens=300,
+            injected_tokens=120,
+            steps_ms={"search": 5.0 + number, "embed": 3.0, "plan": 0.5},
+        )
+    return made
+
+
+@pytest.fixture
+def url(system):
+    app = create_app(system)
+    attach(app)
+    with served(app) as base:
+        yield f"{base}/memory"
+
+
+def sign_in(browser, url, key):
+    browser.open(url)
+    browser.tab_to("#key")
+    browser.type(key)
+    browser.submit()
+    assert "Overview" in browser.text
+
+
+def look(browser, name, width):
+    """Checks of one page as it lies there."""
+    assert browser.unnamed() == [], name
+    overflow = browser.js("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0, (name, width, overflow)
+    assert browser.js("document.querySelectorAll('h1').length") == 1, name
+    if SHOTS:
+        slug = "".join(each if each.isalnum() else "-" for each in name) or "overview"
+        browser.screenshot(Path(SHOTS) / f"{slug}-{width}.png")
+
+
+def test_every_page_fits_two_widths_and_keeps_its_policy(system, browser, url, cube):
+    browser.resize(1280)
+    sign_in(browser, url, key_of(system))
+    items = [f"item?person=alice&cube={cube.meta.id}&item={each.id}" for each in cube.items[:2]]
+    of_cube = [
+        f"{page}?person=alice&cube={cube.meta.id}"
+        for page in ("cube", "cube/versions", "cube/delete")
+    ]
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        browser.resize(width)
+        browser.scheme(scheme)
+        for page in (*PAGES, *items, *of_cube):
+            browser.open(f"{url}/{page}" if page else url)
+            look(browser, page, width)
+    dark = browser.js("getComputedStyle(document.body).backgroundColor")
+    browser.scheme("light")
+    assert browser.js("getComputedStyle(document.body).backgroundColor") != dark
+    assert browser.problems == []
+
+
+def test_an_edit_a_search_and_a_forgetting_with_the_keyboard_alone(system, browser, url, cube):
+    browser.resize(390)
+    sign_in(browser, url, key_of(system, Role.WRITER))
+    browser.tab_to("input[name=person]")
+    browser.type("alice")
+    browser.submit()
+    assert "alice's cat is called Miso" in browser.text
+
+    browser.tab_to("ul.facts a")
+    browser.submit()
+    browser.tab_to("textarea")
+    browser.js("document.activeElement.select()")
+    browser.type("My cat is called Tofu.")
+    browser.press("Tab")
+    browser.submit()
+    assert "The statement is corrected" in browser.text
+    assert "Tofu" in browser.text
+
+    browser.tab_to("a[href*='person/search']")
+    browser.submit()
+    browser.tab_to("input[name=q]")
+    browser.type("Which tea does Alice like?")
+    before = browser.loads
+    browser.press("Enter")
+    browser.wait("document.querySelectorAll('#list ol.hits li').length > 0")
+    assert browser.loads == before  # the script put the results into the page
+    assert browser.js("location.search").find("Which") > 0
+    assert "oolong" in browser.text
+
+    browser.tab_to("a[href*='/forget']")
+    browser.submit()
+    browser.tab_to("input[name=subject]")
+    browser.type("my cat")
+    browser.submit()
+    assert "This goes:" in browser.text
+    assert "Tofu" in browser.text
+    browser.tab_to("button.danger")
+    browser.submit()
+    assert "items lost text" in browser.text
+    assert not [each for each in system.knowledge.claims(ALICE) if "cat" in each.item.text]
+    browser.tab_to("main button")
+    browser.submit()
+    assert "What was forgotten is back." in browser.text
+    assert [each for each in system.knowledge.claims(ALICE) if "Tofu" in each.item.text]
+
+    browser.tab_to("header button")
+    browser.submit()
+    assert "API key" in browser.text
+    assert browser.problems == []
+
+
+def test_a_link_opens_a_persons_view_with_one_key(system, browser, url, cube):
+    writer = principal("", role=Role.WRITER)
+    record, _ = system.keys.create("acme", Role.WRITER)
+    maker = dataclasses.replace(writer, key_id=record.id)
+    scopes = ["memory.read", "memory.write", "memory.delete"]
+    _, token = system.keys.tokens.create(maker, "alice", scopes, 300)
+    browser.resize(390)
+    browser.open(f"{url}/view?token={token}")
+    browser.submit()  # the button has the focus
+    assert "alice's cat is called Miso" in browser.text
+    assert "own view" in browser.text
+    assert token not in browser.js("location.href")
+    assert browser.js("document.cookie") == ""
+    assert browser.problems == []
