@@ -19,6 +19,7 @@ from memos_vllm.console import (
     person,
     sharing,
     sign_in,
+    store,
     why,
 )
 from memos_vllm.console.pages import environment, static_files, version_of
@@ -29,7 +30,7 @@ from memos_vllm.system import MemorySystem
 _rest = APIRouter(route_class=ConsoleRoute, include_in_schema=False)
 _PAGES = (
     *(sign_in, overview, person, cubes, items, sharing, forget),
-    *(why, cost, access, admin),
+    *(why, cost, access, admin, store),
 )
 
 

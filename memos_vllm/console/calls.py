@@ -8,8 +8,9 @@ a list of scopes, as all that `api/access.py` does not name.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from fastapi import Request, Response
+from fastapi import BackgroundTasks, Request, Response
 
 from memos_vllm.api import (
     claims,
@@ -19,10 +20,12 @@ from memos_vllm.api import (
     insight,
     policies,
     restores,
+    store,
     tokens,
     use,
 )
 from memos_vllm.api.access import check_scopes
+from memos_vllm.api.activation import Activator
 from memos_vllm.api.claims import Changes, Claims, FeedbackRequest
 from memos_vllm.api.erasures import ErasurePage, ErasureView
 from memos_vllm.api.grants import GrantList, GroupDetail, GroupList, NewGrant
@@ -38,6 +41,15 @@ from memos_vllm.api.models import (
 )
 from memos_vllm.api.policies import PolicyVersions, PolicyView
 from memos_vllm.api.restores import RestoreRequest, RestoreView
+from memos_vllm.api.store_models import (
+    Approval,
+    BundleView,
+    NewBundle,
+    NewVersion,
+    OutcomeView,
+    PublishedView,
+    Subscription,
+)
 from memos_vllm.api.tokens import NewView, Tokens, TokenView, ViewRequest
 from memos_vllm.api.use import UseView
 from memos_vllm.cube.model import CubePatch, MemCube, VersionDiff
@@ -183,7 +195,52 @@ class Calls:
         self._admit("GET", f"/people/{_ONE}/tokens")
         return tokens.list_tokens(self._system, self._caller, person)
 
+    def bundles(self) -> list[BundleView]:
+        self._admit("GET", "/store/bundles")
+        return store.list_bundles(self._system, self._caller).bundles
+
+    def bundle(self, name: str) -> BundleView:
+        self._admit("GET", f"/store/bundles/{_ONE}")
+        return store.get_bundle(self._system, self._caller, name)
+
+    def published(self, words: str, registry: str | None) -> list[PublishedView]:
+        self._admit("GET", "/store/search")
+        return store.search_store(self._system, self._caller, words, registry).bundles
+
     # -- changing ---------------------------------------------------------------------------------
+
+    def install(self, new: NewBundle) -> OutcomeView:
+        self._admit("POST", "/store/bundles")
+        return store.install_bundle(self._system, self._caller, new)
+
+    def approve(
+        self, name: str, approval: Approval, engine: Activator | None, tasks: BackgroundTasks
+    ) -> BundleView:
+        self._admit("POST", f"/store/bundles/{_ONE}/approve")
+        return store.approve_bundle(self._system, self._caller, engine, tasks, name, approval)
+
+    def look(self, name: str) -> OutcomeView:
+        self._admit("POST", f"/store/bundles/{_ONE}/check")
+        return store.check_bundle(self._system, self._caller, name)
+
+    def update_bundle(
+        self, name: str, version: str, engine: Activator | None, tasks: BackgroundTasks
+    ) -> OutcomeView:
+        self._admit("POST", f"/store/bundles/{_ONE}/update")
+        wanted = NewVersion(version=version)
+        return store.update_bundle(self._system, self._caller, engine, tasks, name, wanted)
+
+    def roll_back_bundle(self, name: str) -> OutcomeView:
+        self._admit("POST", f"/store/bundles/{_ONE}/rollback")
+        return store.rollback_bundle(self._system, self._caller, name)
+
+    def follow(self, name: str, wanted: Subscription) -> BundleView:
+        self._admit("PATCH", f"/store/bundles/{_ONE}")
+        return store.follow_bundle(self._system, self._caller, name, wanted)
+
+    def uninstall(self, name: str) -> dict[str, Any]:
+        self._admit("DELETE", f"/store/bundles/{_ONE}")
+        return store.uninstall_bundle(self._system, self._caller, name)
 
     def feedback(self, request: FeedbackRequest) -> Changes:
         self._admit("POST", "/feedback")

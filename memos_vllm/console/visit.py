@@ -45,6 +45,11 @@ MESSAGES = {
     "restoring": "The restore is ordered; it runs in the background.",
     "revoked": "The token is revoked.",
     "shared": "The grant is set; the next request of its subject sees it.",
+    "approved": "The bundle is approved: the next request may use it.",
+    "updated": "The version is in place.",
+    "rolled-back": "The version before is in place.",
+    "followed": "It is set what a newer version does.",
+    "current": "There is no newer version.",
     "unshared": "The grant is removed.",
 }
 """Said after an action, by the name in the address that it leads to."""

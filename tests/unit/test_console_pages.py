@@ -14,7 +14,7 @@ from tests.conftest import principal
 from tests.console import Browser, console_app, entry, key_of, store_plan
 
 OF_A_PERSON = ("person", "person/facts", "person/cubes", "person/search", "plans", "cost")
-OF_AN_ADMIN = ("people", "keys", "policy", "audit", "erasures")
+OF_AN_ADMIN = ("people", "store", "keys", "policy", "audit", "erasures")
 PLAIN = {"payload": {"type": "explicit", "content": [{"text": "Alice likes oolong tea."}]}}
 
 
