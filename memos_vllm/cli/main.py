@@ -15,6 +15,7 @@ from memos_vllm.cli import (
     grants,
     keys,
     lifecycle,
+    migrate,
     plan,
     training,
     transfer,
@@ -51,7 +52,7 @@ app.command()(compact)
 app.add_typer(training.app, name="jobs")
 app.add_typer(plan.app, name="plan")
 app.add_typer(transfer.app, name="import")
-app.command()(transfer.export)
+app.command()(migrate.export)
 app.command()(reindex)
 app.command()(redact)
 app.command()(erase.erase)
