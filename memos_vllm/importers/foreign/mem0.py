@@ -19,7 +19,7 @@ _EVENTS = ("ADD", "UPDATE", "DELETE", "NONE")
 
 
 def is_memory(record: Mapping[str, Any]) -> bool:
-    return isinstance(record.get("memory") or record.get("data"), str)
+    return isinstance(record.get("memory"), str) or isinstance(record.get("data"), str)
 
 
 def is_history(record: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -69,7 +70,7 @@ class SafeZip:
                 yield io.TextIOWrapper(member, encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadRequest(f"{self._path}: {name}: not UTF-8 text") from error
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise BadRequest(
                 f"{self._path}: {name} is damaged ({error}); download the file again"
             ) from error
