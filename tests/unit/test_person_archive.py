@@ -404,6 +404,31 @@ def test_one_bad_cube_stops_no_other_and_is_named(systems: Systems, tmp_path: Pa
     assert all(group.reason for group in outcome.skipped.groups())
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}", b"\x04\0\0\0\0\0\0\0[[]]trailing"]
+)
+def test_a_hostile_adapter_is_left_out_and_costs_itself(
+    systems: Systems, tmp_path: Path, data: bytes
+) -> None:
+    old, new = systems("old"), systems("new")
+    adapter = ParametricPayload(type="parametric", content=small())
+    old.create(ALICE, [NewCube(meta=NewMeta(name="voice"), payload=adapter)])
+    keep(old, "I like tea.", name="tea")
+    exported(old, tmp_path / "a.jsonl")
+
+    def change(records: list[dict[str, Any]]) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        for each in records:
+            if each.get("record") == "file":
+                each.update(sha256=digest, data=base64.b64encode(data).decode())
+            if each.get("record") == "versions" and each["versions"][0].get("file"):
+                each["versions"][0]["file"] = digest
+
+    outcome = imported(new, damaged(tmp_path / "a.jsonl", change))
+    assert [(g.what, g.names) for g in outcome.skipped.groups()] == [("adapter", ["voice"])]
+    assert outcome.created == 1
+
+
 def test_times_of_the_future_are_now_and_an_erased_person_returns_whole(
     systems: Systems, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from memos_vllm.errors import BadRequest, TooLarge, Unprocessable
 from memos_vllm.governance.principal import Principal, Role, check_session
 from memos_vllm.importers.person.archive import Archive, Entry
 from memos_vllm.importers.skipped import Skipped
-from memos_vllm.parametric.adapter.packed import upload_of_file
+from memos_vllm.parametric.adapter.packed import upload_of_import
 from memos_vllm.system import MemorySystem
 from memos_vllm.vault.person_archive import PersonArchive
 from memos_vllm.vault.person_restore import PersonRestore
@@ -129,7 +129,7 @@ class PersonImport:
         checked = {}
         for digest in {version.file for version in cube.versions if version.file}:
             adapter = self._system.uploads.read(
-                upload_of_file(entry.files[digest]),
+                upload_of_import(entry.files[digest]),
                 self._system.config.limits.adapter_bytes,
                 self._principal.tenant,
             )
