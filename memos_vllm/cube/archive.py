@@ -112,6 +112,26 @@ class ArchivedCube(Strict):
             for number in range(first, first + count)
         ]
 
+    def of_person(self, old: str, new: str) -> ArchivedCube:
+        """The cube with another name of its person, as speaker, subject and author. Texts stay."""
+        if old == new:
+            return self
+
+        def renamed(item: Item) -> Item:
+            changed: dict[str, Any] = {}
+            if item.speaker == old:
+                changed["speaker"] = new
+            if item.claim is not None and item.claim.subject == old:
+                changed["claim"] = item.claim.model_copy(update={"subject": new})
+            return item.model_copy(update=changed)
+
+        versions = [
+            each.model_copy(update={"author": new}) if each.author == old else each
+            for each in self.versions
+        ]
+        items = [renamed(item) for item in self.items]
+        return self.model_copy(update={"versions": versions, "items": items})
+
     def wire(self) -> dict[str, Any]:
         """JSON form; items stand without ids."""
         tree = self.model_dump(mode="json", exclude_none=True)

@@ -49,7 +49,7 @@ class ImportSource:
 
 _Arguments = ParamSpec("_Arguments")
 # What code that expects one shape raises on another; ValidationError is a ValueError.
-_MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
+MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
 
 
 def refusing_other_shapes(
@@ -63,7 +63,7 @@ def refusing_other_shapes(
     ) -> ImportSource:
         try:
             return read(path, *args, **kwargs)
-        except _MISSHAPEN as error:
+        except MISSHAPEN as error:
             problem = str(error)
             if isinstance(error, ValidationError):
                 first = error.errors()[0]

@@ -35,7 +35,7 @@ from memos_vllm.cube.model import (
     Placement,
     Provenance,
 )
-from memos_vllm.errors import NotFound, TooLarge
+from memos_vllm.errors import Conflict, NotFound, TooLarge
 from memos_vllm.governance.permit import Effect, Grant, Permission, SubjectKind
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.governance.redaction.redactor import Redactor
@@ -48,6 +48,7 @@ from memos_vllm.vault.tables import CubeRow, VersionRow
 _PART = re.compile(r"(?P<series>.+)#(?P<number>[1-9][0-9]{0,8})")
 _PROFILE, _FACTS = "profile", "facts"
 _LONGEST_NAME = 200
+_TRIES = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,18 +88,17 @@ class PersonRestore:
             TooLarge, Unprocessable, QuotaExceeded: nothing of the cube is stored.
         """
         principal.require(Role.ADMIN)
-        try:
-            with self._database.write() as session:
-                fence.check(session, principal, principal.person)
-                known = _local(session, principal, archived.id)
-                if known is not None:
-                    return Restored(CubeId(known), is_new=False)
-                return self._store(session, principal, archived, files, redactor)
-        except IntegrityError:
-            # Another import of the same archive, at the same time, was faster.
-            if (known_id := self.held(principal, archived.id)) is not None:
-                return Restored(known_id, is_new=False)
-            raise
+        for _ in range(_TRIES):
+            try:
+                with self._database.write() as session:
+                    fence.check(session, principal, principal.person)
+                    known = _local(session, principal, archived.id)
+                    if known is not None:
+                        return Restored(CubeId(known), is_new=False)
+                    return self._store(session, principal, archived, files, redactor)
+            except IntegrityError:  # another import, or a chat that took the name, was faster
+                continue
+        raise Conflict("the person's memory changes all the time: import the file again")
 
     def link(self, principal: Principal, cube: CubeId) -> None:
         """Name the parents of a restored cube that were restored after it. Idempotent."""
@@ -139,7 +139,8 @@ class PersonRestore:
         items.touch_owner(session, row, cubes=1)
         for version in archived.versions:
             content = self._content(archived, version, files, redactor)
-            self._add_version(session, principal, row, version, content)
+            clean = _redacted(version, redactor)
+            self._add_version(session, principal, row, clean, content)
         items.sync_items(session, row, records.identify(CubeId(row.id), list(content.items)))
         row.stale = [
             _local(session, principal, each) or each for each in dict.fromkeys(archived.stale)
@@ -241,6 +242,20 @@ def _row(principal: Principal, archived: ArchivedCube, redactor: Redactor) -> Cu
         reads=archived.reads,
         last_read_us=_past(to_us(archived.last_read)) if archived.last_read is not None else None,
     )
+
+
+def _redacted(version: ArchivedVersion, redactor: Redactor) -> ArchivedVersion:
+    """A version whose name, tags and provenance have nothing that the tenant's policy keeps out."""
+    header = version.header
+    meta = NewMeta(
+        name=header.name if header else None,
+        tags=header.tags if header else [],
+        provenance=version.provenance,
+    )
+    clean = redactor.cube(NewCube(meta=meta, payload=ExplicitPayload(content=[]))).meta
+    if header is not None:
+        header = header.model_copy(update={"name": clean.name, "tags": clean.tags})
+    return version.model_copy(update={"header": header, "provenance": clean.provenance})
 
 
 def _past(moment_us: int) -> int:

@@ -172,7 +172,8 @@ def test_a_person_exported_imported_and_exported_again_is_the_same(
 def test_the_imported_person_is_found_frozen_shared_and_reads_the_past(
     systems: Systems, tmp_path: Path
 ) -> None:
-    old, new = systems("old"), systems("new")
+    # Another embedder: texts are embedded in another form, and by it alone.
+    old, new = systems("old"), systems("new", embedder={"passage_prefix": "passage: "})
     lived_in(old)
     moment = now_us()
     new.groups.create(dataclasses.replace(ADMIN, person=""), "team")
@@ -283,8 +284,18 @@ def test_for_another_person_and_with_what_the_tenant_redacts(
     keep(old, "My password is hunter22.", name="p")
     exported(old, tmp_path / "a.jsonl")
     assert "hunter22" in (tmp_path / "a.jsonl").read_text()
+    say(old, "My cat is called Miso.")
+    exported(old, tmp_path / "a.jsonl")
     imported(new, tmp_path / "a.jsonl", person="zoe")
-    cube = new.vault.get(principal("zoe"), "p")
+    zoe = dataclasses.replace(principal("zoe"), session="monday")
+    (claim,) = (each.item for each in new.knowledge.claims(zoe))
+    assert (claim.speaker, claim.claim and claim.claim.subject) == ("zoe", "zoe")
+    say(new, "My cat is called Tofu now.", zoe)
+    assert (
+        len([c for c in new.knowledge.claims(zoe) if c.item.claim and not c.item.claim.ends]) == 1
+    )
+    assert new.vault.history(zoe, "p")[0].author == "zoe"
+    cube = new.vault.get(zoe, "p")
     assert "hunter22" not in cube.model_dump_json()
     stored = [path.read_bytes() for path in Path(new.config.payload_url).rglob("*.json")]
     assert stored

@@ -17,7 +17,7 @@ def read(order: dict[str, Any], data: bytes) -> Answer:
 
     def emit(record: dict[str, Any]) -> None:
         nonlocal size
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         size += len(line)
         if size > order["output_bytes"]:
             raise TooLarge(

@@ -10,9 +10,10 @@ out with its older texts: the person, or the system, did not want it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from memos_vllm.importers.foreign.records import label, moment, text_of
+from memos_vllm.importers.foreign.records import guarded, label, moment, text_of
 from memos_vllm.importers.skipped import Skipped
 
 _EVENTS = ("ADD", "UPDATE", "DELETE", "NONE")
@@ -38,16 +39,18 @@ def read_memories(
     memories: dict[str, Mapping[str, Any]] = {}
     for place, record in records:
         if is_history(record):
-            rows.setdefault(str(record["memory_id"]), []).append(record)
+            rows.setdefault(label(record["memory_id"], place), []).append(record)
         elif not is_memory(record):
             skipped.add("record", "it is neither a memory nor a row of the history", place)
         else:
             memories.setdefault(label(record.get("id"), place), record)
     for memory_id, record in memories.items():
         past = sorted(rows.pop(memory_id, []), key=_at)
-        yield from _memory(memory_id, record, past, skipped)
+        read = partial(_memory, memory_id, record, past, skipped)
+        yield from guarded(read, memory_id, skipped)
     for memory_id, left in rows.items():
-        yield from _from_history(memory_id, sorted(left, key=_at), skipped)
+        read = partial(_from_history, memory_id, sorted(left, key=_at), skipped)
+        yield from guarded(read, memory_id, skipped)
 
 
 def _memory(

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from memos_vllm.cube.model import ItemType
-from memos_vllm.importers.foreign.records import label, moment, text_of
+from memos_vllm.importers.foreign.records import guarded, label, moment, text_of
 from memos_vllm.importers.skipped import Skipped
 
 _TYPES = {
@@ -62,7 +63,7 @@ def read_items(
             skipped.add("record", "it is no item of a text memory", place)
             continue
         name = label(item.get("id"), place)
-        found = list(_item(name, item, skipped))
+        found = guarded(partial(_item, name, item, skipped), name, skipped)
         for fact in found:
             if (key := (fact["user"], fact["text"])) in seen:
                 skipped.add("memory", "it repeats another one", name)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
@@ -14,6 +15,7 @@ from memos_vllm import strict_json
 from memos_vllm.errors import BadRequest, MemosError, TooLarge
 from memos_vllm.importers.foreign import chatgpt, claude, mem0, memos_dump
 from memos_vllm.importers.foreign.elements import list_elements
+from memos_vllm.importers.foreign.records import guarded
 from memos_vllm.importers.foreign.zips import SafeZip
 from memos_vllm.importers.skipped import Skipped
 
@@ -106,17 +108,24 @@ def _read(kind: str, records: Iterable[Placed], skipped: Skipped) -> Iterator[di
     elif kind == MEMOS:
         yield from memos_dump.read_items(list(records), skipped)
     else:
+        of_chats = _chatgpt if kind == CHATGPT else _claude
         for place, record in records:
-            if kind == CHATGPT:
-                made = chatgpt.read_conversation(record, place, skipped)
-                yield from [made] if made is not None else []
-            elif "chat_messages" in record:
-                yield from claude.read_conversation(record, place, skipped)
-            elif "docs" in record or "prompt_template" in record:
-                yield from claude.read_project(record, place, skipped)
-            else:
-                reason = "it is neither a conversation nor a project"
-                skipped.add("record", reason, place)
+            yield from guarded(partial(of_chats, record, place, skipped), place, skipped)
+
+
+def _chatgpt(record: Mapping[str, Any], place: str, skipped: Skipped) -> Iterator[dict[str, Any]]:
+    made = chatgpt.read_conversation(record, place, skipped)
+    if made is not None:
+        yield made
+
+
+def _claude(record: Mapping[str, Any], place: str, skipped: Skipped) -> Iterator[dict[str, Any]]:
+    if "chat_messages" in record:
+        yield from claude.read_conversation(record, place, skipped)
+    elif "docs" in record or "prompt_template" in record:
+        yield from claude.read_project(record, place, skipped)
+    else:
+        skipped.add("record", "it is neither a conversation nor a project", place)
 
 
 def _kind(what: str, records: list[Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ The process that reads a file writes these as JSON lines; the server checks them
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,8 @@ from pydantic import Field, StringConstraints
 
 from memos_vllm.cube.model import ItemType, Label, Strict, Text
 from memos_vllm.cube.moments import Moment
-from memos_vllm.importers.source import storable
+from memos_vllm.importers.skipped import Skipped
+from memos_vllm.importers.source import MISSHAPEN, storable
 
 Title = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 
@@ -73,14 +75,25 @@ def label(name: Any, otherwise: str) -> str:
 def moment(value: Any) -> str | None:
     """A time in ISO 8601, of seconds since the epoch or of a text; None: it is none."""
     try:
-        if isinstance(value, bool):
-            return None
-        if isinstance(value, int | float):
-            return datetime.fromtimestamp(value, UTC).isoformat()
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found = datetime.fromtimestamp(value, UTC)
+        elif isinstance(value, str) and value.strip():
             found = datetime.fromisoformat(value.strip())
-            aware = found if found.tzinfo else found.replace(tzinfo=UTC)
-            return aware.isoformat() if 2 <= aware.year <= 9998 else None
+        else:
+            return None
     except (ValueError, OverflowError, OSError):
         return None
-    return None
+    aware = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return aware.isoformat() if 3 <= aware.year <= 9997 else None
+
+
+def guarded(
+    read: Callable[[], Iterable[dict[str, Any]]], name: str, skipped: Skipped
+) -> list[dict[str, Any]]:
+    """What is read of one record; nothing where a value has another shape than the format has."""
+    try:
+        return list(read())
+    except MISSHAPEN as error:
+        reason = f"a value has another shape than this format has ({type(error).__name__})"
+        skipped.add("record", reason, name)
+        return []

@@ -19,6 +19,7 @@ from memos_vllm.importers.foreign.parser import Parsed
 from memos_vllm.importers.foreign.records import Chat, Document, Fact
 from memos_vllm.importers.skipped import Skipped
 from memos_vllm.importers.source import ImportedCube, ImportSource, chunk_cube
+from memos_vllm.plaintext.reader.by_rules import is_instruction
 
 _PART_CHARACTERS = 500_000
 """Of the items in one cube: below `limits.text_bytes` in every script, eight cubes at a time."""
@@ -106,6 +107,10 @@ class _Cubes:
                 reason = (
                     f"it is of another person ({fact.user}); import the file for that person, too"
                 )
+                self._skipped.add("memory", reason, fact.id)
+                continue
+            if is_instruction(fact.text):
+                reason = "it would change the assistant's rules: store it as a cube if it should"
                 self._skipped.add("memory", reason, fact.id)
                 continue
             bucket = hashlib.sha256(fact.id.encode()).hexdigest()[0]

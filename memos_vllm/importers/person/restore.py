@@ -91,7 +91,7 @@ class PersonImport:
         return outcome
 
     def _cube(self, entry: Entry, outcome: Outcome) -> CubeId | None:
-        cube = entry.cube
+        cube = entry.cube.of_person(self.archive.person, self.person)
         name = cube.name or cube.id
         if (known := self._restore.held(self._principal, cube.id)) is not None:
             outcome.held += 1
