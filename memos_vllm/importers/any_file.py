@@ -43,7 +43,7 @@ def kind_of(path: Path, wanted: str = AUTO) -> str:
         return wanted
     try:
         header = json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         return AUTO
     found = header.get("format") if isinstance(header, dict) else None
     return str(found) if found in (PERSON, CUBES) else AUTO

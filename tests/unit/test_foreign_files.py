@@ -164,7 +164,9 @@ def test_claudes_branches_follow_the_parents(files: ForeignFiles, tmp_path: Path
 def test_mem0s_memories_of_every_version_of_its_api(
     files: ForeignFiles, tmp_path: Path, shape: Any
 ) -> None:
-    parsed = files.read(exports.write_json(tmp_path / "m.json", shape))
+    path = exports.write_json(tmp_path / "m.json", shape)
+    path.write_text(path.read_text("utf-8") + "\n\n", "utf-8")  # as many tools end a file
+    parsed = files.read(path)
     assert parsed.kind == "mem0"
     facts = [each for each in parsed.records() if isinstance(each, Fact)]
     assert [(each.id, each.text, each.user) for each in facts] == [
@@ -242,6 +244,28 @@ def test_memos_vectors_preferences_and_folders(files: ForeignFiles, tmp_path: Pa
     parsed = files.read(exports.write_zip(tmp_path / "cube.zip", folder))
     assert parsed.kind == "memos"
     assert left_out(parsed) == {"file of the archive": 1}
+
+
+def test_text_that_nests_without_end_inside_a_string_costs_nothing(
+    files: ForeignFiles, tmp_path: Path
+) -> None:
+    deep = exports.memos_item(1, "Alice has a bike.", sources=["[" * 100_000])
+    parsed = files.read(exports.write_json(tmp_path / "m.json", [deep]))
+    assert [each.id for each in parsed.records()] == [deep["id"]]
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(MemosError):
+        files.read(path)
+
+
+def test_json_lines_of_conversations_are_read(files: ForeignFiles, tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    chats = [exports.claude_conversation(f"c{n}") for n in range(3)]
+    lines = [json.dumps(each) for each in chats]
+    path.write_text("\n".join([lines[0], "{", "", lines[1], lines[2]]))
+    parsed = files.read(path)
+    assert [e.id for e in parsed.records() if isinstance(e, Chat)] == ["c0", "c1", "c2"]
+    assert left_out(parsed)["record"] == 1
 
 
 # -- any file ------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def _sources(sources: Any) -> list[Mapping[str, Any]]:
         if isinstance(each, str):
             try:
                 each = json.loads(each)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
         if isinstance(each, Mapping):
             found.append(each)

@@ -159,21 +159,26 @@ def _records(text: TextIO, what: str, skipped: Skipped) -> Iterator[Placed]:
         return
     if not head.startswith("{"):
         raise BadRequest(_what_else(Path(what), head))
-    line, end, _ = head.partition("\n")
-    try:
-        is_lines = isinstance(json.loads(line), dict) and bool(end)
-    except (ValueError, RecursionError):
-        is_lines = False
-    if is_lines:
+    if _begins_lines(head):
         yield from _lines(_behind(head, text), skipped)
         return
     whole = head + text.read(strict_json.MOST_BYTES + 1)
     yield from _of_object(strict_json.parse(whole, what=what, keep_surrogates=True))
 
 
+def _begins_lines(head: str) -> bool:
+    """Whether a line is a record of its own, and not an object that holds a list of them."""
+    try:
+        record = json.loads(head)
+    except (ValueError, RecursionError):
+        return False
+    lists = (*_LISTS, *_PREFERENCES)
+    return isinstance(record, dict) and not any(isinstance(record.get(n), list) for n in lists)
+
+
 def _head(text: TextIO) -> str:
-    """The first line that is not blank, whole or the first million characters of it."""
-    while line := text.readline(1 << 20):
+    """The first line that is not blank."""
+    while line := text.readline(strict_json.MOST_BYTES):
         if line.strip():
             return line.lstrip()
     return ""

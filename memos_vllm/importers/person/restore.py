@@ -78,7 +78,7 @@ class PersonImport:
                 linked.append(cube)
             progress(number)
         for cube in linked:
-            self._restore.link(self._principal, cube)
+            self._link(cube, outcome)
         self._turns(outcome)
         detail = {
             "person": self.person,
@@ -112,6 +112,12 @@ class PersonImport:
         if restored.is_new:
             self._system.settle([restored.cube])
         return restored.cube
+
+    def _link(self, cube: CubeId, outcome: Outcome) -> None:
+        try:
+            self._restore.link(self._principal, cube)
+        except Unprocessable as error:
+            outcome.skipped.add("derivation", error.message, cube)
 
     def _checked(self, entry: Entry) -> dict[str, bytes]:
         """Files of an adapter, checked as an upload is. Raises Unprocessable, TooLarge."""
