@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -471,3 +472,18 @@ def test_a_full_quota_stops_the_import_and_the_next_run_goes_on(
     with pytest.raises(QuotaExceeded):
         imported(new, tmp_path / "a.jsonl")
     assert exported(new, tmp_path / "n.jsonl")[-1]["cubes"] == 2
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_two_imports_at_once_make_each_cube_once(
+    systems: Systems, tmp_path: Path, database: str
+) -> None:
+    old, new = systems("old"), systems("new", database)
+    lived_in(old)
+    new.groups.create(dataclasses.replace(ADMIN, person=""), "team")
+    before = exported(old, tmp_path / "a.jsonl")
+    with ThreadPoolExecutor(3) as threads:
+        made = list(threads.map(lambda _: imported(new, tmp_path / "a.jsonl"), range(3)))
+    assert sum(each.created for each in made) == before[-1]["cubes"]
+    assert all(each.skipped.tree() == [] for each in made)
+    assert exported(new, tmp_path / "b.jsonl") == before

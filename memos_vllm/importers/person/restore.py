@@ -25,6 +25,8 @@ from memos_vllm.vault.person_archive import PersonArchive
 from memos_vllm.vault.person_restore import PersonRestore
 from memos_vllm.vault.served_model import ServedModels
 
+_SETTLED = 16
+"""Cubes that are indexed together."""
 _TEXTS = ("user", "reply", "model", "request_id", "prompt_sha256")
 
 
@@ -61,6 +63,7 @@ class PersonImport:
             system.database, system.payloads, system.config.limits.items_per_cube
         )
         self._redactor = system.redactors.of(principal.tenant)
+        self._unsettled: list[CubeId] = []
         served = system.served
         self._model = served.fingerprint if served else ServedModels(system.database).last()
 
@@ -77,6 +80,7 @@ class PersonImport:
             if entry is not None and cube is not None and entry.cube.has_parents:
                 linked.append(cube)
             progress(number)
+        self._settle(at=1)
         for cube in linked:
             self._link(cube, outcome)
         self._turns(outcome)
@@ -110,8 +114,15 @@ class PersonImport:
         for reason in restored.left_out:
             outcome.skipped.add("grant", reason, name)
         if restored.is_new:
-            self._system.settle([restored.cube])
+            self._settle(restored.cube)
         return restored.cube
+
+    def _settle(self, *cubes: CubeId, at: int = _SETTLED) -> None:
+        """Index restored cubes, so many at a time."""
+        self._unsettled += cubes
+        if len(self._unsettled) >= at:
+            self._system.settle(self._unsettled)
+            self._unsettled = []
 
     def _link(self, cube: CubeId, outcome: Outcome) -> None:
         try:
