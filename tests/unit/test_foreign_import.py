@@ -26,7 +26,7 @@ from memos_vllm.vault.jobs import READ, Lane
 from memos_vllm.vault.views import CubeFilter
 from tests.conftest import make_config, principal
 from tests.unit import exports
-from tests.unit.test_person_archive import exported
+from tests.unit.persons import exported
 
 ALICE = principal("alice")
 ADMIN = principal("", role=Role.ADMIN)

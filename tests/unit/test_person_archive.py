@@ -2,155 +2,37 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from memos_vllm.cube.ids import now_us, to_datetime
+from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import (
-    Access,
-    Claim,
     CubePatch,
-    ExplicitPayload,
     Item,
-    ItemType,
-    NewCube,
-    NewMeta,
-    ParametricPayload,
     Placement,
     State,
 )
-from memos_vllm.erasure.eraser import Eraser
-from memos_vllm.errors import BadRequest, Conflict, Forbidden, QuotaExceeded
-from memos_vllm.governance.permit import Effect, Permission, SubjectKind
-from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.importers.person.export import PersonExport, export_person
-from memos_vllm.importers.person.restore import Outcome, PersonImport
-from memos_vllm.learning import lifecycle
+from memos_vllm.governance.principal import Role
 from memos_vllm.learning.remember import Rememberer
-from memos_vllm.parametric.attached import AttachedEngine
 from memos_vllm.plaintext.reader.forgetting import read_orders
-from memos_vllm.plaintext.reader.turns import turn_body
-from memos_vllm.system import MemorySystem
-from memos_vllm.vault.grants import Subject
-from memos_vllm.vault.served_model import ServedModels
-from tests.adapters import small
-from tests.conftest import FakeQueue, make_config, principal
+from tests.conftest import FakeQueue, principal
+from tests.unit.persons import (
+    ADMIN,
+    ALICE,
+    Systems,
+    exported,
+    imported,
+    keep,
+    lived_in,
+    say,
+    systems,
+)
 
-ALICE = dataclasses.replace(principal("alice"), session="monday")
-ADMIN = principal("alice", role=Role.ADMIN)
-DAY = datetime(2026, 3, 1, tzinfo=UTC)
-Systems = Callable[..., MemorySystem]
-
-
-@pytest.fixture
-def systems(tmp_path: Path, postgres_url: Callable[[], str]) -> Iterator[Systems]:
-    """Servers with a database of their own each."""
-    opened: list[MemorySystem] = []
-
-    def make(name: str, database: str = "sqlite", **more: Any) -> MemorySystem:
-        extra = {"database": {"url": postgres_url()}} if database == "postgres" else {}
-        made = MemorySystem(make_config(tmp_path / name, **extra, **more)).open()
-        opened.append(made)
-        return made
-
-    yield make
-    for each in opened:
-        each.close()
-
-
-def say(system: MemorySystem, text: str, who: Principal = ALICE, reply: str = "I see.") -> None:
-    rememberer = Rememberer(system, FakeQueue(system.jobs, system.config.jobs))
-    moment = now_us()
-    body = turn_body(
-        [{"role": "user", "content": text}], reply, model="m", request_id=f"r{moment}", at_us=moment
-    )
-    assert body is not None
-    rememberer.remember(rememberer.accept(who, {**body, "timezone": "Europe/Berlin"}))
-
-
-def keep(system: MemorySystem, *texts: str, who: Principal = ALICE, **meta: Any) -> str:
-    items = [
-        Item(text=text, speaker="alice", time=DAY, source=f"s{n}") for n, text in enumerate(texts)
-    ]
-    new = NewCube(meta=NewMeta(**meta), payload=ExplicitPayload(content=items))
-    return system.create(who, [new])[0].meta.id
-
-
-def lived_in(system: MemorySystem) -> None:
-    """A person with everything that a person can have."""
-    say(system, "My cat is called Miso. I live in Paris.")
-    say(system, "I moved to Berlin yesterday.")
-    say(system, "Ich bin allergisch gegen Erdnüsse.", dataclasses.replace(ALICE, persona="work"))
-    old = keep(system, "I hiked.", name="old")
-    document = keep(system, "Kapitel 1: Käse", "第二章：茶", name="handbook", tags=["document"])
-    system.update(ALICE, document, CubePatch(append=[Item(text="Chapter 3: bread")]))
-    first = system.vault.history(ALICE, document)[-1].id
-    system.rollback(ALICE, document, first)
-    keep(system, "I swam.", name="new")
-    lifecycle.merge(system, ALICE, old, "new")  # the parent is older than the child here …
-    late = keep(system, "I ran.", name="late")
-    lifecycle.merge(system, ALICE, late, "new")  # … and younger here
-    held = keep(
-        system, "the contract", name="held", expires=datetime(2100, 1, 1, tzinfo=UTC), priority=7
-    )
-    system.update(ADMIN, held, CubePatch(state=State.FROZEN, reason="case 7"))
-    keep(system, "shared notes", name="notes", access=Access(readers=["bob"], writers="tenant"))
-    system.groups.create(dataclasses.replace(ADMIN, person=""), "team")
-    grant = system.grants.put
-    read = [Permission.READ, Permission.USE]
-    grant(ALICE, "notes", Subject(SubjectKind.PERSON, "bob"), Effect.ALLOW, read)
-    grant(ALICE, "notes", Subject(SubjectKind.GROUP, "team"), Effect.DENY, read)
-    gone = keep(system, "a whim", name="gone")
-    system.update(ALICE, gone, CubePatch(state=State.ARCHIVED))
-    ended = Claim(
-        subject="alice",
-        attribute="employer",
-        value="Acme",
-        begins=DAY,
-        ends=DAY.replace(month=4),
-        sources=["m1", "m2"],
-        seen=2,
-        superseded_by="m3",
-    )
-    item = Item(type=ItemType.FACT, text="alice works at Acme", time=DAY, source="m1", claim=ended)
-    system.create(
-        ALICE, [NewCube(meta=NewMeta(name="job"), payload=ExplicitPayload(content=[item]))]
-    )
-    adapter = ParametricPayload(type="parametric", content=small())
-    system.create(ALICE, [NewCube(meta=NewMeta(name="voice"), payload=adapter)])
-    waiting = turn_body(
-        [{"role": "user", "content": "I bought a bike."}],
-        "",
-        model="m",
-        request_id="w",
-        at_us=now_us(),
-    )
-    assert waiting is not None
-    system.turns.add(ALICE, {**waiting, "timezone": "Asia/Tokyo", "forgot": False})
-
-
-def exported(system: MemorySystem, path: Path, who: Principal = ADMIN) -> list[dict[str, Any]]:
-    """The archive's records, without what names the moment of the export."""
-    export_person(system, who, path, replace=True)
-    records = [json.loads(line) for line in path.read_bytes().splitlines()]
-    del records[0]["exported"], records[-1]["sha256"]
-    return records
-
-
-def imported(
-    system: MemorySystem, path: Path, who: Principal = ADMIN, person: str | None = None
-) -> Outcome:
-    return PersonImport(system, dataclasses.replace(who, person=""), path, person).run()
+__all__ = ["systems"]
 
 
 @pytest.mark.parametrize(("here", "there"), [("sqlite", "postgres"), ("postgres", "sqlite")])
@@ -316,162 +198,6 @@ def test_what_was_forgotten_is_in_no_archive(systems: Systems, tmp_path: Path) -
     assert left["what"] == "version"
     assert left["count"] >= 1
     assert "forgotten" in left["reason"]
-
-
-def test_an_adapter_for_another_base_model_is_left_out_counted_and_named(
-    systems: Systems, tmp_path: Path
-) -> None:
-    old, same, other, unknown = (systems(name) for name in ("old", "same", "other", "unknown"))
-    adapter = ParametricPayload(type="parametric", content=small())
-    served = SimpleNamespace(fingerprint="base-1", max_rank=8, check=lambda adapter: None)
-    old.attach_engine(AttachedEngine(served))
-    old.create(ALICE, [NewCube(meta=NewMeta(name="voice"), payload=adapter)])
-    keep(old, "I like tea.", name="tea")
-    exported(old, tmp_path / "a.jsonl")
-    ServedModels(same.database).note("base-1")
-    ServedModels(other.database).note("base-2")
-    assert imported(same, tmp_path / "a.jsonl").created == 2
-    assert same.vault.get(ALICE, "voice").meta.model_fingerprint == "base-1"
-    assert imported(unknown, tmp_path / "a.jsonl").created == 2
-    outcome = imported(other, tmp_path / "a.jsonl")
-    (left,) = outcome.skipped.groups()
-    assert (left.what, left.count, left.names) == ("adapter", 1, ["voice"])
-    assert "another base model" in left.reason
-    assert outcome.created == 1
-    assert old.vault.file(ALICE, "voice") == same.vault.file(ALICE, "voice")
-
-
-def test_only_an_admin_exports_and_imports(systems: Systems, tmp_path: Path) -> None:
-    old = systems("old")
-    keep(old, "I like tea.")
-    exported(old, tmp_path / "a.jsonl")
-    for role in (Role.READER, Role.WRITER):
-        with pytest.raises(Forbidden):
-            PersonExport(old, principal("alice", role=role))
-        with pytest.raises(Forbidden):
-            PersonImport(old, principal("alice", role=role), tmp_path / "a.jsonl")
-    with pytest.raises(Conflict, match="--force"):
-        export_person(old, ADMIN, tmp_path / "a.jsonl")
-
-
-def damaged(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> Path:
-    """A copy of an archive with changed records and a checksum that fits them."""
-    records = [json.loads(line) for line in path.read_bytes().splitlines()]
-    change(records)
-    lines = [(json.dumps(each, ensure_ascii=False) + "\n").encode() for each in records[:-1]]
-    records[-1]["sha256"] = hashlib.sha256(b"".join(lines)).hexdigest()
-    records[-1]["cubes"] = sum(each.get("record") == "cube" for each in records)
-    made = path.with_name("damaged.jsonl")
-    made.write_bytes(b"".join(lines) + json.dumps(records[-1]).encode())
-    return made
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda text: text[: len(text) // 2].rpartition("\n")[0], "truncated"),
-        (lambda text: text.replace("I like tea.", "I like rum."), "not as it was written"),
-        (lambda text: text.replace('"version": 1', '"version": 2', 1), "archive version 2"),
-        (lambda text: text + "{}\n", "behind the end"),
-        (lambda text: '{"format": "memos-cubes"}\n', "no archive of a person"),
-        (lambda text: "", "no archive of a person"),
-        (lambda text: "[1]\n", "no record"),
-        (lambda text: "PK", "not valid JSON"),
-    ],
-)
-def test_a_bad_file_is_refused_as_a_whole_with_what_to_do(
-    systems: Systems, tmp_path: Path, change: Callable[[str], str], said: str
-) -> None:
-    old, new = systems("old"), systems("new")
-    keep(old, "I like tea.", name="tea")
-    exported(old, tmp_path / "a.jsonl")
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text(change((tmp_path / "a.jsonl").read_text()))
-    with pytest.raises(BadRequest, match=said):
-        imported(new, bad)
-    assert exported(new, tmp_path / "n.jsonl")[-1]["cubes"] == 0
-
-
-def test_one_bad_cube_stops_no_other_and_is_named(systems: Systems, tmp_path: Path) -> None:
-    old, new = systems("old"), systems("new")
-    for number in range(4):
-        keep(old, f"I like tea {number}.", name=f"c{number}")
-    adapter = ParametricPayload(type="parametric", content=small())
-    old.create(ALICE, [NewCube(meta=NewMeta(name="voice"), payload=adapter)])
-    exported(old, tmp_path / "a.jsonl")
-
-    def change(records: list[dict[str, Any]]) -> None:
-        cubes = {each["name"]: each for each in records if each.get("record") == "cube"}
-        cubes["c0"]["state"] = "haunted"
-        cubes["c1"]["id"] = "../../etc"
-        versions = [each for each in records if each.get("record") == "versions"]
-        versions[2]["versions"][0]["runs"] = [[0, 99]]
-        file = next(each for each in records if each.get("record") == "file")
-        file["data"] = base64.b64encode(b"other bytes").decode()
-
-    outcome = imported(new, damaged(tmp_path / "a.jsonl", change))
-    assert outcome.created == 1
-    names = {name for group in outcome.skipped.groups() for name in group.names}
-    assert names == {"c0", "c1", "c2", "voice"}
-    assert all(group.reason for group in outcome.skipped.groups())
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}", b"\x04\0\0\0\0\0\0\0[[]]trailing"]
-)
-def test_a_hostile_adapter_is_left_out_and_costs_itself(
-    systems: Systems, tmp_path: Path, data: bytes
-) -> None:
-    old, new = systems("old"), systems("new")
-    adapter = ParametricPayload(type="parametric", content=small())
-    old.create(ALICE, [NewCube(meta=NewMeta(name="voice"), payload=adapter)])
-    keep(old, "I like tea.", name="tea")
-    exported(old, tmp_path / "a.jsonl")
-
-    def change(records: list[dict[str, Any]]) -> None:
-        digest = hashlib.sha256(data).hexdigest()
-        for each in records:
-            if each.get("record") == "file":
-                each.update(sha256=digest, data=base64.b64encode(data).decode())
-            if each.get("record") == "versions" and each["versions"][0].get("file"):
-                each["versions"][0]["file"] = digest
-
-    outcome = imported(new, damaged(tmp_path / "a.jsonl", change))
-    assert [(g.what, g.names) for g in outcome.skipped.groups()] == [("adapter", ["voice"])]
-    assert outcome.created == 1
-
-
-def test_times_of_the_future_are_now_and_an_erased_person_returns_whole(
-    systems: Systems, tmp_path: Path
-) -> None:
-    system = systems("one")
-    keep(system, "I like tea.", name="tea")
-    exported(system, tmp_path / "a.jsonl")
-
-    def late(records: list[dict[str, Any]]) -> None:
-        records[1]["updated"] = records[1]["created"] = "2999-01-01T00:00:00Z"
-        records[3]["versions"][0]["created"] = "2999-01-01T00:00:00Z"
-
-    file = damaged(tmp_path / "a.jsonl", late)
-    system.delete(ALICE, "tea")
-    imported(system, file)
-    assert system.vault.get(ALICE, "tea").meta.updated <= to_datetime(now_us())
-    assert Eraser(system).request(ADMIN, "alice").id
-    imported(system, file)
-    assert system.vault.get(ALICE, "tea").items[0].text == "I like tea."
-
-
-def test_a_full_quota_stops_the_import_and_the_next_run_goes_on(
-    systems: Systems, tmp_path: Path
-) -> None:
-    old = systems("old")
-    new = systems("new", governance={"limits": {"person_cubes": 2}})
-    for number in range(4):
-        keep(old, f"I like tea {number}.", name=f"c{number}")
-    exported(old, tmp_path / "a.jsonl")
-    with pytest.raises(QuotaExceeded):
-        imported(new, tmp_path / "a.jsonl")
-    assert exported(new, tmp_path / "n.jsonl")[-1]["cubes"] == 2
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])

@@ -20,8 +20,8 @@ from memos_vllm.errors import MemosError
 from memos_vllm.importers.person.restore import Outcome, PersonImport
 from memos_vllm.system import MemorySystem
 from tests.conftest import make_config
+from tests.unit.persons import ADMIN, damaged, exported, lived_in
 from tests.unit.test_foreign_fuzz import ODD, change, places
-from tests.unit.test_person_archive import ADMIN, damaged, exported, lived_in
 
 WHOLE = [value for value in ODD if value != "\ud800"]  # no file in UTF-8 holds it
 

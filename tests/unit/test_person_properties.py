@@ -30,7 +30,7 @@ from memos_vllm.errors import Conflict, MemosError
 from memos_vllm.governance.principal import Role
 from memos_vllm.system import MemorySystem
 from tests.conftest import make_config, principal
-from tests.unit.test_person_archive import exported, imported
+from tests.unit.persons import exported, imported
 
 ALICE = principal("alice")
 ADMIN = principal("alice", role=Role.ADMIN)
