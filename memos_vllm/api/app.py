@@ -20,6 +20,7 @@ from memos_vllm.api import (
     erasures,
     grants,
     insight,
+    migration,
     policies,
     profile,
     reader,
@@ -71,6 +72,7 @@ def attach(app: FastAPI, system: MemorySystem, authenticator: Authenticator) -> 
     app.include_router(restores.router)
     app.include_router(grants.router)
     app.include_router(store.router)
+    app.include_router(migration.router)
     app.state.memos_ready = ready.Readiness()
     app.include_router(ready.router)
     app.include_router(erasures.router)  # behind the tokens: its path of a person takes the rest

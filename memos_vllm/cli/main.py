@@ -15,6 +15,7 @@ from memos_vllm.cli import (
     grants,
     keys,
     lifecycle,
+    migrate,
     plan,
     store,
     training,
@@ -53,7 +54,7 @@ app.add_typer(training.app, name="jobs")
 app.add_typer(plan.app, name="plan")
 app.add_typer(transfer.app, name="import")
 app.add_typer(store.app, name="store")
-app.command()(transfer.export)
+app.command()(migrate.export)
 app.command()(reindex)
 app.command()(redact)
 app.command()(erase.erase)

@@ -24,15 +24,28 @@ from memos_vllm.importers.jsonl import jsonl_source
 from memos_vllm.importers.locomo import locomo_source
 from memos_vllm.importers.openai_chat import openai_chat_source
 from memos_vllm.importers.position import ImportPosition
+from memos_vllm.importers.skipped import Skipped
 from memos_vllm.importers.source import ImportSource
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
 
+
+class ImportGroup(MemosGroup):
+    """`memos import FILE`: a first word that is no command is a file, whose kind its content tells."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["file", *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
 app = typer.Typer(
-    cls=MemosGroup,
+    cls=ImportGroup,
     no_args_is_help=True,
-    help="Import memory from a file. An interrupted import resumes where it stopped.",
+    help="Import memory from a file: `memos import FILE` tells its kind by its content. An interrupted "
+    "import resumes where it stopped.",
 )
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE")]
@@ -56,7 +69,7 @@ def locomo(
     """Import conversations of LoCoMo (locomo10.json) as memory of their speakers."""
     person = _canonical(person)
     options = {"format": "locomo", "conversation": conversation, "person": person}
-    _run(config, tenant, file, options, again, lambda _: locomo_source(file, conversation, person))
+    run(config, tenant, file, options, again, lambda _: locomo_source(file, conversation, person))
 
 
 @app.command()
@@ -76,7 +89,7 @@ def jsonl(
     def read(system: MemorySystem) -> ImportSource:
         return jsonl_source(file, person, system.config.remember.items_per_cube)
 
-    _run(config, tenant, file, options, again, read)
+    run(config, tenant, file, options, again, read)
 
 
 @app.command("openai-chat")
@@ -105,7 +118,7 @@ def openai_chat(
             )
         return source
 
-    _run(config, tenant, file, options, again, read)
+    run(config, tenant, file, options, again, read)
 
 
 @app.command()
@@ -135,7 +148,7 @@ def document(
             file, person, limits.items_per_cube, limits.document_bytes, system.documents.read
         )
 
-    _run(config, tenant, file, options, again, read)
+    run(config, tenant, file, options, again, read)
 
 
 @app.command()
@@ -148,47 +161,25 @@ def cubes(
     again: AgainOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Import a bundle of `memos export`; the cubes get new ids."""
+    """Import a bundle of `memos export FILE`; the cubes get new ids."""
     from memos_vllm.importers.bundle import bundle_source
 
     person = _canonical(person)
     options = {"format": "cubes", "person": person}
-    _run(config, tenant, file, options, again, lambda _: bundle_source(file, person))
+    run(config, tenant, file, options, again, lambda _: bundle_source(file, person))
 
 
-def export(
-    file: FileArgument,
-    tenant: TenantOption = LOCAL_TENANT,
-    person: Annotated[
-        str | None, typer.Option("--person", help="Cubes of this person only.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Export the tenant's cubes to a bundle for `memos import cubes`."""
-    from memos_vllm.importers.bundle import export_bundle
-
-    with opened(config) as system, progress_bar("exporting") as bar:
-        count = export_bundle(
-            system,
-            administrator(tenant),
-            file,
-            person=person,
-            replace=force,
-            progress=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
-        )
-    say(f"{count} cubes of tenant {tenant} in {file}")
-
-
-def _run(
+def run(
     config: Path | None,
     tenant: str,
     file: Path,
     options: dict[str, Any],
     again: bool,
     read: Callable[[MemorySystem], ImportSource],
-) -> None:
+) -> Skipped | None:
+    """Import a file; returns what is left out, or None where it is imported already."""
     from memos_vllm.importers.write import run_import
+    from memos_vllm.learning.imported import ImportedTurns
 
     content = content_sha256(file)
     with opened(config) as system:
@@ -197,7 +188,7 @@ def _run(
         position = ImportPosition.load(folder, file, content, identity)
         if position.finished and not again:
             say(f"{file} is imported already ({_counts(position)}); use --again to import it again")
-            return
+            return None
         if again:
             position.restart()
         source = read(system)
@@ -215,9 +206,11 @@ def _run(
                 source,
                 position,
                 lambda done: bar.update(task, completed=done),
+                ImportedTurns(system, f"import:{source.format}"),
             )
         say(f"{file}: {_counts(position)}")
         say_index_pending(system, indexed_here)
+    return source.skipped
 
 
 def _counts(position: ImportPosition) -> str:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from memos_vllm.config.adapters import AdaptersConfig
 from memos_vllm.config.audit import AuditConfig
 from memos_vllm.config.console import ConsoleConfig
+from memos_vllm.config.imports import ImportsConfig
 from memos_vllm.config.kv import KVConfig
 from memos_vllm.config.limits import FairnessConfig, HttpConfig, LimitsPolicyConfig
 from memos_vllm.config.mcp import MCPConfig
@@ -278,6 +279,7 @@ class Config(Section):
     responses: ResponsesConfig = ResponsesConfig()
     jobs: JobsConfig = JobsConfig()
     limits: LimitsConfig = LimitsConfig()
+    imports: ImportsConfig = ImportsConfig()
     http: HttpConfig = HttpConfig()
     mcp: MCPConfig = MCPConfig()
     console: ConsoleConfig = ConsoleConfig()

@@ -51,6 +51,7 @@ from memos_vllm.transforms.runner import JobRunner
 from memos_vllm.transforms.worker import TransformWorker
 from memos_vllm.vault.jobs import ERASE
 from memos_vllm.vault.responses import ResponseStore
+from memos_vllm.vault.served_model import ServedModels
 
 log = logging.getLogger(__name__)
 CONNECTOR = "MemosConnector"
@@ -357,6 +358,7 @@ def _join(system: MemorySystem, served: EngineModel) -> None:
     if system.config.database.models == "one":
         traits["model"] = served.fingerprint
     system.replicas.join(traits)
+    ServedModels(system.database).note(served.fingerprint)
     atexit.register(system.replicas.leave)
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.errors import BadRequest
 from memos_vllm.importers.files import first_character, json_lines, read_json
+from memos_vllm.importers.foreign.chatgpt import read_conversation
+from memos_vllm.importers.skipped import Skipped
 from memos_vllm.importers.source import (
     ImportedCube,
     ImportSource,
@@ -53,20 +55,23 @@ def openai_chat_source(path: Path, person: str | None, items_per_cube: int) -> I
     Raises:
         BadRequest: neither format, or no message with text.
     """
-    chats = [chat for chat in read_chats(path) if chat.messages]
+    skipped = Skipped()
+    chats = [chat for chat in read_chats(path, skipped) if chat.messages]
     if not chats:
-        raise BadRequest(f"{path}: no message of a user or an assistant with text in it")
+        reasons = "".join(f" ({group.line()})" for group in skipped.groups()[:1])
+        raise BadRequest(f"{path}: no message of a user or an assistant with text in it{reasons}")
     cubes = [cube for chat in chats for cube in _cubes(chat, person, items_per_cube)]
-    return ImportSource(FORMAT, path, len(cubes), lambda: iter(cubes))
+    return ImportSource(FORMAT, path, len(cubes), lambda: iter(cubes), skipped=skipped)
 
 
-def read_chats(path: Path) -> list[Chat]:
+def read_chats(path: Path, skipped: Skipped) -> list[Chat]:
     """Chats of either format, which the records' fields identify. Raises BadRequest."""
     records = list(_records(path))
     if not records:
         raise BadRequest(f"{path}: the file is empty")
     if all("mapping" in record for _, record in records):
-        return [_exported(f"{path}: {place}", record) for place, record in records]
+        read = [_exported(f"{path}: {place}", record, skipped) for place, record in records]
+        return [chat for chat in read if chat is not None]
     return _longest([_logged(path, place, record) for place, record in records])
 
 
@@ -85,51 +90,20 @@ def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 # -- the data export ------------------------------------------------------------------------------
 
 
-def _exported(where: str, record: Mapping[str, Any]) -> Chat:
-    mapping = record["mapping"]
-    if not isinstance(mapping, dict) or not all(isinstance(n, dict) for n in mapping.values()):
-        raise BadRequest(f"{where}: `mapping` must map ids to nodes; export your data again")
-    messages = []
-    for node_id in _path_from_root(where, mapping, record.get("current_node")):
-        message = mapping[node_id].get("message")
-        if isinstance(message, Mapping) and (read := _exported_message(node_id, message)):
-            messages.append(read)
-    chat_id = record.get("conversation_id") or record.get("id") or record.get("create_time")
-    title = record.get("title")
-    return Chat(
-        _label(chat_id or where), title if isinstance(title, str) else None, None, tuple(messages)
-    )
-
-
-def _path_from_root(where: str, mapping: Mapping[str, Any], current: Any) -> list[str]:
-    """Node ids of the shown branch, without regenerated replies and edited prompts."""
-    if current not in mapping:
-        leaves = [node_id for node_id, node in mapping.items() if not node.get("children")]
-        current = leaves[-1] if leaves else None
-    path: list[str] = []
-    while current is not None and current in mapping:
-        path.append(current)
-        if len(path) > len(mapping):
-            raise BadRequest(
-                f"{where}: the messages' `parent`s run in a circle; export your data again"
-            )
-        current = mapping[current].get("parent")
-    return path[::-1]
-
-
-def _exported_message(node_id: str, message: Mapping[str, Any]) -> ChatMessage | None:
-    role = (message.get("author") or {}).get("role")
-    hidden = (message.get("metadata") or {}).get("is_visually_hidden_from_conversation")
-    content = message.get("content") or {}
-    if (
-        role not in _ROLES
-        or hidden
-        or content.get("content_type") not in ("text", "multimodal_text")
-    ):
+def _exported(where: str, record: Mapping[str, Any], skipped: Skipped) -> Chat | None:
+    """A conversation of the export; None: `skipped` has the reason."""
+    read = read_conversation(record, where, skipped)
+    if read is None:
         return None
-    text = storable("\n".join(part for part in content.get("parts") or () if isinstance(part, str)))
-    moment = _moment(message.get("create_time"))
-    return ChatMessage(role, text, moment, _label(node_id)) if text else None
+    messages = tuple(
+        ChatMessage(each["role"], each["text"], _iso(each["time"]), each["id"])
+        for each in read["messages"]
+    )
+    return Chat(read["id"], read["title"], None, messages)
+
+
+def _iso(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 # -- logs of chat completions ---------------------------------------------------------------------
@@ -214,7 +188,8 @@ def _cubes(chat: Chat, person: str | None, size: int) -> Iterator[ImportedCube]:
     ]
     for start in range(0, len(items), size):
         part = items[start : start + size]
-        yield chunk_cube(FORMAT, chat.id, start // size + 1, part, person=owner, note=chat.title)
+        cube = chunk_cube(FORMAT, chat.id, start // size + 1, part, person=owner, note=chat.title)
+        yield dataclasses.replace(cube, is_conversation=True)
 
 
 def _moment(seconds: Any) -> datetime | None:

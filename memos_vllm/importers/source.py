@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from memos_vllm.cube.model import ExplicitPayload, Item, NewCube, NewMeta, Provenance, State
 from memos_vllm.errors import BadRequest
+from memos_vllm.importers.skipped import Skipped
 
 _PLAIN = re.compile(r"[\w.:@+ -]{1,120}")
 
@@ -29,6 +30,8 @@ class ImportedCube:
     """Final state; a cube cannot be created archived or frozen."""
     copy_of: str | None = None
     """Id of the cube that it restores. Nothing is appended to a restored cube."""
+    is_conversation: bool = False
+    """Its turns are read for claims."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,11 +43,13 @@ class ImportSource:
     """Starts from the beginning on each call."""
     notes: tuple[str, ...] = ()
     """Notes for the user, shown before the import starts."""
+    skipped: Skipped = dataclasses.field(default_factory=Skipped)
+    """What of the file is left out; complete when all cubes were read."""
 
 
 _Arguments = ParamSpec("_Arguments")
 # What code that expects one shape raises on another; ValidationError is a ValueError.
-_MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
+MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
 
 
 def refusing_other_shapes(
@@ -58,7 +63,7 @@ def refusing_other_shapes(
     ) -> ImportSource:
         try:
             return read(path, *args, **kwargs)
-        except _MISSHAPEN as error:
+        except MISSHAPEN as error:
             problem = str(error)
             if isinstance(error, ValidationError):
                 first = error.errors()[0]

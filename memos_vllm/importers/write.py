@@ -11,11 +11,11 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from memos_vllm.cube.ids import to_us
 from memos_vllm.cube.lifecycle import WRITABLE, legal_after
-from memos_vllm.cube.model import CubePatch, Item, MemCube, NewCube, State
+from memos_vllm.cube.model import CubePatch, Item, MemCube, State
 from memos_vllm.errors import NotFound
 from memos_vllm.governance.principal import Principal
 from memos_vllm.importers.bundle import ORIGIN
@@ -28,12 +28,25 @@ from memos_vllm.vault.views import CubeFilter
 BATCH_CUBES = 8
 
 
+class Learner(Protocol):
+    """Reads imported conversations for claims (`learning.imported`)."""
+
+    def before(self, principal: Principal, items: list[Item]) -> None:
+        """Take up the claims of turns that are stored next. A second time it changes nothing."""
+        ...
+
+    def after(self, cube: MemCube, items: list[Item]) -> None:
+        """Queue what reads the stored turns later."""
+        ...
+
+
 def run_import(
     system: MemorySystem,
     principal: Principal,
     source: ImportSource,
     position: ImportPosition,
     progress: Callable[[int], None] = lambda done: None,
+    learner: Learner | None = None,
 ) -> None:
     """Import from `position` to the end; `position` holds the counts afterwards.
 
@@ -41,7 +54,7 @@ def run_import(
     and not counted is met again by its names, and skipped.
     """
     principal = dataclasses.replace(principal, epoch=system.erasures.serial)
-    writer = _Writer(system, principal)
+    writer = _Writer(system, principal, learner)
     remaining = itertools.islice(source.cubes(), position.done, None)
     while batch := list(
         itertools.islice(remaining, min(BATCH_CUBES, system.config.limits.batch_cubes))
@@ -55,9 +68,12 @@ def run_import(
 
 
 class _Writer:
-    def __init__(self, system: MemorySystem, principal: Principal) -> None:
+    def __init__(
+        self, system: MemorySystem, principal: Principal, learner: Learner | None = None
+    ) -> None:
         self._system = system
         self._principal = principal
+        self._learner = learner
         self._copies: dict[tuple[str | None, str], str] | None = None
 
     def write(self, batch: Iterable[ImportedCube], position: ImportPosition) -> None:
@@ -72,13 +88,16 @@ class _Writer:
             elif cube.copy_of:
                 self._finish_state(cube, held)
                 position.skipped += 1
-            elif self._extend(held, cube.new):
+            elif self._extend(held, cube):
                 position.extended += 1
             else:
                 position.skipped += 1
+        for cube in fresh:
+            self._learn(cube, cube.new.items)
         made = self._system.create(self._principal, [cube.new for cube in fresh]) if fresh else []
         for cube, new in zip(fresh, made, strict=True):
             self._finish_state(cube, new)
+            self._learn(cube, cube.new.items, new)
         position.created += len(made)
 
     def _held(self, cube: ImportedCube) -> MemCube | None:
@@ -104,14 +123,28 @@ class _Writer:
             }
         return self._copies
 
-    def _extend(self, held: MemCube, new: NewCube) -> bool:
+    def _extend(self, held: MemCube, cube: ImportedCube) -> bool:
         """Append the new items that the cube lacks, unless it is frozen or expired."""
+        new = cube.new
         missing = _missing(held.items, new.items, cut_from=self._system.config.limits.chunk_tokens)
         if not missing or held.meta.state not in WRITABLE:
             return False
+        self._learn(cube, missing)
         patch = CubePatch(append=missing, provenance=new.meta.provenance)
-        self._system.update(self._principal, held.meta.id, patch, if_match=held.meta.version)
+        made = self._system.update(self._principal, held.meta.id, patch, if_match=held.meta.version)
+        self._learn(cube, missing, made)
         return True
+
+    def _learn(self, cube: ImportedCube, items: list[Item], stored: MemCube | None = None) -> None:
+        """Have the turns of a conversation read: before they are stored, so that a kill in between loses
+        no claim, and after it."""
+        person = cube.new.meta.person or self._principal.person
+        if self._learner is None or not cube.is_conversation or not person:
+            return
+        if stored is None:
+            self._learner.before(self._principal.as_person(person), items)
+        else:
+            self._learner.after(stored, items)
 
     def _finish_state(self, cube: ImportedCube, made: MemCube) -> None:
         """Move a restored cube from the state of its creation to its original state."""

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from memos_vllm import metrics, steps, zones
+from memos_vllm import metrics, zones
 from memos_vllm.cube.ids import CubeId, now_us, to_datetime
 from memos_vllm.cube.model import (
     ASSISTANT,
@@ -37,8 +37,6 @@ from memos_vllm.cube.model import (
 )
 from memos_vllm.errors import Conflict, Unavailable, VaultUnavailable
 from memos_vllm.governance.principal import Principal, persona_tag
-from memos_vllm.learning.beliefs import BeliefReader
-from memos_vllm.learning.consolidate import Consolidator
 from memos_vllm.learning.extract import Extractor, subject_of
 from memos_vllm.learning.forget import MOST_FORGOTTEN, Forgetting, Outcome
 from memos_vllm.learning.optimistic import retry_conflicts
@@ -47,8 +45,8 @@ from memos_vllm.learning.recent import until_known
 from memos_vllm.learning.restore import Restoring
 from memos_vllm.learning.series import newest_part
 from memos_vllm.learning.sweep import SUBJECT, Sweep
+from memos_vllm.learning.turn_claims import TurnClaims
 from memos_vllm.memstore.follow import Following
-from memos_vllm.plaintext.reader.by_rules import read_claims
 from memos_vllm.plaintext.reader.forgetting import Order, read_orders
 from memos_vllm.plaintext.reader.turns import session_name, turn_items
 from memos_vllm.prompt.messages import Message
@@ -75,9 +73,7 @@ class Rememberer:
         """
         self._system = system
         self._jobs = jobs
-        self._consolidator = Consolidator(system)
-        self._beliefs = BeliefReader(system)
-        self._steps = steps.load(system.config.pipeline.learn, system)
+        self._claims = TurnClaims(system)
         self._forgetting = Forgetting(system)
         self._extractor = extractor
         self._stop = threading.Event()
@@ -240,17 +236,9 @@ class Rememberer:
         """Take up what the person says of themselves. It runs before the turn is deleted, as a second
         run after a kill changes nothing."""
         person = turn.principal.person
-        if not self._system.config.remember.claims or not person:
-            return
-        items = turn_items(turn.body, person, session_name(turn.principal.session, turn.body))
-        claims = read_claims(items, person)
-        beliefs = self._beliefs.read(turn.principal, items, claims)
-        claims += beliefs.claims
-        if self._steps:
-            learn = steps.Learn(turn.principal, items, claims)
-            claims = list(steps.run(self._steps, learn).claims)
-        if claims or beliefs.retired:
-            self._consolidator.take(turn.principal, claims, "chat", beliefs.retired)
+        if person:
+            session = session_name(turn.principal.session, turn.body)
+            self._claims.take(turn.principal, turn_items(turn.body, person, session))
 
     def _append(self, turn: PendingTurn) -> MemCube | None:
         session = session_name(turn.principal.session, turn.body)

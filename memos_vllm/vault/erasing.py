@@ -56,7 +56,7 @@ from memos_vllm.vault.transform_rows import forget_jobs_of
 
 _BATCH = 500
 _ERASED = "erased"
-_EXPORTS = ("bundle.export", "cube.export", "audit.export")
+_EXPORTS = ("bundle.export", "person.export", "cube.export", "audit.export")
 
 
 def begin(

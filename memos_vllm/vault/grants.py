@@ -159,6 +159,17 @@ def set_access(session: Session, principal: Principal, row: CubeRow, access: Acc
     _settle(session, principal, row)
 
 
+def restore(
+    session: Session, principal: Principal, row: CubeRow, access: Access, given: Sequence[Grant]
+) -> None:
+    """Set the access list and the grants of an imported cube. Grants whose maker may not share it lapse."""
+    set_access(session, principal, row, access)
+    for grant in given:
+        _put(session, row, grant)
+    if given:
+        _settle(session, principal, row)
+
+
 def forget_person(session: Session, tenant: TenantId, person: PersonId) -> int:
     """Remove a person from all grants and groups of a tenant, and the grants that the person made on cubes
     of others; returns the number of rows. For the deletion of a person."""

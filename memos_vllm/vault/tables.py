@@ -115,6 +115,7 @@ class CubeRow(Base):
         UniqueConstraint("tenant", "person", "name", name="uq_cubes_owner_name"),
         Index("ix_cubes_owner", "tenant", "person", "created_us", "id"),
         Index("ix_cubes_placement", "tenant", "placement"),
+        Index("ix_cubes_origin", "tenant", "person", "origin_id", unique=True),
     )
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(128))
@@ -138,6 +139,8 @@ class CubeRow(Base):
     reads: Mapped[int] = mapped_column(default=0)
     last_read_us: Mapped[int | None]
     stale: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+    origin_id: Mapped[str | None] = mapped_column(String(64))
+    """Id in the person's archive that it was imported from; null: it was made here."""
 
 
 class GrantRow(Base):

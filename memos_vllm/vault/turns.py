@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import PersonId, TenantId, new_id, now_us
@@ -68,13 +69,18 @@ class PendingTurns:
             },
             created_us=now_us(),
         )
-        with self._database.write() as session:
-            fence.check(session, principal, principal.person)
-            if is_repeated and _is_stored(session, row):
-                return row.id
-            session.add(row)
-            JobStore.add_in(session, REMEMBER, row.id)
-        return row.id
+        turn = row.id
+        try:
+            with self._database.write() as session:
+                fence.check(session, principal, principal.person)
+                if is_repeated and _is_stored(session, row):
+                    return turn
+                session.add(row)
+                JobStore.add_in(session, REMEMBER, turn)
+        except IntegrityError:
+            if not is_repeated:
+                raise  # else the other call was faster
+        return turn
 
     def get(self, turn_id: str) -> PendingTurn | None:
         """The turn, or None: it has become memory already, or was forgotten."""

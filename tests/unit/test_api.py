@@ -245,7 +245,8 @@ def test_the_schema_is_published_and_every_route_has_its_errors_and_examples(htt
             assert {"401", "403", "404"} <= set(operation["responses"]), (method, path)
             body = operation.get("requestBody")
             if body and "multipart/form-data" not in body["content"]:
-                content = body["content"]["application/json"]
+                kinds = body["content"]
+                content = kinds.get("application/json") or kinds["application/octet-stream"]
                 reference = content["schema"].get("$ref", "").rpartition("/")[2]
                 named = document["components"]["schemas"].get(reference, {})
                 assert (

@@ -121,6 +121,12 @@ class Recipes:
             case "POST /v1/memory/people/{person}/restore":
                 self.cube()
                 return f"/v1/memory/people/{PERSON}/restore", {"json": {"as_of": 86400}}
+            case "GET /v1/memory/people/{person}/export":
+                self.cube()
+                return f"/v1/memory/people/{PERSON}/export", {}
+            case "POST /v1/memory/people/{person}/import":
+                dump = [{"id": "m", "memory": f"Likes {CANARY}.", "user_id": PERSON}]
+                return f"/v1/memory/people/{PERSON}/import", {"content": json.dumps(dump)}
             case "PUT /v1/memory/cubes/{ref}/grants":
                 grant = {"person": f"friend of {PERSON}", "permissions": ["read"]}
                 return f"{cubes}/{self.cube()['id']}/grants", {"json": grant}
@@ -226,7 +232,7 @@ def acting_routes(app):
             route = f"{method} {path}"
             if not path.startswith("/v1/memory") or route in READS_ONLY:
                 continue
-            if method != "GET" or path.endswith("/adapter"):
+            if method != "GET" or path.endswith(("/adapter", "/export")):
                 yield route
 
 

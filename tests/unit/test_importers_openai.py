@@ -10,6 +10,7 @@ import pytest
 
 from memos_vllm.errors import BadRequest
 from memos_vllm.importers.openai_chat import openai_chat_source, read_chats
+from memos_vllm.importers.skipped import Skipped
 from tests.unit.test_importers import items, write, write_lines
 
 
@@ -51,11 +52,14 @@ def test_openai_export_follows_the_branch_that_is_shown(tmp_path: Path) -> None:
     assert items(cube)[0].time == datetime.fromtimestamp(1_700_000_000, UTC)
 
 
-def test_openai_export_with_a_circle_is_refused(tmp_path: Path) -> None:
+def test_openai_export_with_a_circle_is_left_out_and_stops_no_other(tmp_path: Path) -> None:
     record = exported()
     record["mapping"]["ask"]["parent"] = "new"
-    with pytest.raises(BadRequest, match="run in a circle"):
-        read_chats(write(tmp_path / "c.json", [record]))
+    skipped = Skipped()
+    chats = read_chats(write(tmp_path / "c.json", [record, exported()]), skipped)
+    assert [chat.id for chat in chats] == ["c-1"]
+    (group, *_) = skipped.groups()
+    assert (group.what, group.count, "circle" in group.reason) == ("conversation", 1, True)
 
 
 def test_openai_log_keeps_only_the_longest_of_growing_histories(tmp_path: Path) -> None:
@@ -75,7 +79,7 @@ def test_openai_log_keeps_only_the_longest_of_growing_histories(tmp_path: Path) 
         {"messages": second, "user": "ann", "id": "r2"},
         {"messages": first, "user": "bob"},
     )
-    chats = read_chats(file)
+    chats = read_chats(file, Skipped())
     assert [(c.person, [m.text for m in c.messages]) for c in chats] == [
         ("ann", ["hi", "hello", "bye"]),
         ("bob", ["hi"]),

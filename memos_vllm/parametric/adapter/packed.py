@@ -85,6 +85,22 @@ def upload_of_file(data: bytes) -> dict[str, Any]:
     return {"adapter_config": config, "adapter_model": base64.b64encode(data).decode()}
 
 
+def upload_of_import(data: bytes) -> dict[str, Any]:
+    """A packed file from outside as a payload's `content`. Its tensors are not read: the checking process
+    does. Raises Unprocessable."""
+    try:
+        config = _packed_config(data)
+    except (ValueError, KeyError, TypeError, BadRequest, TooLarge) as error:
+        raise Unprocessable(f"it is no packed adapter: {error}") from error
+    return {"adapter_config": config, "adapter_model": base64.b64encode(data).decode()}
+
+
+def _packed_config(data: bytes) -> Any:
+    length = int.from_bytes(data[:8], "little")
+    header = strict_json.parse(data[8 : 8 + length], what="header", most_bytes=_HEADER_BYTES)
+    return strict_json.parse(header["__metadata__"][PACKED_KEY], what="configuration")
+
+
 def _folder_config(folder: Path) -> Any:
     with (folder / "adapter_config.json").open("rb") as file:
         data = file.read(_CONFIG_BYTES + 1)
@@ -100,10 +116,7 @@ def load_folder(folder: Path) -> Adapter:
 def unpack(data: bytes) -> Adapter:
     """Load an adapter from a packed file. Raises DamagedPayload."""
     try:
-        length = int.from_bytes(data[:8], "little")
-        header = strict_json.parse(data[8 : 8 + length], what="header", most_bytes=_HEADER_BYTES)
-        config = strict_json.parse(header["__metadata__"][PACKED_KEY], what="configuration")
-        return check(read_config(config), _load(data))
+        return check(read_config(_packed_config(data)), _load(data))
     except (ValueError, KeyError, TypeError, BadRequest, TooLarge, Unprocessable) as error:
         raise DamagedPayload(f"the payload is not a packed adapter: {error}") from error
 
