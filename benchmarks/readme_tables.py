@@ -39,6 +39,7 @@ from benchmarks.memory_tables import (
     merging,
     recall,
 )
+from benchmarks.reading.table import reading
 from benchmarks.record import RESULTS, ROOT
 from benchmarks.retrieval_tables import (
     locomo_retrieval,
@@ -97,6 +98,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "routing": routing,
     "start": start,
     "arrival": arrival,
+    "reading": reading,
 }
 
 
