@@ -23,7 +23,8 @@ from memos_vllm.system import MemorySystem
 TOP_K = 8
 _HOME = 0
 """Topic of the groups on where the person lives, which some corrections change."""
-_FIRST = datetime(2026, 3, 1, 9, tzinfo=UTC)
+_FIRST = datetime(2020, 3, 1, 9, tzinfo=UTC)
+"""So long ago that no turn of a run, a day apart, is said in the future."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

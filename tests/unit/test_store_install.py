@@ -384,3 +384,16 @@ def test_a_disk_that_is_full_in_the_middle_leaves_what_was_there(bundler, system
     assert bundler.texts() == before
     bundler.install() if act == "install" else bundler.update()
     assert bundler.texts() != before
+
+
+def test_an_admin_who_acts_for_a_person_manages_bundles_of_other_readers(bundler, system):
+    carol = principal("carol", role=Role.ADMIN)
+    bundler.publish()
+    bundler.install(who=carol, readers=["alice"])
+    bundler.store.approve(carol, NAME)
+    assert found(system, ALICE)
+    assert found(system, principal("carol")) == []
+    bundler.publish("1.1.0", {"hours": ["The shop opens at eight."]})
+    done = bundler.store.update(carol, bundler.registry, NAME)
+    assert [each.change for each in done.differences] == ["changed", "removed"]
+    assert bundler.store.uninstall(carol, NAME)["complete"]
