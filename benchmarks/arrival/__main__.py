@@ -41,7 +41,7 @@ from tests.engine.harness import MODEL, Server, wait_for
 
 PUBLISHER = Principal(TenantId("publisher"), Role.ADMIN, "bench")
 STORE = "/v1/memory/store"
-LINES, QUICK_LINES = 60, 8
+LINES, QUICK_LINES = 36, 8
 WARM = 3
 PAUSE_SECONDS = 0.3
 _questions = itertools.count(1)

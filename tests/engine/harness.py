@@ -83,6 +83,8 @@ class Server:
         self._log = folder / f"server-{self.port}.log"
         self._flags = flags
         self._environment = {
+            # vLLM binds a server with a KV connector to other cores than one without: on two cores, to two and one.
+            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
             **os.environ,
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
