@@ -107,7 +107,8 @@ def started(start: int) -> Iterator[Servers]:
 
 
 def record(slices: list[Slice], size: Size, rounds: int, *, quick: bool) -> Record:
-    made = Record("overhead", rows=rows_of(slices, drop=not quick))
+    options = f"--rounds {rounds} --slices {size.slices}"
+    made = Record("overhead", options, rows=rows_of(slices, drop=not quick))
     made.config = {
         "rounds": rounds,
         **dataclasses.asdict(size),
