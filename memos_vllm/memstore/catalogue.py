@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,15 @@ from memos_vllm.memstore.package import (
     read_index,
     read_package,
 )
-from memos_vllm.memstore.registry import Registry
+from memos_vllm.memstore.registry import Registry, RegistryUnavailable
 from memos_vllm.memstore.signing import PublicKey
 from memos_vllm.vault.bundles import Installed
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
+
+
+_SEARCH_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,11 +48,19 @@ class Catalogue:
         """Bundles whose name, description, authors or languages have all the words.
 
         One that cannot be read is left out.
+
+        Raises:
+            RegistryUnavailable: it does not answer, or has too many to look at.
         """
         self._principal.require(Role.READER)
         wanted = words.casefold().split()
         found = []
+        end = time.monotonic() + _SEARCH_SECONDS
         for name in self.registry.names():
+            if time.monotonic() > end:
+                raise RegistryUnavailable(
+                    f"a search of the registry takes longer than {_SEARCH_SECONDS:.0f} s: name a bundle to show"
+                )
             try:
                 shown = self.show(name)
             except (Unprocessable, NotFound, Forbidden):
@@ -104,8 +116,9 @@ class Catalogue:
                 raise Forbidden(
                     f"{name} is signed by {key.fingerprint}, not by {publisher}", param="publisher"
                 )
-            self._system.publishers.trust(self._principal, key.fingerprint, key.hex, shown.name)
-            trusted = [*trusted, key]
+            if key not in trusted:
+                self._system.publishers.trust(self._principal, key.fingerprint, key.hex, shown.name)
+                trusted = [*trusted, key]
         index, key = read_index(self.registry, name, trusted)
         if before is not None and before.fingerprint != key.fingerprint:
             raise Conflict(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from memos_vllm.cube.model import ExplicitPayload, Item, Payload
+from memos_vllm.memstore.model import BundledCube
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class CubeDifference:
     change: Literal["added", "changed", "removed"]
     kind: str
     added: Sequence[str] = ()
-    """Texts."""
+    """Texts, or what its header says of it."""
     removed: Sequence[str] = ()
 
 
@@ -36,6 +37,23 @@ def difference(before: Mapping[str, Payload], after: Mapping[str, Payload]) -> l
         if change != "changed" or added or removed or not isinstance(payload, ExplicitPayload):
             found.append(CubeDifference(name, change, payload.type, added, removed))
     return found
+
+
+def header_difference(
+    before: Sequence[BundledCube], after: Sequence[BundledCube]
+) -> list[CubeDifference]:
+    """What changes of cubes that are in both besides their content: their place in prompts, and their tags."""
+    old = {cube.name: _header(cube) for cube in before}
+    return [
+        CubeDifference(cube.name, "changed", cube.kind, sorted(new - was), sorted(was - new))
+        for cube in after
+        if (was := old.get(cube.name)) is not None and (new := _header(cube)) != was
+    ]
+
+
+def _header(cube: BundledCube) -> set[str]:
+    tags = {f"tag: {tag}" for tag in cube.tags}
+    return {f"placement: {cube.placement}", f"priority: {cube.priority}", *tags}
 
 
 def _texts(payload: Payload | None) -> Counter[str]:

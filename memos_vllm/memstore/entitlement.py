@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from memos_vllm.cube.ids import now_us, to_datetime
+from memos_vllm.cube.moments import Moment
 from memos_vllm.errors import Forbidden, MemosError, Unprocessable
 from memos_vllm.memstore.model import BundleName, Strict, Words, parsed
 from memos_vllm.memstore.signing import PublicKey, PublisherKey, opened
@@ -24,8 +25,8 @@ class Entitlement(Strict):
     seats: int | None = Field(
         None, ge=1, description="people who may use it; null: all of the tenant"
     )
-    issued: datetime
-    expires: datetime | None = Field(None, description="null: it has no end")
+    issued: Moment
+    expires: Moment | None = Field(None, description="null: it has no end")
 
 
 def issue(

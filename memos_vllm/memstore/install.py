@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memos_vllm.cube.model import CubePatch, Kind, NewCube, NewMeta, Payload, Provenance
 from memos_vllm.errors import Unprocessable
 from memos_vllm.governance.principal import Principal
-from memos_vllm.memstore.difference import CubeDifference, difference
+from memos_vllm.memstore.difference import CubeDifference, difference, header_difference
 from memos_vllm.memstore.model import BundledCube
 from memos_vllm.memstore.package import Package, read_payload
 from memos_vllm.memstore.registry import Registry
@@ -54,11 +54,22 @@ class Installer:
                 updated[cube.name] = (digest, _patch(header, payload))
         removed = [name for name in there if name not in {cube.name for cube in self._cubes}]
         whole = dataclasses.replace(change, created=created, updated=updated, removed=removed)
-        return whole, difference(before, after)
+        return whole, [*difference(before, after), *self._moved(found)]
+
+    def missing(self, found: Installed) -> list[str]:
+        """Cubes of the version that fit the served model and are not installed."""
+        return [cube.name for cube in self._cubes if cube.name not in found.cubes]
 
     def differences(self, found: Installed) -> list[CubeDifference]:
         """What the version would change of what is installed. Raises as `change`."""
-        return difference(*self._read(found))
+        return [*difference(*self._read(found)), *self._moved(found)]
+
+    def _moved(self, found: Installed | None) -> list[CubeDifference]:
+        """Installed cubes whose place in prompts or tags would change."""
+        there = dict(found.cubes) if found is not None else {}
+        before = [_described(found, cube.name) for cube in self._cubes if cube.name in there]
+        known = [BundledCube.model_validate(each) for each in before if each is not None]
+        return header_difference(known, self._cubes)
 
     def _read(self, found: Installed | None) -> tuple[dict[str, Payload], dict[str, Payload]]:
         """Payloads of cubes that change, as they are and as they would be."""
@@ -96,8 +107,8 @@ class Installer:
 
     def _payload(self, cube: BundledCube) -> Payload:
         """The payload of a cube as it is stored: redacted, cut into passages, an adapter checked."""
-        most = self._system.config.store.bundle_bytes
-        raw = NewCube(payload=read_payload(self._registry, self._package, cube, most))
+        most = (self._system.config.store.bundle_bytes, self._system.config.limits.items_per_cube)
+        raw = NewCube(payload=read_payload(self._registry, self._package, cube, *most))
         redacted = self._system.redactors.of(self._principal.tenant).cube(raw)
         return self._system.cut(self._principal, redacted.payload)
 

@@ -15,7 +15,6 @@ Framework, joined in one document.
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import semver
@@ -33,6 +32,7 @@ from pydantic.alias_generators import to_camel
 from memos_vllm import strict_json
 from memos_vllm.cube.ids import sha256
 from memos_vllm.cube.model import Kind, Placement, Tag
+from memos_vllm.cube.moments import Moment
 from memos_vllm.errors import BadRequest, Unprocessable
 
 ARTIFACT = "application/vnd.memos.bundle.v1"
@@ -116,7 +116,7 @@ class BundleConfig(Strict):
     provenance: list[Words] = Field(
         default_factory=list, max_length=200, description="what it was made from"
     )
-    created: datetime
+    created: Moment
     cubes: list[BundledCube] = Field(min_length=1, max_length=MOST_CUBES)
 
 
@@ -126,8 +126,8 @@ class Index(Strict):
     format: Literal["memos-bundle-index-1"] = "memos-bundle-index-1"
     name: BundleName
     serial: int = Field(ge=1, description="counted up with each change")
-    issued: datetime
-    expires: datetime
+    issued: Moment
+    expires: Moment
     versions: dict[BundleVersion, Digest] = Field(max_length=10_000)
     withdrawn: dict[BundleVersion, Words] = Field(
         default_factory=dict, max_length=10_000, description="versions not to install, with why"

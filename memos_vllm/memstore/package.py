@@ -155,13 +155,14 @@ def _layers_of(
 
 
 def read_payload(
-    registry: Registry, package: Package, cube: BundledCube, most_bytes: int
+    registry: Registry, package: Package, cube: BundledCube, most_bytes: int, most_items: int
 ) -> Payload:
     """The payload of a cube. Raises TooLarge, Unprocessable, NotFound, RegistryUnavailable."""
     name, layers = package.config.name, package.layers[cube.name]
     what = f"{name} {package.config.version}, cube {cube.name!r}"
     if cube.kind is Kind.EXPLICIT:
-        return ExplicitPayload(content=_items(blob(registry, name, layers[0], most_bytes), what))
+        data = blob(registry, name, layers[0], most_bytes)
+        return ExplicitPayload(content=_items(data, what, most_items))
     config = blob(registry, name, layers[0], _ADAPTER_CONFIG_BYTES)
     weights = blob(registry, name, layers[1], most_bytes)
     content = {
@@ -171,9 +172,12 @@ def read_payload(
     return ParametricPayload(content=content)
 
 
-def _items(data: bytes, what: str) -> list[Item]:
+def _items(data: bytes, what: str, most: int) -> list[Item]:
+    if data.count(b"\n") > most:  # before each becomes an object of a hundred times its size
+        raise TooLarge(f"{what}: a cube holds at most {most} items (`limits.items_per_cube`)")
     items = []
-    for number, line in enumerate(data.splitlines(), start=1):
+    lines = data.removesuffix(b"\n").split(b"\n") if data else []
+    for number, line in enumerate(lines, start=1):
         try:
             items.append(Item.model_validate(_json(line, f"{what}:{number}", _LINE_BYTES)))
         except ValidationError as error:

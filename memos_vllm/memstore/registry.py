@@ -118,8 +118,16 @@ class FolderRegistry:
         for entry in self._tags(name):
             annotations = entry.get("annotations")
             if isinstance(annotations, dict) and annotations.get(REF_NAME) == tag:
-                return b"".join(self.stream(name, str(entry.get("digest"))))
+                return self._manifest(name, str(entry.get("digest")))
         raise NotFound(f"{self.root} has no {name}:{tag}", param="version")
+
+    def _manifest(self, name: str, digest: str) -> bytes:
+        parts, size = [], 0
+        for chunk in self.stream(name, digest):
+            if (size := size + len(chunk)) > MANIFEST_BYTES:
+                raise Unprocessable(f"{name}: a manifest of more than {MANIFEST_BYTES} bytes")
+            parts.append(chunk)
+        return b"".join(parts)
 
     def stream(self, name: str, digest: str) -> Iterator[bytes]:
         path = self.path(name, digest.removeprefix("manifest:"))

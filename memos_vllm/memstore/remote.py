@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import oras.utils
 import requests
@@ -14,6 +15,7 @@ from oras.auth import AuthenticationException
 from oras.container import Container
 from oras.provider import Registry as OrasRegistry
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from memos_vllm import strict_json
 from memos_vllm.errors import BadRequest, NotFound, Unprocessable
@@ -23,7 +25,11 @@ from memos_vllm.memstore.registry import RegistryUnavailable, _is_name
 log = logging.getLogger(__name__)
 _SECONDS = (10.0, 60.0)
 """To connect, and between two pieces of an answer."""
+_PATIENCE_SECONDS, _LEAST_PACE = 20.0, 64 << 10
+"""So long an answer may come slower than so many bytes a second."""
 _CHUNK = 1 << 20
+_ANSWER_BYTES = 1 << 20
+"""Of an answer that is no part of a bundle: to a sign-in, an upload, a redirection."""
 _CATALOGUE_BYTES = 16 << 20
 _PAGE = 1000
 _MOST_PAGES = 100
@@ -39,13 +45,17 @@ class RemoteRegistry:
         Raises:
             BadRequest: another URL, or one with a password or a query.
         """
-        url = urlsplit(location)
-        if not url.hostname or url.username or url.query or url.fragment:
-            raise BadRequest(
-                f"{location!r} is no registry: https://HOST[:PORT][/PATH], without user, query or fragment"
+        try:
+            url = urlsplit(location)
+            shown = f"{url.scheme}://{url.hostname}" + (f":{url.port}" if url.port else "")
+        except ValueError as error:
+            raise BadRequest(f"the address of a registry is no URL: {error}") from error
+        if not url.hostname or "@" in url.netloc or url.query or url.fragment:
+            raise BadRequest(  # without the rest, where a password may stand
+                f"{shown}… is no registry: https://HOST[:PORT][/PATH], without user, query or fragment"
             )
         if url.scheme == "http" and not insecure and not _is_loopback(url.hostname):
-            raise BadRequest(f"{location!r}: plain HTTP to another machine needs `insecure`")
+            raise BadRequest(f"{shown}: plain HTTP to another machine needs `insecure`")
         self._host, self._path = url.netloc, url.path.strip("/")
         self._is_plain = url.scheme == "http"
         self._oras = self._client("token")
@@ -53,16 +63,18 @@ class RemoteRegistry:
 
     def names(self) -> list[str]:
         prefix = f"{self._path}/" if self._path else ""
-        found: list[str] = []
-        last = ""
+        found: set[str] = set()
+        query: dict[str, Any] = {"n": _PAGE}
         for _ in range(_MOST_PAGES):
-            query = f"?n={_PAGE}" + (f"&last={last}" if last else "")
-            data = self._read(self._get(self._url("_catalog" + query, "")), _CATALOGUE_BYTES)
-            listed = self._json(data).get("repositories") or []
-            found += [str(each) for each in listed]
-            if len(listed) < _PAGE:
+            url = self._url(f"_catalog?{urlencode(query)}", "")
+            listed = self._json(self._read(self._get(url), _CATALOGUE_BYTES)).get("repositories")
+            page = [str(each) for each in listed] if isinstance(listed, list) else []
+            if found.issuperset(page):
                 break
-            last = str(listed[-1])
+            found.update(page)
+            if len(page) < _PAGE:
+                break
+            query["last"] = page[-1]
         under = [each.removeprefix(prefix) for each in found if each.startswith(prefix)]
         return sorted(name for name in under if _is_name(name))
 
@@ -73,11 +85,7 @@ class RemoteRegistry:
         called = digest.removeprefix("manifest:")
         what = f"blobs/{digest}" if called == digest else f"manifests/{called}"
         response = self._get(self._url(what, name), MANIFEST if "manifests" in what else None)
-        try:
-            with response:
-                yield from response.iter_content(_CHUNK)
-        except requests.RequestException as error:
-            raise RegistryUnavailable(f"{self._host} breaks off: {_reason(error)}") from error
+        yield from _pieces(response, self._host)
 
     def has_blob(self, name: str, digest: str) -> bool:
         answer = self._ask("HEAD", self._url(f"blobs/{digest}", name))
@@ -90,6 +98,10 @@ class RemoteRegistry:
         begun = self._ask("POST", f"{self._oras.prefix}://{container.upload_blob_url()}")
         self._check(begun, name)
         place = self._oras._get_location(begun, container)
+        if urlsplit(place)[:2] != urlsplit(self._url("", name))[:2]:
+            raise RegistryUnavailable(
+                f"{self._host} wants the upload at another address, which would get the sign-in: {place[:200]}"
+            )
         where = oras.utils.append_url_params(place, {"digest": digest_of(data)})
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(data))}
         self._check(self._ask("PUT", where, data=data, headers=headers), name)
@@ -104,7 +116,7 @@ class RemoteRegistry:
     def _client(self, backend: str) -> OrasRegistry:
         client = OrasRegistry(self._host, insecure=self._is_plain, auth_backend=backend)
         for scheme in ("http://", "https://"):
-            client.session.mount(scheme, _Timed())
+            client.session.mount(scheme, _Bounded(self._host))
         return client
 
     def _sign_in(self) -> None:
@@ -144,6 +156,8 @@ class RemoteRegistry:
         except (
             ValueError,
             AttributeError,
+            KeyError,
+            TypeError,
         ) as error:  # oras has no credentials, or no way to use them
             raise RegistryUnavailable(
                 f"{self._host} asks for a sign-in: `docker login {self._host}`, or oras's environment variables "
@@ -159,17 +173,7 @@ class RemoteRegistry:
         raise RegistryUnavailable(f"{self._host} answers {answer.status_code} for {what}")
 
     def _read(self, answer: requests.Response, most: int) -> bytes:
-        parts, size = [], 0
-        try:
-            with answer:
-                for chunk in answer.iter_content(1 << 16):
-                    size += len(chunk)
-                    if size > most:
-                        raise Unprocessable(f"{self._host} sends more than {most} bytes")
-                    parts.append(chunk)
-        except requests.RequestException as error:
-            raise RegistryUnavailable(f"{self._host} breaks off: {_reason(error)}") from error
-        return b"".join(parts)
+        return _all(answer, self._host, most)
 
     def _json(self, data: bytes) -> dict[str, Any]:
         try:
@@ -179,10 +183,53 @@ class RemoteRegistry:
         return value if isinstance(value, dict) else {}
 
 
-class _Timed(HTTPAdapter):
+class _Bounded(HTTPAdapter):
+    """Requests to one registry: with an end, answers of a bounded size, and a sign-in for its host alone."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self._host = host.lower()
+
     def send(self, request: Any, **how: Any) -> requests.Response:  # type: ignore[override]
         how["timeout"] = how.get("timeout") or _SECONDS
-        return super().send(request, **how)
+        request.headers["Accept-Encoding"] = "identity"
+        answer = super().send(request, **how)
+        if urlsplit(request.url).netloc.lower() != self._host:
+            # A host that the registry redirects to asks for no password of the registry's.
+            answer.headers.pop("Www-Authenticate", None)
+        if answer.is_redirect or not how.get("stream"):
+            # requests would read these whole, whatever their size.
+            answer._content = _all(answer, self._host, _ANSWER_BYTES)
+            answer._content_consumed = True
+        return answer
+
+
+def _all(answer: requests.Response, host: str, most: int) -> bytes:
+    """The bytes of an answer. Raises Unprocessable: more than `most`; RegistryUnavailable."""
+    parts, size = [], 0
+    for piece in _pieces(answer, host):
+        if (size := size + len(piece)) > most:
+            raise Unprocessable(f"{host} sends more than {most} bytes")
+        parts.append(piece)
+    return b"".join(parts)
+
+
+def _pieces(answer: requests.Response, host: str) -> Iterator[bytes]:
+    """The bytes of an answer as they were sent, each as it arrives: a wait for more may never end.
+
+    Raises:
+        RegistryUnavailable: it breaks off, or is slower than `_LEAST_PACE`.
+    """
+    size, end = 0, time.monotonic() + _PATIENCE_SECONDS
+    try:
+        with answer:
+            while piece := answer.raw.read1(_CHUNK, decode_content=False):
+                yield piece
+                size += len(piece)
+                if time.monotonic() > end + size / _LEAST_PACE:
+                    raise RegistryUnavailable(f"{host} sends too slowly")
+    except (requests.RequestException, HTTPError, OSError) as error:
+        raise RegistryUnavailable(f"{host} breaks off: {_reason(error)}") from error
 
 
 def _is_loopback(host: str) -> bool:

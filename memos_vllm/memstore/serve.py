@@ -110,7 +110,7 @@ def _by_tag(registry: FolderRegistry, name: str, tag: str) -> bytes:
 
 
 def _number(text: str | None) -> int:
-    return min(int(text), _MOST_LISTED) if text and text.isdecimal() else _MOST_LISTED
+    return min(int(text[:9]), _MOST_LISTED) if text and text.isdecimal() else _MOST_LISTED
 
 
 def _rows(registry: FolderRegistry, query: str) -> str:

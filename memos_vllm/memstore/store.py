@@ -150,6 +150,13 @@ class MemStore:
         """
         principal.require(Role.ADMIN)
         found = self._system.bundles.get(principal.tenant, name)
+        if digest not in (None, found.digest):
+            raise Conflict(f"{name} was changed meanwhile: {found.version} is installed")
+        if not found.cubes:
+            raise Conflict(
+                f"no cube of {name} {found.version} is stored here any more: `memos store update {name} --version "
+                f"{found.version}` fetches them"
+            )
         people = _people(readers) if readers is not None else found.readers
         text = entitlement if entitlement is not None else found.entitlement
         ends_us = None
@@ -170,7 +177,7 @@ class MemStore:
         done = self._system.bundles.approve(
             principal,
             name,
-            digest=digest or found.digest,
+            digest=found.digest,
             readers=people,
             entitlement=text,
             ends_us=ends_us,
@@ -203,9 +210,10 @@ class MemStore:
         """Put a version in place of the installed one, also an older one.
 
         Args:
-            version: None: the newest.
+            version: None: the newest. The installed one again fetches what is missing of it: cubes that were
+                deleted after their end, adapters for a model that is served by now.
         Raises:
-            Conflict: it is installed already.
+            Conflict: it is installed already, and whole.
             Forbidden: it has a price, and the bundle has no entitlement.
             as `install`
         """
@@ -215,15 +223,9 @@ class MemStore:
         if chosen is None or (version is None and _order(chosen) <= _order(found.version)):
             raise Conflict(f"{name} {found.version} is the newest version", param="version")
         package = Catalogue(self._system, principal, registry).package(index, chosen)
-        if package.digest == found.digest:
+        is_whole = not Installer(self._system, principal, registry, package).missing(found)
+        if package.digest == found.digest and is_whole:
             raise Conflict(f"{name} {chosen} is installed", param="version")
-        is_used = found.state is BundleState.ACTIVE
-        if package.config.price is not None and found.entitlement is None and is_used:
-            raise Forbidden(
-                f"{name} {chosen} has a price ({package.config.price}): approve the installed version with an entitlement "
-                "first",
-                param="entitlement",
-            )
         return self._update(principal, registry, found, index, package)
 
     def rollback(self, principal: Principal, registry: Registry, name: str) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from memos_vllm.cube.ids import SHARED, PersonId
-from memos_vllm.cube.model import Access, Item, Kind, MemCube
+from memos_vllm.cube.model import Access, Item, Kind, MemCube, State
 from memos_vllm.errors import NotFound, Unprocessable
 from memos_vllm.governance.permit import check_create
 from memos_vllm.governance.principal import Principal
@@ -66,6 +66,10 @@ def read_sources(vault: MemVault, principal: Principal, refs: Sequence[str]) -> 
     person = next(iter(owners), SHARED)
     access = Access()
     for cube in cubes.values():
+        if cube.meta.state is State.EXPIRED:
+            raise Unprocessable(
+                f"{cube.meta.name or cube.meta.id} has expired: it is not used any more"
+            )
         if cube.meta.kind is not Kind.EXPLICIT or not cube.items:
             what = "an adapter" if cube.meta.kind is Kind.PARAMETRIC else "empty"
             raise Unprocessable(f"{cube.meta.name or cube.meta.id} holds no text: it is {what}")

@@ -27,6 +27,7 @@ def distill(system: MemorySystem, principal: Principal, ref: str, spec: Distill)
     if spec.into is not None:
         into = system.vault.get(principal, spec.into).meta
         system.grants.check(principal, into.id, Permission.WRITE)
+        system.bundles.check_free(principal, into.id)
         if into.kind is not Kind.PARAMETRIC:
             raise Unprocessable(f"{spec.into!r} is a cube of text", param="into")
         if (into.person or "") != sources.person:

@@ -15,7 +15,7 @@ from memos_vllm.cube.bundle import BundleState, Follow
 from memos_vllm.cube.ids import CubeId, TenantId, new_id, now_us, to_datetime
 from memos_vllm.cube.model import Access, CubePatch, NewCube, State
 from memos_vllm.cube.moments import LATEST
-from memos_vllm.errors import Conflict, NotFound
+from memos_vllm.errors import Conflict, Forbidden, NotFound
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.vault import audit, deleting, lookup, records
 from memos_vllm.vault.bundle_guard import changing, check_free
@@ -133,7 +133,8 @@ class Bundles:
 
         Raises:
             Conflict: the bundle was changed meanwhile, or the tenant has a cube of the same name.
-            Forbidden, QuotaExceeded, TooLarge
+            Forbidden: it is in use, and the version has a price for which there is no entitlement.
+            QuotaExceeded, TooLarge
         """
         principal.require(Role.ADMIN)
         try:
@@ -280,6 +281,20 @@ class Bundles:
                 installed_us=now_us(),
             )
             session.add(row)
+        elif row.fingerprint != change.fingerprint:
+            raise Conflict(f"{change.name} was changed meanwhile: it is of another publisher now")
+        price = change.config.get("price")
+        if row.state == BundleState.ACTIVE and price is not None and row.entitlement is None:
+            raise Forbidden(
+                f"{change.name} {change.version} has a price ({price}): approve the installed version with an "
+                "entitlement first",
+                param="entitlement",
+            )
+        if change.updated and row.ends_us is not None and row.ends_us <= now_us():
+            raise Conflict(
+                f"the entitlement of {change.name} has ended: approve the installed version with a new one first",
+                param="entitlement",
+            )
         if installed is None:
             row.state, row.installed_us = BundleState.QUARANTINED, now_us()
             row.readers = list(change.readers) if change.readers is not None else None
@@ -289,7 +304,9 @@ class Bundles:
 
     @staticmethod
     def _use(row: BundleRow) -> dict[str, Any]:
-        """What a new cube of an approved bundle has from it."""
+        """What a new cube has from its bundle: in quarantine no readers but admins."""
+        if row.state != BundleState.ACTIVE:
+            return {"access": Access(readers=[])}
         ends = {"expires": to_datetime(row.ends_us)} if row.ends_us is not None else {}
         return {"access": Access(readers=row.readers), **ends}
 
@@ -297,7 +314,7 @@ class Bundles:
 def _take_over(row: BundleRow, change: Change) -> None:
     if change.version in row.history:  # back to it: what came behind it is no past any more
         row.history = row.history[: row.history.index(change.version)]
-    elif change.over is not None:
+    elif change.over not in (None, change.version):
         row.history = [*row.history, change.over]
     row.source, row.fingerprint = change.source, change.fingerprint
     row.version, row.digest, row.config = change.version, change.digest, dict(change.config)

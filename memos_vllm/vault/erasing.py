@@ -30,6 +30,7 @@ from memos_vllm.vault import (
     traces,
 )
 from memos_vllm.vault.audit_tables import AuditEntryRow, AuditPersonRow
+from memos_vllm.vault.bundle_tables import BundleRow
 from memos_vllm.vault.erasure_tables import ErasureRow
 from memos_vllm.vault.erasures import ErasureState
 from memos_vllm.vault.jobs import ERASE, PURGE, READ, REMEMBER, JobStore
@@ -183,6 +184,7 @@ def counts(
     )
     found["audit_0.1"] = audit_legacy.count(session, tenant, person)
     found["access_lists"] = len(_lists_with(session, tenant, person))
+    found["access_lists"] += len(_bundles_with(session, tenant, person))
     found["group_members"] = number(
         GroupMemberRow, GroupMemberRow.tenant == tenant, GroupMemberRow.person == person
     )
@@ -289,6 +291,8 @@ def _unname(session: Session, tenant: TenantId, person: PersonId) -> None:
     for cube in _lists_with(session, tenant, person):
         readers = [each for each in cube.access["readers"] if each != person]
         cube.access = {**cube.access, "readers": readers}
+    for bundle in _bundles_with(session, tenant, person):
+        bundle.readers = [each for each in bundle.readers or () if each != person]
     grants.forget_person(session, tenant, person)  # makes the grants of these lists again
     written = select(VersionRow).where(*_written_by(tenant, person))
     for version in session.scalars(written):
@@ -310,6 +314,12 @@ def _lists_with(session: Session, tenant: str, person: str) -> list[CubeRow]:
     """Shared cubes that name the person as a reader."""
     shared = select(CubeRow).where(CubeRow.tenant == tenant, CubeRow.person == SHARED)
     return [row for row in session.scalars(shared) if person in (row.access.get("readers") or ())]
+
+
+def _bundles_with(session: Session, tenant: str, person: str) -> list[BundleRow]:
+    """Installed bundles that name the person as a reader."""
+    bundles = select(BundleRow).where(BundleRow.tenant == tenant)
+    return [row for row in session.scalars(bundles) if person in (row.readers or ())]
 
 
 def _turns(session: Session, tenant: str, person: str, until_us: int | None) -> set[str]:

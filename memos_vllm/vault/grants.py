@@ -20,7 +20,7 @@ from memos_vllm.errors import BadRequest, Conflict, Forbidden, NotFound
 from memos_vllm.governance import permit
 from memos_vllm.governance.permit import Effect, Grant, Permission, SubjectKind
 from memos_vllm.governance.principal import Principal, Role, check_person, decoded
-from memos_vllm.vault import audit, derived, items, lookup
+from memos_vllm.vault import audit, bundle_guard, derived, items, lookup
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.tables import CubeRow, GrantRow, GroupMemberRow, GroupRow
 
@@ -78,6 +78,7 @@ class Grants:
         Raises:
             NotFound: the cube or the group is absent.
             Forbidden
+            Conflict: the cube belongs to a bundle, which has readers of its own.
             Unprocessable: the cube is derived from one that the subject may not read.
         """
         wanted = permit.with_implied(effect, permissions)
@@ -90,6 +91,7 @@ class Grants:
                 maker = _maker(session, principal, row)
                 new = Grant(subject.kind, name, effect, wanted, expires_us, maker)
                 _check_set(session, principal, row, new)
+                bundle_guard.check_free(session, principal, row)
                 _put(session, row, new)
                 _settle(session, principal, row)
                 derived.check_readers(session, row)
