@@ -6,7 +6,8 @@ import re
 from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
 from memos_vllm.api.app import create_app
@@ -27,6 +28,39 @@ def console_app(system: MemorySystem) -> FastAPI:
     app = create_app(system)
     attach(app)
     return app
+
+
+class FakeChat:
+    """A chat route that answers in the form of the engine's, and keeps who asked what."""
+
+    def __init__(self, app: FastAPI, memory: dict[str, Any] | None = None) -> None:
+        """
+        Args:
+            memory: of replies with memory.
+        """
+        self.asked: list[tuple[Any, dict[str, Any]]] = []
+        """Principal and body of each request."""
+        self.memory = {"cubes": [], "injected_tokens": 0, "written": False} | (memory or {})
+        self.replies = ["Oolong.", "I do not know."]
+        """With memory, and without."""
+        self.failure: JSONResponse | Exception | None = None
+        app.add_api_route("/v1/chat/completions", self.answer, methods=["POST"])
+
+    async def answer(self, request: Request) -> JSONResponse:
+        body = await request.json()
+        self.asked.append((request.state.memos_principal, body))
+        if isinstance(self.failure, Exception):
+            raise self.failure
+        if self.failure is not None:
+            return self.failure
+        is_plain = body["memory"].get("enabled") is False
+        message = {"role": "assistant", "content": self.replies[is_plain]}
+        reply: dict[str, Any] = {
+            "id": f"chatcmpl-{len(self.asked)}",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 20 if is_plain else 61, "completion_tokens": 5},
+        }
+        return JSONResponse(reply if is_plain else reply | {"memory": self.memory})
 
 
 class Browser:

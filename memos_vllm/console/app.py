@@ -20,6 +20,7 @@ from memos_vllm.console import (
     sharing,
     sign_in,
     store,
+    try_it,
     why,
 )
 from memos_vllm.console.pages import environment, static_files, version_of
@@ -30,7 +31,7 @@ from memos_vllm.system import MemorySystem
 _rest = APIRouter(route_class=ConsoleRoute, include_in_schema=False)
 _PAGES = (
     *(sign_in, overview, person, cubes, items, sharing, forget),
-    *(why, cost, access, admin, store),
+    *(why, try_it, cost, access, admin, store),
 )
 
 

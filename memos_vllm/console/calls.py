@@ -52,6 +52,7 @@ from memos_vllm.api.store_models import (
 )
 from memos_vllm.api.tokens import NewView, Tokens, TokenView, ViewRequest
 from memos_vllm.api.use import UseView
+from memos_vllm.console.chat import ROUTE
 from memos_vllm.cube.model import CubePatch, MemCube, VersionDiff
 from memos_vllm.governance.permit import Effect
 from memos_vllm.governance.principal import Principal, Role
@@ -306,6 +307,10 @@ class Calls:
     def revoke(self, person: str, token: str) -> TokenView:
         self._admit("DELETE", f"/people/{_ONE}/tokens/{_ONE}")
         return tokens.revoke_token(self._system, self._caller, person, token)
+
+    def admit_chat(self) -> None:
+        """Raise Forbidden where the session's key or token may not chat; the chat itself is a request of its own."""
+        check_scopes(self._caller, "POST", ROUTE)
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -144,6 +144,10 @@ class Visit:
         """Whether to show an action; the call itself checks again."""
         return self.caller.can(Role.WRITER) and self.caller.has_scope(scope)
 
+    @property
+    def may_chat(self) -> bool:
+        return self.caller.has_scope(Scope.CHAT)
+
     def url(self, path: str = "", **query: Any) -> str:
         """Address of a page, with the person and the day of this one unless they are given."""
         if self.is_named:

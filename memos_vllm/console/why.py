@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from memos_vllm.console.calls import Calls
 from memos_vllm.console.charts import Bar, bar
+from memos_vllm.console.prompt import in_prompt
 from memos_vllm.console.visit import At, ConsoleRoute, Cursor, Offset, Visit
 from memos_vllm.governance.permit import PROMPT
 from memos_vllm.scheduler.plan import MemoryPlan, PlanEntry
@@ -40,7 +41,7 @@ def plan(
     request: Annotated[str, Query(max_length=300, pattern=r"^[^\x00]+$")],
     offset: Offset = 0,
 ) -> HTMLResponse:
-    """One chat: the question, the candidates by decision and score, what was used and what was not."""
+    """One chat: the question, memory in its place in the prompt, the candidates by decision and score."""
     found = visit.calls.explain(request)
     owner = visit.caller.as_person(found.person)
     of_owner = Calls(visit.system, owner)
@@ -51,6 +52,7 @@ def plan(
         plan=found,
         question=of_owner.question(request),
         owner=owner.person,
+        prompt=None if offset else in_prompt(visit.system, owner, found),
         candidates=_candidates(visit, found, shown),
         used=len(found.used),
         total=len(ordered),

@@ -2,5 +2,5 @@
 
 Both models come from Python wheels, so the demo needs only the package index that installed it.
 ``run`` is the command; ``model`` and ``embedder`` prepare the models; ``server`` owns the child
-process; ``snippets`` holds the requests to paste.
+process; ``snippets`` holds the requests to paste, ``link`` opens the console.
 """

@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from memos_vllm.demo import snippets
 from memos_vllm.demo.embedder import demo_embedder_path
+from memos_vllm.demo.link import SECONDS, console_link
 from memos_vllm.demo.model import is_prepared, prepare_chat_model
 from memos_vllm.demo.server import STOP_SECONDS, DemoServer, ServerFailed, require_free_port
 from memos_vllm.errors import ConfigError
@@ -172,6 +173,10 @@ def _print_snippets(console: Console, server: DemoServer, key: str) -> None:
     console.print(f"\n[green]Ready:[/green] {server.url}  (interactive docs: {server.url}/docs)")
     console.print(f"Memory console: {server.url}/memory  (sign in with the key)", soft_wrap=True)
     console.print(f"Key: {key}", markup=False, soft_wrap=True)
+    if (link := console_link(server.url, key)) is not None:
+        minutes = SECONDS // 60
+        console.print(f"Memory of {snippets.PERSON} in it, signed in, for {minutes} minutes:")
+        console.print(link, markup=False, soft_wrap=True)
     for title, text in (
         ("In a shell", snippets.curl_snippet(base_url, key)),
         ("In Python", snippets.python_snippet(base_url, key)),

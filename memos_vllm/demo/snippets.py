@@ -6,6 +6,7 @@ Plain strings with real values, so that a paste works without an edit.
 import json
 
 MODEL = "demo"
+PERSON = "alice"
 FACT = "My cat is called Miso."
 QUESTION = "What is the name of my cat?"
 
@@ -24,7 +25,7 @@ from openai import OpenAI
 client = OpenAI(base_url={base_url!r}, api_key={key!r})
 for session, text in {list(_turns())!r}:
     reply = client.chat.completions.create(
-        model={MODEL!r}, user="alice", messages=[{{"role": "user", "content": text}}],
+        model={MODEL!r}, user={PERSON!r}, messages=[{{"role": "user", "content": text}}],
         max_tokens=64, temperature=0, extra_headers={{"X-Session-ID": session}})
     print(reply.choices[0].message.content)
     time.sleep(2)  # a turn is stored after its reply
@@ -38,7 +39,7 @@ def _turns() -> tuple[tuple[str, str], ...]:
 def _curl(base_url: str, key: str, session: str, text: str) -> str:
     body = {
         "model": MODEL,
-        "user": "alice",
+        "user": PERSON,
         "messages": [{"role": "user", "content": text}],
         "max_tokens": 64,
         "temperature": 0,

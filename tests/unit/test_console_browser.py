@@ -15,7 +15,7 @@ from memos_vllm.governance.principal import Role
 from memos_vllm.learning.feedback import Feedback
 from tests import chromium
 from tests.conftest import principal
-from tests.console import entry, key_of, store_plan
+from tests.console import FakeChat, entry, key_of, store_plan
 from tests.http_server import served
 
 ALICE = principal("alice")
@@ -31,7 +31,12 @@ PAGES = (
         "cost",
     ),
     *("access?person=alice", "access/erase?person=alice", "keys", "groups", "policy", "audit"),
-    *("erasures", "person?person=alice&day=2020-02-03", "restore?person=alice&day=2020-02-03"),
+    *(
+        "erasures",
+        "try?person=alice",
+        "person?person=alice&day=2020-02-03",
+        "restore?person=alice&day=2020-02-03",
+    ),
 )
 
 pytestmark = pytest.mark.skipif(
@@ -79,6 +84,7 @@ def cube(system):
 def url(system):
     app = create_app(system)
     attach(app)
+    FakeChat(app)
     with served(app) as base:
         yield f"{base}/memory"
 
@@ -170,6 +176,24 @@ def test_an_edit_a_search_and_a_forgetting_with_the_keyboard_alone(system, brows
     browser.tab_to("header button")
     browser.submit()
     assert "API key" in browser.text
+    assert browser.problems == []
+
+
+def test_a_message_is_tried_with_the_keyboard_alone(system, browser, url, cube):
+    for width in (1280, 390):
+        browser.resize(width)
+        if width == 1280:
+            sign_in(browser, url, key_of(system, Role.WRITER))
+        browser.open(f"{url}/try?person=alice")
+        browser.tab_to("textarea")
+        browser.type("Which tea do I like?")
+        browser.tab_to("input[name=compare]")
+        browser.press("Space")
+        browser.tab_to("main form button")
+        browser.submit()
+        assert "Oolong." in browser.text
+        assert "Without memory" in browser.text
+        look(browser, "tried", width)
     assert browser.problems == []
 
 
