@@ -55,6 +55,8 @@ class Bundler:
                 ParametricPayload(content=content) if isinstance(content, dict) else text(*content)
             )
             known = {each.name for each in self._headers(PUBLISHER)}
+            if name in known and self.texts(PUBLISHER)[name] == content:
+                continue  # a change of nothing would be a newer cube, and so another version
             if name in known:
                 self.system.update(PUBLISHER, name, CubePatch(payload=payload))
             else:
