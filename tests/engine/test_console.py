@@ -48,7 +48,7 @@ def test_a_message_is_answered_with_memory_and_beside_it_without(server, keys, c
     assert "The turn is remembered" not in page.text
     with_memory, without = map(int, re.findall(r"(\d+) tokens in the prompt", page.text))
     assert with_memory > without
-    plan = re.search(r'href="(/memory/plan[^"]+)"', page.text)
+    plan = re.search(r'href="(/memory/plan\?[^"]+)"', page.text)
     why = console.get(plan[1].replace("&amp;", "&"))
     assert why.status_code == 200
     assert "Memory for the question: 1 item" in why.text
