@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from memos_vllm.config.tree import Config
 from memos_vllm.cube.model import (
     CubePatch,
     ExplicitPayload,
@@ -23,7 +24,7 @@ from memos_vllm.memstore.registry import FolderRegistry, Registry
 from memos_vllm.memstore.signing import PublisherKey
 from memos_vllm.memstore.store import MemStore, Outcome
 from memos_vllm.system import MemorySystem
-from tests.conftest import principal
+from tests.conftest import make_config, principal
 
 PUBLISHER = principal("", "publisher", Role.ADMIN)
 ADMIN = principal("", "acme", Role.ADMIN)
@@ -33,6 +34,12 @@ NAME = "handbook"
 
 def text(*texts: str) -> ExplicitPayload:
     return ExplicitPayload(content=[Item(text=each) for each in texts])
+
+
+def config_of(folder: Path, database_url: str) -> Config:
+    """A configuration whose registry `team` is the folder of a `Bundler`."""
+    registries = {"team": str(folder / "registry")}
+    return make_config(folder, database={"url": database_url}, store={"registries": registries})
 
 
 class Bundler:

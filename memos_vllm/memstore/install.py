@@ -52,7 +52,8 @@ class Installer:
                 mode="json"
             ):
                 updated[cube.name] = (digest, _patch(header, payload))
-        removed = [name for name in there if name not in {cube.name for cube in self._cubes}]
+        kept = {cube.name for cube in self._cubes}
+        removed = [name for name in there if name not in kept]
         whole = dataclasses.replace(change, created=created, updated=updated, removed=removed)
         return whole, [*difference(before, after), *self._moved(found)]
 

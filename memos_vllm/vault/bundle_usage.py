@@ -34,6 +34,8 @@ class BundleUsage:
         Args:
             tokens: of each cube in the prompt, by its id.
         """
+        if not tokens:
+            return
         query = (
             select(BundleCubeRow.cube_id, BundleRow.tenant, BundleRow.name, BundleRow.version)
             .join(BundleRow, BundleRow.id == BundleCubeRow.bundle_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -142,12 +142,8 @@ class Bundles:
                 row = self._row_for(session, principal, change)
                 state = State.ACTIVATED if row.state == BundleState.ACTIVE else State.GENERATED
                 members = _members(session, row)
-                deletions = [
-                    deleting.delete_in(
-                        session, principal, lookup.find(session, principal, members.pop(local))
-                    )
-                    for local in change.removed
-                ]
+                gone = [members.pop(local) for local in change.removed]
+                deletions = _deleted(session, principal, gone)
                 session.flush()
                 for local, (digest, patch) in change.updated.items():
                     self._vault.update_in(session, principal, members[local], patch)
@@ -226,10 +222,7 @@ class Bundles:
         with self._changing() as session:
             row = _locked(session, principal.tenant, name)
             before = _installed(session, row)
-            deletions = [
-                deleting.delete_in(session, principal, lookup.find(session, principal, cube))
-                for cube in _members(session, row).values()
-            ]
+            deletions = _deleted(session, principal, _members(session, row).values())
             session.execute(delete(BundleCubeRow).where(BundleCubeRow.bundle_id == row.id))
             row.state, row.offered, row.history, row.config = BundleState.REMOVED, None, [], {}
             row.entitlement, row.ends_us, row.readers = None, None, None
@@ -309,6 +302,11 @@ class Bundles:
             return {"access": Access(readers=[])}
         ends = {"expires": to_datetime(row.ends_us)} if row.ends_us is not None else {}
         return {"access": Access(readers=row.readers), **ends}
+
+
+def _deleted(session: Session, principal: Principal, cubes: Iterable[str]) -> list[Deletion]:
+    rows = [lookup.find(session, principal, cube) for cube in cubes]
+    return deleting.delete_all(session, principal, rows)
 
 
 def _take_over(row: BundleRow, change: Change) -> None:

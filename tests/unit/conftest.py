@@ -9,6 +9,7 @@ import pytest
 from memos_vllm.cube.ids import now_us
 from memos_vllm.learning.remember import Rememberer
 from memos_vllm.plaintext.reader.turns import turn_body
+from tests.bundles import Bundler
 from tests.conftest import FakeQueue, principal
 
 ALICE = dataclasses.replace(principal("alice"), session="s")
@@ -26,3 +27,9 @@ def chat(system):
         rememberer.remember(rememberer.accept(who, body))
 
     return say
+
+
+@pytest.fixture
+def bundler(system, tmp_path):
+    """A publisher of bundles whose registry is a folder, and a tenant that installs them."""
+    return Bundler(system, tmp_path)

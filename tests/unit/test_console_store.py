@@ -7,7 +7,7 @@ import html
 import pytest
 
 from memos_vllm.governance.principal import Role
-from tests.bundles import HOURS, NAME, Bundler
+from tests.bundles import HOURS, NAME
 from tests.conftest import make_config
 from tests.console import Browser, console_app, key_of
 from tests.unit.test_console_hostile import SCRIPT, Elements
@@ -16,11 +16,6 @@ from tests.unit.test_console_hostile import SCRIPT, Elements
 @pytest.fixture
 def config(tmp_path):
     return make_config(tmp_path, store={"registries": {"team": str(tmp_path / "registry")}})
-
-
-@pytest.fixture
-def bundler(system, tmp_path):
-    return Bundler(system, tmp_path)
 
 
 @pytest.fixture

@@ -38,11 +38,6 @@ def system(tmp_path):
     opened.close()
 
 
-@pytest.fixture
-def bundler(system, tmp_path):
-    return Bundler(system, tmp_path)
-
-
 def config(**fields):
     base = {
         "format": "memos-bundle-1",

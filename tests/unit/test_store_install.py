@@ -21,30 +21,17 @@ from memos_vllm.memstore.entitlement import issue
 from memos_vllm.memstore.follow import Following
 from memos_vllm.memstore.signing import PublisherKey
 from memos_vllm.memstore.store import RECEIPT
-from memos_vllm.system import MemorySystem
 from memos_vllm.vault.bundle_guard import changing
 from tests.adapters import small
-from tests.bundles import ADMIN, HOURS, NAME, Bundler
-from tests.conftest import make_config, principal
+from tests.bundles import ADMIN, HOURS, NAME, config_of
+from tests.conftest import principal
 
 ALICE, BOB = principal("alice"), principal("bob")
 
 
 @pytest.fixture
-def system(tmp_path, database_url):
-    config = make_config(
-        tmp_path,
-        database={"url": database_url},
-        store={"registries": {"team": str(tmp_path / "registry")}},
-    )
-    opened = MemorySystem(config).open()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def bundler(system, tmp_path):
-    return Bundler(system, tmp_path)
+def config(tmp_path, database_url):
+    return config_of(tmp_path, database_url)
 
 
 def found(system, who, question="When does the shop open?"):

@@ -21,15 +21,14 @@ from memos_vllm.memstore.follow import Following
 from memos_vllm.memstore.model import INDEX, MANIFEST_BYTES, Manifest, descriptor
 from memos_vllm.memstore.package import _items
 from memos_vllm.memstore.serve import create_app
-from memos_vllm.system import MemorySystem
 from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.sources import read_sources
 from memos_vllm.transforms.submit import distill
 from memos_vllm.vault.ageing import sweep_of
 from memos_vllm.vault.grants import Subject
 from tests.adapters import small
-from tests.bundles import ADMIN, HOURS, NAME, PUBLISHER, Bundler
-from tests.conftest import make_config, principal
+from tests.bundles import ADMIN, HOURS, NAME, PUBLISHER, Bundler, config_of
+from tests.conftest import principal
 from tests.http_server import served
 from tests.unit.test_store_install import found
 
@@ -38,20 +37,8 @@ HOURS_CUBE = f"{NAME}:hours"
 
 
 @pytest.fixture
-def system(tmp_path, database_url):
-    config = make_config(
-        tmp_path,
-        database={"url": database_url},
-        store={"registries": {"team": str(tmp_path / "registry")}},
-    )
-    opened = MemorySystem(config).open()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def bundler(system, tmp_path):
-    return Bundler(system, tmp_path)
+def config(tmp_path, database_url):
+    return config_of(tmp_path, database_url)
 
 
 def ends_in(**time_left):
