@@ -23,6 +23,7 @@ from memos_vllm.memstore.publish import About, publish, sign_again
 from memos_vllm.memstore.registry import FolderRegistry, Registry
 from memos_vllm.memstore.signing import PublisherKey
 from memos_vllm.memstore.store import MemStore, Outcome
+from memos_vllm.parametric.training.order import Question
 from memos_vllm.system import MemorySystem
 from tests.conftest import make_config, principal
 
@@ -79,12 +80,13 @@ class Bundler:
         key: PublisherKey | None = None,
         valid: timedelta = timedelta(days=1),
         name: str = NAME,
+        exams: Mapping[str, Sequence[Question]] | None = None,
         **about: Any,
     ) -> str:
         refs = self.cubes(contents or {"hours": HOURS, "returns": ["Returns within 30 days."]})
         said = About(name, version, about.pop("licence", "CC-BY-4.0"), **about)
         signer = key or self.key
-        return publish(self.system, PUBLISHER, self.registry, signer, said, refs, valid)
+        return publish(self.system, PUBLISHER, self.registry, signer, said, refs, valid, exams)
 
     def withdraw(self, version: str, why: str = "wrong") -> None:
         sign_again(self.registry, self.key, NAME, withdraw=(version, why))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
-from memos_vllm.api.activation import Activator, Engine
 from memos_vllm.api.models import ERRORS, Caller, System, Word
 from memos_vllm.api.store_models import (
     Approval,
@@ -32,14 +30,10 @@ from memos_vllm.api.store_models import (
     view,
 )
 from memos_vllm.api.strict import StrictRoute
-from memos_vllm.cube.bundle import BundleState
-from memos_vllm.cube.ids import SHARED, to_datetime
-from memos_vllm.cube.model import Placement
-from memos_vllm.errors import MemosError
-from memos_vllm.governance.principal import Principal, Role
+from memos_vllm.cube.ids import to_datetime
+from memos_vllm.governance.principal import Role
 from memos_vllm.memstore.catalogue import Catalogue
 from memos_vllm.memstore.store import MemStore, Outcome, trust
-from memos_vllm.vault.bundles import Installed
 
 log = logging.getLogger(__name__)
 router = APIRouter(
@@ -111,14 +105,12 @@ def install_bundle(system: System, caller: Caller, new: NewBundle) -> OutcomeVie
 def approve_bundle(
     system: System,
     caller: Caller,
-    engine: Engine,
-    tasks: BackgroundTasks,
     name: Bundle,
     approval: Approval,
 ) -> BundleView:
     """Let the tenant, or some people, use a bundle; renew an entitlement. Needs an `admin` key.
 
-    KV of a bundle that stands in every prompt is built behind the answer, so that its first question is fast.
+    An adapter is used once it has passed the gate on this server, which examines it from the installation on. KV of a bundle that stands in every prompt is built behind the answer, so that its first question is fast.
     """
     done = MemStore(system).approve(
         caller,
@@ -126,8 +118,8 @@ def approve_bundle(
         digest=approval.digest,
         readers=approval.readers,
         entitlement=approval.entitlement,
+        trust_adapters=approval.trust_adapters,
     )
-    _build_kv(tasks, engine, caller, done)
     return view(done)
 
 
@@ -145,8 +137,6 @@ def check_bundle(system: System, caller: Caller, name: Bundle) -> OutcomeView:
 def update_bundle(
     system: System,
     caller: Caller,
-    engine: Engine,
-    tasks: BackgroundTasks,
     name: Bundle,
     wanted: NewVersion,
 ) -> OutcomeView:
@@ -155,7 +145,6 @@ def update_bundle(
     store = MemStore(system)
     registry = store.registry(system.bundles.get(caller.tenant, name).source)[1]
     done = store.update(caller, registry, name, wanted.version)
-    _build_kv(tasks, engine, caller, done.bundle)
     return outcome(done)
 
 
@@ -234,25 +223,6 @@ def bundle_usage(
     if format == "json":
         return UsageList(usage=rows)
     return Response(usage_csv([row.model_dump() for row in rows]), media_type="text/csv")
-
-
-def _build_kv(
-    tasks: BackgroundTasks, engine: Activator | None, caller: Principal, bundle: Installed
-) -> None:
-    """Build the KV of the tenant's prompt head behind the answer, where the bundle stands in it."""
-    cubes = bundle.config.get("cubes", [])
-    is_placed = any(cube.get("placement") == Placement.STABLE for cube in cubes)
-    if engine is None or not is_placed or bundle.state is not BundleState.ACTIVE:
-        return
-    tenant = dataclasses.replace(caller, person=SHARED)
-
-    async def build() -> None:
-        try:
-            await engine.activate(tenant, [], None)
-        except MemosError as error:
-            log.warning("KV of bundle %s is built when it is used: %s", bundle.name, error.message)
-
-    tasks.add_task(build)
 
 
 def _publishers(system: System, caller: Caller) -> PublisherList:

@@ -15,7 +15,8 @@ from memos_vllm.cube.ids import to_datetime
 from memos_vllm.cube.model import Label, Text
 from memos_vllm.memstore.catalogue import Published
 from memos_vllm.memstore.store import Outcome
-from memos_vllm.vault.bundles import Installed
+from memos_vllm.parametric.training.order import Recall
+from memos_vllm.vault.bundle_rows import Installed
 
 _MOST_SHOWN = 200
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -45,6 +46,9 @@ class Approval(Strict):
     readers: list[Label] | None = Field(None, description="null: as before", max_length=1000)
     entitlement: str | None = Field(
         None, max_length=16 << 10, description="the publisher's, for a bundle with a price"
+    )
+    trust_adapters: bool = Field(
+        False, description="use its adapters although they have not passed the gate on this server"
     )
 
 
@@ -78,6 +82,20 @@ class PublisherList(Strict):
     publishers: list[PublisherView]
 
 
+class GateView(Strict):
+    """What the gate of this server said of an adapter."""
+
+    outcome: Literal["waiting", "passed", "refused", "failed", "trusted"] = "waiting"
+    reasons: list[str] = Field(default_factory=list)
+    perplexity_ratio: float | None = Field(
+        None, description="perplexity of unrelated text, relative to the base model's"
+    )
+    recall: Recall | None = Field(
+        None, description="share of right answers to its publisher's questions"
+    )
+    seconds: float | None = None
+
+
 class BundleView(Strict):
     name: str
     version: str
@@ -91,6 +109,9 @@ class BundleView(Strict):
     readers: list[str] | None
     ends: datetime | None = Field(description="end of its entitlement; null: none")
     cubes: dict[str, str] = Field(description="name in the bundle → id")
+    adapters: dict[str, GateView] = Field(
+        description="name in the bundle → its exam here; no prompt uses one that has not passed and is not trusted"
+    )
     about: dict[str, Any] = Field(description="its publisher's description")
     installed: datetime
     changed: datetime
@@ -181,6 +202,7 @@ def view(found: Installed) -> BundleView:
         readers=list(found.readers) if found.readers is not None else None,
         ends=to_datetime(found.ends_us) if found.ends_us is not None else None,
         cubes={name: cube for name, (cube, _) in found.cubes.items()},
+        adapters={name: GateView.model_validate(each) for name, each in found.gates.items()},
         about=dict(found.config),
         installed=to_datetime(found.installed_us),
         changed=to_datetime(found.changed_us),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memos_vllm.memstore.registry import Registry
     from memos_vllm.memstore.store import MemStore, Outcome
     from memos_vllm.system import MemorySystem
+    from memos_vllm.vault.bundle_rows import Installed
 
 app = typer.Typer(
     cls=MemosGroup,
@@ -120,7 +121,7 @@ def list_bundles(
         print_json([view(each).model_dump(mode="json") for each in found])
         return
     print_table(
-        ["name", "version", "state", "follows", "offered", "cubes", "ends"],
+        ["name", "version", "state", "follows", "offered", "cubes", "adapters", "ends"],
         [
             [
                 each.name,
@@ -129,6 +130,10 @@ def list_bundles(
                 each.follow,
                 each.offered or "",
                 len(each.cubes),
+                ", ".join(
+                    f"{adapter}: {gate.get('outcome', 'waiting')}"
+                    for adapter, gate in each.gates.items()
+                ),
                 to_datetime(each.ends_us).date().isoformat() if each.ends_us else "",
             ]
             for each in found
@@ -176,6 +181,9 @@ def approve(
         Path | None,
         typer.Option("--entitlement", metavar="FILE", help="For a bundle with a price."),
     ] = None,
+    trust_adapters: Annotated[
+        bool, typer.Option("--trust-adapters", help="Use its adapters without a pass of the gate.")
+    ] = False,
     tenant: TenantOption = LOCAL_TENANT,
     config: ConfigOption = None,
 ) -> None:
@@ -185,10 +193,13 @@ def approve(
         from memos_vllm.memstore.store import MemStore
 
         caller = administrator(tenant)
-        done = MemStore(system).approve(caller, name, readers=reader, entitlement=text)
+        done = MemStore(system).approve(
+            caller, name, readers=reader, entitlement=text, trust_adapters=trust_adapters
+        )
     who = ", ".join(done.readers) if done.readers is not None else "the whole tenant"
     until = f" until {to_datetime(done.ends_us):%Y-%m-%d}" if done.ends_us is not None else ""
     say(f"{name} {done.version} is used by {who}{until}")
+    _say_gates(done)
 
 
 @app.command()
@@ -286,12 +297,20 @@ def usage(
 
 def _say(done: Outcome) -> None:
     say(f"{done.bundle.name} {done.bundle.version} is {done.bundle.state}")
+    _say_gates(done.bundle)
     for name, why in done.skipped.items():
         say(f"  left out: {name}: {why}")
     for each in done.differences:
         _say_difference(each)
     if done.bundle.offered is not None:
         say(f"  {done.bundle.offered} is offered: memos store update {done.bundle.name}")
+
+
+def _say_gates(bundle: Installed) -> None:
+    for name, gate in bundle.gates.items():
+        why = "; ".join(gate.get("reasons", ()))
+        said = gate.get("outcome", "waits for its exam, in the server or by `memos jobs run`")
+        say(f"  adapter {name}: {said}{': ' if why else ''}{why}")
 
 
 def _say_difference(each: CubeDifference) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,11 @@ from memos_vllm.cli.keys import parse_duration
 from memos_vllm.cli.terminal import say
 from memos_vllm.cli.vault import ConfigOption, TenantOption, administrator, opened
 from memos_vllm.cube.ids import to_datetime
+from memos_vllm.errors import BadRequest
 from memos_vllm.governance.principal import LOCAL_TENANT
+
+if TYPE_CHECKING:
+    from memos_vllm.parametric.training.order import Question
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a bundle.")]
 RegistryOption = Annotated[
@@ -51,6 +55,14 @@ def publish(
     price: Annotated[
         str | None, typer.Option("--price", help="As text; needs entitlements.")
     ] = None,
+    exam: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exam",
+            metavar="CUBE=FILE",
+            help="Questions that an adapter answers, as of `memos train --exam`; repeatable.",
+        ),
+    ] = None,
     valid: ValidOption = "90d",
     tenant: TenantOption = LOCAL_TENANT,
     config: ConfigOption = None,
@@ -70,13 +82,25 @@ def publish(
         terms=terms.read_text() if terms is not None else None,
         price=price,
     )
-    signer = PublisherKey.load(key)
+    signer, asked = PublisherKey.load(key), _exams(exam or [])
     with opened(config) as system:
         source, found = MemStore(system).registry(registry, any_location=True)
         lasts = timedelta(seconds=parse_duration(valid))
-        digest = publish(system, administrator(tenant), found, signer, about, cube, lasts)
+        digest = publish(system, administrator(tenant), found, signer, about, cube, lasts, asked)
     say(f"{name} {version} in {source}: {digest}")
     say(f"publisher {signer.public.fingerprint}")
+
+
+def _exams(given: list[str]) -> dict[str, list[Question]]:
+    from memos_vllm.cli.training import exam_of
+
+    found = {}
+    for each in given:
+        cube, mark, file = each.rpartition("=")
+        if not mark or not cube:
+            raise BadRequest(f"--exam {each}: the form is CUBE=FILE")
+        found[cube] = exam_of(Path(file))
+    return found
 
 
 def sign(

@@ -19,6 +19,12 @@ class StoreConfig(Section):
     )
     insecure: bool = Field(False, description="allow plain HTTP to registries on other machines")
     bundle_bytes: int = Field(1 << 30, ge=1, description="all layers of one version, bytes")
+    perplexity_ratio: float = Field(
+        1.02,
+        ge=1,
+        description="an adapter of a bundle is used if the perplexity of unrelated text is at most so many times the "
+        "base model's",
+    )
     check_hours: float = Field(
         24.0, gt=0, description="interval of looking for newer versions of bundles that follow them"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from fastapi import BackgroundTasks, Request, Response
+from fastapi import Request, Response
 
 from memos_vllm.api import (
     claims,
@@ -25,7 +25,6 @@ from memos_vllm.api import (
     use,
 )
 from memos_vllm.api.access import check_scopes
-from memos_vllm.api.activation import Activator
 from memos_vllm.api.claims import Changes, Claims, FeedbackRequest
 from memos_vllm.api.erasures import ErasurePage, ErasureView
 from memos_vllm.api.grants import GrantList, GroupDetail, GroupList, NewGrant
@@ -214,22 +213,18 @@ class Calls:
         self._admit("POST", "/store/bundles")
         return store.install_bundle(self._system, self._caller, new)
 
-    def approve(
-        self, name: str, approval: Approval, engine: Activator | None, tasks: BackgroundTasks
-    ) -> BundleView:
+    def approve(self, name: str, approval: Approval) -> BundleView:
         self._admit("POST", f"/store/bundles/{_ONE}/approve")
-        return store.approve_bundle(self._system, self._caller, engine, tasks, name, approval)
+        return store.approve_bundle(self._system, self._caller, name, approval)
 
     def look(self, name: str) -> OutcomeView:
         self._admit("POST", f"/store/bundles/{_ONE}/check")
         return store.check_bundle(self._system, self._caller, name)
 
-    def update_bundle(
-        self, name: str, version: str, engine: Activator | None, tasks: BackgroundTasks
-    ) -> OutcomeView:
+    def update_bundle(self, name: str, version: str) -> OutcomeView:
         self._admit("POST", f"/store/bundles/{_ONE}/update")
         wanted = NewVersion(version=version)
-        return store.update_bundle(self._system, self._caller, engine, tasks, name, wanted)
+        return store.update_bundle(self._system, self._caller, name, wanted)
 
     def roll_back_bundle(self, name: str) -> OutcomeView:
         self._admit("POST", f"/store/bundles/{_ONE}/rollback")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Form, Query, Response
+from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import HTMLResponse
 
-from memos_vllm.api.activation import Engine
 from memos_vllm.api.store_models import Approval, NewBundle, Subscription
 from memos_vllm.console.cubes import Field
 from memos_vllm.console.visit import At, ConsoleRoute, Word, asked
@@ -66,19 +65,22 @@ def install(
 @router.post("/bundle/approve")
 def approve(
     visit: At,
-    engine: Engine,
-    tasks: BackgroundTasks,
     bundle: Name,
     seen: Seen,
     readers: Long = "",
     entitlement: Long = "",
+    trust_adapters: Annotated[bool, Form()] = False,
 ) -> Response:
     """Let the tenant, or the people of a list (one a line), use the version that the page has shown."""
     people = [line.strip() for line in readers.splitlines() if line.strip()]
     approval = asked(
-        Approval, digest=seen, readers=people or None, entitlement=entitlement.strip() or None
+        Approval,
+        digest=seen,
+        readers=people or None,
+        entitlement=entitlement.strip() or None,
+        trust_adapters=trust_adapters,
     )
-    visit.calls.approve(bundle, approval, engine, tasks)
+    visit.calls.approve(bundle, approval)
     return visit.go("bundle", bundle=bundle, done="approved")
 
 
@@ -94,11 +96,9 @@ def look(visit: At, bundle: Name) -> Response:
 
 
 @router.post("/bundle/update")
-def update(
-    visit: At, engine: Engine, tasks: BackgroundTasks, bundle: Name, version: Field
-) -> Response:
+def update(visit: At, bundle: Name, version: Field) -> Response:
     """Put the version that was offered in place."""
-    visit.calls.update_bundle(bundle, version, engine, tasks)
+    visit.calls.update_bundle(bundle, version)
     return visit.go("bundle", bundle=bundle, done="updated")
 
 

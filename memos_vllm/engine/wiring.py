@@ -168,6 +168,7 @@ async def _attach_chat(
     with host.times.part("KV"):
         kv = await _activation(host, renderer, pipeline)
     orders, activator = (kv.orders, kv.activator) if kv is not None else (None, None)
+    kept = EngineKV(kv.activator, host.loop, kv.compacts) if kv is not None else None
     parts = Parts(pipeline, orders, adapters, host.in_flight, prompts)
     doors.install(state, renderer, parts, _responses(system))
     routes.install(state, adapters)
@@ -183,11 +184,11 @@ async def _attach_chat(
         system.erasures.listen(prompts.forget)
     if adapters is not None:
         system.erasures.listen(lambda _: adapters.sweep())
-    await asyncio.to_thread(_start, host, rememberer)
+    await asyncio.to_thread(_start, host, rememberer, kept)
     examiner.start()
     atexit.register(examiner.stop)
     if system.config.training.in_server:
-        _start_transforms(host, writer=writer, renderer=renderer, kv=kv)
+        _start_transforms(host, writer=writer, renderer=renderer, kept=kept)
     return MemoryEngine(pipeline, adapters=adapters, activator=activator, tasks=host.tasks)
 
 
@@ -366,7 +367,7 @@ def _queue(system: MemorySystem) -> JobQueue:
     return JobQueue(system.jobs, system.config.jobs)
 
 
-def _start(host: _Host, rememberer: Rememberer) -> None:
+def _start(host: _Host, rememberer: Rememberer, kept: EngineKV | None = None) -> None:
     """Start the job queue and the indexer. Blocks while the embedder loads."""
     system = host.system
     with host.times.part("index"):
@@ -377,13 +378,13 @@ def _start(host: _Host, rememberer: Rememberer) -> None:
         except EmbedderUnavailable as error:
             log.warning("%s; memory is searched by words alone until it answers", error)
     with host.times.part("jobs"):
-        rememberer.start({ERASE: Eraser(system).run})
+        rememberer.start({ERASE: Eraser(system).run, **(kept.jobs if kept else {})})
         atexit.register(rememberer.stop)
         system.indexer.start()
 
 
 def _start_transforms(
-    host: _Host, writer: EngineWriter, renderer: PromptRenderer, kv: _ActivationMemory | None
+    host: _Host, writer: EngineWriter, renderer: PromptRenderer, kept: EngineKV | None
 ) -> None:
     """Start the worker of jobs that make one kind of memory from another."""
     model = host.vllm_config.model_config
@@ -391,7 +392,7 @@ def _start_transforms(
         host.system,
         (model.model, model.revision),
         (writer, renderer.tokenizer.escape),
-        kept=EngineKV(kv.activator, host.loop, kv.compacts) if kv is not None else None,
+        kept=kept,
         threads=max(1, (os.cpu_count() or 2) // 2),
     )
     worker = TransformWorker(runner)

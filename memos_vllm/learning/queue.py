@@ -32,7 +32,7 @@ Handler = Callable[[str], None]
 
 
 class JobQueue:
-    """Runs jobs of the lanes `fast`, `slow`, `erase` and `upkeep`."""
+    """Runs jobs of the lanes for which it has handlers."""
 
     def __init__(self, store: JobStore, config: JobsConfig) -> None:
         self._store, self._config = store, config

@@ -19,7 +19,7 @@ from memos_vllm.memstore.package import (
 )
 from memos_vllm.memstore.registry import Registry, RegistryUnavailable
 from memos_vllm.memstore.signing import PublicKey
-from memos_vllm.vault.bundles import Installed
+from memos_vllm.vault.bundle_rows import Installed
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

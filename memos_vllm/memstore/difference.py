@@ -26,13 +26,13 @@ def difference(before: Mapping[str, Payload], after: Mapping[str, Payload]) -> l
     """Differences of cubes by name; those that are equal are left out."""
     found = []
     for name in sorted({*before, *after}):
-        old, new = _texts(before.get(name)), _texts(after.get(name))
+        old, new = _items(before.get(name)), _items(after.get(name))
         change: Literal["added", "changed", "removed"] = "changed"
         if name not in before:
             change = "added"
         elif name not in after:
             change = "removed"
-        added, removed = list((new - old).elements()), list((old - new).elements())
+        added, removed = _shown(new - old, old), _shown(old - new, new)
         payload = after.get(name) or before[name]
         if change != "changed" or added or removed or not isinstance(payload, ExplicitPayload):
             found.append(CubeDifference(name, change, payload.type, added, removed))
@@ -56,11 +56,28 @@ def _header(cube: BundledCube) -> set[str]:
     return {f"placement: {cube.placement}", f"priority: {cube.priority}", *tags}
 
 
-def _texts(payload: Payload | None) -> Counter[str]:
+def _items(payload: Payload | None) -> Counter[tuple[str, str]]:
+    """(text, what else is said of it) of each item."""
     if not isinstance(payload, ExplicitPayload) or isinstance(payload.content, str):
         return Counter()
-    return Counter(_shown(item) for item in payload.content)
+    return Counter((_text(item), _details(item)) for item in payload.content)
 
 
-def _shown(item: Item) -> str:
+def _shown(items: Counter[tuple[str, str]], other: Counter[tuple[str, str]]) -> list[str]:
+    """Texts of items; one that the other version has, too, with what else is said of it."""
+    known = {text for text, _ in other}
+    return [f"{text} [{details}]" if text in known else text for text, details in items.elements()]
+
+
+def _text(item: Item) -> str:
     return f"{item.speaker}: {item.text}" if item.speaker else item.text
+
+
+def _details(item: Item) -> str:
+    """Every field but the text, the speaker, and the id that the vault gives."""
+    fields = item.model_dump(
+        mode="json", exclude={"id", "text", "speaker"}, exclude_defaults=True, exclude_none=True
+    )
+    claim = fields.pop("claim", {})
+    said = [f"{name}: {value}" for name, value in {"type": item.type, **fields, **claim}.items()]
+    return ", ".join(said)

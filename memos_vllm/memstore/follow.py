@@ -9,7 +9,7 @@ from memos_vllm.cube.bundle import Follow
 from memos_vllm.errors import MemosError, VaultUnavailable
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.memstore.store import MemStore
-from memos_vllm.vault.bundles import Installed
+from memos_vllm.vault.bundle_rows import Installed
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

@@ -12,7 +12,7 @@ from memos_vllm.memstore.difference import CubeDifference, difference, header_di
 from memos_vllm.memstore.model import BundledCube
 from memos_vllm.memstore.package import Package, read_payload
 from memos_vllm.memstore.registry import Registry
-from memos_vllm.vault.bundles import Change, Installed
+from memos_vllm.vault.bundle_rows import Change, Installed
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem

@@ -34,6 +34,7 @@ from memos_vllm.cube.ids import sha256
 from memos_vllm.cube.model import Kind, Placement, Tag
 from memos_vllm.cube.moments import Moment
 from memos_vllm.errors import BadRequest, Unprocessable
+from memos_vllm.parametric.training.order import Question
 
 ARTIFACT = "application/vnd.memos.bundle.v1"
 CONFIG = "application/vnd.memos.bundle.config.v1+json"
@@ -53,6 +54,8 @@ MANIFEST_BYTES = 4 << 20
 CONFIG_BYTES = 4 << 20
 MOST_CUBES = 200
 """All are changed in one transaction: at 10 ms each, a bundle holds other writers of SQLite for two seconds."""
+MOST_QUESTIONS = 64
+"""Of an adapter's exam."""
 _NAME, _NAME_LENGTH = r"[a-z0-9]+(?:[._-][a-z0-9]+)*", 80
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 _SHORT = StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f]+$")
@@ -98,6 +101,11 @@ class BundledCube(Strict):
     tags: list[Tag] = Field(default_factory=list, max_length=64)
     items: int = Field(0, ge=0, description="items of text")
     base_model: Words | None = Field(None, description="fingerprint of the model of an adapter")
+    exam: list[Question] = Field(
+        default_factory=list,
+        max_length=MOST_QUESTIONS,
+        description="what an adapter answers better than the base model",
+    )
 
 
 class BundleConfig(Strict):

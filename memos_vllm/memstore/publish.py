@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from memos_vllm.memstore.model import (
     INDEX_TAG,
     ITEMS,
     MOST_CUBES,
+    MOST_QUESTIONS,
     PUBLISHER,
     BundleConfig,
     BundledCube,
@@ -41,6 +43,7 @@ from memos_vllm.memstore.model import (
 from memos_vllm.memstore.package import read_index
 from memos_vllm.memstore.registry import Registry
 from memos_vllm.memstore.signing import PublisherKey
+from memos_vllm.parametric.training.order import Question
 
 if TYPE_CHECKING:
     from memos_vllm.system import MemorySystem
@@ -73,11 +76,15 @@ def publish(
     about: About,
     refs: Sequence[str],
     valid: timedelta = VALID,
+    exams: Mapping[str, Sequence[Question]] | None = None,
 ) -> str:
     """Publish shared cubes as a version; returns the digest of its manifest.
 
+    Args:
+        exams: adapter, as in `refs` → questions that subscribers ask before they use it; without any, those that
+            its own training was given.
     Raises:
-        BadRequest: a field of `about`, or a cube without a name.
+        BadRequest: a field of `about`, a cube without a name, or an exam of what is no adapter.
         Conflict: this version is published with other content: versions do not change.
         Forbidden: another publisher's bundle of that name is in the registry.
         NotFound, RegistryUnavailable
@@ -90,7 +97,8 @@ def publish(
         raise BadRequest(f"a bundle has 1 to {MOST_CUBES} cubes", param="cubes")
     known = _known_index(registry, key, about.name)
     layers = [_layers(cube, about.name) for cube in cubes]
-    config = _config(about, version, cubes)
+    asked = _exams(system, principal, dict(zip(refs, cubes, strict=True)), exams or {})
+    config = _config(about, version, cubes, asked)
     manifest = Manifest(
         artifact_type=ARTIFACT,
         config=descriptor(config, CONFIG),
@@ -190,11 +198,47 @@ def _shared(system: MemorySystem, principal: Principal, ref: str) -> MemCube:
     return cube
 
 
-def _config(about: About, version: str, cubes: Sequence[MemCube]) -> bytes:
+def _exams(
+    system: MemorySystem,
+    principal: Principal,
+    cubes: Mapping[str, MemCube],
+    given: Mapping[str, Sequence[Question]],
+) -> dict[str, list[Question]]:
+    """Questions to each adapter, by its id."""
+    for ref, questions in given.items():
+        if ref not in cubes or cubes[ref].meta.kind is not Kind.PARAMETRIC:
+            raise BadRequest(f"{ref} is no adapter of this bundle: it has no exam", param="exam")
+        if len(questions) > MOST_QUESTIONS:
+            raise BadRequest(f"an exam has at most {MOST_QUESTIONS} questions", param="exam")
+    found = {}
+    for ref, cube in cubes.items():
+        if cube.meta.kind is Kind.PARAMETRIC:
+            own = _asked_in_training(system, principal, cube)
+            found[cube.meta.id] = list(given.get(ref, own))[:MOST_QUESTIONS]
+    return found
+
+
+def _asked_in_training(system: MemorySystem, principal: Principal, cube: MemCube) -> list[Question]:
+    """Questions that were given to the job which trained an adapter; empty: none, or the job is forgotten."""
+    for job in cube.meta.provenance.message_ids[:1]:
+        with contextlib.suppress(NotFound):
+            asked = system.transforms.get(principal, job).request.get("exam", [])
+            return [Question.model_validate(each) for each in asked]
+    return []
+
+
+def _config(
+    about: About,
+    version: str,
+    cubes: Sequence[MemCube],
+    exams: Mapping[str, list[Question]],
+) -> bytes:
     newest = max(cube.meta.updated for cube in cubes)
     fields = dataclasses.asdict(about) | {"version": version, "created": _whole_second(newest)}
     try:
-        return _json(BundleConfig(**fields, cubes=[_described(cube, about.name) for cube in cubes]))
+        return _json(
+            BundleConfig(**fields, cubes=[_described(cube, about.name, exams) for cube in cubes])
+        )
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
@@ -205,7 +249,7 @@ def _whole_second(moment: datetime) -> datetime:
     return moment.replace(microsecond=0)
 
 
-def _described(cube: MemCube, bundle: str) -> BundledCube:
+def _described(cube: MemCube, bundle: str, exams: Mapping[str, list[Question]]) -> BundledCube:
     meta = cube.meta
     return BundledCube(
         name=_local_name(cube, bundle),
@@ -215,6 +259,7 @@ def _described(cube: MemCube, bundle: str) -> BundledCube:
         tags=meta.tags,
         items=len(cube.items),
         base_model=meta.model_fingerprint if meta.kind is Kind.PARAMETRIC else None,
+        exam=exams.get(meta.id, []),
     )
 
 

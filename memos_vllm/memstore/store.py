@@ -29,7 +29,7 @@ from memos_vllm.memstore.model import Index, check_name, check_version
 from memos_vllm.memstore.package import Package
 from memos_vllm.memstore.registry import Registry, opened
 from memos_vllm.memstore.signing import PublicKey, read_public
-from memos_vllm.vault.bundles import Change, Installed
+from memos_vllm.vault.bundle_rows import Change, Installed
 from memos_vllm.vault.items import Owner
 
 if TYPE_CHECKING:
@@ -138,12 +138,16 @@ class MemStore:
         digest: str | None = None,
         readers: Sequence[str] | None = None,
         entitlement: str | None = None,
+        trust_adapters: bool = False,
     ) -> Installed:
         """Let the tenant use a bundle; also to renew an entitlement or change who may use it.
+
+        Its adapters are used once they have passed the gate on this server; an exam that failed is sat again.
 
         Args:
             digest: of the version that was looked at; None: the one that is installed.
             readers: None: as before.
+            trust_adapters: use them without a pass.
         Raises:
             Forbidden: a priced bundle without a valid entitlement, or more readers than its seats.
             NotFound, Conflict, Unprocessable
@@ -181,6 +185,7 @@ class MemStore:
             readers=people,
             entitlement=text,
             ends_us=ends_us,
+            trust_adapters=trust_adapters,
         )
         self._settle(done)
         return done

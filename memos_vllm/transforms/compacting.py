@@ -8,7 +8,7 @@ from memos_vllm.errors import Conflict
 from memos_vllm.parametric.training.order import Compacting, JobFolder, Recipe, Report
 from memos_vllm.transforms.recover import KeptKV
 from memos_vllm.transforms.requests import Compact
-from memos_vllm.transforms.sources import Sources, leaks
+from memos_vllm.transforms.sources import Sources
 from memos_vllm.vault.transform_records import Transform
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def keep(
         Conflict: the cube is another one now: its compact would hold what it does not say any more.
         Unprocessable, SegmentsUnavailable: of `KeptKV.keep_compact`.
     """
-    hidden = system.views.hidden_texts(
-        sources.cubes[0].meta.tenant, sources.person, sources.access.readers
-    )
-    if leaked := leaks(report.said, hidden, (item.text for item in sources.items())):
+    if leaked := sources.leaks(system.views, report.said):
         report.outcome = "refused"
         report.reasons.append(
             f"leak: it says {len(leaked)} runs of words from memory that not all of its readers may read, and "

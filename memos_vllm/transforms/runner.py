@@ -29,8 +29,7 @@ from memos_vllm.cube.model import (
     State,
 )
 from memos_vllm.errors import Conflict, MemosError, Unavailable, Unprocessable
-from memos_vllm.parametric.adapter.folders import AdapterFolders
-from memos_vllm.parametric.adapter.packed import unpack, upload_of_folder
+from memos_vllm.parametric.adapter.packed import upload_of_folder
 from memos_vllm.parametric.training.child import MODULE, Child
 from memos_vllm.parametric.training.order import (
     Context,
@@ -44,14 +43,14 @@ from memos_vllm.parametric.training.order import (
 from memos_vllm.parametric.training.study import precision, study
 from memos_vllm.prompt.quoting import Escape
 from memos_vllm.system import MemorySystem
-from memos_vllm.transforms import compacting
+from memos_vllm.transforms import compacting, examining
 from memos_vllm.transforms.recover import KeptKV, recovered, source_of
 from memos_vllm.transforms.requests import Compact, Decode, Distill, Recover
-from memos_vllm.transforms.sources import Sources, existing, leaks, read_sources
+from memos_vllm.transforms.sources import Sources, existing, read_sources
 from memos_vllm.transforms.submit import fitted
 from memos_vllm.transforms.warm_start import merged_start
 from memos_vllm.vault.transform_records import JobIsGone, LeaseLost, Transform
-from memos_vllm.vault.transform_rows import COMPACT, DISTILL, RECOVER, JobState
+from memos_vllm.vault.transform_rows import COMPACT, DISTILL, EXAMINE, RECOVER, JobState
 from memos_vllm.writer.base import Writer
 
 log = logging.getLogger(__name__)
@@ -157,6 +156,8 @@ class JobRunner:
                 return self._store_adapter(job, spec, sources, folder, report)
         elif job.kind == COMPACT:
             report = self._compact(job, folder)
+        elif job.kind == EXAMINE:
+            return self._examine(job, folder)
         elif job.kind == RECOVER:
             return self._recover(job, Recover.model_validate(_without(job.request, "segment")))
         else:
@@ -175,6 +176,13 @@ class JobRunner:
         if report.outcome == "passed":
             self._look(job, folder.progress())  # raises where it was cancelled meanwhile
             compacting.keep(self._system, job, sources, kept, folder, report)
+        return report
+
+    def _examine(self, job: Transform, folder: JobFolder) -> Report:
+        order = self._order(None, **examining.order_of(self._system, job, folder))
+        report = self._train(job, folder, order)
+        examining.end(self._system, job, report, self._system.transforms.still_running(job.id))
+        self._end(job, _state_of(report), report, None)
         return report
 
     def _context(
@@ -244,7 +252,7 @@ class JobRunner:
     def _store_adapter(
         self, job: Transform, spec: Distill, sources: Sources, folder: JobFolder, report: Report
     ) -> Report:
-        if leaked := self._leaks(sources, report):
+        if leaked := sources.leaks(self._system.views, report.said):
             report.outcome = "refused"
             report.reasons.append(
                 f"leak: it says {len(leaked)} runs of words from memory that not all of its readers may "
@@ -304,9 +312,7 @@ class JobRunner:
             agreement=spec.agreement,
             rounds=spec.rounds,
         )
-        if not folder.given.exists():
-            adapter = unpack(vault.file(job.principal, cube.meta.id, cube.meta.version))
-            AdapterFolders(folder.path).make(folder.given.name, adapter)
+        examining.give(self._system, job, cube.meta, folder)
         order = self._order(
             spec.max_seconds,
             kind="decode",
@@ -361,12 +367,6 @@ class JobRunner:
             parent_versions=list(parents.values()),
             note=json.dumps(measured)[:_NOTE_CHARACTERS],
         )
-
-    def _leaks(self, sources: Sources, report: Report) -> list[str]:
-        hidden = self._system.views.hidden_texts(
-            sources.cubes[0].meta.tenant, sources.person, sources.access.readers
-        )
-        return leaks(report.said, hidden, (item.text for item in sources.items()))
 
     def _end(self, job: Transform, state: JobState, report: Report, made: str | None) -> None:
         shown = report.model_dump(mode="json", exclude={"said", "statements"})

@@ -16,6 +16,7 @@ from memos_vllm.plaintext.reader.chunking import passages
 
 if TYPE_CHECKING:
     from memos_vllm.vault.vault import MemVault
+    from memos_vllm.vault.views import VaultViews
 
 _CHARACTERS_PER_TOKEN = 4
 _LEAK_WORDS = 8
@@ -34,6 +35,12 @@ class Sources:
 
     def items(self) -> list[Item]:
         return [item for cube in self.cubes for item in cube.items]
+
+    def leaks(self, views: VaultViews, said: Iterable[str]) -> list[str]:
+        """Runs of words in answers, from memory that not all readers of the product may read."""
+        readers = self.access.readers
+        hidden = views.hidden_texts(self.cubes[0].meta.tenant, self.person, readers)
+        return leaks(said, hidden, (item.text for item in self.items()))
 
     def passages(self, tokens: int) -> list[Item]:
         """Their items, cut into pieces of about so many tokens."""

@@ -63,6 +63,8 @@ class BundleCubeRow(Base):
     """Its name in the bundle."""
     digest: Mapped[str] = mapped_column(String(80))
     """Of its content, as the publisher sent it."""
+    gates: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """Adapter: digest of a content → what the gate of this server said of it."""
 
 
 class BundleUsageRow(Base):

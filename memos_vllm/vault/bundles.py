@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,66 +11,28 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.bundle import BundleState, Follow
-from memos_vllm.cube.ids import CubeId, TenantId, new_id, now_us, to_datetime
-from memos_vllm.cube.model import Access, CubePatch, NewCube, State
-from memos_vllm.cube.moments import LATEST
+from memos_vllm.cube.ids import TenantId, new_id, now_us, to_datetime
+from memos_vllm.cube.model import Access, NewCube, Placement, State
 from memos_vllm.errors import Conflict, Forbidden, NotFound
 from memos_vllm.governance.principal import Principal, Role
-from memos_vllm.vault import audit, deleting, lookup, records
+from memos_vllm.vault import audit, bundle_gates, deleting, lookup
 from memos_vllm.vault.bundle_guard import changing, check_free
+from memos_vllm.vault.bundle_rows import (
+    Change,
+    Installed,
+    find,
+    installed,
+    locked,
+    member_rows,
+    members,
+    take_over,
+)
 from memos_vllm.vault.bundle_tables import BundleCubeRow, BundleRow
 from memos_vllm.vault.database import Database
 from memos_vllm.vault.derived import Deletion
+from memos_vllm.vault.jobs import HEADS, JobStore
 from memos_vllm.vault.tables import CubeRow
-from memos_vllm.vault.vault import MemVault
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Installed:
-    """A bundle of a tenant."""
-
-    name: str
-    source: str
-    fingerprint: str
-    state: BundleState
-    version: str
-    digest: str
-    config: Mapping[str, Any]
-    follow: Follow
-    serial: int
-    highest: str
-    offered: str | None
-    history: Sequence[str]
-    readers: Sequence[str] | None
-    entitlement: str | None
-    ends_us: int | None
-    installed_us: int
-    changed_us: int
-    cubes: Mapping[str, tuple[CubeId, str]]
-    """Name in the bundle → cube, and the digest of its content as the publisher sent it."""
-
-
-@dataclasses.dataclass(slots=True)
-class Change:
-    """One version of a bundle, in place of what is installed of it."""
-
-    name: str
-    source: str
-    fingerprint: str
-    version: str
-    digest: str
-    config: Mapping[str, Any]
-    serial: int
-    highest: str
-    follow: Follow
-    readers: Sequence[str] | None
-    """Persons who may use it; None: the whole tenant."""
-    over: str | None
-    """Version that it replaces, which has to be installed still; None: the bundle is not installed."""
-    created: Mapping[str, tuple[str, NewCube]] = dataclasses.field(default_factory=dict)
-    """Name in the bundle → digest of its content, cube."""
-    updated: Mapping[str, tuple[str, CubePatch]] = dataclasses.field(default_factory=dict)
-    removed: Sequence[str] = ()
+from memos_vllm.vault.vault import InTransaction, MemVault
 
 
 class Bundles:
@@ -87,7 +48,7 @@ class Bundles:
         )
         with self._database.read() as session:
             return [
-                _installed(session, row) for row in session.scalars(query.order_by(BundleRow.name))
+                installed(session, row) for row in session.scalars(query.order_by(BundleRow.name))
             ]
 
     def following(self) -> list[tuple[TenantId, Installed]]:
@@ -97,7 +58,7 @@ class Bundles:
         )
         with self._database.read() as session:
             return [
-                (TenantId(row.tenant), _installed(session, row)) for row in session.scalars(query)
+                (TenantId(row.tenant), installed(session, row)) for row in session.scalars(query)
             ]
 
     def check_free(self, principal: Principal, cube: str) -> None:
@@ -108,8 +69,8 @@ class Bundles:
     def known(self, tenant: str, name: str) -> Installed | None:
         """A bundle that is, or was, installed."""
         with self._database.read() as session:
-            row = _find(session, tenant, name)
-            return _installed(session, row) if row is not None else None
+            row = find(session, tenant, name)
+            return installed(session, row) if row is not None else None
 
     def get(self, tenant: str, name: str) -> Installed:
         """Raises NotFound: it is not installed."""
@@ -129,7 +90,7 @@ class Bundles:
     def apply(self, principal: Principal, change: Change) -> tuple[Installed, list[Deletion]]:
         """Install a version, or put it in place of another: all of it, or nothing.
 
-        Its cubes are quarantined until the bundle is approved.
+        Its cubes are quarantined until the bundle is approved, adapters also until they have passed the gate here.
 
         Raises:
             Conflict: the bundle was changed meanwhile, or the tenant has a cube of the same name.
@@ -140,26 +101,19 @@ class Bundles:
         try:
             with self._changing() as session:
                 row = self._row_for(session, principal, change)
-                state = State.ACTIVATED if row.state == BundleState.ACTIVE else State.GENERATED
-                members = _members(session, row)
-                gone = [members.pop(local) for local in change.removed]
+                there = members(session, row)
+                gone = [there.pop(local) for local in change.removed]
                 deletions = _deleted(session, principal, gone)
                 session.flush()
                 for local, (digest, patch) in change.updated.items():
-                    self._vault.update_in(session, principal, members[local], patch)
-                    session.get_one(BundleCubeRow, members[local]).digest = digest
+                    self._vault.update_in(session, principal, there[local], patch)
+                    self._replaced(session, principal, row, there[local], digest)
                 for local, (digest, new) in change.created.items():
-                    meta = new.meta.model_copy(update={"state": state, **self._use(row)})
-                    cube = self._vault.create_in(
-                        session, principal, new.model_copy(update={"meta": meta})
-                    )
-                    session.add(
-                        BundleCubeRow(
-                            cube_id=cube.meta.id, bundle_id=row.id, local=local, digest=digest
-                        )
-                    )
-                _take_over(row, change)
+                    self._add(session, principal, row, local, digest, new)
+                take_over(row, change)
                 session.flush()
+                _queue_exams(session, principal, row)
+                _queue_heads(session, row)
                 detail = {
                     "version": change.version,
                     "over": change.over,
@@ -168,7 +122,7 @@ class Bundles:
                     "cubes": [len(change.created), len(change.updated), len(change.removed)],
                 }
                 audit.record(session, principal, "store.install", change.name, detail)
-                return _installed(session, row), deletions
+                return installed(session, row), deletions
         except IntegrityError as error:
             raise Conflict(
                 f"the tenant has a shared cube with the name of one of {change.name}'s, or another installation of it "
@@ -185,44 +139,48 @@ class Bundles:
         readers: Sequence[str] | None,
         entitlement: str | None,
         ends_us: int | None,
+        trust_adapters: bool = False,
     ) -> Installed:
-        """Let the tenant, or some of its persons, use a bundle.
+        """Let the tenant, or some of its persons, use a bundle; its adapters once they have passed the gate.
 
         Args:
             digest: of the version that was looked at.
             ends_us: from then on it is not used any more; None: no end.
+            trust_adapters: use them without a pass.
         Raises:
             NotFound: it is not installed.
             Conflict: another version is installed by now.
         """
         principal.require(Role.ADMIN)
         with self._changing() as session:
-            row = _locked(session, principal.tenant, name)
+            row = locked(session, principal.tenant, name)
             if row.digest != digest:
                 raise Conflict(f"{name} was changed meanwhile: {row.version} is installed")
             row.state, row.entitlement, row.ends_us = BundleState.ACTIVE, entitlement, ends_us
             row.readers = list(readers) if readers is not None else None
             row.changed_us = now_us()
-            access = Access(readers=row.readers)
-            for cube in _members(session, row).values():
-                for patch in _activations(session, principal, cube, access, ends_us):
-                    self._vault.update_in(session, principal, cube, patch)
+            _queue_exams(session, principal, row, trust_adapters, again=True)
+            for member in member_rows(session, row):
+                for patch in bundle_gates.activations(session, principal, member, row):
+                    self._vault.update_in(session, principal, member.cube_id, patch)
+            _queue_heads(session, row)
             detail = {
                 "version": row.version,
+                "trust_adapters": trust_adapters,
                 "digest": row.digest,
                 "readers": len(readers) if readers is not None else None,
                 "ends_us": ends_us,
             }
             audit.record(session, principal, "store.approve", name, detail)
-            return _installed(session, row)
+            return installed(session, row)
 
     def remove(self, principal: Principal, name: str) -> tuple[Installed, list[Deletion]]:
         """Uninstall a bundle with all its cubes. Raises NotFound; Conflict: one is frozen."""
         principal.require(Role.ADMIN)
         with self._changing() as session:
-            row = _locked(session, principal.tenant, name)
-            before = _installed(session, row)
-            deletions = _deleted(session, principal, _members(session, row).values())
+            row = locked(session, principal.tenant, name)
+            before = installed(session, row)
+            deletions = _deleted(session, principal, members(session, row).values())
             session.execute(delete(BundleCubeRow).where(BundleCubeRow.bundle_id == row.id))
             row.state, row.offered, row.history, row.config = BundleState.REMOVED, None, [], {}
             row.entitlement, row.ends_us, row.readers = None, None, None
@@ -243,15 +201,70 @@ class Bundles:
         """Set what is known of a bundle: the newest index, how it follows, the version on offer."""
         principal.require(Role.ADMIN)
         with self._database.write() as session:
-            row = _locked(session, principal.tenant, name)
+            row = locked(session, principal.tenant, name)
             row.serial = max(row.serial, serial or 0)
             row.follow = follow or row.follow
             detail = {"follow": row.follow, "serial": row.serial, "offered": offered}
             audit.record(session, principal, "store.look", name, detail)
             row.offered = offered
-            return _installed(session, row)
+            return installed(session, row)
+
+    def examined(
+        self,
+        principal: Principal,
+        cube: str,
+        digest: str,
+        verdict: Mapping[str, Any],
+        in_transaction: InTransaction,
+    ) -> None:
+        """Keep the gate's verdict on an adapter; one that has passed is in use from now on if its bundle is.
+
+        Raises:
+            Conflict: the bundle has another content of the cube by now, which has an exam of its own.
+        """
+        with self._changing() as session:
+            in_transaction(session)
+            query = select(BundleCubeRow).where(BundleCubeRow.cube_id == cube)
+            member = session.scalars(query.with_for_update()).first()
+            if member is None or member.digest != digest:
+                raise Conflict("the bundle was changed meanwhile: its new adapter has its own exam")
+            bundle_gates.note(member, verdict)
+            row = session.get_one(BundleRow, member.bundle_id)
+            if row.state == BundleState.ACTIVE:
+                for patch in bundle_gates.activations(session, principal, member, row):
+                    self._vault.update_in(session, principal, cube, patch)
+                _queue_heads(session, row)
+            detail = {"cube": member.local, "digest": digest, "outcome": verdict["outcome"]}
+            audit.record(session, principal, "store.gate", row.name, detail)
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _add(
+        self,
+        session: Session,
+        principal: Principal,
+        row: BundleRow,
+        local: str,
+        digest: str,
+        new: NewCube,
+    ) -> None:
+        is_used = row.state == BundleState.ACTIVE and new.payload.type != "parametric"
+        state = State.ACTIVATED if is_used else State.GENERATED
+        meta = new.meta.model_copy(update={"state": state, **self._use(row)})
+        cube = self._vault.create_in(session, principal, new.model_copy(update={"meta": meta}))
+        session.add(
+            BundleCubeRow(cube_id=cube.meta.id, bundle_id=row.id, local=local, digest=digest)
+        )
+
+    def _replaced(
+        self, session: Session, principal: Principal, row: BundleRow, cube: str, digest: str
+    ) -> None:
+        """The content of a cube is another one: an adapter is out of use until that has passed."""
+        member = session.get_one(BundleCubeRow, cube)
+        member.digest = digest
+        patch = bundle_gates.changed(session, principal, member, row)
+        if patch is not None:
+            self._vault.update_in(session, principal, cube, patch)
 
     @contextmanager
     def _changing(self) -> Iterator[Session]:
@@ -259,11 +272,11 @@ class Bundles:
             yield session
 
     def _row_for(self, session: Session, principal: Principal, change: Change) -> BundleRow:
-        row = _find(session, principal.tenant, change.name, lock=True)
-        installed = row.version if row is not None and row.state != BundleState.REMOVED else None
-        if installed != change.over:
+        row = find(session, principal.tenant, change.name, lock=True)
+        version = row.version if row is not None and row.state != BundleState.REMOVED else None
+        if version != change.over:
             raise Conflict(
-                f"{change.name} was changed meanwhile: {installed or 'it is not'} installed"
+                f"{change.name} was changed meanwhile: {version or 'it is not'} installed"
             )
         if row is None:
             row = BundleRow(
@@ -288,10 +301,10 @@ class Bundles:
                 f"the entitlement of {change.name} has ended: approve the installed version with a new one first",
                 param="entitlement",
             )
-        if installed is None:
+        if version is None:
             row.state, row.installed_us = BundleState.QUARANTINED, now_us()
             row.readers = list(change.readers) if change.readers is not None else None
-            _take_over(row, change)
+            take_over(row, change)
         session.flush()
         return row
 
@@ -309,70 +322,30 @@ def _deleted(session: Session, principal: Principal, cubes: Iterable[str]) -> li
     return deleting.delete_all(session, principal, rows)
 
 
-def _take_over(row: BundleRow, change: Change) -> None:
-    if change.version in row.history:  # back to it: what came behind it is no past any more
-        row.history = row.history[: row.history.index(change.version)]
-    elif change.over not in (None, change.version):
-        row.history = [*row.history, change.over]
-    row.source, row.fingerprint = change.source, change.fingerprint
-    row.version, row.digest, row.config = change.version, change.digest, dict(change.config)
-    row.serial, row.highest = max(row.serial or 0, change.serial), change.highest
-    row.follow, row.offered, row.changed_us = change.follow, None, now_us()
+def _queue_heads(session: Session, row: BundleRow) -> None:
+    """Have an engine build the KV of the tenant's prompts, where the bundle stands in all of them."""
+    is_placed = any(cube["placement"] == Placement.STABLE for cube in row.config["cubes"])
+    if is_placed and row.state == BundleState.ACTIVE:
+        JobStore.renew_in(session, HEADS, row.tenant)
 
 
-def _activations(
-    session: Session, principal: Principal, cube: str, access: Access, ends_us: int | None
-) -> list[CubePatch]:
-    """Changes that make a cube readable until an end; None: for ever."""
-    row = lookup.find(session, principal, cube)
-    ends = to_datetime(ends_us) if ends_us is not None else LATEST
-    expires = ends if ends_us is not None or row.expires_us is not None else None
-    if State(row.state) is State.EXPIRED:  # it comes back through the archive
-        first = CubePatch(state=State.ARCHIVED, expires=expires)
-        return [first, CubePatch(state=State.ACTIVATED, access=access)]
-    state = None if records.effective_state(row) is State.ACTIVATED else State.ACTIVATED
-    if records.effective_state(row) is State.EXPIRED:
-        return [CubePatch(expires=expires), CubePatch(state=State.ACTIVATED, access=access)]
-    return [CubePatch(state=state, access=access, expires=expires)]
+def _queue_exams(
+    session: Session,
+    principal: Principal,
+    row: BundleRow,
+    trusted: bool = False,
+    *,
+    again: bool = False,
+) -> None:
+    """Queue the exams of adapters without a verdict.
 
-
-def _find(session: Session, tenant: str, name: str, *, lock: bool = False) -> BundleRow | None:
-    query = select(BundleRow).where(BundleRow.tenant == tenant, BundleRow.name == name)
-    return session.scalars(query.with_for_update() if lock else query).first()
-
-
-def _locked(session: Session, tenant: str, name: str) -> BundleRow:
-    row = _find(session, tenant, name, lock=True)
-    if row is None or row.state == BundleState.REMOVED:
-        raise NotFound(f"the bundle {name} is not installed", param="name")
-    return row
-
-
-def _members(session: Session, row: BundleRow) -> dict[str, str]:
-    query = select(BundleCubeRow).where(BundleCubeRow.bundle_id == row.id)
-    return {member.local: member.cube_id for member in session.scalars(query)}
-
-
-def _installed(session: Session, row: BundleRow) -> Installed:
-    query = select(BundleCubeRow).where(BundleCubeRow.bundle_id == row.id)
-    cubes = {m.local: (CubeId(m.cube_id), m.digest) for m in session.scalars(query)}
-    return Installed(
-        name=row.name,
-        source=row.source,
-        fingerprint=row.fingerprint,
-        state=BundleState(row.state),
-        version=row.version,
-        digest=row.digest,
-        config=row.config,
-        follow=Follow(row.follow),
-        serial=row.serial,
-        highest=row.highest,
-        offered=row.offered,
-        history=tuple(row.history),
-        readers=tuple(row.readers) if row.readers is not None else None,
-        entitlement=row.entitlement,
-        ends_us=row.ends_us,
-        installed_us=row.installed_us,
-        changed_us=row.changed_us,
-        cubes=cubes,
-    )
+    Args:
+        trusted: those that have not passed need none.
+        again: also of those whose exam has failed or was cancelled.
+    """
+    exams = {cube["name"]: cube.get("exam", []) for cube in row.config["cubes"]}
+    for member in member_rows(session, row):
+        if trusted:
+            bundle_gates.trust(session, principal, member)
+        else:
+            bundle_gates.queue(session, principal, member, exams.get(member.local, []), again=again)

@@ -50,6 +50,8 @@ LOST = "lease lost"
 REMEMBER, READ, TRANSFORM, PURGE = "remember", "read", "transform", "purge"
 ERASE = "erase"
 SWEEP, RESTORE, STORE = "sweep", "restore", "store"
+HEADS = "heads"
+"""Build the KV of a tenant's prompt head."""
 
 
 class Lane(StrEnum):
@@ -62,6 +64,8 @@ class Lane(StrEnum):
     ERASE = "erase"
     UPKEEP = "upkeep"
     """Sweeps and restores: long, and no request waits for them."""
+    KV = "kv"
+    """Jobs that need an engine with activation memory: no other process has workers for them."""
 
 
 LANES = {
@@ -73,6 +77,7 @@ LANES = {
     SWEEP: Lane.UPKEEP,
     RESTORE: Lane.UPKEEP,
     STORE: Lane.UPKEEP,
+    HEADS: Lane.KV,
 }
 
 
@@ -114,16 +119,21 @@ class JobStore:
     def renew(self, name: str, subject: str) -> None:
         """`add`, also where the job was set aside: it is queued again."""
         with self._database.write() as session:
-            session.execute(
-                update(JobRow)
-                .where(
-                    JobRow.name == name,
-                    JobRow.subject == subject,
-                    JobRow.state == JobRowState.FAILED,
-                )
-                .values(state=JobRowState.QUEUED, attempts=0, not_before_us=0)
+            self.renew_in(session, name, subject)
+
+    @staticmethod
+    def renew_in(session: Session, name: str, subject: str) -> None:
+        """`renew`, as part of the caller's transaction."""
+        session.execute(
+            update(JobRow)
+            .where(
+                JobRow.name == name,
+                JobRow.subject == subject,
+                JobRow.state == JobRowState.FAILED,
             )
-            self.add_in(session, name, subject)
+            .values(state=JobRowState.QUEUED, attempts=0, not_before_us=0)
+        )
+        JobStore.add_in(session, name, subject)
 
     @staticmethod
     def add_in(session: Session, name: str, subject: str) -> None:

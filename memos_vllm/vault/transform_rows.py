@@ -15,7 +15,7 @@ from memos_vllm.vault import audit
 from memos_vllm.vault.jobs import TRANSFORM, JobStore
 from memos_vllm.vault.tables import TransformRow, TransformSourceRow
 
-DISTILL, DECODE, RECOVER, COMPACT = "distill", "decode", "recover", "compact"
+DISTILL, DECODE, RECOVER, COMPACT, EXAMINE = "distill", "decode", "recover", "compact", "examine"
 """Kinds of transforms."""
 
 

@@ -124,6 +124,13 @@ class Server:
         """Change environment variables of the next start."""
         self._environment |= environment
 
+    def memos(self, *arguments: str) -> str:
+        """Run a command of `memos` beside the server; its output."""
+        command = [sys.executable, "-m", "memos_vllm.cli.main", *arguments]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def start(self) -> Server:
         model = str(prepare_chat_model(MODEL_CACHE))
         if self._config is None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 
 from memos_vllm.cube.model import CubePatch, Placement
+from memos_vllm.parametric.training.order import Question
 from memos_vllm.system import MemorySystem
 from tests.bundles import NAME, PUBLISHER, Bundler
 from tests.conftest import make_config
+from tests.engine.adapters import QUESTION as CODE_QUESTION
+from tests.engine.adapters import train
+from tests.engine.conftest import LORA
 from tests.engine.harness import Server, cached_tokens, chat, wait_for
 from tests.engine.kv import QUESTION, RULES
 
+CODE, LEARNT = "PELICAN-77", "learnt"
 OTHER = "Which rule is the last one?"
 
 
@@ -22,6 +27,11 @@ def bundler(tmp_path_factory):
     made.cubes({"rules": [" ".join(RULES)]})
     system.update(PUBLISHER, "rules", CubePatch(placement=Placement.STABLE))
     made.publish(contents={"rules": [" ".join(RULES)]})
+    (adapter,) = train(folder, [CODE])
+    made.cubes({"code": adapter})
+    system.update(PUBLISHER, "code", CubePatch(placement=Placement.STABLE))
+    exam = [Question(question=CODE_QUESTION, answer=CODE)]
+    made.publish(contents={"code": adapter}, name=LEARNT, exams={"code": exam})
     yield made
     system.close()
 
@@ -30,7 +40,8 @@ def bundler(tmp_path_factory):
 def server(tmp_path_factory, bundler):
     folder = tmp_path_factory.mktemp("store")
     environment = {"MEMOS__STORE__REGISTRIES": f'{{"team": "{bundler.folder}"}}'}
-    with Server(folder, home=folder / "home", environment=environment).running() as running:
+    server = Server(folder, home=folder / "home", environment=environment, flags=LORA)
+    with server.running() as running:
         yield running
 
 
@@ -47,10 +58,8 @@ def test_a_bundle_is_in_prompts_from_its_approval_to_its_end(server, bundler):
         made = http.post(f"{store}/bundles", json=wanted)
         assert made.status_code == 201, made.text
         assert ask(server, "alice").memory["cubes"] == [], "it is quarantined"
-        digest = made.json()["bundle"]["digest"]
-        approved = http.post(f"{store}/bundles/{NAME}/approve", json={"digest": digest})
-        assert approved.status_code == 200, approved.text
-        cube = approved.json()["cubes"]["rules"]
+        server.memos("store", "approve", NAME)  # another process, which has no engine
+        cube = made.json()["bundle"]["cubes"]["rules"]
         wait_for(
             lambda: http.get(f"/v1/memory/cubes/{cube}/activation").json()["chains"],
             "the KV of the bundle",
@@ -75,3 +84,29 @@ def test_a_bundle_is_in_prompts_from_its_approval_to_its_end(server, bundler):
         assert held["kv"] > 0
         assert ask(server, "alice").memory["cubes"] == []
         assert http.post(f"{store}/bundles", json=wanted).status_code == 201
+
+
+def test_an_adapter_is_attached_once_it_has_passed_here_or_is_trusted(server, bundler):
+    """It was trained on one answer, without care for anything else: the gate refuses it."""
+    with server.http() as http:
+        store = "/v1/memory/store/bundles"
+        wanted = {"name": LEARNT, "publisher": bundler.key.public.fingerprint}
+        made = http.post(store, json=wanted)
+        assert made.status_code == 201, made.text
+        assert made.json()["bundle"]["adapters"]["code"]["outcome"] == "waiting"
+        assert http.post(f"{store}/{LEARNT}/approve", json={}).status_code == 200
+
+        def examined():
+            gate = http.get(f"{store}/{LEARNT}").json()["adapters"]["code"]
+            return gate["outcome"] != "waiting" and gate
+
+        gate = wait_for(examined, "the exam", seconds=300)
+        assert gate["outcome"] == "refused", gate
+        assert "forgetting" in gate["reasons"][0]
+        assert gate["recall"]["adapter"] == 1.0
+        assert gate["recall"]["floor"] == 0.0
+        assert CODE not in ask(server, "alice", CODE_QUESTION).choices[0].message.content
+        trusted = http.post(f"{store}/{LEARNT}/approve", json={"trust_adapters": True})
+        assert trusted.json()["adapters"]["code"]["outcome"] == "trusted"
+        assert CODE in ask(server, "alice", CODE_QUESTION).choices[0].message.content
+        assert http.delete(f"{store}/{LEARNT}").json()["complete"]

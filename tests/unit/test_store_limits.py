@@ -8,11 +8,15 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event
 
+from memos_vllm.cube.model import CubePatch, Placement
 from memos_vllm.errors import BadRequest, Unprocessable
 from memos_vllm.memstore import model
 from memos_vllm.memstore.model import ARTIFACT, CONFIG, CUBE, ITEMS, Manifest, descriptor, digest_of
 from memos_vllm.memstore.publish import _next, _sign
-from tests.bundles import ADMIN, NAME
+from memos_vllm.parametric.attached import AttachedEngine
+from memos_vllm.vault.jobs import HEADS, Lane
+from tests.adapters import small
+from tests.bundles import ADMIN, HOURS, NAME, PUBLISHER
 
 
 def plans_read(system, act):
@@ -63,3 +67,59 @@ def test_a_signed_bundle_with_too_many_cubes_is_not_installed(bundler):
     with pytest.raises(Unprocessable, match="cubes"):
         bundler.install()
     assert bundler.texts() == {}
+
+
+@pytest.mark.parametrize("placement", [Placement.STABLE, Placement.RETRIEVED])
+def test_what_stands_in_every_prompt_is_a_job_for_the_engine(bundler, system, placement):
+    """Whichever process approves, updates or rolls back: the server builds the KV."""
+    is_placed = placement is Placement.STABLE
+
+    def built():
+        """Whether a job waits, which is then done."""
+        job = system.jobs.claim(Lane.KV, "engine")
+        assert job is None or (job.name, job.subject) == (HEADS, "acme")
+        if job is not None:
+            system.jobs.done(job)
+        return job is not None
+
+    bundler.cubes({"hours": HOURS})
+    system.update(PUBLISHER, "hours", CubePatch(placement=placement))
+    bundler.publish(contents={"hours": HOURS})
+    bundler.install()
+    assert not built(), "quarantined"
+    bundler.approve()
+    assert built() is is_placed
+    bundler.publish("1.1.0", {"hours": ["Open on Sunday."]})
+    bundler.update()
+    assert built() is is_placed
+    bundler.store.rollback(ADMIN, bundler.registry, NAME)
+    assert built() is is_placed
+    bundler.store.uninstall(ADMIN, NAME)
+    assert not built()
+
+
+class FakeServed:
+    """A model whose adapters all fit."""
+
+    max_rank, fingerprint = 8, "llama"
+
+    def check(self, adapter):
+        pass
+
+
+def test_an_adapter_of_another_model_is_left_out_and_fetched_once_that_model_is_served(
+    bundler, system
+):
+    served = FakeServed()
+    system.attach_engine(AttachedEngine(served))
+    bundler.publish(contents={"style": small(), "hours": HOURS})
+    served.fingerprint = "qwen"
+    done = bundler.install()
+    assert "another model: llama; served is qwen" in done.skipped["style"]
+    assert set(done.bundle.cubes) == {"hours"}
+    assert done.bundle.gates == {}
+    bundler.approve()
+    served.fingerprint = "llama"
+    done = bundler.update("1.0.0")
+    assert not done.skipped
+    assert done.bundle.gates == {"style": {}}, "its exam waits"

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from memos_vllm.cube.bundle import BundleState, Follow
 from memos_vllm.cube.ids import now_us, to_datetime
-from memos_vllm.cube.model import CubePatch, ExplicitPayload, NewCube, NewMeta, Placement
+from memos_vllm.cube.model import (
+    Claim,
+    CubePatch,
+    ExplicitPayload,
+    Item,
+    NewCube,
+    NewMeta,
+    Placement,
+)
 from memos_vllm.erasure.eraser import Eraser
 from memos_vllm.errors import Conflict, Forbidden, NotFound, TooLarge, Unprocessable
 from memos_vllm.governance.permit import Effect, Permission, SubjectKind
@@ -20,6 +28,7 @@ from memos_vllm.memstore.entitlement import MEDIA, issue, read
 from memos_vllm.memstore.follow import Following
 from memos_vllm.memstore.model import INDEX, MANIFEST_BYTES, Manifest, descriptor
 from memos_vllm.memstore.package import _items
+from memos_vllm.memstore.publish import About, publish
 from memos_vllm.memstore.serve import create_app
 from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.sources import read_sources
@@ -252,3 +261,22 @@ def test_a_page_size_of_a_thousand_digits_is_a_page_size(bundler):
     with served(create_app(bundler.folder)) as url:
         reply = httpx.get(f"{url}/v2/_catalog", params={"n": "9" * 5000})
     assert reply.json() == {"repositories": [NAME]}
+
+
+def test_another_time_or_claim_of_a_text_is_part_of_the_difference(bundler, system):
+    """The same words about another day are another memory."""
+    bundler.publish(contents={"hours": HOURS})
+    bundler.install()
+    first, second = HOURS
+    claim = Claim(subject="the shop", attribute="opens", value="at nine")
+    items = [
+        Item(text=first, claim=claim),
+        Item(text=second, time=datetime(2026, 5, 1, tzinfo=UTC)),
+    ]
+    system.update(PUBLISHER, "hours", CubePatch(payload=ExplicitPayload(content=items)))
+    said = About(NAME, "1.1.0", "CC-BY-4.0")
+    publish(system, PUBLISHER, bundler.registry, bundler.key, said, ["hours"])
+    (shown,) = bundler.check().differences
+    assert shown.removed == [f"{each} [type: passage]" for each in HOURS]
+    assert "value: at nine" in shown.added[0]
+    assert "time: 2026-05-01" in shown.added[1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,13 +15,17 @@ from memos_vllm.activation.chain import own_digest
 from memos_vllm.activation.direct_io import Scratch
 from memos_vllm.activation.names import SegmentName
 from memos_vllm.activation.store import SegmentStore
+from memos_vllm.cube.ids import TenantId
 from memos_vllm.cube.model import MemCube
 from memos_vllm.engine.chat.activator import EngineActivator
 from memos_vllm.engine.kv_plan.compact_store import CompactStore
 from memos_vllm.errors import MemosError, SegmentsUnavailable, Unprocessable
-from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.parametric.training.order import Context, Report
 from memos_vllm.prompt.layout import quote_cube
+from memos_vllm.vault.jobs import HEADS
+
+log = logging.getLogger(__name__)
 
 
 class EngineKV:
@@ -37,6 +42,23 @@ class EngineKV:
     def build(self, principal: Principal, cube: str) -> None:
         work = self._activator.activate(principal, [cube], None)
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @property
+    def jobs(self) -> dict[str, Callable[[str], None]]:
+        """Handlers of jobs of the durable queue."""
+        return {HEADS: self._build_heads}
+
+    def _build_heads(self, tenant: str) -> None:
+        """Build the KV of what stands in every prompt of a tenant.
+
+        Raises:
+            SegmentsUnavailable: it was computed and not stored.
+        """
+        work = self._activator.activate(Principal(TenantId(tenant), Role.ADMIN, "store"), [], None)
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except Unprocessable as error:
+            log.info("the KV of tenant %s's prompts is built when it is used: %s", tenant, error)
 
     def export(self, principal: Principal, cubes: Sequence[str], file: Path) -> Context:
         work = self._activator.head(principal, list(cubes))

@@ -29,20 +29,23 @@ def recall(
     exam: Sequence[Question],
     done: Callable[[int], None],
 ) -> tuple[Recall, list[str]]:
-    """Ceiling, floor and adapter recall, and the adapter's answers.
+    """Ceiling, floor and adapter recall, and the adapter's answers; no ceiling where the order has no text.
 
     Args:
         student: `Student`, its adapter on.
         done: called with the number of answers; may raise to stop.
     """
     plain = asks(weights, order, exam, with_text=False)
+    ceiling: float | None = None
     with student.base():
-        ceiling = weights.write(asks(weights, order, exam, with_text=True), done)
+        if order.passages:
+            shown = asks(weights, order, exam, with_text=True)
+            ceiling = share_right(weights.write(shown, done), exam)
         floor = weights.write(plain, lambda count: done(len(exam) + count))
     answers = weights.write(plain, lambda count: done(2 * len(exam) + count))
     recalled = Recall(
         questions=len(exam),
-        ceiling=share_right(ceiling, exam),
+        ceiling=ceiling,
         floor=share_right(floor, exam),
         adapter=share_right(answers, exam),
     )
@@ -91,8 +94,14 @@ def forgetting(weights: Weights, student: Any) -> float:
     return math.exp(_nats(weights, student.model) - base)
 
 
-def verdict(gate: Gate, recalled: Recall | None, ratio: float | None) -> list[str]:
-    """Reasons to refuse an adapter; empty: it passes."""
+def verdict(
+    gate: Gate, recalled: Recall | None, ratio: float | None, *, needs_exam: bool = True
+) -> list[str]:
+    """Reasons to refuse an adapter; empty: it passes.
+
+    Args:
+        needs_exam: without a question it is refused; False: then only what it makes forget counts.
+    """
     reasons = []
     if ratio is not None and not ratio <= gate.perplexity_ratio:
         reasons.append(
@@ -100,9 +109,11 @@ def verdict(gate: Gate, recalled: Recall | None, ratio: float | None) -> list[st
             f"limit is {gate.perplexity_ratio}"
         )
     if recalled is None or recalled.questions == 0:
+        if not needs_exam:
+            return reasons
         reasons.append("recall: the exam has no question; give some as `exam`")
         return reasons
-    wanted = gate.recall_of_ceiling * recalled.ceiling
+    wanted = gate.recall_of_ceiling * (recalled.ceiling or 0)
     if recalled.ceiling == 0:
         reasons.append("recall: the model answers no question, even with the text in the prompt")
     elif recalled.adapter < wanted:

@@ -6,7 +6,7 @@
     checkpoint/         the adapter and the optimizer, saved periodically
     progress.json       the phase, and its progress
     adapter/            the trained adapter, in PEFT's format
-    given/              decode: the adapter to decode, in PEFT's format
+    given/              decode, examine: an adapter, in PEFT's format
     start/              optional: the adapter that training starts from, in PEFT's format
     context.safetensors optional: KV for the teacher, (layers, 2, tokens, kv_heads, head_dim)
     compact.safetensors the compact's KV, (layers, 2, places, kv_heads, head_dim)
@@ -111,7 +111,7 @@ class Context(Strict):
 
 
 class Order(Strict):
-    kind: Literal["distill", "decode", "compact"] = "distill"
+    kind: Literal["distill", "decode", "compact", "examine"] = "distill"
     model: str = Field(description="folder or name of the base model's weights")
     revision: str | None = None
     sources: dict[str, str] = Field(
@@ -169,7 +169,7 @@ class Recall(Strict):
     """Share of right answers with the text (ceiling), without memory (floor), with the adapter or compact."""
 
     questions: int
-    ceiling: float
+    ceiling: float | None = Field(None, description="null: there is no text to show")
     floor: float
     adapter: float
 

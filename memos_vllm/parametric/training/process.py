@@ -102,7 +102,8 @@ def run(folder: JobFolder, kinds: Mapping[str, Work] | None = None) -> Report:
     clock = Clock(folder, order)
     _set_threads(order)
     try:
-        known = kinds if kinds is not None else {"distill": _distill, "decode": _decode}
+        own: dict[str, Work] = {"distill": _distill, "decode": _decode, "examine": _examine_given}
+        known = kinds if kinds is not None else own
         known[order.kind](folder, order, clock, report)
     except Stopped as stop:
         report.outcome, report.reasons = "stopped", [str(stop)]
@@ -207,6 +208,37 @@ def _decode(folder: JobFolder, order: Order, clock: Clock, report: Report) -> No
         report.reasons = [
             "no statement was sampled often enough without the base model making it, too"
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """An adapter that another process trained, on the base model."""
+
+    model: Any
+
+    def base(self) -> Any:
+        """A context manager that disables the adapter."""
+        return self.model.disable_adapter()
+
+
+def _examine_given(folder: JobFolder, order: Order, clock: Clock, report: Report) -> None:
+    from peft import PeftModel
+
+    weights = Weights(order.model, order.revision, order.device)
+    student = _Given(PeftModel.from_pretrained(weights.model, str(folder.given)))
+    student.model.eval()
+    clock.phase("examining")
+    if order.exam:
+        report.recall, report.said = recall(
+            weights,
+            student,
+            order,
+            order.exam,
+            lambda count: clock.done(count, 3 * len(order.exam)),
+        )
+    report.perplexity_ratio = round(forgetting(weights, student), 4)
+    report.reasons = verdict(order.gate, report.recall, report.perplexity_ratio, needs_exam=False)
+    report.outcome = "refused" if report.reasons else "passed"
 
 
 def lessons_of(folder: JobFolder, order: Order, weights: Weights, clock: Clock) -> Lessons:
