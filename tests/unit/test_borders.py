@@ -24,6 +24,7 @@ JOBS = "work of the server itself: acts for the owner of the memory"
 ERASED = "erases a person, or what was deleted: an admin, or the person"
 OWN = "the condition is the caller's own person and tenant"
 ALLOWED = {
+    "bundle_gates.queue": OF_A_ROW,
     "ageing.Ageing._pages": JOBS,
     "ageing.Ageing.drop_versions": JOBS,
     "ageing.Ageing.stored_before": JOBS,
