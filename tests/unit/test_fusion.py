@@ -14,7 +14,7 @@ from memos_vllm.config.retrieval import RetrievalWeights
 from memos_vllm.cube.ids import to_us
 from memos_vllm.cube.model import CubePatch, ExplicitPayload, Item, NewCube, NewMeta, State
 from memos_vllm.plaintext.embed.model import Background
-from memos_vllm.plaintext.search import owner_index
+from memos_vllm.plaintext.search import bm25, owner_index
 from memos_vllm.plaintext.search.fusion import (
     fuse,
     min_max,
@@ -24,6 +24,7 @@ from memos_vllm.plaintext.search.fusion import (
     without_names,
 )
 from memos_vllm.plaintext.search.owner_index import LexicalCache, OwnerIndex, Part
+from memos_vllm.plaintext.search.part_arrays import arrays_of
 from memos_vllm.plaintext.tokens import tokenize
 from memos_vllm.vault.items import IndexedItem, PartKey
 from tests.conftest import principal
@@ -272,6 +273,30 @@ def bm25s_scores(texts: list[str], asked: list[str]) -> np.ndarray:
 def cube(*texts: str, tags: tuple[str, ...] = ()) -> NewCube:
     payload = ExplicitPayload(content=[Item(text=text) for text in texts])
     return NewCube(meta=NewMeta(tags=list(tags)), payload=payload)
+
+
+def test_of_a_changed_cube_only_the_new_texts_are_tokenized(system):
+    """A turn that is appended to a long conversation costs its own text."""
+    cache = LexicalCache(system.views.owner_cubes, 8)
+
+    def tokenized() -> list[str]:
+        (state,) = system.views.owners(ALICE)
+        with mock.patch.object(bm25, "tokenize", side_effect=tokenize) as read:
+            found = cache.get(state.owner, state.revision)
+        texts = [call.args[0] for call in read.call_args_list]
+        fresh = LexicalCache(system.views.owner_cubes, 8).get(state.owner, state.revision)
+        for made, expected in zip(found.parts.values(), fresh.parts.values(), strict=True):
+            for name, array in arrays_of(expected).items():
+                assert np.array_equal(arrays_of(made)[name], array), name
+        return texts
+
+    made = system.create(ALICE, [cube("a red boat", "which one?", "!", "in May")])[0].meta.id
+    assert len(tokenized()) == 4
+    system.update(ALICE, made, CubePatch(append=[Item(text="two boats"), Item(text="in May")]))
+    assert tokenized() == ["two boats"]
+    items = [Item(text="two boats"), Item(text="a green boat"), Item(text="which one?")]
+    system.update(ALICE, made, CubePatch(payload=ExplicitPayload(content=items)))
+    assert tokenized() == ["a green boat"]
 
 
 def test_after_a_change_only_the_cubes_that_changed_are_read(system):

@@ -53,6 +53,18 @@ class TokenHashes:
             np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens)),
         )
 
+    def rows(self) -> list[Integers]:
+        """Hashes of each item."""
+        return np.split(self.hashes, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Integers]) -> TokenHashes:
+        """As `rows`."""
+        return cls(
+            np.concatenate([np.zeros(0, dtype=np.int64), *rows]),
+            np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)),
+        )
+
     @classmethod
     def joined(cls, parts: Sequence[TokenHashes]) -> TokenHashes:
         empty = np.zeros(0, dtype=np.int64)

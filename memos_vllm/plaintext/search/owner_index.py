@@ -16,6 +16,7 @@ import functools
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -39,6 +40,14 @@ LoadParts = Callable[[Owner, "frozenset[PartKey]", Only], "list[CubeItems]"]
 """Cubes of an owner in order; `items` is None for the parts that the caller has."""
 
 
+class _OfText(NamedTuple):
+    """What a part has of a text."""
+
+    hashes: Integers
+    is_question: float
+    names_time: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """Immutable index of one version of a cube."""
@@ -52,15 +61,32 @@ class Part:
     names_time: Scores
 
     @classmethod
-    def of(cls, key: PartKey, items: Sequence[IndexedItem]) -> Part:
+    def of(cls, key: PartKey, items: Sequence[IndexedItem], before: Part | None = None) -> Part:
+        """The part of these items.
+
+        Args:
+            before: of another version of the cube, from which texts that are in both are taken over: a turn that
+                is appended to a long conversation costs its own text.
+        """
+        known = before.by_text() if before is not None else {}
+        fresh = list(dict.fromkeys(item.text for item in items if item.text not in known))
+        for text, hashes in zip(fresh, TokenHashes.of(fresh).rows(), strict=True):
+            known[text] = _OfText(hashes, float(is_question(text)), float(names_time(text)))
+        rows = [known[item.text] for item in items]
         return cls(
             key,
             items,
-            TokenHashes.of([item.text for item in items]),
+            TokenHashes.of_rows([row.hashes for row in rows]),
             np.array([_date(item.time_us) for item in items], dtype=np.int64).reshape(-1, 3),
-            np.array([is_question(item.text) for item in items], dtype=np.float32),
-            np.array([names_time(item.text) for item in items], dtype=np.float32),
+            np.array([row.is_question for row in rows], dtype=np.float32),
+            np.array([row.names_time for row in rows], dtype=np.float32),
         )
+
+    def by_text(self) -> dict[str, _OfText]:
+        """What is derived of each text."""
+        rows = zip(self.tokens.rows(), self.is_question, self.names_time, strict=True)
+        texts = (item.text for item in self.items)
+        return {text: _OfText(*row) for text, row in zip(texts, rows, strict=True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,12 +279,14 @@ class LexicalCache:
     ) -> OwnerIndex:
         parts: list[Part] = []
         derived: list[Part] = []
+        versions = {(key.cube_id, key.persona): part for key, part in parts_before.items()}
         for cube in self._load(owner, frozenset(parts_before), only):
             part = parts_before[cube.key] if cube.items is None else None
             if part is None and cube.items:
                 part = self._restored(owner, cube.key, cube.items)
             if part is None:
-                part = Part.of(cube.key, cube.items or ())
+                before = versions.get((cube.key.cube_id, cube.key.persona))
+                part = Part.of(cube.key, cube.items or (), before)
                 derived.append(part)
             parts.append(part)
         if self._files is not None:
