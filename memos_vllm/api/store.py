@@ -110,7 +110,8 @@ def approve_bundle(
 ) -> BundleView:
     """Let the tenant, or some people, use a bundle; renew an entitlement. Needs an `admin` key.
 
-    An adapter is used once it has passed the gate on this server, which examines it from the installation on. KV of a bundle that stands in every prompt is built behind the answer, so that its first question is fast.
+    An adapter is used once it has passed the gate on this server, which examines it from the installation on. The KV
+    of a bundle that stands in every prompt is built behind the answer, so that its first question is fast.
     """
     done = MemStore(system).approve(
         caller,

@@ -279,6 +279,15 @@ def uninstall(name: Name, tenant: TenantOption = LOCAL_TENANT, config: ConfigOpt
         print_json(MemStore(system).uninstall(administrator(tenant), name))
 
 
+@app.command("id")
+def server_id(config: ConfigOption = None) -> None:
+    """Print the id of this server, for an entitlement that holds here alone."""
+    with opened(config) as system:
+        from memos_vllm.memstore.store import MemStore
+
+        sys.stdout.write(MemStore(system).server_id() + "\n")
+
+
 @app.command()
 def usage(
     tenant: TenantOption = LOCAL_TENANT,

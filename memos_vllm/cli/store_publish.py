@@ -135,6 +135,10 @@ def entitle(
         int | None, typer.Option("--seats", min=1, help="People; default: all.")
     ] = None,
     expires_in: Annotated[str | None, typer.Option("--expires-in", metavar="365d")] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="ID", help="Holds there alone; of `memos store id`."),
+    ] = None,
 ) -> None:
     """Print an entitlement: a tenant's right to use a bundle with a price."""
     from memos_vllm.cube.ids import now_us
@@ -145,7 +149,8 @@ def entitle(
     ends = None
     if expires_in is not None:
         ends = to_datetime(now_us()) + timedelta(seconds=parse_duration(expires_in))
-    sys.stdout.write(issue(PublisherKey.load(key), check_name(name), to, seats, ends) + "\n")
+    signer = PublisherKey.load(key)
+    sys.stdout.write(issue(signer, check_name(name), to, seats, ends, server) + "\n")
 
 
 def serve(

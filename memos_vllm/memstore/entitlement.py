@@ -22,6 +22,10 @@ class Entitlement(Strict):
     format: Literal["memos-entitlement-1"] = "memos-entitlement-1"
     bundle: BundleName
     tenant: Words
+    server: Words | None = Field(
+        None,
+        description="id of the one server on which it holds; null: every server with that tenant",
+    )
     seats: int | None = Field(
         None, ge=1, description="people who may use it; null: all of the tenant"
     )
@@ -30,20 +34,34 @@ class Entitlement(Strict):
 
 
 def issue(
-    key: PublisherKey, bundle: str, tenant: str, seats: int | None, expires: datetime | None
+    key: PublisherKey,
+    bundle: str,
+    tenant: str,
+    seats: int | None,
+    expires: datetime | None,
+    server: str | None = None,
 ) -> str:
-    """A signed entitlement, as text."""
+    """A signed entitlement, as text.
+
+    Args:
+        server: of `memos store id`; None: it holds on every server.
+    """
     content = Entitlement(
-        bundle=bundle, tenant=tenant, seats=seats, issued=to_datetime(now_us()), expires=expires
+        bundle=bundle,
+        tenant=tenant,
+        server=server,
+        seats=seats,
+        issued=to_datetime(now_us()),
+        expires=expires,
     )
     return key.sign(json.dumps(content.model_dump(mode="json")).encode(), MEDIA).decode()
 
 
-def read(text: str, key: PublicKey, bundle: str, tenant: str) -> Entitlement:
+def read(text: str, key: PublicKey, bundle: str, tenant: str, server: str) -> Entitlement:
     """An entitlement of a bundle's publisher for this tenant, which has not ended.
 
     Raises:
-        Forbidden: it is for another tenant or bundle, has ended, or another key signed it.
+        Forbidden: it is for another tenant, bundle or server, has ended, or another key signed it.
         Unprocessable: it is none.
     """
     try:
@@ -58,6 +76,11 @@ def read(text: str, key: PublicKey, bundle: str, tenant: str) -> Entitlement:
     if (found.bundle, found.tenant) != (bundle, tenant):
         raise Forbidden(
             f"the entitlement is for {found.bundle} of tenant {found.tenant}", param="entitlement"
+        )
+    if found.server not in (None, server):
+        raise Forbidden(
+            f"the entitlement is for the server {found.server}; this one is {server}",
+            param="entitlement",
         )
     if found.expires is not None and found.expires <= to_datetime(now_us()):
         raise Forbidden(

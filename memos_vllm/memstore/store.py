@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import semver
 
 from memos_vllm.cube.bundle import BundleState, Follow
-from memos_vllm.cube.ids import SHARED, CubeId, TenantId, now_us, to_datetime, to_us
+from memos_vllm.cube.ids import SHARED, CubeId, TenantId, now_us, sha256, to_datetime, to_us
 from memos_vllm.errors import BadRequest, Conflict, Forbidden, Unprocessable
 from memos_vllm.governance import receipts
 from memos_vllm.governance.principal import Principal, Role, check_person
@@ -76,6 +76,10 @@ class MemStore:
         raise BadRequest(
             f"no registry {source or ''} (`store.registries` has: {names})", param="registry"
         )
+
+    def server_id(self) -> str:
+        """Id of this installation, which a publisher may name in an entitlement; a copied database has the same."""
+        return sha256(self._system.database.secret("store_server"))[:32]
 
     # -- changing ---------------------------------------------------------------------------------
 
@@ -166,7 +170,7 @@ class MemStore:
         ends_us = None
         if text is not None:
             key = _key(self._system, principal, found.fingerprint)
-            granted = entitlements.read(text, key, name, principal.tenant)
+            granted = entitlements.read(text, key, name, principal.tenant, self.server_id())
             ends_us = to_us(granted.expires) if granted.expires is not None else None
             if granted.seats is not None and (people is None or len(people) > granted.seats):
                 raise Forbidden(

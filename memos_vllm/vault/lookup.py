@@ -6,11 +6,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from memos_vllm.cube.ids import SHARED, PersonId, TenantId, now_us
+from memos_vllm.cube.model import State
 from memos_vllm.errors import NotFound
 from memos_vllm.governance import permit
 from memos_vllm.governance.permit import Effect, Grant, Permission, Permissions, SubjectKind
-from memos_vllm.governance.principal import Principal
+from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.vault import records
+from memos_vllm.vault.bundle_tables import BundleCubeRow
 from memos_vllm.vault.tables import CubeRow, GrantRow, GroupMemberRow
 
 
@@ -18,7 +20,8 @@ def find(session: Session, principal: Principal, ref: str, *, lock: bool = False
     """By id, else by name: the person's own before the tenant's. Another person's has an id only.
 
     Raises:
-        NotFound: absent or not readable by this principal; the two look the same.
+        NotFound: absent or not readable by this principal; the two look the same. A bundle's cube whose entitlement
+            has ended is there for admins alone.
     """
     query = select(CubeRow).where(records.visible_to(principal, Permission.READ))
     by_id = query.where(CubeRow.id == ref)
@@ -27,9 +30,16 @@ def find(session: Session, principal: Principal, ref: str, *, lock: bool = False
     ).order_by(CubeRow.person.desc())
     for statement in (by_id, by_name):
         row = session.scalars(statement.with_for_update() if lock else statement).first()
-        if row is not None:
+        if row is not None and not _has_ended(session, principal, row):
             return row
     raise NotFound(f"there is no cube {ref!r} here", param="cube")
+
+
+def _has_ended(session: Session, principal: Principal, row: CubeRow) -> bool:
+    if row.person != SHARED or principal.can(Role.ADMIN) or principal.is_sweep:
+        return False
+    is_expired = records.effective_state(row) is State.EXPIRED
+    return is_expired and session.get(BundleCubeRow, row.id) is not None
 
 
 def grant_of(row: GrantRow) -> Grant:

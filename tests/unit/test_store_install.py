@@ -254,6 +254,18 @@ def test_an_entitlement_of_another_or_by_another_is_refused(
     assert found(system, ALICE) == []
 
 
+def test_an_entitlement_for_one_server_holds_there_alone(bundler, system):
+    """Every server has a tenant `local`."""
+    bundler.publish(price="10 EUR")
+    bundler.install()
+    elsewhere = issue(bundler.key, NAME, "acme", None, None, "0" * 32)
+    with pytest.raises(Forbidden, match="for the server 000"):
+        bundler.approve(entitlement=elsewhere)
+    here = issue(bundler.key, NAME, "acme", None, None, bundler.store.server_id())
+    bundler.approve(entitlement=here)
+    assert found(system, ALICE)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"payload": 1}', "x" * 10_000])
 def test_what_is_no_entitlement_is_refused(bundler, text):
     bundler.publish(price="10 EUR")

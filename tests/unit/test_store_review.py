@@ -104,6 +104,22 @@ def test_no_adapter_is_trained_on_a_bundle_that_has_ended(bundler, system):
         read_sources(system.vault, ADMIN, [HOURS_CUBE])
 
 
+def test_what_has_ended_is_read_by_admins_alone(bundler, system):
+    """Neither searched nor fetched by its id or name."""
+    bundler.publish(price="10 EUR")
+    bundler.install()
+    bundler.approve(entitlement=issue(bundler.key, NAME, "acme", None, ends_in(seconds=1)))
+    cube = system.vault.get(ALICE, HOURS_CUBE).meta.id
+    time.sleep(1.1)
+    for ref in (HOURS_CUBE, cube):
+        for read in (system.vault.get, system.vault.file, system.vault.history):
+            with pytest.raises(NotFound):
+                read(ALICE, ref)
+        assert system.vault.get(ADMIN, ref).items
+    bundler.approve(entitlement=issue(bundler.key, NAME, "acme", None, None))
+    assert system.vault.get(ALICE, HOURS_CUBE).items
+
+
 def test_an_approval_during_an_update_does_not_approve_its_price(bundler, system, monkeypatch):
     bundler.publish()
     bundler.install()
@@ -184,7 +200,7 @@ def test_an_entitlement_with_an_odd_end_is_refused(bundler, ends):
     content = {"bundle": NAME, "tenant": "acme", "issued": "2026-01-01T00:00:00", "expires": ends}
     text = bundler.key.sign(json.dumps(content).encode(), MEDIA).decode()
     with pytest.raises((Forbidden, Unprocessable)):
-        read(text, bundler.key.public, NAME, "acme")
+        read(text, bundler.key.public, NAME, "acme", bundler.store.server_id())
 
 
 def test_lines_beyond_the_most_items_are_not_parsed():
