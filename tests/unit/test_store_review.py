@@ -112,9 +112,9 @@ def test_what_has_ended_is_read_by_admins_alone(bundler, system):
     cube = system.vault.get(ALICE, HOURS_CUBE).meta.id
     time.sleep(1.1)
     for ref in (HOURS_CUBE, cube):
-        for read in (system.vault.get, system.vault.file, system.vault.history):
+        for way in (system.vault.get, system.vault.file, system.vault.history):
             with pytest.raises(NotFound):
-                read(ALICE, ref)
+                way(ALICE, ref)
         assert system.vault.get(ADMIN, ref).items
     bundler.approve(entitlement=issue(bundler.key, NAME, "acme", None, None))
     assert system.vault.get(ALICE, HOURS_CUBE).items
