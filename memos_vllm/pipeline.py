@@ -43,11 +43,12 @@ from memos_vllm.prompt.layout import Reader
 from memos_vllm.scheduler.attachment import merged
 from memos_vllm.scheduler.candidates import Candidates
 from memos_vllm.scheduler.clock import Clock
-from memos_vllm.scheduler.plan import MemoryPlan
-from memos_vllm.scheduler.scheduler import Draft, MemScheduler, hottest_first
+from memos_vllm.scheduler.draft import Draft
+from memos_vllm.scheduler.scheduler import MemScheduler, hottest_first
 from memos_vllm.scheduler.sieve import sifted
 from memos_vllm.steps import as_of
 from memos_vllm.steps.adapters import AdapterChooser
+from memos_vllm.steps.kept import KeptSteps
 from memos_vllm.system import MemorySystem
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Pipeline:
         self._reads = ReadRecorder(system.audit.reads, system.config.governance.audit)
         self._chooser = AdapterChooser(system.views, adapters)
         self._scheduler = MemScheduler(system.config.prompt, system.config.retrieval)
+        self._kept = KeptSteps(system)
         self._steps = steps.load(system.config.pipeline.recall, system)
         self.tasks = tasks
         times.load()  # at start: the first call takes a second
@@ -105,6 +107,7 @@ class Pipeline:
                 await self.search_words(chat, query, memory)
             async with self.within_deadline(chat, "steps", clock):
                 await self.run_steps(chat, query, memory)
+                memory.kept = await self._kept.read(chat, memory)
             draft = self.plan(chat, memory, exchange)
             await self.attach(chat)
             messages = await self.render(chat, draft, exchange)
@@ -221,9 +224,8 @@ class Pipeline:
             return
         with self._step(chat, "search"):
             depth = top_k * _OVERFETCH
-            operator = memory.past or self._system.operator
             find = functools.partial(
-                operator.search,
+                (memory.past or self._system.operator).search,
                 chat.principal,
                 query.text,
                 vector,
@@ -286,6 +288,7 @@ class Pipeline:
                 further=memory.further,
                 places=self._configured_top_k(chat),
                 reader=Reader(chat.principal.person, self._saver.now(chat)),
+                kept=memory.kept,
             )
         chat.plan.entries, chat.plan.budget = [*draft.plan.entries, *memory.adapters], budget
         draft.plan = chat.plan
@@ -323,11 +326,12 @@ class Pipeline:
                 length = await model.prompt_tokens(messages)
                 if length is not None and length <= room:
                     chat.plan.prompt_tokens = length
-                    chat.plan.injected_tokens = _tokens(chat.plan)
+                    chat.plan.injected_tokens = chat.plan.memory_tokens
                     metrics.INJECTED_TOKENS.inc(chat.plan.injected_tokens)
                     chat.draft = draft
+                    self._kept.note(chat, draft)
                     return messages
-                over = length - room if length is not None else _tokens(chat.plan) // 2 + 1
+                over = length - room if length is not None else chat.plan.memory_tokens // 2 + 1
                 draft.give_way(over, "the prompt would not fit into the context")
         chat.without_memory = True
         return None
@@ -394,7 +398,3 @@ class Pipeline:
             seconds = time.perf_counter() - started
             chat.plan.steps_ms[name] = round(seconds * 1000, 3)
             metrics.STEP_SECONDS.labels(name).observe(seconds)
-
-
-def _tokens(plan: MemoryPlan) -> int:
-    return sum(entry.tokens for entry in plan.used)

@@ -14,8 +14,9 @@ from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.read_journal import Read
 from memos_vllm.options import MemoryOptions
 from memos_vllm.prompt.messages import Message
+from memos_vllm.scheduler.draft import Draft
 from memos_vllm.scheduler.plan import MemoryPlan
-from memos_vllm.scheduler.scheduler import Draft, Tokenizer
+from memos_vllm.scheduler.scheduler import Tokenizer
 from memos_vllm.vault.views import AdapterCube
 
 Messages = list[dict[str, Any]]

@@ -125,6 +125,12 @@ class PromptConfig(Section):
     reply_reserve_tokens: int = Field(
         256, ge=1, description="tokens reserved for the reply without max_tokens"
     )
+    kept_tokens: int = Field(
+        0,
+        ge=0,
+        description="retrieved memory that stays in front of the earlier messages of a conversation, tokens beside the "
+        "budget, so that the engine's prefix cache holds them; at the limit all of it goes at once; 0: none stays",
+    )
     deadline_seconds: float = Field(
         2.0,
         gt=0,

@@ -2,6 +2,8 @@
 
     [system prompt + stable cubes] [history] [retrieved items] [last user text]
 
+With `prompt.kept_tokens`, the history has the items that were retrieved for it in front of its messages.
+
 Stable cubes are the same in every request of a person, so they come first: at the end of the
 client's system message or, without one, in front of the first user text (a system message of ours
 would replace the template's own, and some templates allow none).  Retrieved items change with every
@@ -108,12 +110,21 @@ def block(parts: Sequence[str]) -> str:
 
 
 def place(
-    messages: Sequence[Message], stable: Sequence[str], retrieved: Sequence[str]
+    messages: Sequence[Message],
+    stable: Sequence[str],
+    retrieved: Sequence[str],
+    kept: Mapping[int, Sequence[str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Copies of the messages with the two memory blocks inserted."""
+    """Copies of the messages with the memory blocks inserted.
+
+    Args:
+        kept: position of an earlier user message → what was retrieved for it.
+    """
     placed = [dict(message) for message in messages]
-    if retrieved and (position := last_user(placed)) is not None:
-        placed[position] = _with_text(placed[position], before=block(retrieved) + "\n\n")
+    for position, texts in (kept or {}).items():
+        placed[position] = _with_text(placed[position], before=block(texts) + "\n\n")
+    if retrieved and (last := last_user(placed)) is not None:
+        placed[last] = _with_text(placed[last], before=block(retrieved) + "\n\n")
     if stable:
         first = next((i for i, m in enumerate(placed) if m.get("role") in SYSTEM_ROLES), None)
         if first == 0:

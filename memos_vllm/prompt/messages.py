@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -63,7 +63,15 @@ def _image(part: Any) -> str | None:
 
 def last_user(messages: Sequence[Message]) -> int | None:
     """Position of the last user message that has text."""
+    return next(_from_the_end(messages), None)
+
+
+def users(messages: Sequence[Message]) -> list[int]:
+    """Positions of the user messages that have text, ascending."""
+    return list(_from_the_end(messages))[::-1]
+
+
+def _from_the_end(messages: Sequence[Message]) -> Iterator[int]:
     for position in range(len(messages) - 1, -1, -1):
         if messages[position].get("role") == "user" and text_of(messages[position]).strip():
-            return position
-    return None
+            yield position

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from memos_vllm.plaintext.search.past import PastOperator
 from memos_vllm.plaintext.search.search import Found
+from memos_vllm.scheduler.kept import NONE, Blocks
 from memos_vllm.scheduler.plan import PlanEntry
 from memos_vllm.vault.views import OwnerState, StableCube
 
@@ -27,5 +28,7 @@ class Candidates:
     """Items found by search, the best first."""
     past: PastOperator | None = None
     """Search of a past moment (`memory.as_of`); None: of now."""
+    kept: tuple[str, Blocks] = NONE
+    """What the conversation's last prompt had (`KeptMemory.of`)."""
     further: Sequence[Found] = ()
     """Items behind them, which take the places of those that the plan rejects."""

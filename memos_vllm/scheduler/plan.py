@@ -138,6 +138,11 @@ class MemoryPlan(PlanModel):
         return [entry for entry in self.entries if entry.decision == "used"]
 
     @property
+    def memory_tokens(self) -> int:
+        """Tokens of all used entries."""
+        return sum(entry.tokens for entry in self.used)
+
+    @property
     def outcome(self) -> Literal["degraded", "injected", "nothing"]:
         """Label of the metric that counts chats."""
         if self.degraded:

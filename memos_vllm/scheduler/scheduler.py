@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,9 @@ from memos_vllm.plaintext.search.search import Found
 from memos_vllm.prompt import layout
 from memos_vllm.prompt.messages import Message, last_user, text_of
 from memos_vllm.prompt.quoting import Escape
+from memos_vllm.scheduler.draft import Candidate, Draft, kept_candidates
 from memos_vllm.scheduler.excerpt import excerpt
+from memos_vllm.scheduler.kept import NONE, Blocks, head_of
 from memos_vllm.scheduler.plan import Budget, MemoryPlan, PlanEntry
 from memos_vllm.scheduler.sieve import Sieve, is_reply
 from memos_vllm.vault.views import StableCube
@@ -34,73 +36,6 @@ class Tokenizer:
     context: int
     places: Callable[[str, str], int | None] | None = None
     """Tokens that stand for the text of a cube (id, text) in this request; None: those of the text."""
-
-
-@dataclasses.dataclass(slots=True)
-class Candidate:
-    """One piece of memory: its quoted text, and its entry in the plan."""
-
-    entry: PlanEntry
-    text: str
-    value: tuple[float, ...]
-    """Lower values are rejected first when the prompt is too long."""
-    order: tuple[Any, ...]
-    """Sort key inside its block."""
-    is_private: bool = False
-    """It is a person's, or only listed people of the tenant may read it."""
-    sequence: int = 0
-    """Of the cube's version."""
-    places: int | None = None
-    """Tokens that stand for the text, if it has a compact."""
-
-    @property
-    def cost(self) -> int:
-        """Tokens of the budget."""
-        return self.entry.tokens if self.places is None else self.places
-
-
-@dataclasses.dataclass(slots=True)
-class Draft:
-    """A plan that can still shrink."""
-
-    plan: MemoryPlan
-    candidates: list[Candidate]
-
-    def place(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        return layout.place(
-            messages, self._texts(Placement.STABLE), self._texts(Placement.RETRIEVED)
-        )
-
-    def stable(self) -> list[Candidate]:
-        """Candidates at the head, in prompt order."""
-        return self._placed(Placement.STABLE)
-
-    def retrieved_block(self) -> str | None:
-        """The text in front of the last user message."""
-        texts = self._texts(Placement.RETRIEVED)
-        return layout.block(texts) if texts else None
-
-    def give_way(self, tokens: int, reason: str) -> None:
-        """Reject used candidates, lowest value first, until `tokens` are free (or all are gone)."""
-        freed = 0
-        for candidate in sorted(self._used(), key=lambda c: c.value):
-            if freed >= tokens:
-                break
-            candidate.entry.decision, candidate.entry.reason = "rejected", reason
-            freed += candidate.entry.tokens
-
-    def is_empty(self) -> bool:
-        return not self._used()
-
-    def _used(self) -> list[Candidate]:
-        return [c for c in self.candidates if c.entry.decision == "used"]
-
-    def _texts(self, placement: Placement) -> list[str]:
-        return [c.text for c in self._placed(placement)]
-
-    def _placed(self, placement: Placement) -> list[Candidate]:
-        chosen = [c for c in self._used() if c.entry.placement == placement]
-        return sorted(chosen, key=lambda c: c.order)
 
 
 class MemScheduler:
@@ -144,6 +79,7 @@ class MemScheduler:
         further: Sequence[Found] = (),
         places: int | None = None,
         reader: layout.Reader | None = None,
+        kept: tuple[str, Blocks] = NONE,
     ) -> Draft:
         """Choose the candidates that fit into the budget, best first.
 
@@ -153,11 +89,15 @@ class MemScheduler:
             further: results behind them; they take the places of those that are rejected.
             places: number of items; default: that of `found`.
             reader: whom the prompt is for; None: the user's words stand under their id.
+            kept: (head of the prompt before, what it had in front of each message); it is taken over behind the
+                same head.
         """
         framing = tokenizer.count(layout.block([]))
         head = _head(stable, named, tokenizer)
         left = _fit_stable(head, budget.limit - (framing if stable else 0))
         used = {c.entry.cube for c in head if c.entry.decision == "used"}
+        is_same = kept[0] == head_of([c.entry for c in head if c.entry.decision == "used"])
+        before = kept_candidates(kept[1]) if is_same else []
         sieve = Sieve(
             [*found, *further],
             messages,
@@ -172,8 +112,9 @@ class MemScheduler:
             places=max(len(found), places or 0),
             left=left - (framing if found else 0),
             reader=reader,
+            kept={c.entry.item for c in before},
         )
-        candidates = [*head, *selection.of(found, further)]
+        candidates = [*head, *before, *selection.of(found, further)]
         plan = MemoryPlan(entries=[c.entry for c in candidates], budget=budget)
         return Draft(plan, candidates)
 
@@ -190,6 +131,8 @@ class _Selection:
     left: int
     """Tokens."""
     reader: layout.Reader | None = None
+    kept: Set[str | None] = frozenset()
+    """Items that the prompt has in front of earlier messages; each has one of the places."""
     taken: int = 0
     replies: int = 0
     too_large: int = 0
@@ -217,6 +160,9 @@ class _Selection:
     def _decide(self, result: Found) -> Candidate:
         if self.taken >= self.places:
             return _rejected(result, f"not among the best {self.places} for the question")
+        if result.recalled.item.id in self.kept:
+            self.taken += 1
+            return _rejected(result, "stands in front of an earlier message")
         if (problem := self.sieve.problem(result)) is not None:
             return _rejected(result, problem)
         if is_reply(result.recalled) and self.replies >= self.config.most_replies:
@@ -249,7 +195,7 @@ class _Selection:
         )
         entry.tokens = tokenizer.count(text + "\n")
         order = (item.time or _BEGINNING, recalled.cube_id, item.source or "")
-        return Candidate(entry, text, value, order)
+        return Candidate(entry, text, value, order, found=result)
 
     def _take(self, result: Found, tokens: int) -> None:
         self.sieve.take(result)

@@ -21,7 +21,8 @@ from memos_vllm.governance.scope import Scopes
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.ports import Chat, Messages
-from memos_vllm.scheduler.scheduler import Draft, Tokenizer
+from memos_vllm.scheduler.draft import Draft
+from memos_vllm.scheduler.scheduler import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,8 +28,8 @@ from memos_vllm.governance.principal import Principal
 from memos_vllm.governance.salt import composed
 from memos_vllm.governance.scope import Scopes
 from memos_vllm.prompt import layout
+from memos_vllm.scheduler.draft import Draft
 from memos_vllm.scheduler.plan import KVPlan, KVSegment, PlanEntry
-from memos_vllm.scheduler.scheduler import Draft
 from memos_vllm.vault.views import AdapterCube
 
 log = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ class ChainPlanner:
         return segments, ends, found.problem
 
     def _conversation(self, prompt: Prompt, draft: Draft | None, scope: str) -> Conversation:
-        """The prompt up to retrieved memory, which the next turn's prompt does not repeat."""
+        """The prompt up to retrieved memory: no KV of it is stored, whether the next prompt repeats it or not."""
         cubes = (
             tuple(str(CubeVersion(c.entry.cube, c.sequence)) for c in draft.stable())
             if draft
@@ -274,7 +274,8 @@ class ChainPlanner:
             return Conversation(
                 len(prompt.tokens), scope=scope, cubes=cubes, generation=self._generation(scope)
             )
-        before = prompt.text[: max(prompt.text.rfind(retrieved), 0)]
+        begin = prompt.text.find if draft.kept() else prompt.text.rfind
+        before = prompt.text[: max(begin(retrieved), 0)]
         count = len(self._control.findall(before)) if self._control else 0
         end = special_position(prompt.tokens, self._special, count) + 1
         return Conversation(end, scope=scope, cubes=cubes, generation=self._generation(scope))
