@@ -10,6 +10,7 @@ pasted                 bare vLLM; the client pastes base, profile and the best 8
                        system message (its search is not in the times)
 pasted, LMCache        the same, with LMCache's connector behind vLLM
 ours                   the server holds all memory, searches it and remembers each turn
+ours, kept             the same with `prompt.kept_tokens`
 ours, nothing to say   the server with people who have no memory; compare `no memory`
 
 Arms take turns in short slices of the same chats, in an order that changes; the servers that are not
@@ -107,9 +108,8 @@ def measured(
     load = Load(everyone)
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
-        started(Path(name), everyone, blocks, start) as arms,
+        started(Path(name), everyone, blocks, start, only) as chosen,
     ):
-        chosen = [arm for arm in arms if not only or arm.name in only]
         warm_up = load.next(2)
         for arm in chosen:
             _held(Slice(arm.name, 2, start, -1), arm, warm_up)

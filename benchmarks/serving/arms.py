@@ -31,11 +31,13 @@ OURS_SETTINGS = {"MEMOS__PROMPT__BUDGET_TOKENS": "3000"}
 LMCACHE_GB = 2
 """As much as `kv.ram_bytes`."""
 FLAGS = ("--max-model-len", "8192", "--max-num-seqs", "32")
-NONE, PASTED, LMCACHE, OURS, QUIET = (
+KEPT_SETTINGS = {"MEMOS__PROMPT__KEPT_TOKENS": "2048"}
+NONE, PASTED, LMCACHE, OURS, KEPT, QUIET = (
     "no memory",
     "pasted",
     "pasted, LMCache",
     "ours",
+    "ours, kept",
     "ours, nothing to say",
 )
 BASE = "knowledge base"
@@ -151,16 +153,21 @@ class Quiet(Ours):
 
 @contextlib.contextmanager
 def started(
-    folder: Path, everyone: Sequence[Person], blocks: int, turn: int
+    folder: Path,
+    everyone: Sequence[Person],
+    blocks: int,
+    turn: int,
+    only: Sequence[str] | None = None,
 ) -> Iterator[list[Arm]]:
-    """All arms with their memory stored.
+    """The arms with their memory stored.
 
     Args:
         blocks: KV blocks of each engine, of 32 tokens.
         turn: which start this is; each launches the servers in another order.
+        only: names of arms; servers of others are not started. None: all.
     """
     flags = (*FLAGS, "--num-gpu-blocks-override", str(blocks))
-    keys = _stored(folder / "home", everyone)
+    keys, kept_keys = (_stored(folder / home, everyone) for home in ("home", "kept"))
     bare = Host(Server(folder, home=None, flags=flags))
     beside = LMCache(folder)
     lmcache = Host(
@@ -176,19 +183,27 @@ def started(
         memory = {"MEMOS__KV__RAM_PATH": stack.enter_context(shared_memory())}
         settings = OURS_SETTINGS | memory
         own = Host(Server(folder, home=folder / "home", flags=flags, environment=settings))
-        hosts = [bare, lmcache, own]
-        for host in hosts[turn % 3 :] + hosts[: turn % 3]:
-            stack.enter_context(host.running())
-            if host is own:
-                declare(own, keys)
-            host.signal(signal.SIGSTOP)
-        yield [
+        keeping = {"MEMOS__KV__RAM_PATH": stack.enter_context(shared_memory())} | KEPT_SETTINGS
+        kept = Host(
+            Server(folder, home=folder / "kept", flags=flags, environment=OURS_SETTINGS | keeping)
+        )
+        every: list[Arm] = [
             Arm(NONE, bare),
             Pasted(PASTED, bare, everyone),
             Pasted(LMCACHE, lmcache, everyone),
             Ours(OURS, own, keys),
+            Ours(KEPT, kept, kept_keys),
             Quiet(QUIET, own, keys),
         ]
+        arms = [arm for arm in every if not only or arm.name in only]
+        hosts = list(dict.fromkeys(arm.host for arm in arms))
+        turn %= len(hosts)
+        for host in hosts[turn:] + hosts[:turn]:
+            stack.enter_context(host.running())
+            if host in (own, kept):
+                declare(host, keys if host is own else kept_keys)
+            host.signal(signal.SIGSTOP)
+        yield arms
 
 
 def shared_memory() -> contextlib.AbstractContextManager[str]:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.overhead.reference import limit
-from benchmarks.serving.arms import NONE, OURS, PASTED, QUIET
+from benchmarks.serving.arms import KEPT, NONE, OURS, PASTED, QUIET
 from benchmarks.serving.load import REPLY_TOKENS, Slice
 
-_RIVALS = {OURS: PASTED, QUIET: NONE}
+_RIVALS = {OURS: PASTED, QUIET: NONE, KEPT: OURS}
+_PAIRS = {OURS: "ours_over_pasted", QUIET: "quiet_over_bare", KEPT: "kept_over_ours"}
 """Arm → the arm that it is compared with."""
 
 
@@ -43,7 +44,7 @@ def headline(slices: Sequence[Slice], *, drop: bool) -> dict[str, float]:
         pairs = list(_pairs(used, level, arm, rival))
         if not pairs:
             continue
-        name = f"{'ours_over_pasted' if arm == OURS else 'quiet_over_bare'}_{level}"
+        name = f"{_PAIRS[arm]}_{level}"
         for what, of in _MEASURES.items():
             ratios = [of(one) / of(other) for one, other in pairs]
             found[f"{what}_{name}"] = round(statistics.median(ratios), 3)
