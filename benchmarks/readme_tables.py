@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.arrival.table import arrival
 from benchmarks.attacks.table import attacks
 from benchmarks.compact.table import compact
+from benchmarks.console_pages.table import console_pages
 from benchmarks.crash.table import crash
 from benchmarks.fairness.table import fairness
 from benchmarks.generation_tables import generation
@@ -98,6 +99,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "routing": routing,
     "start": start,
     "arrival": arrival,
+    "console_pages": console_pages,
     "reading": reading,
 }
 

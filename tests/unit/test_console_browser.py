@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ from tests.console import FakeChat, entry, key_of, store_plan
 from tests.http_server import served
 
 ALICE = principal("alice")
-SHOTS = os.environ.get("MEMOS_TEST_SCREENSHOTS")
-"""Folder for pictures of the pages; none: no pictures."""
+ROOT = Path(__file__).parents[2]
+SHOTS = Path(os.environ.get("MEMOS_TEST_SCREENSHOTS", ROOT / "artifacts" / "screenshots"))
+"""Folder for pictures of the pages, which a CI keeps."""
 PAGES = (
     *("", "people", "person?person=alice", "person/facts?person=alice"),
     *("person/cubes?person=alice", "person/search?person=alice&q=tea", "forget?person=alice"),
@@ -33,6 +35,7 @@ PAGES = (
     *("access?person=alice", "access/erase?person=alice", "keys", "groups", "policy", "audit"),
     *(
         "erasures",
+        "store",
         "try?person=alice",
         "person?person=alice&day=2020-02-03",
         "restore?person=alice&day=2020-02-03",
@@ -103,9 +106,11 @@ def look(browser, name, width):
     overflow = browser.js("document.documentElement.scrollWidth - window.innerWidth")
     assert overflow <= 0, (name, width, overflow)
     assert browser.js("document.querySelectorAll('h1').length") == 1, name
-    if SHOTS:
-        slug = "".join(each if each.isalnum() else "-" for each in name) or "overview"
-        browser.screenshot(Path(SHOTS) / f"{slug}-{width}.png")
+    slug = re.sub(r"\W+", "-", re.sub(r"&(cube|item)=\w+", "", name)) or "overview"
+    picture = SHOTS / f"{slug}-{width}.png"
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    browser.screenshot(picture)
+    assert picture.stat().st_size > 0
 
 
 def test_every_page_fits_two_widths_and_keeps_its_policy(system, browser, url, cube):
