@@ -12,6 +12,7 @@ from benchmarks.reading.corrections import (
     cells_of,
     corrections,
     end_of,
+    followed_of,
     person,
     share,
     unrelated,
@@ -38,7 +39,7 @@ def measure(talker: Talker, cases: Sequence[Control]) -> dict[str, Any]:
     """Shares of the facts that were ended, and that a search for them does not find."""
     rows = [_one(talker, number, case) for number, case in enumerate(cases)]
     result: dict[str, Any] = {"controls": len(rows)}
-    for key in ("retired", "lost"):
+    for key in ("retired", "marked", "lost"):
         result[key] = share(row[key] for row in rows)
     return result
 
@@ -54,5 +55,6 @@ def _one(talker: Talker, number: int, case: Control) -> dict[str, bool]:
     own = [each for each in found if each.recalled.item.text == case.fact]
     return {
         "retired": any(end_of(each) is not None for each in own),
+        "marked": any(followed_of(each) is not None for each in own),
         "lost": not own,
     }
