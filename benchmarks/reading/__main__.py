@@ -3,7 +3,7 @@
 statements   recall by language and precision on own sentences that no training saw
 changes      the judge on topics that no training saw
 corrections  corrections in natural words with a fact beside each, through the whole of memory
-held out     the same with other topics and words, in ten languages, by which nothing is chosen
+held out     the same with other topics and words, in ten languages, of which only totals are looked at
 controls     statements that look like changes and are none, held out: what they retire, mark, lose
 prefeval     explicit preferences: kept; always on; in the prompt, after unrelated conversations
 real turns   sentences of LongMemEval's users that are kept, and how many of them rightly (judged by hand)

@@ -44,7 +44,7 @@ class Correction:
 
 
 def corrections(quick: bool = False, name: str = "corrections.txt") -> list[Correction]:
-    """The corrections of a file; `HELD_OUT` is that which nothing is chosen by."""
+    """The corrections of a file; `HELD_OUT` is the one whose single cases are not looked into."""
     found = [Correction(*cells) for cells in cells_of(name)]
     return found[::12] if quick else found
 

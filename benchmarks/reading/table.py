@@ -62,7 +62,7 @@ def reading(record: Mapping[str, Any]) -> str:
     ]
     note = (
         f"Embedder: {record['config']['embedder']}, which knows English; {changed['corrections']} corrections in natural "
-        f"words and {unseen['corrections']} held out, by which nothing is chosen, each with five facts beside; "
+        f"words and {unseen['corrections']} held out of rules and training (only their totals were seen), each with five facts beside; "
         f"{control['controls']} controls; {said['sentences']} sentences; PrefEval with {profile['people']} people."
     )
     tables = (
