@@ -124,7 +124,7 @@ def _look(system: MemorySystem, person: Person) -> dict[str, int]:
     for asked in person.asked:
         served = [quote_item(item, lambda text: text) for item in profile]
         served += [
-            quote_item(found.recalled.item, lambda text: text, found.over)
+            quote_item(found.recalled.item, lambda text: text, found.over, followed=found.followed)
             for found in _found(system, who, asked)
         ]
         count["lost"] += not any(asked.now in line for line in served)

@@ -2,7 +2,9 @@
 
 statements   recall by language and precision on own sentences that no training saw
 changes      the judge on topics that no training saw
-corrections  66 corrections in natural words with a fact beside each, through the whole of memory
+corrections  corrections in natural words with a fact beside each, through the whole of memory
+held out     the same with other topics and words, in ten languages, of which only totals are looked at
+controls     statements that look like changes and are none, held out: what they retire, mark, lose
 prefeval     explicit preferences: kept; always on; in the prompt, after unrelated conversations
 real turns   sentences of LongMemEval's users that are kept, and how many of them rightly (judged by hand)
 """
@@ -15,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reading import always_on, corrections, sentences
+from benchmarks.reading import always_on, controls, corrections, sentences
 from benchmarks.record import Record, output_arguments
 from memos_vllm.config.load import load_config
 from memos_vllm.demo.embedder import demo_embedder_path
@@ -57,6 +59,11 @@ def _measure(system: MemorySystem, arguments: argparse.Namespace, record: Record
     changed = add(
         "corrections", corrections.measure(talker, corrections.corrections(arguments.quick))
     )
+    held_out = corrections.corrections(arguments.quick, corrections.HELD_OUT)
+    unseen = add("held out", corrections.measure(talker, held_out, "held-out"))
+    add("controls", controls.measure(talker, controls.controls(arguments.quick)))
+    record.headline["stale_unmarked_held_out"] = unseen["stale_unmarked"]
+    record.headline["new_first_held_out"] = unseen["new_first"]
     record.headline["stale_unmarked"] = changed["stale_unmarked"]
     record.headline["new_first"] = changed["new_first"]
     if not arguments.quick:

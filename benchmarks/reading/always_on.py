@@ -34,7 +34,7 @@ def measure(talker: Talker, tree: Mapping[str, Any], people: int) -> dict[str, A
     every = explicit(tree)
     chosen = every[:: max(1, len(every) // people)][:people]
     between = list(_between(tree))
-    always = in_prompt = beside = size = 0
+    always = in_prompt = beside = size = marks = 0
     for number, (_, preference, question) in enumerate(chosen):
         who = person(f"prefeval{number}")
         talker.say(who, preference)
@@ -48,6 +48,8 @@ def measure(talker: Talker, tree: Mapping[str, Any], people: int) -> dict[str, A
         )
         beside += len(profile) - len(own)
         size += len(profile)
+        claims = [each.item.claim for each in talker.system.knowledge.claims(who)]
+        marks += sum(claim is not None and claim.followed_by is not None for claim in claims)
     count = len(chosen)
     return {
         "people": count,
@@ -55,6 +57,7 @@ def measure(talker: Talker, tree: Mapping[str, Any], people: int) -> dict[str, A
         "always_on": round(always / count, 4),
         "in_prompt": round(in_prompt / count, 4),
         "profile_items_of_others": round(beside / count, 3),
+        "marks_per_turn": round(marks / (count * (1 + len(between))), 4),
         "profile_items": round(size / count, 3),
     }
 

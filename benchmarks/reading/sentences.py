@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.reading import data
 from memos_vllm.plaintext.claims.change import PairJudge
+from memos_vllm.plaintext.claims.follow import FollowJudge
 from memos_vllm.plaintext.statements.reader import StatementReader, own_sentences
 
 JUDGED = data.DATA / "judged.json"
@@ -41,12 +42,23 @@ def changes(reader: StatementReader) -> dict[str, Any]:
     judge = PairJudge(reader)
     rows = [pair for pair in data.pairs() if pair.is_held_out]
     found = [judge.judge(pair.old, pair.new) == "updates" for pair in rows]
+    marked = [hit or is_linked for hit, is_linked in zip(found, _linked(reader, rows), strict=True)]
     return {
         "pairs": len(rows),
         "replacing": sum(pair.replaces for pair in rows),
         "recall": _share(hit for hit, pair in zip(found, rows, strict=True) if pair.replaces),
         "precision": _share(pair.replaces for hit, pair in zip(found, rows, strict=True) if hit),
+        "marked": _share(hit for hit, pair in zip(marked, rows, strict=True) if pair.replaces),
+        "marked_of_others": _share(
+            hit for hit, pair in zip(marked, rows, strict=True) if not pair.replaces
+        ),
     }
+
+
+def _linked(reader: StatementReader, rows: Sequence[data.Pair]) -> list[bool]:
+    """Whether the newer sentence of each pair would mark the older, if it were the only one."""
+    judge = FollowJudge(reader)
+    return [bool(judge.linked([("", pair.old)], pair.new, stands_out=False)) for pair in rows]
 
 
 def explicit_preferences(reader: StatementReader, texts: Sequence[str]) -> float:

@@ -137,4 +137,5 @@ def _hit(found: Found) -> SearchHit:
         score=found.score,
         signals=dict(found.signals),
         over=found.over,
+        followed=found.followed,
     )

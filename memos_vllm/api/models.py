@@ -162,6 +162,9 @@ class SearchHit(Body):
     over: datetime | None = Field(
         None, description="since when a newer statement replaces it; null: it holds"
     )
+    followed: datetime | None = Field(
+        None, description="time of a later statement on the same thing, which may have replaced it"
+    )
 
 
 class SearchResponse(Body):

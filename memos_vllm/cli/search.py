@@ -150,4 +150,5 @@ def _json(found: Found) -> dict[str, object]:
         "item": recalled.item.model_dump(mode="json"),
         "signals": dict(found.signals),
         "over": found.over.isoformat() if found.over else None,
+        "followed": found.followed.isoformat() if found.followed else None,
     }

@@ -140,6 +140,11 @@ class Claim(Strict):
     superseded_by: Label | None = Field(
         None, description="message with the newer statement that ended it"
     )
+    followed_by: Label | None = Field(
+        None,
+        description="message with a later statement on the same thing, which may have replaced it",
+    )
+    followed_at: Moment | None = Field(None, description="time of that message")
 
 
 class Item(Strict):

@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 
 EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
 LATEST = datetime(9998, 12, 31, tzinfo=UTC)
-_CLAIM_TIMES = ("begins", "ends", "last_seen")
+_CLAIM_TIMES = ("begins", "ends", "last_seen", "followed_at")
 
 
 def _checked(moment: datetime) -> datetime:

@@ -100,7 +100,8 @@ def _question(messages: Sequence[ChatMessage]) -> str:
 
 def _line(hit: dict[str, Any]) -> str:
     over = datetime.fromisoformat(hit["over"]) if hit["over"] else None
-    return quote_item(Item.model_validate(hit["item"]), _escape, over)
+    followed = datetime.fromisoformat(hit["followed"]) if hit.get("followed") else None
+    return quote_item(Item.model_validate(hit["item"]), _escape, over, followed=followed)
 
 
 def _item(message: ChatMessage, person: str) -> dict[str, str] | None:

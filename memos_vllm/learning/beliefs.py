@@ -1,7 +1,8 @@
 """Statements of a turn that no rule has read, and the older statements that they replace.
 
     sentence of the person ─► lasting statement?  ─► kept verbatim, as a claim without an attribute
-                           └► tells of a change?  ─► older claims and own turns on the same thing end
+                           ├► tells of a change?  ─► older claims and own turns that it replaces end
+                           └► on the same thing?  ─► older ones hold, and name it as the later one
 
 `changes` asks a model the second question, in any language, where it passed that part of its exam.  Runs
 in the background, after the reply.  Instructions that would change the assistant's policy are never
@@ -22,6 +23,8 @@ from memos_vllm.cube.model import Claim, Item, ItemType, Standing
 from memos_vllm.governance.principal import Principal
 from memos_vllm.plaintext.claims.change import PairJudge
 from memos_vllm.plaintext.claims.fold import Retired
+from memos_vllm.plaintext.claims.follow import FollowJudge
+from memos_vllm.plaintext.claims.standing import standing_of
 from memos_vllm.plaintext.claims.subjects import tells_change
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.clauses import clauses
@@ -39,6 +42,9 @@ _COVERED = 0.6
 _CANDIDATES, _JUDGED = 24, 16
 _ASKED, _ASKED_PAIRS = 6, 24
 """Older statements that a model compares with one sentence, and pairs of one turn."""
+_LEAST_OLD = 0.1
+_CLEAR = 0.3
+"""Probability from which on an older sentence states something, and that of a link to one that hardly does."""
 _QUESTIONS = ("?", "\uff1f", "\u061f")
 
 
@@ -56,6 +62,7 @@ class BeliefReader:
         self._system = system
         self._reader = StatementReader(system.embedder, [system.config.root / "reader"])
         self._judge = PairJudge(self._reader)
+        self._follow = FollowJudge(self._reader)
 
     def read(self, principal: Principal, turn: Sequence[Item], claims: Sequence[Item]) -> Beliefs:
         """Statements beside those that rules have read, and what the turn replaces.
@@ -128,18 +135,45 @@ class BeliefReader:
     ) -> None:
         of_turn = [each for each in claims if each.source == item.source]
         read = _is_read(statement.text, item, of_turn)
-        retired: list[Retired] = []
-        if tells_change(statement.text) and not _is_question(statement.text):
-            retired = list(self._replaced(principal, item, statement.text))
+        retired = list(self._retired(principal, item, statement, read))
         found.retired.extend(retired)
-        if not read and (statement.is_kept or retired):
+        if not read and (statement.is_kept or any(map(_needs_new, retired))):
             found.claims.append(_claim(principal, item, statement))
 
-    def _replaced(self, principal: Principal, item: Item, text: str) -> Iterator[Retired]:
+    def _retired(
+        self, principal: Principal, item: Item, statement: Statement, read: bool
+    ) -> Iterator[Retired]:
+        """Older statements that a sentence replaces, and those that it may replace.
+
+        Args:
+            read: rules have read the sentence: claims of other attributes are on other things.
+        """
+        text = statement.text
+        if _is_question(text):
+            return
+        tells = tells_change(text)
+        if not tells and not self._follow.states(statement):
+            return
+        olds = list(itertools.islice(self._candidates(principal, item, text), _JUDGED))
+        gone = list(self._replaced(item, olds, text)) if tells else []
+        yield from gone
+        over = {id(each.item) for each in gone}
+        left = [
+            old
+            for old in olds
+            if id(old) not in over and (tells or not read or not _has_attribute(old))
+        ]
+        said = [(old.source or "", _said(old)) for old in left]
+        for position, share in self._follow.linked(said, text, stands_out=tells and not gone):
+            is_clear = tells or _states(left[position]) or share >= _CLEAR
+            if is_clear and self._judge.judge(said[position][1], text) != "same":
+                since = item.time or to_datetime(now_us())
+                yield Retired(left[position], since, item.source or "", is_certain=False)
+
+    def _replaced(self, item: Item, olds: Sequence[Item], text: str) -> Iterator[Retired]:
         """Older statements that a sentence replaces."""
         since = item.time or to_datetime(now_us())
-        olds = list(itertools.islice(self._candidates(principal, item, text), _JUDGED))
-        found = self._judge.judge_all([(old.source or "", _said(old)) for old in olds], text)
+        found = [self._judge.judge(_said(old), text) for old in olds]
         gone = [old for old, verdict in zip(olds, found, strict=True) if is_change(verdict)]
         # What a rule has read of a sentence goes with it, in whatever words.
         gone += [
@@ -151,10 +185,10 @@ class BeliefReader:
             yield Retired(old, since, item.source or "")
 
     def _candidates(self, principal: Principal, item: Item, text: str) -> Iterator[Item]:
-        """The person's older claims and sentences nearest to a sentence, each once."""
-        vectors = self._reader.vectors([text])
-        vector = None if vectors is None else vectors[0]
-        seen: set[tuple[str | None, str]] = set()
+        """The person's older claims and sentences nearest to a sentence, each once; a known claim before
+        its sentence."""
+        vector = self._follow.sides([text])[0].vector
+        found: dict[tuple[str | None, str], Item] = {}
         moment = item.time or to_datetime(now_us())
         for result in self._system.search(principal, text, vector, _CANDIDATES).found:
             old = result.recalled.item
@@ -164,9 +198,9 @@ class BeliefReader:
                 continue
             for each in self._statements_of(principal, old, moment):
                 key = (each.source, each.text)
-                if key not in seen:
-                    seen.add(key)
-                    yield each
+                if key not in found or found[key].id is None:
+                    found[key] = each
+        yield from found.values()
 
     def _statements_of(self, principal: Principal, old: Item, moment: datetime) -> Iterator[Item]:
         """A claim that holds, or the sentences of an own turn as claims."""
@@ -181,7 +215,8 @@ class BeliefReader:
             return
         if is_instruction(old.text):
             return
-        for statement in self._reader.read(own_sentences(old.text)):
+        for side in self._follow.sides(own_sentences(old.text)):
+            statement = side.statement
             if not _is_question(statement.text):
                 yield _claim(principal, old, statement)
 
@@ -190,6 +225,25 @@ def _is_of(claim: Item, item: Item, text: str) -> bool:
     """Whether a claim was read of a sentence of an item."""
     value = claim.claim.value if claim.claim is not None else None
     return claim.source == item.source and set(tokenize(value or claim.text)) <= set(tokenize(text))
+
+
+def _states(old: Item) -> bool:
+    """Whether an older sentence states something that a mark could concern: a known claim, or nearly one."""
+    claim = old.claim
+    return old.id is not None or (claim is not None and claim.confidence >= _LEAST_OLD)
+
+
+def _needs_new(retired: Retired) -> bool:
+    """Whether the newer statement has to be kept: what it may replace leaves the profile for it."""
+    old = retired.item
+    was_current = old.claim is not None and old.claim.followed_by is None
+    return retired.is_certain or (
+        old.id is not None and was_current and standing_of(old) is not None
+    )
+
+
+def _has_attribute(claim: Item) -> bool:
+    return claim.claim is not None and claim.claim.attribute is not None
 
 
 def _is_question(text: str) -> bool:

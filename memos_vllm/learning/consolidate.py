@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from memos_vllm import metrics
@@ -28,6 +29,7 @@ from memos_vllm.cube.model import (
     NewMeta,
     Placement,
     Provenance,
+    Standing,
     State,
 )
 from memos_vllm.errors import DamagedPayload, NotFound
@@ -98,7 +100,7 @@ class Consolidator:
         known = [item for part in parts.values() for item in part.items]
         folded = fold(known, fresh)
         retire(folded, retired)
-        for kind in ("added", "strengthened", "ended"):
+        for kind in ("added", "strengthened", "ended", "followed"):
             metrics.CLAIMS.labels(kind).inc(len(getattr(folded, kind)))
         if not folded.changed:
             return folded
@@ -153,11 +155,11 @@ class Consolidator:
         ended = []
         moment = to_datetime(now_us())
         if profile is not None:
-            ended = [item for item in profile.items if not holds(item, moment)]
+            ended = [item for item in profile.items if not _keeps_place(item, moment)]
             if ended:
                 profile.items = [item for item in profile.items if item not in ended]
                 profile.changed = True
-        own = [item for item in added if is_free and is_profile(item) and holds(item, moment)]
+        own = [item for item in added if is_free and is_profile(item) and _is_current(item, moment)]
         before = profile.items if profile is not None else []
         kept, crowded_out = self._chosen(before, own)
         own = [item for item in own if item in kept]
@@ -175,7 +177,7 @@ class Consolidator:
         if own and profile is None:
             touched.append(self._create(principal, PROFILE, name, own, origin))
         elif profile is not None:
-            profile.items += own
+            profile.items = _newest_first([*profile.items, *own])
             profile.changed = profile.changed or bool(own)
             touched.append(self._update(principal, profile, origin))
         log.debug("claims of %s are in %s", principal.person, [each for each in touched if each])
@@ -235,6 +237,22 @@ class Consolidator:
 def is_profile(item: Item) -> bool:
     """Whether an item belongs into every prompt: a constraint, an instruction, identity, a preference."""
     return standing_of(item) is not None
+
+
+def _is_current(item: Item, at: datetime) -> bool:
+    """Whether an item holds, and no later statement may have replaced it."""
+    return holds(item, at) and (item.claim is None or item.claim.followed_by is None)
+
+
+def _keeps_place(item: Item, at: datetime) -> bool:
+    """Whether an item of the profile stays there: a constraint until it is certain that it has ended."""
+    is_constraint = standing_of(item) is Standing.CONSTRAINT
+    return _is_current(item, at) or (is_constraint and holds(item, at))
+
+
+def _newest_first(items: list[Item]) -> list[Item]:
+    """Items in order, those that a later statement may have replaced behind all others."""
+    return sorted(items, key=lambda i: i.claim is not None and i.claim.followed_by is not None)
 
 
 def is_consolidated(cube: MemCube) -> bool:

@@ -81,6 +81,7 @@ def quote_item(
     over: datetime | None = None,
     reader: Reader | None = None,
     owner: str | None = None,
+    followed: datetime | None = None,
 ) -> str:
     """One item as quoted lines, with its day and speaker; the hour of the last 24 hours alone.
 
@@ -88,11 +89,18 @@ def quote_item(
         over: end of its validity, where a later item ended it.
         reader: whom the prompt is for; None: the same text for everyone, with days of UTC.
         owner: the person whose cube holds it. Only words from the reader's own cubes are the user's.
+        followed: time of a later statement that may have replaced it.
     """
     ends = over
     if ends is None and item.claim is not None and item.type is not ItemType.EVENT:
         ends = item.claim.ends
-    until = f"until {_date(ends, reader)}" if ends is not None else None
+    if followed is None and item.claim is not None:
+        followed = item.claim.followed_at
+    until = None
+    if ends is not None:
+        until = f"until {_date(ends, reader)}"
+    elif followed is not None:
+        until = f"perhaps until {_date(followed, reader)}"
     said = _date(item.time, reader) if item.time is not None else None
     parts = [part for part in (said, until, _who(item, reader, owner)) if part]
     head = f"[{', '.join(parts)}] " if parts else ""

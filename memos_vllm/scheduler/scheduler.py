@@ -191,7 +191,12 @@ class _Selection:
                 item = item.model_copy(update={"text": text})
                 entry.reason += "; cut to the sentences that match it"
         text = layout.quote_item(
-            item, tokenizer.escape, result.over, self.reader, owner=recalled.person
+            item,
+            tokenizer.escape,
+            result.over,
+            self.reader,
+            owner=recalled.person,
+            followed=result.followed,
         )
         entry.tokens = tokenizer.count(text + "\n")
         order = (item.time or _BEGINNING, recalled.cube_id, item.source or "")

@@ -53,8 +53,10 @@ def step(system: MemorySystem) -> Step[Recall]:
                 continue
             if not recall.query.about_past and not holds(item.item, now):
                 continue
-            over = known[each.item_id].over if each.item_id in known else None
-            hops.append(Found(item, 0.0, {"link": round(each.weight, 4)}, over, each.via))
+            hop = Found(item, 0.0, {"link": round(each.weight, 4)}, via=each.via)
+            if (found := known.get(each.item_id)) is not None:
+                hop = dataclasses.replace(hop, over=found.over, followed=found.followed)
+            hops.append(hop)
         hops = hops[:most]
         reached = {hop.recalled.item.id for hop in hops}
         further = [each for each in recall.further if each.recalled.item.id not in reached]

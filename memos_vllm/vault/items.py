@@ -76,9 +76,11 @@ class IndexedItem:
     is_evidence: bool = True
     """False: a reply with a mark, which no search finds."""
     newer: str | None = None
-    """Message with the newer statement that ended a claim."""
+    """Message with the newer statement that ended a claim, or that may have replaced it."""
     is_belief: bool = False
     """A preference, or a statement that is kept verbatim as a claim."""
+    followed_us: int | None = None
+    """Time of a later statement that may have replaced a claim."""
 
 
 class PartKey(NamedTuple):
@@ -293,8 +295,9 @@ def _indexed(row: ItemRow | Row[Any], persona: str | None = None) -> IndexedItem
         _names(claim),
         persona,
         row.mark is None,
-        claim.get("superseded_by"),
+        claim.get("superseded_by") or claim.get("followed_by"),
         row.type == ItemType.PREFERENCE or "standing" in claim,
+        _end(claim.get("followed_at")),
     )
 
 
@@ -310,7 +313,7 @@ def _in_range(moment_us: int | None) -> int | None:
 
 
 def _end(stored: object) -> int | None:
-    """End of a claim, microseconds; None: it has none, or it is damaged, as `records.item_model` reports."""
+    """End of a claim, or another of its times, microseconds; None: it has none, or it is damaged, as `records.item_model` reports."""
     if not isinstance(stored, str):
         return None
     try:

@@ -101,6 +101,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "repeats": repeats.normal,
     "relatives": subjects.without_relatives,
     "change": subjects.tells_change,
+    "now": subjects.is_about_now,
     "excerpt": lambda text: excerpt.excerpt(text, "What is it about?", 64, count),
     "folding": support.folded,
     "pairs": support.words_and_pairs,

@@ -112,6 +112,9 @@ class Memory(View):
     )
     said: datetime | None = None
     ended: datetime | None = Field(None, description="since when it no longer holds; null: it does")
+    followed: datetime | None = Field(
+        None, description="time of a later statement on the same thing, which may have replaced it"
+    )
     shared: bool | None = Field(None, description="memory of the whole tenant")
     score: float | None = None
 
@@ -186,6 +189,7 @@ def memory(
     cube: str,
     *,
     ended: datetime | None = None,
+    followed: datetime | None = None,
     shared: bool | None = None,
     score: float | None = None,
 ) -> Memory:
@@ -198,6 +202,7 @@ def memory(
         speaker=visible(item.speaker) if item.speaker is not None else None,
         said=item.time,
         ended=ended or (claim_ends if item.type is not ItemType.EVENT else None),
+        followed=followed or (item.claim.followed_at if item.claim is not None else None),
         shared=shared,
         score=score,
     )
@@ -205,7 +210,12 @@ def memory(
 
 def memory_of_hit(hit: SearchHit) -> Memory:
     return memory(
-        hit.item, hit.cube, ended=hit.over, shared=hit.person is None, score=round(hit.score, 4)
+        hit.item,
+        hit.cube,
+        ended=hit.over,
+        followed=hit.followed,
+        shared=hit.person is None,
+        score=round(hit.score, 4),
     )
 
 

@@ -6,15 +6,14 @@
     unrelated    both can be true
 
 `PairJudge` judges without a model, precision first: it retires a statement only where the newer one tells
-of a change, is about the same subject, and shares meaning and rare words with it.  What it misses stays
-as it is, with its date.  A model may judge as well: see `learning.beliefs`.
+of a change, is about the same subject, and shares meaning and rare words with it.  What it is not certain
+of is marked (`claims.follow`).  A model may judge as well: see `learning.beliefs`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from cachetools import LRUCache
 from memos_vllm.cube.model import Standing, plain
 from memos_vllm.plaintext.claims.subjects import (
     changes_slot_of,
+    is_about_now,
     relatives,
     tells_change,
     without_relatives,
@@ -40,8 +40,6 @@ _NO_STATEMENT = 0.1
 """Probability below which a sentence states nothing: a greeting, a request."""
 _DIGIT = re.compile(r"\d")
 _CACHED = 512
-_STANDS_OUT, _TIMES = 0.25, 2.0
-"""Least probability of a sentence that is far likelier than all others, and how many times."""
 _NAMED = 0.6
 """Share of a constraint's words, by rarity, that its end must repeat."""
 
@@ -54,33 +52,9 @@ class PairJudge:
     def judge(self, old: str, new: str) -> Verdict:
         if plain(old) == plain(new) or self._repeats(old, new):
             return "same"
-        if not tells_change(new) or not self.may_replace(old, new):
+        if not tells_change(new) or not is_about_now(new) or not self.may_replace(old, new):
             return "unrelated"
         return "updates" if self.probability(old, new) >= self._threshold else "unrelated"
-
-    def judge_all(self, olds: Sequence[tuple[str, str]], new: str) -> list[Verdict]:
-        """As `judge`, and besides "updates" for what stands out from all other messages.
-
-        Args:
-            olds: (source, sentence) of everything that could be meant.
-        """
-        found = [self.judge(old, new) for _, old in olds]
-        if not tells_change(new) or "updates" in found:
-            return found
-        likely = [
-            self.probability(old, new) if found[i] != "same" and self.may_replace(old, new) else 0.0
-            for i, (_, old) in enumerate(olds)
-        ]
-        if not likely or max(likely) < _STANDS_OUT:
-            return found
-        best = olds[int(np.argmax(likely))][0]
-        others = [each for each, (source, _) in zip(likely, olds, strict=True) if source != best]
-        if max(others, default=0.0) * _TIMES > max(likely):
-            return found
-        return [
-            "updates" if source == best and each >= _STANDS_OUT else verdict
-            for verdict, each, (source, _) in zip(found, likely, olds, strict=True)
-        ]
 
     def _repeats(self, old: str, new: str) -> bool:
         """Whether the newer sentence says nothing but the older one once more: "Hello again." """

@@ -34,10 +34,12 @@ class Folded:
     strengthened: list[Item] = dataclasses.field(default_factory=list)
     ended: list[Item] = dataclasses.field(default_factory=list)
     """Superseded, or ended by a "no longer"."""
+    followed: list[Item] = dataclasses.field(default_factory=list)
+    """Still true, as far as is known, with a later statement on the same thing."""
 
     @property
     def changed(self) -> bool:
-        return bool(self.added or self.strengthened or self.ended)
+        return bool(self.added or self.strengthened or self.ended or self.followed)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Retired:
     since: datetime
     by: str
     """Message with the newer statement."""
+    is_certain: bool = True
+    """False: a later statement on the same thing, which may be another one (`claims.follow`)."""
 
 
 def fold(known: Sequence[Item], fresh: Iterable[Item]) -> Folded:
@@ -66,9 +70,13 @@ def fold(known: Sequence[Item], fresh: Iterable[Item]) -> Folded:
 def retire(folded: Folded, retired: Iterable[Retired]) -> None:
     """End statements that newer ones replace; one that is no claim yet is added as an ended one.
 
-    Idempotent: what was replaced before keeps its end.
+    Where that is not certain, the statement holds and names the later one.  Idempotent: what was replaced
+    before keeps its end.
     """
     for each in retired:
+        if not each.is_certain:
+            _follow(folded, each)
+            continue
         position = next(
             (i for i, old in enumerate(folded.items) if _says_the_same(old, each.item)), None
         )
@@ -86,6 +94,25 @@ def retire(folded: Folded, retired: Iterable[Retired]) -> None:
                 folded.items[position], ends=each.since, superseded_by=each.by
             )
             folded.ended.append(folded.items[position])
+
+
+def _follow(folded: Folded, each: Retired) -> None:
+    """Note on a statement that holds the latest one on the same thing."""
+    mark = {"followed_by": each.by, "followed_at": each.since}
+    position = next(
+        (i for i, old in enumerate(folded.items) if _says_the_same(old, each.item)), None
+    )
+    if position is None:
+        folded.items.append(_with(each.item, **mark))
+        folded.followed.append(folded.items[-1])
+        return
+    claim = folded.items[position].claim
+    if claim is None or claim.superseded_by is not None or each.by in claim.sources:
+        return
+    known = _aware(claim.followed_at) or _BEGINNING
+    if known < each.since and (_aware(claim.last_seen) or _BEGINNING) < each.since:
+        folded.items[position] = _with(folded.items[position], **mark)
+        folded.followed.append(folded.items[position])
 
 
 def _add(folded: Folded, fresh: Item) -> None:
@@ -116,6 +143,8 @@ def _strengthen(folded: Folded, position: int, fresh: Item) -> None:
     if newer.ends is not None:
         update["ends"] = newer.ends if claim.ends is None else min(claim.ends, newer.ends)
     else:
+        if (_said_at(fresh) or _BEGINNING) > (_aware(claim.followed_at) or _BEGINNING):
+            update |= {"followed_by": None, "followed_at": None}
         update["seen"] = claim.seen + newer.seen
         update["confidence"] = max(claim.confidence, newer.confidence)
     folded.items[position] = _with(old, **update)

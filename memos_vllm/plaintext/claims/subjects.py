@@ -15,6 +15,8 @@ from memos_vllm.plaintext.statements.features import words
 
 _FILE = Path(__file__).parent / "words.json"
 _ELISION = re.compile(r"^[dl]['\u2019]|['\u2019]s$")
+_STOPS = ".,;:!?\u3001\u3002\uff0c\uff01\u0964"
+_NO_BOUNDS = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _TOKENS = re.compile(r"[\w'\u2019\u0900-\u0dff-]+")
 
 
@@ -46,6 +48,29 @@ def _repeats() -> re.Pattern[str]:
     words_of = [rf"\b{re.escape(each)}\b" for each in tree["repeats"]]
     inside = [re.escape(each) for each in tree["repeats_inside"]]
     return re.compile("|".join(sorted(words_of + inside, key=len, reverse=True)), re.IGNORECASE)
+
+
+@functools.cache
+def _beside() -> re.Pattern[str]:
+    tree = json.loads(_FILE.read_text(encoding="utf-8"))
+    return _any_of([*tree["adds"], *tree["supposes"]])
+
+
+@functools.cache
+def _past() -> re.Pattern[str]:
+    return _any_of(json.loads(_FILE.read_text(encoding="utf-8"))["past"])
+
+
+def _any_of(listed: list[str]) -> re.Pattern[str]:
+    """Words, in scripts without spaces parts of them; `^` and `$` are the ends of a clause."""
+    forms = []
+    for each in sorted(listed, key=len, reverse=True):
+        plain = re.escape(each.strip("^$"))
+        if not _NO_BOUNDS.search(each):
+            plain = rf"(?<![\w\u0900-\u097f]){plain}(?![\w\u0900-\u097f])"
+        head = rf"(?:^|[{_STOPS}]\s*)" if each[0] == "^" else ""
+        forms.append(head + plain + (rf"(?=\s*(?:[{_STOPS}]|$))" if each[-1] == "$" else ""))
+    return re.compile("|".join(forms), re.IGNORECASE)
 
 
 @functools.cache
@@ -95,6 +120,16 @@ def without_relatives(text: str) -> str:
 def without_repeats(text: str) -> str:
     """The text without the words of a repetition: "again", "once more", "now"."""
     return _repeats().sub(" ", text)
+
+
+def is_about_now(text: str) -> bool:
+    """Whether a sentence may give a new value of something: it adds, supposes and tells of the past nothing.
+
+    "I also speak Danish", "If I ever quit", "I used to live in Rome".
+    """
+    if _beside().search(text) is not None:
+        return False
+    return _past().search(text) is None or tells_change(text)
 
 
 def tells_change(text: str) -> bool:

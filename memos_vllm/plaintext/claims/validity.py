@@ -16,11 +16,13 @@ class Past:
 
     def __init__(self, items: Sequence[IndexedItem]) -> None:
         self._items = items
-        self._ends = sorted(item.ends_us for item in items if item.ends_us is not None)
+        times = [moment for item in items for moment in (item.ends_us, item.followed_us)]
+        self._ends = sorted(moment for moment in times if moment is not None)
         self._count = -1
         self._over: dict[str, int] = {}
         self._claims: frozenset[str] = frozenset()
         self._newer: dict[str, str] = {}
+        self._followed: dict[str, int] = {}
 
     def at(self, at_us: int) -> tuple[dict[str, int], frozenset[str]]:
         """Ended items with the end of their validity (microseconds), and the claims among them."""
@@ -30,12 +32,18 @@ class Past:
             self._claims = frozenset(
                 item.id for item in self._items if item.sources and item.id in self._over
             )
-            self._newer = newer_sources(self._items, self._over)
+            self._followed = followed(self._items, self._over, at_us)
+            self._newer = newer_sources(self._items, self._over | self._followed)
             self._count = count
         return self._over, self._claims
 
+    def followed(self, at_us: int) -> dict[str, int]:
+        """Items that hold and may have been replaced, with the time of the later statement."""
+        self.at(at_us)
+        return self._followed
+
     def newer(self, at_us: int) -> dict[str, str]:
-        """Ended items with the message that states the newer: (item id, source)."""
+        """Ended and followed items with the message that states the newer: (item id, source)."""
         self.at(at_us)
         return self._newer
 
@@ -72,8 +80,24 @@ def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
     return over
 
 
+def followed(items: Iterable[IndexedItem], over: Mapping[str, int], at_us: int) -> dict[str, int]:
+    """Claims with a later statement on the same thing, their turns, and the replies to these."""
+    by_source: dict[str, int] = {}
+    found: dict[str, int] = {}
+    all_items = [item for item in items if item.id not in over]
+    for item in all_items:
+        if item.followed_us is not None and item.followed_us <= at_us:
+            found[item.id] = item.followed_us
+            by_source.update((source, item.followed_us) for source in item.sources)
+    for item in all_items:
+        source = _question_of(item) or item.source
+        if not item.sources and source in by_source:
+            found[item.id] = by_source[source]
+    return found
+
+
 def newer_sources(items: Iterable[IndexedItem], over: Mapping[str, int]) -> dict[str, str]:
-    """For each ended item the message that states the newer; an ended turn has that of its claims.
+    """For each ended or followed item the message that states the newer; an ended turn has that of its claims.
 
     Where the newer was replaced in turn, the newest.
     """

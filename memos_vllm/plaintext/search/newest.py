@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from datetime import datetime
 
 import numpy as np
 
-from memos_vllm.cube.ids import now_us
+from memos_vllm.cube.ids import now_us, to_datetime
 from memos_vllm.plaintext.search.bm25 import Scores
 from memos_vllm.plaintext.search.owner_index import OwnerIndex
 from memos_vllm.vault.views import Recalled
@@ -25,6 +26,10 @@ class Newest:
             at_us: moment of the search; None: now.
         """
         self._at_us = at_us
+        self.over: dict[str, int] = {}
+        """Ended items, and since when (microseconds)."""
+        self.followed: dict[str, int] = {}
+        """Items that hold, and the time of a later statement that may have replaced them."""
         self._newer: dict[str, str] = {}
         """Ended item → item with the newer statement."""
 
@@ -36,9 +41,11 @@ class Newest:
         """
         moment = now_us() if self._at_us is None else self._at_us
         sources = index.past.newer(moment)
+        over, _ = index.past.at(moment)
+        self.over |= over
+        self.followed |= index.past.followed(moment)
         if not sources:
             return
-        over, _ = index.past.at(moment)
         wanted = set(sources.values())
         items: dict[str, str] = {}
         for item in index.items:
@@ -53,6 +60,14 @@ class Newest:
         for item_id, source in sources.items():
             if source in items:
                 self._newer[item_id] = items[source]
+
+    def over_since(self, item_id: str) -> datetime | None:
+        """End of an item's validity."""
+        return to_datetime(self.over[item_id]) if item_id in self.over else None
+
+    def followed_since(self, item_id: str) -> datetime | None:
+        """Time of a later statement that may have replaced an item that holds."""
+        return to_datetime(self.followed[item_id]) if item_id in self.followed else None
 
     def before_older(self, scored: list[_Scored]) -> list[_Scored]:
         """The results, each older one directly behind its newer one at the latest.
@@ -80,12 +95,13 @@ class Newest:
 def nearest_beliefs(
     index: OwnerIndex, standings: Scores, persona: str | None, count: int
 ) -> list[_Scored]:
-    """Preferences and kept statements that hold, by their standing, if that is at least one.
+    """Preferences and kept statements that hold and are the newest, by their standing, if that is at least one.
 
     Args:
         standings: (num_items,) of the items alone, from `fusion.standing`.
     """
     over, _ = index.past.at(now_us())
+    over = over | index.past.followed(now_us())
     elsewhere = index.elsewhere(persona)
     found: list[_Scored] = []
     for position in np.argsort(-standings, kind="stable"):

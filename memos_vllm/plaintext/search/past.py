@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from memos_vllm.cube.filters import ItemFilter
-from memos_vllm.cube.ids import SHARED, PersonId, to_datetime, to_us
+from memos_vllm.cube.ids import SHARED, PersonId, to_us
 from memos_vllm.cube.model import Item, ItemType
 from memos_vllm.errors import EmbedderUnavailable, IndexUnavailable
 from memos_vllm.governance.principal import Principal
@@ -98,7 +98,6 @@ class PastOperator:
         at_us = self.memory.at_us
         newest = Newest(at_us)
         scored: list[tuple[float, str, dict[str, float]]] = []
-        over: dict[str, int] = {}
         degraded = CUT if self.memory.is_cut else None
         for state in self.owners(principal) if owners is None else owners:
             index = self._index(state.owner.person)
@@ -119,14 +118,14 @@ class PastOperator:
                 left_out=left_out,
                 background=background_by(vector),
             )
-            over |= index.past.at(at_us)[0]
         scored = newest.before_older(sorted(scored, key=lambda entry: (-entry[0], entry[1])))
         found = [
             Found(
                 self._recalled[ident],
                 score=round(score, 4),
                 signals=signals,
-                over=to_datetime(over[ident]) if ident in over else None,
+                over=newest.over_since(ident),
+                followed=newest.followed_since(ident),
             )
             for score, ident, signals in scored
             if ident in self._recalled

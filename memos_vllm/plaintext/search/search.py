@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memos_vllm.config.retrieval import RetrievalConfig
-from memos_vllm.cube.ids import now_us, to_datetime
+from memos_vllm.cube.ids import now_us
 from memos_vllm.errors import IndexUnavailable
 from memos_vllm.governance.permit import PROMPT, Permission
 from memos_vllm.governance.principal import Principal
@@ -51,6 +51,8 @@ class Found:
     signals: Mapping[str, float]
     over: datetime | None = None
     """End of its validity, if it has ended."""
+    followed: datetime | None = None
+    """Time of a later statement that may have replaced it."""
     via: str | None = None
     """Name that it shares with a better result; None: search found it."""
 
@@ -82,7 +84,6 @@ class _Ranking:
     """Results of several owners."""
 
     scored: list[_Scored] = dataclasses.field(default_factory=list)
-    over: dict[str, int] = dataclasses.field(default_factory=dict)
     newest: Newest = dataclasses.field(default_factory=Newest)
     degraded: str | None = None
 
@@ -149,9 +150,7 @@ class MemOperator:
         scored = sorted(ranking.scored, key=lambda entry: (-entry[0], entry[1]))
         scored = ranking.newest.before_older(scored)
         count = len(scored) if further else top_k
-        found = self._readable(
-            principal, scored=scored, over=ranking.over, count=count, permissions=among
-        )
+        found = self._readable(principal, scored, ranking.newest, count, among)
         return SearchResult(found[:top_k], found[top_k:], ranking.degraded)
 
     def index_of(self, state: OwnerState) -> OwnerIndex:
@@ -178,7 +177,6 @@ class MemOperator:
                 background=background_by(vector),
             )
         )
-        ranking.over |= index.past.at(now_us())[0]
 
     def _add_dense(
         self, channels: dict[str, Scores], owner: Owner, index: OwnerIndex, vector: Vectors
@@ -195,7 +193,7 @@ class MemOperator:
         self,
         principal: Principal,
         scored: Sequence[_Scored],
-        over: Mapping[str, int],
+        newest: Newest,
         count: int,
         permissions: Sequence[Permission] = PROMPT,
     ) -> list[Found]:
@@ -207,7 +205,8 @@ class MemOperator:
                 recalled[item_id],
                 score=round(score, 4),
                 signals=signals,
-                over=to_datetime(over[item_id]) if item_id in over else None,
+                over=newest.over_since(item_id),
+                followed=newest.followed_since(item_id),
             )
             for score, item_id, signals in scored
             if item_id in recalled
@@ -279,7 +278,7 @@ class MemOperator:
                 standings = standing(channels["dense_turn"], background_by(vector))
                 scored += nearest_beliefs(index, standings, principal.persona, count)
         scored.sort(key=lambda entry: (-entry[0], entry[1]))
-        return self._readable(principal, scored=scored, over={}, count=count)
+        return self._readable(principal, scored, Newest(), count)
 
     def focus(self, owners: Sequence[OwnerState], question: str) -> str:
         """Remove speakers' names from a question before it is embedded.

@@ -52,6 +52,12 @@ class Weights:
     """(len(claims.change.FEATURES),) of two sentences."""
     pair_bias: float
     pair_threshold: float
+    link: Floats
+    """(len(claims.follow.FEATURES),) of two sentences, whether both are on the same thing."""
+    link_bias: float
+    link_threshold: float
+    usual: Floats
+    """(languages, dim) mean vectors of a language's sentences, for what a cosine means."""
     probes: Vectors
     """(len(PROBES), dim)"""
 
