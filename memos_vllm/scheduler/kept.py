@@ -31,6 +31,10 @@ _MOST_CONVERSATIONS = 4096
 REASON = "kept in front of an earlier message of the conversation"
 
 
+Marks = tuple[datetime | None, datetime | None]
+"""End of an item's validity, and time of a later statement on the same thing."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeptItem:
     """One retrieved item, as an earlier prompt of the conversation had it."""
@@ -39,8 +43,8 @@ class KeptItem:
     text: str
     digest: str
     """Of the item, with its claim."""
-    over: datetime | None
-    """End of its validity then."""
+    marks: Marks
+    """Its validity then."""
 
     def again(self) -> PlanEntry:
         """Its entry in the plan of another prompt."""
@@ -120,14 +124,18 @@ def still_true(
         recalled: the kept items that the principal's prompts may hold now, by id.
         found: what the new question finds; its validity was looked up anew.
     """
-    ends = {each.recalled.item.id: each.over for each in found}
+    marks = {each.recalled.item.id: marks_of(each) for each in found}
     return all(
         (now := recalled.get(item.entry.item or "")) is not None
         and digest_of(now) == item.digest
-        and ends.get(item.entry.item, item.over) == item.over
+        and marks.get(item.entry.item, item.marks) == item.marks
         for items in blocks.values()
         for item in items
     )
+
+
+def marks_of(found: Found) -> Marks:
+    return found.over, found.followed
 
 
 def digest_of(recalled: Recalled) -> str:

@@ -16,6 +16,7 @@ from memos_vllm.scheduler.kept import (
     KeptMemory,
     digest_of,
     head_of,
+    marks_of,
     still_true,
 )
 
@@ -72,4 +73,4 @@ def _item(candidate: Candidate) -> KeptItem:
         return candidate.kept
     assert candidate.found is not None
     found = candidate.found
-    return KeptItem(candidate.entry, candidate.text, digest_of(found.recalled), found.over)
+    return KeptItem(candidate.entry, candidate.text, digest_of(found.recalled), marks_of(found))

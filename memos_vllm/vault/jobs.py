@@ -126,11 +126,7 @@ class JobStore:
         """`renew`, as part of the caller's transaction."""
         session.execute(
             update(JobRow)
-            .where(
-                JobRow.name == name,
-                JobRow.subject == subject,
-                JobRow.state == JobRowState.FAILED,
-            )
+            .where(_is(name, subject), JobRow.state == JobRowState.FAILED)
             .values(state=JobRowState.QUEUED, attempts=0, not_before_us=0)
         )
         JobStore.add_in(session, name, subject)
@@ -184,12 +180,8 @@ class JobStore:
         Args:
             subject: claim the job of this subject only, and do not wait for its pause to end.
         """
-        query = (
-            select(JobRow)
-            .where(*_due(lane, subject))
-            .order_by(JobRow.created_us, JobRow.id)
-            .limit(1)
-        )
+        due = select(JobRow).where(*_due(lane, subject))
+        query = due.order_by(JobRow.created_us, JobRow.id).limit(1)
         row = session.scalar(query.with_for_update(skip_locked=True))
         if row is None:
             return None
@@ -290,7 +282,7 @@ class JobStore:
         """
         session.execute(
             update(JobRow)
-            .where(JobRow.name == name, JobRow.subject == subject)
+            .where(_is(name, subject))
             .values(
                 state=JobRowState.QUEUED,
                 attempts=0,
@@ -303,7 +295,7 @@ class JobStore:
     @staticmethod
     def drop_in(session: Session, name: str, subject: str) -> None:
         """Delete the job of a subject that has ended or was deleted, leased or not."""
-        session.execute(delete(JobRow).where(JobRow.name == name, JobRow.subject == subject))
+        session.execute(delete(JobRow).where(_is(name, subject)))
 
     # -- for operators ----------------------------------------------------------------------------
 
@@ -384,6 +376,10 @@ def backoff_seconds(attempts: int) -> float:
 
 def _lease_end() -> int:
     return now_us() + round(LEASE_SECONDS * 1_000_000)
+
+
+def _is(name: str, subject: str) -> ColumnElement[bool]:
+    return and_(JobRow.name == name, JobRow.subject == subject)
 
 
 def _due(lane: Lane, subject: str | None = None) -> list[ColumnElement[bool]]:

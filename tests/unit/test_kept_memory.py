@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +17,8 @@ from memos_vllm.learning.remember import Rememberer
 from memos_vllm.options import MemoryOptions
 from memos_vllm.pipeline import Pipeline
 from memos_vllm.ports import Chat
-from memos_vllm.scheduler.kept import REASON
+from memos_vllm.scheduler.kept import REASON, KeptItem, digest_of, marks_of, still_true
+from memos_vllm.scheduler.plan import PlanEntry
 from tests.conftest import FakeQueue, make_config, principal
 from tests.unit.test_pipeline import FakeExchange
 
@@ -118,6 +120,25 @@ def test_what_changes_takes_all_that_is_kept_away(system, pipeline, change):
         Eraser(system).request(ALICE, "alice")
     prompt, _ = talk.say(ASK_CAR)
     assert (BOAT in prompt[0]) is (change == "nothing")
+
+
+@pytest.mark.parametrize("mark", ["over", "followed"])
+def test_a_mark_of_the_new_question_takes_what_has_none_away(system, mark):
+    """A value that was true when it was retrieved, and has been corrected since."""
+    know(system, BOAT)
+    (found,) = system.search(ALICE, ASK_BOAT, None, 1).found
+    entry = PlanEntry(
+        cube=found.recalled.cube_id,
+        version=found.recalled.version,
+        item=found.recalled.item.id,
+        placement=Placement.RETRIEVED,
+        reason="matches the question",
+    )
+    blocks = {0: [KeptItem(entry, BOAT, digest_of(found.recalled), marks_of(found))]}
+    recalled = system.views.recall(ALICE, [entry.item or ""])
+    assert still_true(blocks, recalled, [found])
+    marked = dataclasses.replace(found, **{mark: datetime(2026, 5, 1, tzinfo=UTC)})
+    assert not still_true(blocks, recalled, [marked])
 
 
 def test_a_conversation_of_another_or_another_conversation_has_nothing_of_it(system, pipeline):
