@@ -31,6 +31,12 @@ class MemoryOptions(BaseModel):
     retrieve: bool = Field(True, description="search memory with the question")
     top_k: int | None = Field(None, ge=0, le=200)
     budget_tokens: int | None = Field(None, ge=0)
+    without: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="ids of items, and of whole cubes, that are left out of the prompt that they were chosen for; "
+        "no other memory takes their place",
+    )
     persona: Annotated[str, Field(pattern=PERSONA)] | None = Field(
         None,
         description="the role that the person acts in (`work`): adds its cubes (tag `persona:<name>`) to "

@@ -292,7 +292,7 @@ class Pipeline:
             )
         chat.plan.entries, chat.plan.budget = [*draft.plan.entries, *memory.adapters], budget
         draft.plan = chat.plan
-        return draft
+        return draft.leave_out(chat.options.without)
 
     async def attach(self, chat: Chat) -> None:
         """Load the plan's adapter into the engine."""

@@ -44,6 +44,8 @@ class FakeChat:
         self.replies = ["Oolong.", "I do not know."]
         """With memory, and without."""
         self.failure: JSONResponse | Exception | None = None
+        self.logprobs: dict[tuple[str, str], float] = {}
+        """(id that is left out, word of the reply) → log-probability; -1 where there is none."""
         app.add_api_route("/v1/chat/completions", self.answer, methods=["POST"])
 
     async def answer(self, request: Request) -> JSONResponse:
@@ -53,6 +55,8 @@ class FakeChat:
             raise self.failure
         if self.failure is not None:
             return self.failure
+        if "prompt_logprobs" in body:
+            return self.scored(body)
         is_plain = body["memory"].get("enabled") is False
         message = {"role": "assistant", "content": self.replies[is_plain]}
         reply: dict[str, Any] = {
@@ -61,6 +65,41 @@ class FakeChat:
             "usage": {"prompt_tokens": 20 if is_plain else 61, "completion_tokens": 5},
         }
         return JSONResponse(reply if is_plain else reply | {"memory": self.memory})
+
+    def scored(self, body: dict[str, Any]) -> JSONResponse:
+        """Log-probabilities of a prompt that ends with the reply, a token for each word."""
+        (left_out,) = body["memory"].get("without") or [""]
+        words = [
+            "<memory>",
+            "assistant",
+            "\n",
+            *re.findall(r"\s*\S+", body["messages"][-1]["content"]),
+        ]
+        listed = [
+            {
+                str(n): {
+                    "logprob": self.logprobs.get((left_out, word.strip()), -1.0),
+                    "decoded_token": word,
+                }
+            }
+            for n, word in enumerate(words)
+        ]
+        cubes = []
+        for cube in self.memory["cubes"]:
+            items = [item for item in cube["items"] if item["id"] != left_out]
+            if items or (not cube["items"] and cube["id"] != left_out):
+                cubes.append(cube | {"items": items})
+        usage = {"prompt_tokens": 100, "completion_tokens": 1}
+        choice = {"index": 0, "message": {"content": "x"}, "finish_reason": "length"}
+        memory = self.memory | {"cubes": cubes, "cached_tokens": 0}
+        return JSONResponse(
+            {
+                "choices": [choice],
+                "usage": usage,
+                "memory": memory,
+                "prompt_logprobs": [None, *listed],
+            }
+        )
 
 
 class Browser:

@@ -17,6 +17,10 @@ class ConsoleConfig(Section):
         description="mark the session's cookie `Secure`: browsers send it over https and on this machine only; "
         "false: also over plain http",
     )
+    attribution: bool = Field(
+        True,
+        description="offer in `Try it` to show which memory each sentence of a reply rests on: up to 9 more prompts",
+    )
     url: str | None = Field(
         None,
         description="address of the server in links to a person's view, such as `https://memory.example.com`; "

@@ -28,6 +28,7 @@ from memos_vllm.api.access import check_scopes
 from memos_vllm.api.claims import Changes, Claims, FeedbackRequest
 from memos_vllm.api.erasures import ErasurePage, ErasureView
 from memos_vllm.api.grants import GrantList, GroupDetail, GroupList, NewGrant
+from memos_vllm.api.identity import LOCAL
 from memos_vllm.api.models import (
     AuditPage,
     Deleted,
@@ -52,7 +53,9 @@ from memos_vllm.api.store_models import (
 from memos_vllm.api.tokens import NewView, Tokens, TokenView, ViewRequest
 from memos_vllm.api.use import UseView
 from memos_vllm.console.chat import ROUTE
+from memos_vllm.cube.ids import now_us
 from memos_vllm.cube.model import CubePatch, MemCube, VersionDiff
+from memos_vllm.errors import BadRequest, Forbidden
 from memos_vllm.governance.permit import Effect
 from memos_vllm.governance.principal import Principal, Role
 from memos_vllm.scheduler.plan import MemoryPlan
@@ -303,6 +306,27 @@ class Calls:
         self._admit("DELETE", f"/people/{_ONE}/tokens/{_ONE}")
         return tokens.revoke_token(self._system, self._caller, person, token)
 
+    def create_key(self, role: Role, label: str, ttl_seconds: int | None) -> tuple[KeyRecord, str]:
+        """Create a key of the tenant; it ends with the key that makes it at the latest. Needs the role `admin`."""
+        self._admit_keys("POST", "/keys")
+        if self._caller.expires_us is not None:
+            left = max((self._caller.expires_us - now_us()) // 1_000_000, 1)
+            ttl_seconds = min(ttl_seconds or left, left)
+        return self._system.keys.create(
+            self._caller.tenant, role, label=label, ttl_seconds=ttl_seconds, by=self._caller
+        )
+
+    def revoke_key(self, key: str) -> KeyRecord:
+        """Revoke a key of the tenant, but not the one that asks. Needs the role `admin`."""
+        self._admit_keys("DELETE", f"/keys/{_ONE}")
+        if key == self._caller.key_id:
+            raise BadRequest("a key does not revoke itself: sign in with another one", param="key")
+        return self._system.keys.revoke(key, by=self._caller)
+
+    def set_policy(self, policy: dict[str, Any]) -> PolicyView:
+        self._admit("PUT", "/policy")
+        return policies.put_policy(self._system, self._caller, policy)
+
     def admit_chat(self) -> None:
         """Raise Forbidden where the session's key or token may not chat; the chat itself is a request of its own."""
         check_scopes(self._caller, "POST", ROUTE)
@@ -312,6 +336,13 @@ class Calls:
     def _admit(self, method: str, route: str) -> None:
         """Raise Forbidden where the session's key or token lacks a scope of the API's route."""
         check_scopes(self._caller, method, _MEMORY + route)
+
+    def _admit_keys(self, method: str, route: str) -> None:
+        """Raise Forbidden where the session may not change keys; the first one is made by the operator."""
+        self._admit(method, route)
+        self._caller.require(Role.ADMIN)
+        if self._caller.key_id == LOCAL.key_id:
+            raise Forbidden("this server has no keys: `memos keys create` makes the first one")
 
 
 _ONE = "x"

@@ -36,6 +36,18 @@ class Reply:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """Log-probabilities of a prompt's tokens, each given those before it."""
+
+    tokens: tuple[tuple[str, float], ...]
+    """Text and log-probability in nats, of each token but the first."""
+    prompt_tokens: int
+    cached_tokens: int
+    took_ms: float
+    memory: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
     status: int
     message: str
@@ -49,42 +61,60 @@ def has_chat(request: Request) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
 
 
-async def ask(
-    request: Request,
-    key_header: str,
-    credential: str,
-    person: str,
-    message: str,
-    memory: Mapping[str, Any],
-) -> Reply | Refusal:
-    """Send one message to the chat route of the request's app.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chats:
+    """The chat route of the app that serves a request."""
 
-    Args:
-        request: of the browser; the chat has its peer.
-        key_header: name of a header that carries keys.
-        credential: of the session; empty: the server has no keys.
-        person: for whom; empty: shared memory alone.
-        memory: the field `memory` of the body.
-    """
-    body: dict[str, Any] = {
-        "messages": [{"role": "user", "content": message}],
-        "max_tokens": REPLY_TOKENS,
-        "temperature": 0,
-        "memory": dict(memory),
-    }
-    if person:
-        body["user"] = person
-    headers = {key_header: f"Bearer {credential}"} if credential else {}
-    peer = (request.client.host, request.client.port) if request.client else ("127.0.0.1", 0)
-    # An exception of the app has become a reply, as for any client.
-    transport = httpx.ASGITransport(request.app, raise_app_exceptions=False, client=peer)
-    began = time.perf_counter()
-    async with httpx.AsyncClient(
-        transport=transport, base_url=_HERE, timeout=None, trust_env=False
-    ) as client:
-        answer = await client.post(ROUTE, json=body, headers=headers)
-    took_ms = (time.perf_counter() - began) * 1000
-    return _reply(answer, took_ms) if answer.is_success else _refusal(answer)
+    request: Request
+    """Of the browser; a chat has its peer."""
+    key_header: str
+    """Name of a header that carries keys."""
+    credential: str
+    """Of the session; empty: the server has no keys."""
+    person: str
+    """For whom; empty: shared memory alone."""
+
+    async def ask(self, message: str, memory: Mapping[str, Any]) -> Reply | Refusal:
+        """Send one message.
+
+        Args:
+            memory: the field `memory` of the body.
+        """
+        messages = [{"role": "user", "content": message}]
+        answer, took_ms = await self._post(messages, memory, max_tokens=REPLY_TOKENS)
+        return _reply(answer, took_ms) if answer.is_success else _refusal(answer)
+
+    async def score(self, message: str, reply: str, memory: Mapping[str, Any]) -> Scores | Refusal:
+        """Have the model score a reply to a message. It generates one token, which is not used."""
+        messages = [{"role": "user", "content": message}, {"role": "assistant", "content": reply}]
+        answer, took_ms = await self._post(
+            messages,
+            memory,
+            max_tokens=1,
+            prompt_logprobs=0,
+            add_generation_prompt=False,
+            continue_final_message=True,
+        )
+        return _scores(answer, took_ms) if answer.is_success else _refusal(answer)
+
+    async def _post(
+        self, messages: list[dict[str, str]], memory: Mapping[str, Any], **fields: Any
+    ) -> tuple[httpx.Response, float]:
+        """The route's answer, and milliseconds."""
+        body = {"messages": messages, "temperature": 0, "memory": dict(memory), **fields}
+        if self.person:
+            body["user"] = self.person
+        headers = {self.key_header: f"Bearer {self.credential}"} if self.credential else {}
+        client = self.request.client
+        peer = (client.host, client.port) if client else ("127.0.0.1", 0)
+        # An exception of the app has become a reply, as for any client.
+        transport = httpx.ASGITransport(self.request.app, raise_app_exceptions=False, client=peer)
+        began = time.perf_counter()
+        async with httpx.AsyncClient(
+            transport=transport, base_url=_HERE, timeout=None, trust_env=False
+        ) as http:
+            answer = await http.post(ROUTE, json=body, headers=headers)
+        return answer, (time.perf_counter() - began) * 1000
 
 
 def _reply(answer: httpx.Response, took_ms: float) -> Reply:
@@ -99,6 +129,18 @@ def _reply(answer: httpx.Response, took_ms: float) -> Reply:
         choice.get("finish_reason") == "length",
         body.get("memory"),
     )
+
+
+def _scores(answer: httpx.Response, took_ms: float) -> Scores:
+    body = answer.json()
+    usage, memory = body.get("usage") or {}, body.get("memory") or {}
+    tokens = []
+    for listed in body.get("prompt_logprobs") or ():
+        if listed:  # the first token has none
+            token = next(iter(listed.values()))
+            tokens.append((token.get("decoded_token") or "", float(token["logprob"])))
+    prompt, cached = usage.get("prompt_tokens") or 0, memory.get("cached_tokens") or 0
+    return Scores(tuple(tokens), prompt, cached, took_ms, memory)
 
 
 def _refusal(answer: httpx.Response) -> Refusal:

@@ -44,6 +44,8 @@ MESSAGES = {
     "noted": "It is noted.",
     "restoring": "The restore is ordered; it runs in the background.",
     "revoked": "The token is revoked.",
+    "key-revoked": "The key is revoked; every server of the installation refuses it within its key cache's time.",
+    "policy": "The policy is set, as a new version.",
     "shared": "The grant is set; the next request of its subject sees it.",
     "approved": "The bundle is approved: the next request may use it.",
     "updated": "The version is in place.",

@@ -92,6 +92,14 @@ class Draft:
             candidate.entry.decision, candidate.entry.reason = "rejected", reason
             freed += candidate.entry.tokens
 
+    def leave_out(self, ids: Sequence[str]) -> Draft:
+        """Reject used candidates by the id of their item, or of their cube where they are a whole one; this draft."""
+        for candidate in self._used():
+            if (candidate.entry.item or candidate.entry.cube) in ids:
+                candidate.entry.decision = "rejected"
+                candidate.entry.reason = "left out, as the request says (`memory.without`)"
+        return self
+
     def is_empty(self) -> bool:
         return not self._used()
 

@@ -51,7 +51,7 @@ class KeptSteps:
     def note(self, chat: Chat, draft: Draft) -> None:
         """Keep what a prompt has, for the next one of its conversation."""
         position = last_user(chat.messages)
-        if position is None or not self._is_kept(chat):
+        if position is None or chat.options.without or not self._is_kept(chat):
             return
         blocks: dict[int, list[KeptItem]] = {}
         for candidate in draft.kept():

@@ -50,8 +50,13 @@ class KeyRing:
         label: str = "",
         ttl_seconds: int | None = None,
         scopes: Sequence[str] | None = None,
+        by: Principal | None = None,
     ) -> tuple[KeyRecord, str]:
-        """Create a key; the vault stores only its digest, so its string is returned this once."""
+        """Create a key; the vault stores only its digest, so its string is returned this once.
+
+        Args:
+            by: who makes it, for the audit log; None: the operator.
+        """
         if not _TENANT.match(tenant):
             raise BadRequest(
                 "a tenant is named by 1 to 63 letters, digits, dots, dashes and underscores",
@@ -71,7 +76,7 @@ class KeyRing:
         )
         with self._database.write() as session:
             session.add(row)
-            record(session, _operator(tenant), "key.create", fresh.id, {"role": role})
+            record(session, by or _operator(tenant), "key.create", fresh.id, {"role": role})
         return _record(row), fresh.key
 
     def authenticate(self, key: str) -> Principal:
@@ -130,14 +135,22 @@ class KeyRing:
             record(session, _operator(row.tenant), "key.rotate", key_id, detail)
             return _record(row), fresh.key
 
-    def revoke(self, key_id: str) -> KeyRecord:
+    def revoke(self, key_id: str, *, by: Principal | None = None) -> KeyRecord:
+        """Revoke a key permanently.
+
+        Args:
+            by: who revokes a key of its own tenant, for the audit log; None: the operator, a key of any tenant.
+
+        Raises:
+            NotFound
+        """
         with self._database.write() as session:
             row = session.get(KeyRow, key_id)
-            if row is None:
+            if row is None or (by is not None and row.tenant != by.tenant):
                 raise NotFound(f"there is no key {key_id}; `memos keys list` shows them")
             if row.revoked_us is None:
                 row.revoked_us = now_us()
-                record(session, _operator(row.tenant), "key.revoke", key_id, {})
+                record(session, by or _operator(row.tenant), "key.revoke", key_id, {})
             return _record(row)
 
 

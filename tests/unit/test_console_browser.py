@@ -87,7 +87,8 @@ def cube(system):
 def url(system):
     app = create_app(system)
     attach(app)
-    FakeChat(app)
+    items = [{"id": f"item_{n}", "score": 0.5} for n in range(8)]
+    FakeChat(app, {"cubes": [{"id": "cube_w", "name": "teas", "tokens": 9, "items": items}]})
     with served(app) as base:
         yield f"{base}/memory"
 
@@ -194,10 +195,13 @@ def test_a_message_is_tried_with_the_keyboard_alone(system, browser, url, cube):
         browser.type("Which tea do I like?")
         browser.tab_to("input[name=compare]")
         browser.press("Space")
+        browser.tab_to("input[name=attribution]")
+        browser.press("Space")
         browser.tab_to("main form button")
         browser.submit()
         assert "Oolong." in browser.text
         assert "Without memory" in browser.text
+        assert "Item 8" in browser.text
         look(browser, "tried", width)
     assert browser.problems == []
 

@@ -10,14 +10,17 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.utils import construct_input_messages
 
+from memos_vllm.engine.chat.handler import ChatExchange, ChatMemory
 from memos_vllm.engine.doors import items
 from memos_vllm.engine.doors.completions import _problem, question_of
 from memos_vllm.engine.doors.messages import _with_memory_events, with_memory
 from memos_vllm.engine.doors.responses import ResponsesExchange, Thread
+from memos_vllm.options import MemoryOptions
 from memos_vllm.prompt.layout import place
 
 ASKED = {"role": "user", "content": "What is my dog called?"}
@@ -60,6 +63,23 @@ def prompt_of(given, before=(), instructions=None):
     return construct_input_messages(
         request_instructions=rendered.instructions, request_input=rendered.input
     )
+
+
+def test_memory_for_a_reply_that_is_continued_stands_in_front_of_its_question():
+    begun = {"role": "assistant", "content": "Rex."}
+    body = {"messages": [ASKED, begun], "add_generation_prompt": False}
+    for continues, searched in ((True, [ASKED]), (False, [ASKED, begun])):
+        request = ChatCompletionRequest.model_validate(
+            {**body, "model": "demo", "continue_final_message": continues}
+        )
+        memory = ChatMemory(types.SimpleNamespace(create_chat_completion=None), None, None)
+        chat = memory.chat_of(request, None, request, None, MemoryOptions())
+        assert list(chat.messages) == searched
+        exchange = ChatExchange(memory, None, call=None, request=request, raw=None)
+        rendered = exchange.placed(place(chat.messages, [], ["FOUND"]))
+        assert [message["role"] for message in rendered.messages] == ["user", "assistant"]
+        assert text_at(rendered.messages, "FOUND") == [0]
+        assert rendered.messages[1] == begun
 
 
 def text_at(messages, word) -> list[int]:

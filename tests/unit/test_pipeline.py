@@ -124,6 +124,27 @@ def test_memory_never_makes_a_prompt_too_long(system, pipeline, room):
     )
 
 
+def test_what_a_request_leaves_out_is_in_its_plan_alone_and_nothing_takes_its_place(
+    system, pipeline
+):
+    cube = know(system, *(f"Boat {n} is blue and fast." for n in range(6)))
+    head = know(system, "The harbour is closed.", placement=Placement.STABLE)
+    plan, messages = ask(pipeline, "Which boat is blue?", options={"top_k": 3})
+    first, second, third = [entry.item for entry in plan.used if entry.item]
+    options = {"top_k": 3, "without": [second, head.meta.id]}
+    less, lines = ask(pipeline, "Which boat is blue?", options=options)
+    assert [entry.item for entry in less.used] == [first, third]
+    reasons = {entry.item or entry.cube: entry.reason for entry in less.entries}
+    assert "memory.without" in reasons[second]
+    assert "memory.without" in reasons[head.meta.id]
+    text = next(item.text for item in cube.items if item.id == second)
+    assert text in messages[0]["content"]
+    whole = {line for line in messages[0]["content"].split("\n") if not line.startswith("<")}
+    kept = {line for line in lines[0]["content"].split("\n") if not line.startswith("<")}
+    assert {line[2:] for line in whole - kept} == {text, "The harbour is closed."}
+    assert kept < whole
+
+
 def test_what_came_next_is_explained_without_being_used(system, pipeline):
     know(system, *(f"Boat {n} is blue and fast." for n in range(6)))
     plan, _ = ask(pipeline, "Which boat is blue?", options={"top_k": 2})

@@ -38,7 +38,7 @@ class ChatMemory(Door):
         return Chat(
             principal=principal,
             options=options,
-            messages=request.messages,
+            messages=request.messages[:-1] if _continues(request) else request.messages,
             model_name=request.model or self.renderer.model_name,
             max_reply=request.max_completion_tokens or request.max_tokens,
             prompt_limit=request.truncate_prompt_tokens,
@@ -93,8 +93,9 @@ class ChatExchange:
         return sum(len(prompt.get("prompt_token_ids") or ()) for prompt in prompts)
 
     def placed(self, messages: Messages) -> Any:
-        """The request with these messages in place of its own."""
-        return self.request.model_copy(update={"messages": messages})
+        """The request with these messages in place of its own, and the reply that it continues behind them."""
+        begun = self.request.messages[-1:] if _continues(self.request) else []
+        return self.request.model_copy(update={"messages": [*messages, *begun]})
 
     async def order_kv(self, chat: Chat, messages: Messages | None) -> None:
         self.started = time.perf_counter()
@@ -257,6 +258,12 @@ def remembered_text(chat: Chat, text: str, calls_tool: bool) -> str | None:
             "the reply calls a tool: the turn is stored with the one that follows"
         )
     return None
+
+
+def _continues(request: Any) -> bool:
+    """Whether the last message is the beginning of the reply: no part of what memory is searched for, and
+    what repeats it is not left out of the prompt."""
+    return bool(getattr(request, "continue_final_message", False)) and len(request.messages) > 1
 
 
 def _reads_prompt(request: Any) -> bool:
