@@ -126,7 +126,8 @@ class JobStore:
         """`renew`, as part of the caller's transaction."""
         session.execute(
             update(JobRow)
-            .where(_is(name, subject), JobRow.state == JobRowState.FAILED)
+            .where(JobRow.name == name, JobRow.subject == subject)
+            .where(JobRow.state == JobRowState.FAILED)
             .values(state=JobRowState.QUEUED, attempts=0, not_before_us=0)
         )
         JobStore.add_in(session, name, subject)
@@ -282,7 +283,7 @@ class JobStore:
         """
         session.execute(
             update(JobRow)
-            .where(_is(name, subject))
+            .where(JobRow.name == name, JobRow.subject == subject)
             .values(
                 state=JobRowState.QUEUED,
                 attempts=0,
@@ -295,7 +296,7 @@ class JobStore:
     @staticmethod
     def drop_in(session: Session, name: str, subject: str) -> None:
         """Delete the job of a subject that has ended or was deleted, leased or not."""
-        session.execute(delete(JobRow).where(_is(name, subject)))
+        session.execute(delete(JobRow).where(JobRow.name == name, JobRow.subject == subject))
 
     # -- for operators ----------------------------------------------------------------------------
 
@@ -376,10 +377,6 @@ def backoff_seconds(attempts: int) -> float:
 
 def _lease_end() -> int:
     return now_us() + round(LEASE_SECONDS * 1_000_000)
-
-
-def _is(name: str, subject: str) -> ColumnElement[bool]:
-    return and_(JobRow.name == name, JobRow.subject == subject)
 
 
 def _due(lane: Lane, subject: str | None = None) -> list[ColumnElement[bool]]:
