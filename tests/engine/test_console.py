@@ -112,7 +112,7 @@ def test_a_sentence_rests_on_the_item_that_it_repeats_and_another_sentence_does_
 
 
 def test_the_page_shows_what_each_sentence_of_the_reply_rests_on(server, keys, console):
-    fact(server, keys.acme, "ottilie", TEXT, "lighthouse")
+    fact(server, keys.acme, "ottilie", "The lighthouse of Ottilie stands on a cliff.", "cliff")
     page = send(console, attribution="true")
     assert page.status_code == 200, page.text
     assert "Drop in nats per token" in page.text, page.text
