@@ -25,7 +25,7 @@ from memos_vllm.plaintext.claims.change import PairJudge
 from memos_vllm.plaintext.claims.fold import Retired
 from memos_vllm.plaintext.claims.follow import FollowJudge
 from memos_vllm.plaintext.claims.standing import standing_of
-from memos_vllm.plaintext.claims.subjects import tells_change
+from memos_vllm.plaintext.claims.subjects import is_fiction, tells_change
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.clauses import clauses
 from memos_vllm.plaintext.reader.by_rules import is_instruction, read_claims
@@ -43,6 +43,8 @@ _CANDIDATES, _JUDGED = 24, 16
 _ASKED, _ASKED_PAIRS = 6, 24
 """Older statements that a model compares with one sentence, and pairs of one turn."""
 _LEAST_OLD = 0.1
+_LEAST_NEW = 0.3
+"""Probability from which on a sentence stands for what it may replace, though it would not be kept alone."""
 _CLEAR = 0.3
 """Probability from which on an older sentence states something, and that of a link to one that hardly does."""
 _QUESTIONS = ("?", "\uff1f", "\u061f")
@@ -137,7 +139,8 @@ class BeliefReader:
         read = _is_read(statement.text, item, of_turn)
         retired = list(self._retired(principal, item, statement, read))
         found.retired.extend(retired)
-        if not read and (statement.is_kept or any(map(_needs_new, retired))):
+        stands_for_old = statement.probability >= _LEAST_NEW and any(map(_needs_new, retired))
+        if not read and (statement.is_kept or stands_for_old):
             found.claims.append(_claim(principal, item, statement))
 
     def _retired(
@@ -149,7 +152,7 @@ class BeliefReader:
             read: rules have read the sentence: claims of other attributes are on other things.
         """
         text = statement.text
-        if _is_question(text):
+        if _is_question(text) or is_fiction(text):
             return
         tells = tells_change(text)
         if not tells and not self._follow.states(statement):
@@ -161,7 +164,10 @@ class BeliefReader:
         left = [
             old
             for old in olds
-            if id(old) not in over and (tells or not read or not _has_attribute(old))
+            if id(old) not in over
+            and (tells or not read or not _has_attribute(old))
+            # What rules have read of a sentence stands for it.
+            and not (old.id is None and any(_is_part(claim, old) for claim in olds))
         ]
         said = [(old.source or "", _said(old)) for old in left]
         for position, share in self._follow.linked(said, text, stands_out=tells and not gone):

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from memos_vllm.cube.model import Claim, Item, ItemType, plain
+from memos_vllm.plaintext.claims.subjects import relatives
+from memos_vllm.plaintext.tokens import tokenize
 
 _MOST_SOURCES = 32
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -164,11 +166,28 @@ def _supersede(folded: Folded, fresh: Item, claim: Claim) -> Item:
             if not is_over and (old.claim.ends is None or old.claim.ends > since):
                 folded.items[position] = _with(old, ends=since, superseded_by=fresh.source)
                 folded.ended.append(folded.items[position])
+                _follow_its_value(folded, old.claim, fresh, since)
         elif claim.ends is None or claim.ends > _since(old):
             fresh = _with(fresh, ends=_since(old))
             assert fresh.claim is not None
             claim = fresh.claim
     return fresh
+
+
+def _follow_its_value(folded: Folded, ended: Claim, fresh: Item, since: datetime) -> None:
+    """Mark sentences that state the value which has ended, in words that no rule reads: "My home is Seville"."""
+    old, new = (set(tokenize(each or "")) for each in (ended.value, fresh.text))
+    for item in list(folded.items):
+        claim = item.claim
+        if (
+            claim is None
+            or claim.attribute is not None
+            or plain(claim.subject) != plain(ended.subject)
+        ):
+            continue
+        said = set(tokenize(item.text))
+        if old and old <= said and not old <= new and not relatives(item.text):
+            _follow(folded, Retired(item, since, fresh.source or "", is_certain=False))
 
 
 def _was_read(old: Item, fresh: Item) -> bool:

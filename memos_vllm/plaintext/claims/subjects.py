@@ -17,6 +17,11 @@ _FILE = Path(__file__).parent / "words.json"
 _ELISION = re.compile(r"^[dl]['\u2019]|['\u2019]s$")
 _STOPS = ".,;:!?\u3001\u3002\uff0c\uff01\u0964"
 _NO_BOUNDS = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+_QUOTED = re.compile(
+    '["\u201c\u201e\u00ab](?:[^"\u201d\u00bb\\s]+\\s+){2,}[^"\u201d\u00bb]+["\u201d\u201c\u00bb]'
+    "|[\u300c\u300e\u201c][^\u300d\u300f\u201d]{6,}[\u300d\u300f\u201d]"
+)
+"""Three words or more in quotation marks; fewer are a name."""
 _TOKENS = re.compile(r"[\w'\u2019\u0900-\u0dff-]+")
 
 
@@ -54,6 +59,11 @@ def _repeats() -> re.Pattern[str]:
 def _beside() -> re.Pattern[str]:
     tree = json.loads(_FILE.read_text(encoding="utf-8"))
     return _any_of([*tree["adds"], *tree["supposes"]])
+
+
+@functools.cache
+def _fiction() -> re.Pattern[str]:
+    return _any_of(json.loads(_FILE.read_text(encoding="utf-8"))["fiction"])
 
 
 @functools.cache
@@ -130,6 +140,14 @@ def is_about_now(text: str) -> bool:
     if _beside().search(text) is not None:
         return False
     return _past().search(text) is None or tells_change(text)
+
+
+def is_fiction(text: str) -> bool:
+    """Whether a sentence tells of a story or a game, or quotes what another says: it is on nothing of the person.
+
+    "Let's pretend my cat is called Tofu", 'In the film she says "I live in Rome"'.
+    """
+    return _fiction().search(text) is not None or _QUOTED.search(text) is not None
 
 
 def tells_change(text: str) -> bool:

@@ -64,7 +64,7 @@ def superseded(items: Iterable[IndexedItem], at_us: int) -> dict[str, int]:
             over[item.id] = item.ends_us
             for source in item.sources:
                 ended[source] = max(ended.get(source, 0), item.ends_us)
-        else:
+        elif item.followed_us is None or item.followed_us > at_us:
             open_sources.update(item.sources)
     for item in all_items:
         if not item.sources and item.source in ended and item.source not in open_sources:
