@@ -223,7 +223,7 @@ class BeliefReader:
             return
         for side in self._follow.sides(own_sentences(old.text)):
             statement = side.statement
-            if not _is_question(statement.text):
+            if not _is_question(statement.text) and not is_fiction(statement.text):
                 yield _claim(principal, old, statement)
 
 

@@ -51,7 +51,6 @@ REMEMBER, READ, TRANSFORM, PURGE = "remember", "read", "transform", "purge"
 ERASE = "erase"
 SWEEP, RESTORE, STORE = "sweep", "restore", "store"
 HEADS = "heads"
-"""Build the KV of a tenant's prompt head."""
 
 
 class Lane(StrEnum):
