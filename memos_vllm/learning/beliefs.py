@@ -28,6 +28,7 @@ from memos_vllm.plaintext.claims.standing import standing_of
 from memos_vllm.plaintext.claims.subjects import is_fiction, tells_change
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.clauses import clauses
+from memos_vllm.plaintext.english.events import tells_event
 from memos_vllm.plaintext.reader.by_rules import is_instruction, read_claims
 from memos_vllm.plaintext.reader.judge import ModelJudge, is_change
 from memos_vllm.plaintext.statements.reader import Statement, StatementReader, own_sentences
@@ -223,7 +224,9 @@ class BeliefReader:
             return
         for side in self._follow.sides(own_sentences(old.text)):
             statement = side.statement
-            if not _is_question(statement.text) and not is_fiction(statement.text):
+            text = statement.text
+            is_over = tells_event(text) and not tells_change(text)  # it stays true
+            if not (is_over or _is_question(text) or is_fiction(text)):
                 yield _claim(principal, old, statement)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +45,9 @@ PAGES = (
         "restore?person=alice&day=2020-02-03",
     ),
 )
+
+AXE = "axe-core@4.14.1"
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 
 pytestmark = pytest.mark.skipif(
     chromium.executable() is None,
@@ -220,3 +227,64 @@ def test_a_link_opens_a_persons_view_with_one_key(system, browser, url, cube):
     assert token not in browser.js("location.href")
     assert browser.js("document.cookie") == ""
     assert browser.problems == []
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The program of axe-core, of npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("axe")
+    try:
+        command = [npm, "pack", "--silent", AXE]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        pytest.skip(f"npm does not fetch {AXE}: {error}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as packed:
+        member = packed.extractfile("package/axe.min.js")
+        assert member is not None
+        return member.read().decode()
+
+
+def faults(browser, axe):
+    """(rule, impact, elements) of each serious or critical fault of the page that is open."""
+    browser.js(f"{axe};0")
+    options = json.dumps(
+        {"runOnly": {"type": "tag", "values": RULES}, "resultTypes": ["violations"]}
+    )
+    found = browser.call(
+        "Runtime.evaluate",
+        expression=f"axe.run(document, {options}).then(found => JSON.stringify(found.violations))",
+        awaitPromise=True,
+        returnByValue=True,
+    )["result"]["value"]
+    return [
+        (each["id"], each["impact"], [node["html"][:200] for node in each["nodes"][:3]])
+        for each in json.loads(found)
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+def test_axe_finds_a_fault_where_there_is_one(browser, axe):
+    browser.open("data:text/html,<title>x</title><img src=x><p style='color:%23bbb'>pale</p>")
+    assert {"image-alt", "color-contrast"} <= {rule for rule, _, _ in faults(browser, axe)}
+
+
+def test_axe_finds_no_serious_fault_in_any_page(system, browser, url, cube, axe):
+    browser.resize(1280)
+    sign_in(browser, url, key_of(system))
+    item = f"item?person=alice&cube={cube.meta.id}&item={cube.items[0].id}"
+    of_cube = [
+        f"{page}?person=alice&cube={cube.meta.id}"
+        for page in ("cube", "cube/versions", "cube/delete")
+    ]
+    found = {}
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        browser.resize(width)
+        browser.scheme(scheme)
+        for page in (*PAGES, item, *of_cube):
+            browser.open(f"{url}/{page}" if page else url)
+            if wrong := faults(browser, axe):
+                found[page, width, scheme] = wrong
+    assert found == {}

@@ -9,6 +9,7 @@ import pytest
 from memos_vllm.cube.model import Claim, Item, ItemType, Standing
 from memos_vllm.plaintext.claims.fold import fold
 from memos_vllm.plaintext.claims.subjects import is_fiction
+from memos_vllm.plaintext.english.events import tells_event
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -46,6 +47,23 @@ def test_a_story_a_game_or_a_quotation_is_told(text):
 )
 def test_what_is_of_the_person_is_not(text):
     assert not is_fiction(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_event"),
+    [
+        ("I met Bababo in the park.", True),
+        ("Yesterday I visited my aunt.", True),
+        ("We finally watched the film.", True),
+        ("I need a wheelchair.", False),
+        ("I live in Rome.", False),
+        ("I've ended up in Porto.", False),
+        ("I am allergic to nuts.", False),
+        ("My manager is Laura.", False),
+    ],
+)
+def test_what_happened_once_stays_true(text, is_event):
+    assert tells_event(text) is is_event
 
 
 def stated(text, day=0, attribute=None, value=None):

@@ -43,6 +43,7 @@ OTHER_THINGS = [
     ("My internet is from Kestrel.", "My cousin left Kestrel for Heron."),
     ("Ich spiele Tuba.", "Inzwischen spiele ich zusätzlich Fagott."),
     ("My desk is made of oak.", "I am allergic to penicillin."),
+    ("I met Bababo in the park.", "I met Babaka in the park."),
 ]
 
 

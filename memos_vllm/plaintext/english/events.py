@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from memos_vllm.plaintext.english.clauses import stripped_clause
+from memos_vllm.plaintext.english.lexicon import BASE_FORMS
 from memos_vllm.plaintext.english.times import Mention, TimeRange
 
 _HAVE = re.compile(
@@ -34,6 +35,27 @@ _DID = re.compile(
     r"|(?:got (?:married|engaged|promoted|divorced)|graduated|retired)(?: (?:from|to|in) [\w' -]{1,60})?"
     r"|(?:met|visited|saw|attended|finished|ran|completed|adopted|lost|sold|passed|failed|broke) [\w' -]{2,60})",
     re.IGNORECASE,
+)
+_ONCE = re.compile(
+    r"\W*(?:(?:and|so|then|also|yesterday|today|tonight|this \w+|last \w+|(?:on|in) \w+),? )?(?:I|we) "
+    r"(?:(?:just|also|finally|once|even|\w+ly) )?(?P<verb>[a-z]+)\b",
+    re.IGNORECASE,
+)
+_NOT_PAST = frozenset(
+    [
+        "need",
+        "feed",
+        "speed",
+        "breed",
+        "bleed",
+        "succeed",
+        "exceed",
+        "proceed",
+        "heed",
+        "weed",
+        "shed",
+        "wed",
+    ]
 )
 _FORMS = (
     (_HAVE, "{person} has {what} {time}"),
@@ -90,3 +112,12 @@ def dated(span: TimeRange) -> str:
         return f"in {span.begins:%Y-%m}"
     last = span.ends.toordinal() - 1
     return f"from {span.begins:%Y-%m-%d} to {span.ends.fromordinal(last):%Y-%m-%d}"
+
+
+def tells_event(text: str) -> bool:
+    """Whether a sentence tells what the person did once: "I met Ann in the park". That stays true."""
+    found = _ONCE.match(text)
+    if found is None:
+        return False
+    verb = found["verb"].casefold()
+    return verb in BASE_FORMS or (verb.endswith("ed") and verb not in _NOT_PAST)
