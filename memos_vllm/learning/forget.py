@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -110,9 +110,7 @@ class Forgetting:
             confirmed: also where more than `MOST_FORGOTTEN` items match.
             until: what was said later stays.
         """
-        headers = list(self._own(principal))
-        cubes = list(self._read(principal, headers))
-        memory = Memory(principal.person, cubes)
+        memory = Memory(principal.person, self._located(principal))
         wide = any(order.is_wide for order in orders)
         if wide:
             losses = everything(memory, until)
@@ -120,7 +118,7 @@ class Forgetting:
             losses = Chooser(memory, self._system.embedder).losses(orders, until)
             if len(losses) > MOST_FORGOTTEN and not (confirmed or dry_run):
                 return Outcome(_planned(losses), too_many=True)
-        adapters = [h for h in headers if h.kind is Kind.PARAMETRIC] if wide else []
+        adapters = self._adapters(principal) if wide else []
         if wide and not dry_run:
             self._system.forgotten.forget_all_replies(principal, until)
         return self._carry_out(principal, losses, adapters, dry_run=dry_run, wide=wide)
@@ -136,8 +134,8 @@ class Forgetting:
         """Remove what the turns of these requests left: their items, and claims read from them alone."""
         self.await_pending(principal)
         self._system.turns.drop(principal, lambda body: body.get("request_id") in request_ids)
-        cubes = self._read(principal, list(self._own(principal)))
-        return self.items(principal, _left_by(cubes, set(request_ids)), dry_run=False)
+        left = _left_by(self._located(principal), set(request_ids))
+        return self.items(principal, left, dry_run=False)
 
     def session(
         self, principal: Principal, session: str, *, dry_run: bool, for_good: bool
@@ -152,8 +150,7 @@ class Forgetting:
             self._system.turns.drop(
                 principal, lambda body: session_name(body["session"], body) == session
             )
-        cubes = self._read(principal, list(self._own(principal)))
-        stored = [(cube.meta.id, item) for cube in cubes for item in cube.items]
+        stored = self._located(principal)
         claims = [one for one in stored if one[1].claim and one[1].claim.sources]
         verbatim = [one for one in stored if not (one[1].claim and one[1].claim.sources)]
         said = [one for one in verbatim if one[1].session == session]
@@ -180,8 +177,8 @@ class Forgetting:
         """What else a message with orders says, without what they name."""
         if not text or any(order.is_wide for order in orders):
             return ""
-        cubes = list(self._read(principal, list(self._own(principal))))
-        return Chooser(Memory(principal.person, cubes), self._system.embedder).cut(text, orders)
+        memory = Memory(principal.person, self._located(principal))
+        return Chooser(memory, self._system.embedder).cut(text, orders)
 
     def undo(self, principal: Principal, undo: str) -> list[Removal]:
         """Take back what was forgotten under an id.
@@ -232,23 +229,15 @@ class Forgetting:
             self._system.forgotten.hasten(each)
             self.purge(each.subject)
 
-    def _own(self, principal: Principal) -> Iterator[Header]:
-        """All cubes of the person, oldest first, in every state and persona."""
-        everyone = principal.in_persona(EVERY_PERSONA)
-        found = list(every(self._system.views, everyone, CubeFilter(person=principal.person)))
-        return reversed(found)
+    def _located(self, principal: Principal) -> list[tuple[CubeId, Item]]:
+        """(cube, item) of all the person's own memory, in one query."""
+        return self._system.knowledge.own_items(principal)
 
-    def _read(self, principal: Principal, headers: Sequence[Header]) -> Iterator[MemCube]:
+    def _adapters(self, principal: Principal) -> list[Header]:
+        """The person's adapters, oldest first, in every state and persona."""
         everyone = principal.in_persona(EVERY_PERSONA)
-        for header in headers:
-            if header.kind is not Kind.EXPLICIT:
-                continue
-            try:
-                yield self._system.vault.get(everyone, header.id)
-            except NotFound:
-                continue  # deleted meanwhile
-            except DamagedPayload as error:
-                log.error("nothing is forgotten in a damaged cube: %s", error)
+        own = every(self._system.views, everyone, CubeFilter(person=principal.person))
+        return [header for header in own if header.kind is Kind.PARAMETRIC][::-1]
 
     def _carry_out(
         self,
@@ -299,7 +288,13 @@ class Forgetting:
         self, principal: Principal, undo: str, cube: str, losses: Sequence[Loss]
     ) -> list[Removal]:
         everyone = principal.in_persona(EVERY_PERSONA)
-        current = self._system.vault.get(everyone, cube)
+        try:
+            current = self._system.vault.get(everyone, cube)
+        except NotFound:
+            return []  # deleted meanwhile
+        except DamagedPayload as error:
+            log.error("nothing is forgotten in a damaged cube: %s", error)
+            return []
         by_id = {loss.item.id: loss for loss in losses}
         found = [by_id[item.id] for item in current.items if item.id in by_id]
         if not found or current.meta.state is State.FROZEN:
@@ -368,14 +363,11 @@ class Forgetting:
         ]
 
 
-def _left_by(cubes: Iterable[MemCube], requests: set[str]) -> list[tuple[str, Item]]:
+def _left_by(
+    located: Iterable[tuple[CubeId, Item]], requests: set[str]
+) -> list[tuple[CubeId, Item]]:
     """(cube, item) of what these requests alone left."""
-    return [
-        (cube.meta.id, item)
-        for cube in cubes
-        for item in cube.items
-        if _sources(item) and _sources(item) <= requests
-    ]
+    return [(cube, item) for cube, item in located if _sources(item) and _sources(item) <= requests]
 
 
 def _sources(item: Item) -> set[str]:

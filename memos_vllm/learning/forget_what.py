@@ -17,7 +17,7 @@ from datetime import datetime
 
 import numpy as np
 
-from memos_vllm.cube.model import ASSISTANT, Item, ItemType, MemCube
+from memos_vllm.cube.model import ASSISTANT, Item, ItemType
 from memos_vllm.errors import EmbedderUnavailable
 from memos_vllm.plaintext.embed.embedder import Embedder
 from memos_vllm.plaintext.reader import about, matching, wording
@@ -57,9 +57,13 @@ class Loss:
 class Memory:
     """A person's memory as text, read with the names that stand for people."""
 
-    def __init__(self, person: str, cubes: Sequence[MemCube]) -> None:
+    def __init__(self, person: str, located: Sequence[tuple[str, Item]]) -> None:
+        """
+        Args:
+            located: (cube, item) of all its items, the oldest cube first.
+        """
         self.person = person
-        self.located = [(cube.meta.id, item) for cube in cubes for item in cube.items]
+        self.located = located
         self._own = _own_names(person, (item for _, item in self.located))
         self._kin = _kin_names(item for _, item in self.located)
         self.teller = Teller(SELF, self._own, self._kin)

@@ -65,6 +65,25 @@ class Knowledge:
         with self._database.read() as session:
             return session.scalar(query) is not None
 
+    def own_items(self, principal: Principal) -> list[tuple[CubeId, Item]]:
+        """(cube, item) of all the person's own cubes, in every state and persona, the oldest cube first."""
+        query = (
+            select(*ItemRow.__table__.columns)
+            .join(CubeRow, CubeRow.id == ItemRow.cube_id)
+            .where(
+                ItemRow.tenant == principal.tenant,
+                ItemRow.person == principal.person,
+                records.visible_to(principal),
+            )
+            .order_by(CubeRow.created_us, CubeRow.id, ItemRow.ordinal)
+        )
+        with self._database.read() as session:
+            return [
+                (CubeId(row.cube_id), item)
+                for row in session.execute(query.execution_options(yield_per=1000))
+                if (item := records.item_model(row)) is not None
+            ]
+
     def owner(self, cube: str) -> Principal | None:
         """Owner of a person's cube, as the principal of jobs on it; None: deleted, or shared."""
         with self._database.read() as session:

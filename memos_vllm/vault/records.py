@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Row,
     Select,
     and_,
     bindparam,
@@ -312,8 +313,8 @@ def version_model(row: VersionRow) -> Version:
     )
 
 
-def item_model(row: ItemRow) -> Item | None:
-    """The item of a row; None: it is damaged, which costs this item and no other."""
+def item_model(row: ItemRow | Row[Any]) -> Item | None:
+    """The item of a row, or of its columns; None: it is damaged, which costs this item and no other."""
     try:
         return _item(row)
     except (ValueError, TypeError, OverflowError, OSError) as error:
@@ -322,7 +323,7 @@ def item_model(row: ItemRow) -> Item | None:
         return None
 
 
-def _item(row: ItemRow) -> Item:
+def _item(row: ItemRow | Row[Any]) -> Item:
     return Item(
         id=row.id,
         type=row.type,  # type: ignore[arg-type]  # the column holds only these words

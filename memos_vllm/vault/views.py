@@ -108,6 +108,11 @@ class VaultViews:
             query = query.where((CubeRow.person == SHARED) == where.shared)
         if where.placement is not None:
             query = query.where(CubeRow.placement == where.placement)
+        if where.state not in (
+            None,
+            State.EXPIRED,
+        ):  # `expires` makes cubes of other states expired
+            query = query.where(CubeRow.state == where.state)
         if where.name_prefix:
             query = query.where(CubeRow.name.startswith(where.name_prefix, autoescape=True))
         if cursor:
