@@ -25,7 +25,7 @@ from memos_vllm.plaintext.claims.change import PairJudge
 from memos_vllm.plaintext.claims.fold import Retired
 from memos_vllm.plaintext.claims.follow import FollowJudge
 from memos_vllm.plaintext.claims.standing import standing_of
-from memos_vllm.plaintext.claims.subjects import is_fiction, tells_change
+from memos_vllm.plaintext.claims.subjects import is_fiction, is_request, tells_change
 from memos_vllm.plaintext.claims.validity import holds
 from memos_vllm.plaintext.english.clauses import clauses
 from memos_vllm.plaintext.english.events import tells_event
@@ -153,7 +153,7 @@ class BeliefReader:
             read: rules have read the sentence: claims of other attributes are on other things.
         """
         text = statement.text
-        if _is_question(text) or is_fiction(text):
+        if _is_of_others(text):
             return
         tells = tells_change(text)
         if not tells and not self._follow.states(statement):
@@ -226,7 +226,7 @@ class BeliefReader:
             statement = side.statement
             text = statement.text
             is_over = tells_event(text) and not tells_change(text)  # it stays true
-            if not (is_over or _is_question(text) or is_fiction(text)):
+            if not (is_over or _is_of_others(text)):
                 yield _claim(principal, old, statement)
 
 
@@ -253,6 +253,11 @@ def _needs_new(retired: Retired) -> bool:
 
 def _has_attribute(claim: Item) -> bool:
     return claim.claim is not None and claim.claim.attribute is not None
+
+
+def _is_of_others(text: str) -> bool:
+    """Whether a sentence asks, orders, plays or quotes: it says nothing of the person."""
+    return _is_question(text) or is_request(text) or is_fiction(text)
 
 
 def _is_question(text: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from memos_vllm.cube.model import Claim, Item, ItemType, Standing
 from memos_vllm.plaintext.claims.fold import fold
-from memos_vllm.plaintext.claims.subjects import is_fiction
+from memos_vllm.plaintext.claims.subjects import is_fiction, is_request
 from memos_vllm.plaintext.english.events import tells_event
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -47,6 +47,21 @@ def test_a_story_a_game_or_a_quotation_is_told(text):
 )
 def test_what_is_of_the_person_is_not(text):
     assert not is_fiction(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("Name a restaurant in Lisbon.", True),
+        ("Schreib mir ein Gedicht.", True),
+        ("教えてください", True),
+        ("My name is Ann.", False),
+        ("I list my books in a file.", False),
+        ("Ich wohne in Rom.", False),
+    ],
+)
+def test_a_request_to_the_assistant_is_told(text, asks):
+    assert is_request(text) is asks
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_long_conversation_goes_on_in_another_cube(tmp_path):
     system = MemorySystem(make_config(tmp_path, remember={"items_per_cube": 4})).open()
     rememberer = Rememberer(system, JobQueue(system.jobs, system.config.jobs))
     for number in range(5):
-        turn = system.turns.add(ALICE, body(f"line {number}", request_id=f"r-{number}"))
+        turn = system.turns.add(ALICE, body(f"What is line {number}?", request_id=f"r-{number}"))
         rememberer.remember(turn)
     assert {name: len(items) for name, items in remembered(system).items()} == {
         "chat-s#1": 4,

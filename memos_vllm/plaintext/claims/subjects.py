@@ -67,6 +67,11 @@ def _fiction() -> re.Pattern[str]:
 
 
 @functools.cache
+def _requests() -> re.Pattern[str]:
+    return _any_of(json.loads(_FILE.read_text(encoding="utf-8"))["requests"])
+
+
+@functools.cache
 def _past() -> re.Pattern[str]:
     return _any_of(json.loads(_FILE.read_text(encoding="utf-8"))["past"])
 
@@ -148,6 +153,11 @@ def is_fiction(text: str) -> bool:
     "Let's pretend my cat is called Tofu", 'In the film she says "I live in Rome"'.
     """
     return _fiction().search(text) is not None or _QUOTED.search(text) is not None
+
+
+def is_request(text: str) -> bool:
+    """Whether a sentence asks the assistant for something: "Name a restaurant in Lisbon." """
+    return _requests().search(text) is not None
 
 
 def tells_change(text: str) -> bool:
