@@ -166,6 +166,7 @@ class BeliefReader:
             old
             for old in olds
             if id(old) not in over
+            and not _is_event(_said(old))
             and (tells or not read or not _has_attribute(old))
             # What rules have read of a sentence stands for it.
             and not (old.id is None and any(_is_part(claim, old) for claim in olds))
@@ -223,11 +224,8 @@ class BeliefReader:
         if is_instruction(old.text):
             return
         for side in self._follow.sides(own_sentences(old.text)):
-            statement = side.statement
-            text = statement.text
-            is_over = tells_event(text) and not tells_change(text)  # it stays true
-            if not (is_over or _is_of_others(text)):
-                yield _claim(principal, old, statement)
+            if not _is_of_others(side.text):
+                yield _claim(principal, old, side.statement)
 
 
 def _is_of(claim: Item, item: Item, text: str) -> bool:
@@ -253,6 +251,11 @@ def _needs_new(retired: Retired) -> bool:
 
 def _has_attribute(claim: Item) -> bool:
     return claim.claim is not None and claim.claim.attribute is not None
+
+
+def _is_event(text: str) -> bool:
+    """Whether a sentence tells what happened once, which stays true whatever happens later."""
+    return tells_event(text) and not tells_change(text)
 
 
 def _is_of_others(text: str) -> bool:

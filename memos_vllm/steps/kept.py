@@ -33,7 +33,8 @@ class KeptSteps:
     async def read(self, chat: Chat, memory: Candidates) -> tuple[str, Blocks]:
         """What the last prompt of this conversation had, where all of it may be used still.
 
-        A request, or a tenant, with a limit of its own keeps nothing: its limit is for all memory in the prompt.
+        A request, or a tenant, with a limit of its own keeps nothing: its limit is for all memory in the prompt. Nor
+        does a request without retrieval.
 
         Raises:
             VaultUnavailable
@@ -64,6 +65,8 @@ class KeptSteps:
     def _is_kept(self, chat: Chat) -> bool:
         options = chat.options
         if not self._memory.is_on or options.as_of is not None or options.budget_tokens is not None:
+            return False
+        if not options.retrieve or options.top_k == 0:
             return False
         return self._limits_of(chat.principal.tenant).injected_tokens is None
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from memos_vllm.cube.ids import SHARED, CubeId
 from memos_vllm.cube.model import Access, Header, Item, Kind
+from memos_vllm.errors import Conflict, NotFound
 from memos_vllm.parametric.adapter.folders import AdapterFolders
 from memos_vllm.parametric.adapter.packed import unpack
 from memos_vllm.parametric.training.order import Gate, JobFolder, Question, Recipe, Report
 from memos_vllm.transforms.sources import Sources, existing
+from memos_vllm.vault.bundle_rows import Installed
 from memos_vllm.vault.transform_records import Transform
 from memos_vllm.vault.vault import InTransaction
 
@@ -33,16 +35,21 @@ def order_of(system: MemorySystem, job: Transform, folder: JobFolder) -> dict[st
 
     Raises:
         NotFound: the adapter is gone.
+        Conflict: the bundle has another content of the cube by now.
         DamagedPayload
     """
     cube = system.vault.get(job.principal, job.request["cube"]).meta
     give(system, job, cube, folder)
+    bundle = _bundle_of(system, job, CubeId(cube.id))
+    is_head = system.vault.get(job.principal, cube.id).meta.version == cube.version
+    if not is_head or job.request["digest"] not in {digest for _, digest in bundle.cubes.values()}:
+        raise Conflict("the bundle was changed meanwhile: its new adapter has its own exam")
     exam = [Question.model_validate(each) for each in job.request["exam"]]
     return {
         "kind": "examine",
         "sources": {cube.id: cube.version},
         "exam": exam,
-        "passages": _text_beside(system, job, CubeId(cube.id)) if exam else [],
+        "passages": _text_of(system, job, bundle) if exam else [],
         "gate": Gate(perplexity_ratio=system.config.store.perplexity_ratio),
     }
 
@@ -60,12 +67,16 @@ def end(
     system.adapters_changed()
 
 
-def _text_beside(system: MemorySystem, job: Transform, cube: CubeId) -> list[Item]:
-    """Text of the bundle that has an adapter, in passages."""
+def _bundle_of(system: MemorySystem, job: Transform, cube: CubeId) -> Installed:
+    """Raises NotFound: the cube is of none any more."""
     for bundle in system.bundles.all(job.principal.tenant):
-        ids = [each for each, _ in bundle.cubes.values()]
-        if cube in ids:
-            there = existing(system.vault, job.principal, ids)
-            text = tuple(each for each in there if each.meta.kind is Kind.EXPLICIT)
-            return Sources(text, SHARED, Access()).passages(Recipe().passage_tokens)
-    return []
+        if cube in {each for each, _ in bundle.cubes.values()}:
+            return bundle
+    raise NotFound("the bundle of the adapter is not installed any more")
+
+
+def _text_of(system: MemorySystem, job: Transform, bundle: Installed) -> list[Item]:
+    """Text of a bundle, in passages."""
+    there = existing(system.vault, job.principal, [each for each, _ in bundle.cubes.values()])
+    text = tuple(each for each in there if each.meta.kind is Kind.EXPLICIT)
+    return Sources(text, SHARED, Access()).passages(Recipe().passage_tokens)

@@ -56,7 +56,7 @@ def queue(
 
     Args:
         exam: questions of its publisher, as in the bundle.
-        again: also where the exam of this content failed, or was cancelled.
+        again: also where the exam of this content failed.
     """
     if lookup.find(session, principal, member.cube_id).kind != Kind.PARAMETRIC:
         return
@@ -66,10 +66,12 @@ def queue(
     query = (
         select(TransformRow)
         .join(TransformSourceRow, TransformSourceRow.transform_id == TransformRow.id)
-        .where(TransformSourceRow.cube_id == member.cube_id, TransformRow.kind == EXAMINE)
+        .where(
+            TransformSourceRow.cube_id == member.cube_id,
+            TransformRow.kind == EXAMINE,
+            TransformRow.state.not_in(ENDED),
+        )
     )
-    if again:
-        query = query.where(TransformRow.state.not_in(ENDED))
     if all(job.request["digest"] != member.digest for job in session.scalars(query)):
         request = {"cube": member.cube_id, "digest": member.digest, "exam": exam}
         add_in(session, principal, EXAMINE, [member.cube_id], request)
@@ -89,14 +91,17 @@ def activations(
     access = Access(readers=row.readers)
     ends = to_datetime(row.ends_us) if row.ends_us is not None else LATEST
     expires = ends if row.ends_us is not None or cube.expires_us is not None else None
-    state = State.ACTIVATED if is_through(member, cube) else None
+    is_used = records.effective_state(cube) is State.ACTIVATED
+    if is_through(member, cube):
+        state = None if is_used else State.ACTIVATED
+    else:
+        state = State.ARCHIVED if is_used else None
     if State(cube.state) is State.EXPIRED:  # it comes back through the archive
         back = CubePatch(state=State.ARCHIVED, expires=expires)
         return [back, CubePatch(state=state, access=access)]
     if records.effective_state(cube) is State.EXPIRED:
         return [CubePatch(expires=expires), CubePatch(state=state, access=access)]
-    is_used = records.effective_state(cube) is State.ACTIVATED
-    return [CubePatch(state=None if is_used else state, access=access, expires=expires)]
+    return [CubePatch(state=state, access=access, expires=expires)]
 
 
 def changed(

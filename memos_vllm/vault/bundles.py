@@ -341,7 +341,7 @@ def _queue_exams(
 
     Args:
         trusted: those that have not passed need none.
-        again: also of those whose exam has failed or was cancelled.
+        again: also of those whose exam has failed.
     """
     exams = {cube["name"]: cube.get("exam", []) for cube in row.config["cubes"]}
     for member in member_rows(session, row):

@@ -6,8 +6,10 @@ import html
 
 import pytest
 
+from memos_vllm.cube.model import State
 from memos_vllm.governance.principal import Role
-from tests.bundles import HOURS, NAME
+from tests.adapters import small
+from tests.bundles import ADMIN, HOURS, NAME
 from tests.conftest import make_config
 from tests.console import Browser, console_app, key_of
 from tests.unit.test_console_hostile import SCRIPT, Elements
@@ -87,6 +89,21 @@ def test_what_a_publisher_says_is_shown_inert(browser, bundler):
         elements.feed(page)
         assert elements.bad == []
         assert len(elements.scripts) == 1
+
+
+def test_the_exam_of_an_adapter_is_shown_and_may_be_waived(browser, bundler, system):
+    bundler.publish(contents={"style": small()})
+    installed(browser, bundler)
+    seen = browser.hidden("bundle", bundle=NAME)["seen"]
+    browser.post("bundle/approve", {"seen": seen}, bundle=NAME)
+    page = browser.get("bundle", bundle=NAME).text
+    assert "Exams of its adapters" in page
+    assert "<td>waiting</td>" in page
+    cube = system.bundles.get("acme", NAME).cubes["style"][0]
+    assert system.vault.get(ADMIN, cube).meta.state is State.GENERATED
+    browser.post("bundle/approve", {"seen": seen, "trust_adapters": "true"}, bundle=NAME)
+    assert "<td>trusted</td>" in browser.get("bundle", bundle=NAME).text
+    assert system.vault.get(ADMIN, cube).meta.state is State.ACTIVATED
 
 
 def test_a_bundle_that_is_not_approved_by_its_look_is_not_approved(browser, bundler):

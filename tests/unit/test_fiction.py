@@ -43,6 +43,8 @@ def test_a_story_a_game_or_a_quotation_is_told(text):
         "Ich arbeite jetzt im Filmverleih.",
         "我现在住在上海。",
         "Vivo en Roma ahora.",
+        "You can't imagine how happy I am that I moved to Lisbon.",
+        "I won't pretend that I miss Paris, I live in Rome now.",
     ],
 )
 def test_what_is_of_the_person_is_not(text):
@@ -116,3 +118,18 @@ def test_sentences_that_state_an_ended_value_are_marked_in_whatever_words():
     assert marks["My sister lives in Seville."] is None
     assert marks["I like oranges."] is None
     assert [each.text for each in moved.ended] == ["ann lives in Seville"]
+
+
+def test_a_value_in_a_sentence_on_something_else_is_not_marked():
+    known = fold(
+        [],
+        [
+            stated("ann's favourite colour is blue", 0, "favourite_colour", "blue"),
+            stated("My car is blue.", 1),
+            stated("Blue is the colour that I love most.", 2),
+        ],
+    ).items
+    changed = fold(known, [stated("ann's favourite colour is red", 9, "favourite_colour", "red")])
+    marks = {each.text: each.claim.followed_at for each in changed.items if each.claim}
+    assert marks["My car is blue."] is None
+    assert marks["Blue is the colour that I love most."] is not None

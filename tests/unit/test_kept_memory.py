@@ -153,10 +153,16 @@ def test_a_conversation_of_another_or_another_conversation_has_nothing_of_it(sys
     assert BOAT not in edited.say(ASK_CAR)[0][0]
 
 
-@pytest.mark.parametrize("options", [{"budget_tokens": 500}, {"enabled": True, "as_of": 86_400}])
+@pytest.mark.parametrize(
+    "options", [{"budget_tokens": 500}, {"as_of": 86_400}, {"retrieve": False}, {"top_k": 0}]
+)
 def test_a_request_with_a_limit_of_its_own_or_of_another_time_keeps_nothing(
     pipeline, cubes, options
 ):
+    talk = Conversation(pipeline)
+    talk.say(ASK_BOAT)
+    talk.options = options
+    assert talk.say(ASK_CAR)[0][0] == ASK_BOAT
     talk = Conversation(pipeline, **options)
     talk.say(ASK_BOAT)
     assert talk.say(ASK_CAR)[0][0] == ASK_BOAT

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
 import torch
+from sqlalchemy import select
 
 from memos_vllm.cli.store import _say
 from memos_vllm.cube.model import NewCube, NewMeta, ParametricPayload, Provenance, State
@@ -16,10 +18,12 @@ from memos_vllm.parametric.training.order import Question
 from memos_vllm.transforms import submit
 from memos_vllm.transforms.requests import Distill
 from memos_vllm.transforms.runner import JobRunner
+from memos_vllm.vault.bundle_tables import BundleCubeRow
 from memos_vllm.vault.transform_rows import EXAMINE, JobState
 from tests.adapters import TARGETS, config_of, content_of, tensors_of
-from tests.bundles import ADMIN, NAME, PUBLISHER
+from tests.bundles import ADMIN, NAME, PUBLISHER, Bundler
 from tests.training import tiny_model
+from tests.unit.test_store_registry import run
 
 CUBE = f"{NAME}:style"
 EXAM = [Question(question="When does the shop open?", answer="nine")]
@@ -163,6 +167,38 @@ def test_a_new_adapter_is_out_of_use_until_it_has_passed_and_the_old_one_needs_n
     assert not waiting(system)
 
 
+def test_back_to_an_adapter_before_its_exam_it_is_examined(
+    bundler, system, model, here, harmless, harmful
+):
+    bundler.publish(contents={"style": harmless})
+    bundler.install()
+    bundler.approve()
+    runner = JobRunner(system, (str(model), None))
+    bundler.publish("1.1.0", {"style": harmful})
+    bundler.update()
+    outcomes = [runner.do(runner.claim(job.id)).outcome for job in waiting(system)]
+    assert sorted(outcomes) == ["failed", "refused"], "the first is gone before its exam"
+    bundler.store.rollback(ADMIN, bundler.registry, NAME)
+    assert state(system) is not State.ACTIVATED
+    examine(system, model)
+    assert state(system) is State.ACTIVATED
+
+
+def test_an_adapter_in_use_without_a_verdict_is_set_aside_by_the_next_approval(
+    bundler, system, model, here, harmless
+):
+    bundler.publish(contents={"style": harmless})
+    bundler.install()
+    bundler.approve(trust_adapters=True)
+    assert state(system) is State.ACTIVATED
+    with system.database.write() as session:
+        session.scalars(select(BundleCubeRow)).one().gates = {}
+    bundler.approve()
+    assert state(system) is State.ARCHIVED
+    examine(system, model)
+    assert state(system) is State.ACTIVATED
+
+
 def test_the_exam_of_an_adapter_that_was_replaced_meanwhile_says_nothing(
     bundler, system, model, here, harmless, harmful
 ):
@@ -244,3 +280,36 @@ def test_the_command_line_says_what_waits(bundler, harmless, capsys):
     bundler.publish(contents={"style": harmless})
     _say(bundler.install())
     assert "adapter style: waits for its exam" in capsys.readouterr().err
+
+
+def test_the_command_line_examines_trusts_and_binds_to_a_server(
+    config, system, model, harmless, tmp_path
+):
+    file, asked = tmp_path / "memos.yaml", tmp_path / "exam.json"
+    store = {"registries": {"team": str(tmp_path / "bundles")}}
+    embedder = {"model": config.embedder.model, "processes": 0}
+    tree = {"home": str(config.home), "embedder": embedder, "chroma": {"process": False}}
+    file.write_text(json.dumps(tree | {"store": store}))
+    asked.write_text(json.dumps([each.model_dump() for each in EXAM]))
+    Bundler(system, tmp_path).cubes({"style": harmless})
+    system.close()
+    key, own = tmp_path / "publisher.key", ("--config", file)
+    fingerprint = run("store", "keys", "new", key).split("fingerprint ")[1].strip()
+    publish = ("store", "publish", NAME, "1.0.0", "--key", key, "--licence", "MIT", "--cube")
+    publish = (*publish, "style", "--price", "1 EUR", "--tenant", "publisher", *own)
+    run(*publish, "--exam", "style", code=1)
+    run(*publish, "--exam", f"style={asked}")
+    waits = run("store", "install", NAME, "--publisher", fingerprint, *own)
+    assert "adapter style: waits for its exam" in waits
+    server = run("store", "id", *own).strip()
+    for_server = ("store", "entitle", NAME, "--key", key, "--to", "local", "--server")
+    (tmp_path / "elsewhere").write_text(run(*for_server, "0" * 32))
+    (tmp_path / "here").write_text(run(*for_server, server))
+    approve = ("store", "approve", NAME, *own)
+    run(*approve, "--entitlement", tmp_path / "elsewhere", code=1)
+    assert "waits for its exam" in run(*approve, "--entitlement", tmp_path / "here")
+    run("jobs", "run", "--model", model, *own, code=1)  # refused: it answers nothing
+    refused = run("store", "list", *own)
+    assert "style: refused" in refused
+    assert "adapter style: refused: recall" in run(*approve)
+    assert "adapter style: trusted" in run(*approve, "--trust-adapters")

@@ -16,6 +16,7 @@ Source: bi-temporal facts as in temporal knowledge graphs (Zep, arXiv 2501.13956
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -166,7 +167,7 @@ def _supersede(folded: Folded, fresh: Item, claim: Claim) -> Item:
             if not is_over and (old.claim.ends is None or old.claim.ends > since):
                 folded.items[position] = _with(old, ends=since, superseded_by=fresh.source)
                 folded.ended.append(folded.items[position])
-                _follow_its_value(folded, old.claim, fresh, since)
+                _follow_its_value(folded, old, fresh, since)
         elif claim.ends is None or claim.ends > _since(old):
             fresh = _with(fresh, ends=_since(old))
             assert fresh.claim is not None
@@ -174,9 +175,16 @@ def _supersede(folded: Folded, fresh: Item, claim: Claim) -> Item:
     return fresh
 
 
-def _follow_its_value(folded: Folded, ended: Claim, fresh: Item, since: datetime) -> None:
-    """Mark sentences that state the value which has ended, in words that no rule reads: "My home is Seville"."""
+def _follow_its_value(folded: Folded, old_item: Item, fresh: Item, since: datetime) -> None:
+    """Mark sentences that state the value which has ended, in words that no rule reads: "My home is Seville".
+
+    They share a word besides the value with the claim or its attribute: blue is a favourite colour, and one of cars.
+    """
+    ended = old_item.claim
+    assert ended is not None
     old, new = (set(tokenize(each or "")) for each in (ended.value, fresh.text))
+    attribute = re.sub(r"[\W_]+", " ", ended.attribute or "")
+    about = set(tokenize(f"{old_item.text} {attribute}")) - old - set(tokenize(ended.subject))
     for item in list(folded.items):
         claim = item.claim
         if (
@@ -186,7 +194,8 @@ def _follow_its_value(folded: Folded, ended: Claim, fresh: Item, since: datetime
         ):
             continue
         said = set(tokenize(item.text))
-        if old and old <= said and not old <= new and not relatives(item.text):
+        is_stated = bool(old) and old <= said and bool(about & said)
+        if is_stated and not old <= new and not relatives(item.text):
             _follow(folded, Retired(item, since, fresh.source or "", is_certain=False))
 
 
