@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -35,7 +34,6 @@ from memos_vllm.governance.principal import Role
 from memos_vllm.memstore.catalogue import Catalogue
 from memos_vllm.memstore.store import MemStore, Outcome, trust
 
-log = logging.getLogger(__name__)
 router = APIRouter(
     route_class=StrictRoute, prefix="/v1/memory/store", tags=["store"], responses=ERRORS
 )

@@ -1,6 +1,6 @@
-"""The memory of a plan as it stood in the prompt: its two blocks in their order, with the texts of now.
+"""The memory of a plan as it stood in the prompt: its blocks in their order, with the texts of now.
 
-    [system message, stable cubes] [history] [retrieved items, question]
+    [system message, stable cubes] [history, with what it kept] [retrieved items, question]
 
 A plan holds ids and numbers. Texts are looked up when the page is asked for, by what its reader may see then: what is
 deleted, changed or not readable any more has none.
@@ -48,6 +48,8 @@ class Block:
 class Prompt:
     head: Block
     """Stable cubes and those that the request named, whole."""
+    kept: Block
+    """Items in front of earlier messages of the conversation."""
     retrieved: Block
     """Items in front of the question."""
     attached: Sequence[PlanEntry]
@@ -61,10 +63,12 @@ def in_prompt(system: MemorySystem, owner: Principal, plan: MemoryPlan) -> Promp
     """
     texts = [entry for entry in plan.used if entry.form != "adapter"]
     head = [entry for entry in texts if entry.item is None]
-    retrieved = [entry for entry in texts if entry.item is not None]
+    kept = [entry for entry in texts if entry.item is not None and entry.kept]
+    retrieved = [entry for entry in texts if entry.item is not None and not entry.kept]
     cubes = [_cube(Calls(system, owner), entry) for entry in head[:CUBES]]
     return Prompt(
         _block(cubes, head),
+        _block(_items(system, owner, kept), kept),
         _block(_items(system, owner, retrieved), retrieved),
         [entry for entry in plan.used if entry.form == "adapter"],
     )

@@ -48,7 +48,9 @@ class KeptItem:
 
     def again(self) -> PlanEntry:
         """Its entry in the plan of another prompt."""
-        return self.entry.model_copy(update={"reason": REASON, "signals": {}, "score": None})
+        return self.entry.model_copy(
+            update={"kept": True, "reason": REASON, "signals": {}, "score": None}
+        )
 
 
 Blocks = Mapping[int, Sequence[KeptItem]]

@@ -40,6 +40,9 @@ class PlanEntry(PlanModel):
     )
     placement: Placement
     item: str | None = Field(None, description="null: the whole cube")
+    kept: bool = Field(
+        False, description="it stays in front of an earlier message, for which it was retrieved"
+    )
     score: float | None = None
     signals: dict[str, float] = Field(default_factory=dict)
     tokens: int = 0

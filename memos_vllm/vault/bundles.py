@@ -233,7 +233,8 @@ class Bundles:
             if row.state == BundleState.ACTIVE:
                 for patch in bundle_gates.activations(session, principal, member, row):
                     self._vault.update_in(session, principal, cube, patch)
-                _queue_heads(session, row)
+                if verdict["outcome"] == bundle_gates.PASSED:
+                    _queue_heads(session, row)
             detail = {"cube": member.local, "digest": digest, "outcome": verdict["outcome"]}
             audit.record(session, principal, "store.gate", row.name, detail)
 

@@ -97,6 +97,23 @@ def test_memory_stands_in_the_order_of_the_prompt(system, app, plan):
     assert "her-style" not in shown
 
 
+def test_what_an_earlier_message_kept_stands_in_the_history(system, app, talks):
+    first, second = talks.items
+    store_plan(
+        system,
+        "chatcmpl-11",
+        entries=(
+            entry(talks.meta.id, second.id, name="talks", tokens=11, kept=True),
+            entry(talks.meta.id, first.id, name="talks", tokens=12, score=0.9),
+        ),
+    )
+    page = Browser(app, key_of(system)).get("plan", request="chatcmpl-11", person="alice").text
+    history = page.index("History of the conversation")
+    asked = page.index("Memory for the question: 1 item, 12 tokens")
+    assert "memory that its messages kept: 1 item, 11 tokens" in page
+    assert history < page.index(second.text) < asked < page.index(first.text)
+
+
 def test_texts_of_a_plan_are_those_of_the_version_that_was_used(system, app, plan, profile):
     content = [Item(text="Alice prefers no answer.")]
     system.update(ALICE, profile.meta.id, CubePatch(payload=ExplicitPayload(content=content)), None)

@@ -89,7 +89,8 @@ def test_the_plan_tells_what_was_kept(pipeline, cubes):
     talk = Conversation(pipeline)
     _, first = talk.say(ASK_BOAT)
     _, plan = talk.say(ASK_CAR)
-    assert {(each.cube, each.reason == REASON) for each in plan.used} == {
+    assert all(each.kept is (each.reason == REASON) for each in plan.used)
+    assert {(each.cube, each.kept) for each in plan.used} == {
         (cubes[0], True),
         (cubes[1], False),
     }
