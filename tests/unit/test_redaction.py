@@ -352,3 +352,21 @@ def test_a_secret_in_the_arguments_of_a_tool_is_seen() -> None:
     chat = Chat(administrator("acme", "alice"), MemoryOptions(), messages, "demo")
     chat.plan.written = True
     assert not writes_of(chat, Redactor(RedactionPolicy())).history
+
+
+def test_what_held_nothing_is_not_looked_through_again():
+    """A cube's items are stored again with each of its versions."""
+    redactor, seen = Redactor(RedactionPolicy()), []
+    finders = [
+        (label, lambda text, find=find: (seen.append(text), find(text))[1])
+        for label, find in redactor._finders
+    ]
+    redactor._finders = finders
+    text = "The total of order 12 is 4111 euros, said Ann on Monday."
+    assert redactor.text(text).text == text
+    first = len(seen)
+    assert first > 0
+    assert redactor.text(text).text == text
+    assert len(seen) == first
+    for _ in range(2):
+        assert CARD not in redactor.text(f"My card is {CARD}.").text

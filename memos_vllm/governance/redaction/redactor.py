@@ -86,7 +86,7 @@ class Redactor:
 
     def text(self, text: str) -> Redacted:
         kinds: Counter[str] = Counter()
-        if self.is_off or not self._may_hold(text):
+        if not self.holds_any(text):
             return Redacted(text, kinds)
         for label, find in self._finders:
             text = self._replaced(text, ((*span, label) for span in find(text)), kinds)
@@ -104,7 +104,7 @@ class Redactor:
         """Whether a text has what the policy keeps out."""
         if self.is_off or not self._may_hold(text):
             return False
-        # A conversation repeats its messages in every request.
+        # A conversation repeats its messages in every request, and a cube its items in every version.
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         with self._lock:
             known = self._known.get(digest)
