@@ -171,9 +171,10 @@ class Consolidator:
         moved = {(i.text, i.source) for p in parts.values() if p is not profile for i in p.items}
         rest = [item for item in ended if (item.text, item.source) not in moved]
         rest += [item for item in added if item not in own]
-        touched = [self._update(principal, p, origin) for p in parts.values() if p is not profile]
+        touched: list[str | None] = []
         if rest:
-            touched.append(self._append(principal, rest, origin))
+            touched.append(self._append(principal, parts, rest, origin))
+        touched += [self._update(principal, p, origin) for p in parts.values() if p is not profile]
         if own and profile is None:
             touched.append(self._create(principal, PROFILE, name, own, origin))
         elif profile is not None:
@@ -197,11 +198,19 @@ class Consolidator:
         self._system.update(principal, meta.id, patch, if_match=meta.version)
         return meta.id
 
-    def _append(self, principal: Principal, items: list[Item], origin: str) -> str:
-        """Append to the newest part of the facts, or to a new part if that is full; returns its id."""
+    def _append(
+        self, principal: Principal, parts: dict[str, _Part], items: list[Item], origin: str
+    ) -> str:
+        """Append to the newest part of the facts, or to a new part if that is full; returns its id.
+
+        One of `parts` gets them with its own changes, in one version.
+        """
         kind = _own(FACTS, principal)
         name, cube = newest_part(self._system, principal, kind, FACTS)
         if cube is not None and len(cube.items) + len(items) <= FACTS_ITEMS:
+            if (part := parts.get(cube.meta.id)) is not None:
+                part.items, part.changed = [*part.items, *items], True
+                return cube.meta.id
             patch = CubePatch(append=items, provenance=Provenance(origin=origin))
             self._system.update(principal, cube.meta.id, patch, if_match=cube.meta.version)
             return cube.meta.id

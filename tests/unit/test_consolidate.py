@@ -88,6 +88,14 @@ def test_a_repeated_claim_changes_no_word_of_the_prompt(system, consolidator):
     assert system.vault.get(ALICE, "profile").meta.version == version, "nothing new: no version"
 
 
+def test_what_changes_and_what_is_new_are_one_version_of_the_facts(system, consolidator):
+    consolidator.take(ALICE, [claimed("cat.name", "Miso"), claimed("car", "Golf")])
+    before = len(system.vault.history(ALICE, "facts#1"))
+    consolidator.take(ALICE, [claimed("cat.name", "Tofu", day=9), claimed("boat", "blue", day=9)])
+    assert len(system.vault.history(ALICE, "facts#1")) == before + 1
+    assert known(system) == {"cat.name": "Tofu", "car": "Golf", "boat": "blue"}
+
+
 @pytest.mark.slow
 def test_the_profile_stays_small_and_nothing_is_lost(system, consolidator):
     count = PROFILE_ITEMS + 5
